@@ -1,0 +1,5 @@
+"""`python -m sercli` is `ser`."""
+
+from sercli.cli import main
+
+main()

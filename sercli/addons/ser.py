@@ -1,0 +1,150 @@
+"""SER: soft equivariance on an intermediate layer's token grid (ICLR 2026).
+
+The tokens of one view, moved by ρ_g to the frame of the other, are the keys of the other view's
+tokens in a patch-wise NT-Xent loss. Unlike in the authors' published code, gradient reaches the
+encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from sercli import distributed, randomness
+from sercli.actions import GeometricAction, transport
+from sercli.addons.base import Addon, AddonInput, TermConfig
+from sercli.heads import TokenProjector
+from sercli.losses import Negatives, patch_nt_xent
+from sercli.recipe import Count, Positive, Range
+from sercli.views import PairedViews
+
+# Temperature and weight by method, as far as known: paper (weights are those of the scripts) and
+# the authors' published scripts.
+_PAPER = {"moco": (0.3, 1.0), "dino": (0.5, 0.3), "barlow-twins": (0.3, 1.0)}
+_AUTHORS = {"moco": (0.5, 1.0), "dino": (0.4, 0.3), "barlow-twins": (0.4, 1.0)}
+
+
+class SERConfig(TermConfig):
+    """Settings of SER."""
+
+    preset: Literal["paper", "authors-code", "summary"] = Field(
+        "paper", description="fills in what is not given; `summary` follows the paper's summary"
+    )
+    fraction: Annotated[float, Field(gt=0, le=1)] = Field(0.01, description="share of b₂")
+    temperature: Positive = 0.3
+    negatives: str = Field("both-views", description="cross-view or both-views, [+spatial:r]")
+    base: Literal["crop", "full"] = Field("crop", description="what both views of b₂ come from")
+    elements: Literal["independent", "complementary"] = "independent"
+    action: Literal["analytic", "placebo"] = Field(
+        "analytic", description="placebo: keys are moved by a wrong element (control)"
+    )
+    share: Literal["global", "per-rank"] = Field("global", description="where n₂ is rounded")
+    keys: Literal["gathered", "rank-local"] = Field("gathered", description="negatives' ranks")
+    scale: Range = Field((0.7, 1.3), description="area of the grid, relative")
+    aspect: Range = Field((3 / 4, 4 / 3), description="change of w/h of the grid")
+    projector_width: Count = 512
+
+    @field_validator("negatives")
+    @classmethod
+    def _negatives_parse(cls, value: str) -> str:
+        Negatives.parse(value)
+        return value
+
+    @classmethod
+    def expand(cls, given: Mapping[str, Any], *, method: str) -> dict[str, Any]:
+        preset = given.get("preset", "paper")
+        table = _AUTHORS if preset == "authors-code" else _PAPER
+        values: dict[str, Any] = {}
+        if method in table:
+            values["temperature"], values["weight"] = table[method]
+        if preset == "authors-code":
+            values |= {
+                "negatives": "cross-view",
+                "elements": "complementary",
+                "share": "per-rank",
+            }
+        elif preset == "summary":
+            values |= {"fraction": 0.5, "base": "full", "keys": "rank-local"}
+        return {key: value for key, value in values.items() if key not in given}
+
+
+class SER(Addon):
+    """Patch-wise NT-Xent between a view's tokens and the other view's, moved into its frame."""
+
+    Config = SERConfig
+
+    def __init__(self, config: SERConfig, dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.projector = TokenProjector(dim, config.projector_width)
+
+    def paired_views(self) -> PairedViews:
+        c = self.config
+        return PairedViews(c.fraction, c.share, c.base, c.elements, c.scale, c.aspect)
+
+    def shared_head(self) -> nn.Module:
+        return self.projector
+
+    def loss(self, given: AddonInput) -> Tensor:
+        """½ Σ over both directions of the mean over all anchors of the global batch."""
+        layer, actions = self.config.layer, given.views.actions
+        anchors = [self.projector(features.grids[layer]) for features in given.students]
+        keys = anchors
+        if given.teachers is not None and given.teacher_head is not None:
+            with torch.no_grad():
+                keys = [given.teacher_head(features.grids[layer]) for features in given.teachers]
+        targets = self._targets(given)
+        loss = anchors[0].new_zeros((), dtype=torch.float32)
+        for view, other in ((0, 1), (1, 0)):
+            grid = keys[other].transpose(1, 2).unflatten(2, actions[other].grid)
+            moved = transport(grid, source=actions[other], target=targets[view])
+            loss = loss + self._direction(
+                anchors[view],
+                moved.flatten(2).transpose(1, 2),
+                grid=actions[view].grid,
+                counts=given.views.paired_counts,
+            )
+        return loss / 2
+
+    def _direction(
+        self, anchors: Tensor, keys: Tensor, *, grid: tuple[int, int], counts: tuple[int, ...]
+    ) -> Tensor:
+        both_views = Negatives.parse(self.config.negatives).own_view
+        own_view = anchors if both_views else None
+        rank, offset = distributed.rank(), 0
+        if self.config.keys == "gathered":
+            offset = sum(counts[:rank])
+            keys = distributed.gather_rows(keys, counts)
+            if own_view is not None:
+                own_view = distributed.gather_rows(own_view, counts)
+        mean = patch_nt_xent(
+            anchors,
+            keys,
+            temperature=self.config.temperature,
+            negatives=self.config.negatives,
+            grid=grid,
+            anchor_offset=offset,
+            own_view=own_view,
+        )
+        return mean * (counts[rank] * len(counts) / sum(counts))
+
+    def _targets(self, given: AddonInput) -> tuple[GeometricAction, ...]:
+        """The frames that keys are moved to: the anchors' own, or, as a placebo, wrong ones."""
+        actions = given.views.actions
+        if self.config.action == "analytic":
+            return actions
+        counts = given.views.paired_counts
+        start = sum(counts[: distributed.rank()])
+        draws = randomness.generator(given.views.generator_seed, "placebo")
+        wrong = []
+        for action in actions:
+            # One of the seven other elements of D4: composing with it never gives the right frame.
+            code = torch.randint(1, 8, (sum(counts),), generator=draws)
+            code = code[start : start + len(action)]
+            error = GeometricAction(code >= 4, code % 4, action.grid)
+            wrong.append(error.compose(action))
+        return tuple(wrong)

@@ -1,0 +1,256 @@
+"""Reading encoders: a run directory, a file written by ser, or `timm:NAME`; and writing ours."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
+from sercli.encoder import Encoder
+from sercli.errors import UserError, from_os_error
+from sercli.randomness import seeded
+from sercli.recipe import Model
+from sercli.run_dir import RunDir, write_atomic
+
+_FORMAT = "ser-encoder"
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder and where it comes from.
+
+    Attributes:
+        encoder: In evaluation mode, on the CPU.
+        source: What was asked for (a path, or `timm:NAME`).
+        key: Which weights were taken: "student", "teacher", "timm" or "random".
+        matched: Tensors taken from the source.
+        expected: Tensors the encoder has.
+        image_size: Side of the images it was trained on, pixels.
+        mean, std: Normalisation of its input, RGB in 0…1.
+    """
+
+    encoder: Encoder
+    source: str
+    key: str
+    matched: int
+    expected: int
+    image_size: int
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def describe(self) -> dict[str, Any]:
+        """The `model` field of a result."""
+        return {
+            "source": self.source,
+            "key": self.key,
+            "matched": self.matched,
+            "expected": self.expected,
+        }
+
+
+def load_encoder(
+    source: str | Path, *, teacher: bool = False, random_init: bool = False
+) -> Encoder:
+    """The encoder of a run directory, a checkpoint file, or `timm:NAME`, in evaluation mode.
+
+    Args:
+        source: Run directory, file, or `timm:NAME`.
+        teacher: The momentum encoder instead of the student.
+        random_init: Random weights for `timm:NAME` (otherwise weights cached on this machine).
+
+    Raises:
+        UserError: Nothing there, an unknown layout, or tensors that do not match.
+    """
+    return read_encoder(source, teacher=teacher, random_init=random_init).encoder
+
+
+def read_encoder(
+    source: str | Path, *, teacher: bool = False, random_init: bool = False
+) -> LoadedEncoder:
+    """`load_encoder` with where the weights come from."""
+    name = str(source)
+    if name.startswith("timm:"):
+        if teacher:
+            raise UserError(f"{name} with the teacher asked for", "timm models have no teacher")
+        return _read_timm(name, random_init=random_init)
+    if random_init:
+        raise UserError(f"--random-init with {name}", "it goes with timm:NAME only")
+    path = Path(source)
+    key = "teacher" if teacher else "student"
+    if path.is_dir():
+        return _read_run(RunDir.open(path), name, key)
+    if not path.is_file():
+        raise UserError(
+            f"no model at {name}", "a run directory, a checkpoint file or timm:NAME is needed"
+        )
+    return _read_file(path, name, key)
+
+
+def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
+    if run.encoder.is_file():
+        with _open_safetensors(run.encoder) as (_, tensors):
+            present = any(k.startswith("teacher.") for k in tensors) or key == "student"
+        if present:
+            return _read_file(run.encoder, name, key)
+    steps = run.checkpoint_steps()
+    if not steps:
+        status = run.read_run().get("status")
+        raise UserError(
+            f"{name} holds no weights (its run is {status})",
+            "a checkpoint or encoder.safetensors is needed",
+            f"ser pretrain --resume {name}",
+        )
+    return _read_file(run.checkpoint(steps[-1]), name, key)
+
+
+def _read_file(path: Path, name: str, key: str) -> LoadedEncoder:
+    if path.suffix == ".safetensors":
+        with _open_safetensors(path) as (header, stored):
+            return _build(header, _only(stored, "teacher.", key == "teacher"), name, key)
+    state = load_torch_file(path)
+    metadata = state.get("encoder")
+    if not isinstance(metadata, Mapping) or "objective" not in state:
+        found = ", ".join(list(map(str, state))[:4]) or "nothing"
+        raise UserError(
+            f"{path} is no checkpoint of ser (it holds {found})",
+            "a run directory, its encoder.safetensors or its checkpoints/*.pt is needed",
+        )
+    prefix = f"{key}.encoder."
+    tensors = {k[len(prefix) :]: v for k, v in state["objective"].items() if k.startswith(prefix)}
+    return _build(metadata, tensors, name, key)
+
+
+def load_torch_file(path: Path) -> dict[str, Any]:
+    """Read a `.pt`/`.pth` mapping with `weights_only=True`: no code of the file's is run.
+
+    Raises:
+        UserError: Unreadable, damaged, not a mapping, or it needs more than tensors.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+    except OSError as error:
+        raise from_os_error(error, f"cannot read {path}") from error
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "unreadable"
+        raise UserError(
+            f"{path} is no checkpoint that can be read ({type(error).__name__}: {reason})",
+            "a file written by torch.save with tensors and plain values only is needed",
+        ) from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds a {type(state).__name__}", "a mapping of tensors is needed")
+    return state
+
+
+@contextmanager
+def _open_safetensors(path: Path) -> Iterator[tuple[dict[str, str], dict[str, Tensor]]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise from_os_error(error, f"cannot read {path}") from error
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file that can be read ({error})") from error
+    yield metadata, tensors
+
+
+def _only(tensors: dict[str, Tensor], prefix: str, inside: bool) -> dict[str, Tensor]:
+    if inside:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return {k: v for k, v in tensors.items() if not k.startswith(prefix)}
+
+
+def _build(
+    metadata: Mapping[str, Any], tensors: dict[str, Tensor], name: str, key: str
+) -> LoadedEncoder:
+    try:
+        if metadata.get("format") != _FORMAT:
+            raise KeyError(f"format {_FORMAT}")
+        model = Model.model_validate_json(metadata["model"])
+        image_size, cls_after = int(metadata["image_size"]), int(metadata["cls_after"])
+    except (KeyError, ValueError, ValidationError) as error:
+        raise UserError(
+            f"{name} is no encoder written by ser (its header lacks {error})",
+            "encoder.safetensors of a run directory is needed",
+        ) from error
+    encoder = Encoder.from_model(model, image_size=image_size, cls_after=cls_after)
+    expected = encoder.state_dict()
+    if not tensors:
+        raise UserError(f"{name} holds no {key}", "", "ask for the other, or another file")
+    wrong = [k for k in expected if k not in tensors or tensors[k].shape != expected[k].shape]
+    wrong += [k for k in tensors if k not in expected]
+    if wrong:
+        raise UserError(
+            f"{name}: {len(expected) - len(wrong)} of {len(expected)} tensors match "
+            f"({wrong[0]} does not)",
+            "all must",
+        )
+    encoder.load_state_dict(tensors)
+    encoder.eval().requires_grad_(False)
+    return LoadedEncoder(encoder, name, key, len(expected), len(expected), image_size)
+
+
+def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
+    import timm
+
+    stem = name.removeprefix("timm:")
+    architecture = stem.partition(".")[0]
+    if architecture not in timm.list_models():
+        raise UserError(f"{name}: timm knows no model {architecture!r}")
+    if not random_init:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded behind the user's back
+    try:
+        with seeded(0, "timm"):
+            vit = timm.create_model(stem, pretrained=not random_init, num_classes=0)
+    except Exception as error:
+        raise UserError(
+            f"{name} has no weights on this machine ({type(error).__name__})",
+            "weights must be cached, nothing is downloaded",
+            "use --random-init for random weights, or give a checkpoint file",
+        ) from error
+    encoder = Encoder.from_timm(vit).eval().requires_grad_(False)
+    config = vit.pretrained_cfg or {}
+    count = len(encoder.state_dict())
+    size = encoder.grid[0] * encoder.patch_size
+    mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
+    key = "random" if random_init else "timm"
+    return LoadedEncoder(encoder, name, key, count, count, size, tuple(mean), tuple(std))
+
+
+# -- Writing --------------------------------------------------------------------------------------
+
+
+def encoder_metadata(model: Model, encoder: Encoder, *, step: int) -> dict[str, str]:
+    """The header of our files: enough to build the encoder again."""
+    return {
+        "format": _FORMAT,
+        "model": model.model_dump_json(),
+        "image_size": str(encoder.grid[0] * encoder.patch_size),
+        "cls_after": str(encoder.cls_after),
+        "mean": json.dumps(IMAGENET_MEAN),
+        "std": json.dumps(IMAGENET_STD),
+        "step": str(step),
+    }
+
+
+def write_encoder(
+    path: Path, metadata: dict[str, str], *, student: Encoder, teacher: Encoder | None
+) -> None:
+    """Write encoder.safetensors: the student under plain names, a teacher under `teacher.`."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}
+    if teacher is not None:
+        for k, v in teacher.state_dict().items():
+            tensors[f"teacher.{k}"] = v.detach().cpu().contiguous()
+    data = safetensors.torch.save(tensors, metadata=metadata)
+    write_atomic(path, lambda file: file.write(data))

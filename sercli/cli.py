@@ -1,0 +1,84 @@
+"""The command line: subcommands, and exceptions turned into one line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from sercli import __version__
+from sercli.commands import bench, compare, data, equiv_score, knn, pretrain
+from sercli.errors import SerError
+
+# Typer raises the errors of click, in newer versions of its own copy: UsageError of either.
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="ser",
+    help="Does this model know where things are, and what did that cost? "
+    "Pretrain, evaluate and compare self-supervised ViTs with soft equivariance regularization.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("pretrain")(pretrain.pretrain)
+app.command("knn")(knn.knn)
+app.command("equiv-score")(equiv_score.equiv_score)
+app.command("compare")(compare.compare)
+app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ser {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere in the line).")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    del version, debug  # --version acts in its callback; --debug is taken out in main
+
+
+def main() -> NoReturn:
+    """Run a command; the exit statuses are those of `sercli.errors`."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    if debug:
+        arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        status = app(arguments, prog_name="ser", standalone_mode=False)
+    except SerError as error:
+        if debug:
+            raise
+        _end(str(error), error.exit_status)
+    except _UsageError as error:
+        if not arguments or not error.format_message():  # no arguments: help, as an error
+            error.show()
+            sys.exit(error.exit_code)
+        _end(f"{error.format_message()} See `ser --help`.", error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _end("interrupted", 130)
+    except BrokenPipeError:  # e.g. `ser compare … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    if status == 130:  # typer turns Ctrl-C into this
+        _end("interrupted", status)
+    sys.exit(status or 0)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    print(f"ser: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

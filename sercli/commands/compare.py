@@ -1,0 +1,111 @@
+"""`ser compare`: run directories in one table, as in the paper."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """What `--format` can be."""
+
+    TERMINAL = "terminal"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+    CSV = "csv"
+    HTML = "html"
+    JSON = "json"
+
+
+def compare(
+    run_dirs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUNDIR", help="Run directories, in any order."),
+    ],
+    output_format: Annotated[
+        Format, typer.Option("--format", help="How the table is written.")
+    ] = Format.TERMINAL,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write to this file instead of the screen; an older one is replaced."),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUNDIR",
+            help="Run that all others are compared with. By default each run is compared with "
+            "the one run without add-on of the same method, views, data, model and seed.",
+        ),
+    ] = None,
+    block: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Block whose equivariance is shown (default: 3, or the only one scored).",
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY,...",
+            help="Columns, in order: knn, linear-eval, robustness, coco-detect, equiv-score, run, "
+            "a key such as knn/top1, or wildcards such as 'knn/*'. --format json lists the keys.",
+        ),
+    ] = None,
+    allow_mixed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-mixed",
+            help="Show results of different protocols, each in a column of its own, instead of "
+            "refusing them.",
+        ),
+    ] = False,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="Add the paper's matching rows, marked as published."),
+    ] = False,
+    group_seeds: Annotated[
+        bool,
+        typer.Option(
+            "--group-seeds",
+            help="One row for all seeds of a recipe: mean ± sample standard deviation.",
+        ),
+    ] = False,
+) -> None:
+    """Show what runs have measured in one table, with differences to the baseline.
+
+    Intervals, paired tests, and a refusal to mix protocols come with it.
+    """
+    from sercli.report.comparison import Options, compare_runs
+    from sercli.report.formats import RENDERERS
+    from sercli.run_dir import write_text
+
+    patterns = [part.strip() for group in columns or [] for part in group.split(",")]
+    table = compare_runs(
+        run_dirs,
+        Options(
+            baseline=baseline,
+            block=block,
+            columns=tuple(part for part in patterns if part),
+            allow_mixed=allow_mixed,
+            published=published,
+            group_seeds=group_seeds,
+        ),
+    )
+    if out is not None:
+        write_text(out, RENDERERS[output_format](table))
+        typer.echo(f"wrote {out}", err=True)
+    elif output_format is Format.TERMINAL and sys.stdout.isatty():
+        from rich.console import Console
+
+        from sercli.report.formats import terminal
+
+        console = Console()
+        console.print(terminal(table, width=console.width))
+    else:
+        # Bytes, so that CSV keeps its line ends and no locale can refuse an arrow.
+        typer.echo(RENDERERS[output_format](table).encode(), nl=False)

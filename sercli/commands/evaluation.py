@@ -1,0 +1,131 @@
+"""What the evaluators' commands share: their common options, progress, and tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A run directory, a checkpoint file, or timm:NAME."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|shapes",
+        help="Images: a directory, or `shapes`, the embedded world. Default: what the run was "
+        "trained on.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUNDIR",
+        help="Run directory that takes the results; made if it does not exist. Default: the run "
+        "directory itself, or runs/<name of the model>.",
+    ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images encoded at once.")]
+Device = Annotated[
+    str | None, typer.Option(metavar="cpu|cuda", help="Default: cuda where there is one.")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Use at most this many images; the result is marked partial."),
+]
+Teacher = Annotated[
+    bool, typer.Option("--teacher", help="Evaluate the momentum encoder, not the student.")
+]
+RandomInit = Annotated[
+    bool, typer.Option("--random-init", help="Random weights (for timm:NAME only).")
+]
+
+Progress = Callable[[str, int, int], None]
+
+
+def command_line() -> list[str]:
+    """The command as it was given, for run.json."""
+    return ["ser", *sys.argv[1:]]
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A function (what, done, total): bars with the time left on a terminal, else a line a tenth.
+
+    Both go to standard error, so that standard output holds only the result.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        told: dict[str, int] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            tenth = 10 * done // total
+            if tenth > told.get(what, 0):
+                told[what] = tenth
+                typer.echo(f"{what}: {done} of {total}", err=True)
+
+        yield tell
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Bars(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        tasks = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield show
+
+
+def print_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str,
+    caption: str,
+    marked: int | None = None,
+) -> None:
+    """Print a table: ruled on a terminal, aligned text elsewhere. The first column is text.
+
+    Args:
+        headings: One a column.
+        rows: Cells, as many as there are headings.
+        title: Line above it.
+        caption: Explanation below it.
+        marked: Row to set off on a terminal.
+    """
+    if not sys.stdout.isatty():
+        typer.echo(f"{title}\n{_aligned([headings, *rows])}\n{caption}")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), caption=Text(caption), title_justify="left")
+    table.caption_justify = "left"
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
+    for index, row in enumerate(rows):
+        table.add_row(*map(Text, row), style="bold" if index == marked else None)
+    Console().print(table)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,88 @@
+"""`ser knn`: nearest neighbours on frozen features."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sercli.commands.evaluation import (
+    BatchSize,
+    Data,
+    Device,
+    Limit,
+    Model,
+    Out,
+    RandomInit,
+    Teacher,
+    command_line,
+    progress,
+)
+
+
+def knn(
+    model: Model,
+    data: Data = None,
+    out: Out = None,
+    batch_size: BatchSize = 256,
+    device: Device = None,
+    limit: Limit = None,
+    teacher: Teacher = False,
+    random_init: RandomInit = False,
+    floor: Annotated[
+        bool, typer.Option("--floor/--no-floor", help="Score a random twin of the encoder as well.")
+    ] = True,
+) -> None:
+    """Classify images by their nearest neighbours among the training images (DINO's protocol).
+
+    Features are [CLS] after the final norm; the 20 most similar training images vote with
+    exp(cosine / 0.07). Queries are the val split; a set without one lends a seeded fifth of each
+    class. Written are results/knn.json and, beside it, the predictions.
+    """
+    from sercli.engine.runtime import choose_device
+    from sercli.evals.knn import NEIGHBOURS, REPORTED, evaluate
+    from sercli.evals.subject import resolve
+
+    chosen = choose_device(device)
+    subject = resolve(
+        model,
+        command=command_line(),
+        data=data,
+        out=out,
+        teacher=teacher,
+        random_init=random_init,
+    )
+    has_val = subject.images.has("val")
+    if not has_val:
+        typer.echo(f"{subject.images.path} has no val/: a fifth of train is held out", err=True)
+    with progress() as show:
+        outcome = evaluate(
+            subject.loaded,
+            subject.images.open("train"),
+            subject.images.open("val") if has_val else None,
+            device=chosen,
+            batch_size=batch_size,
+            limit=limit,
+            floor=floor,
+            progress=show,
+        )
+    run = subject.save(outcome.result, outcome.arrays)
+    values, facts = outcome.result.metrics, outcome.result.data
+
+    def shown(name: str) -> str:
+        low, high = values[f"{name}/low"], values[f"{name}/high"]
+        return f"{values[name]:.2f} % [{low:.2f}, {high:.2f}]"
+
+    partial = " (partial)" if facts["partial"] else ""
+    typer.echo(
+        f"kNN of {model} ({outcome.result.model['key']}) on {facts['path']}: {facts['n']} images, "
+        f"neighbours among {facts['bank']}{partial}\n"
+        f"top-1  {shown('top1')}   k = {REPORTED}, 95 % interval\n"
+        f"top-5  {shown('top5')}"
+    )
+    others = ", ".join(f"{values[f'k{k}/top1']:.2f} (k = {k})" for k in NEIGHBOURS)
+    typer.echo(f"top-1 by k: {others}")
+    if floor:
+        typer.echo(f"random twin  {shown('random/top1')}")
+    typer.echo(f"chance  {outcome.chance:.2f} % (always the most frequent class)")
+    typer.echo(f"wrote {run.result(outcome.result.name)}")

@@ -1,0 +1,217 @@
+"""Is a directory fit for use? Counts, sizes, pixel formats, and every file that cannot be read."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sercli.data.image_folder import (
+    ImageFolder,
+    class_differences,
+    class_names,
+    split_folder,
+)
+from sercli.data.source import UnreadableImage
+from sercli.errors import RunFailed, UserError
+
+_CHUNK = 256  # files a task
+_FEW = 2 * _CHUNK  # fewer are read here: starting processes would take longer
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What was found in one split.
+
+    Attributes:
+        split: "train" or "val".
+        classes: Class names.
+        class_counts: int64 [C], files of each class.
+        sizes: int32 [readable files, 2], width and height in pixels.
+        modes: Files by stored pixel format, Pillow's names.
+        problems: One line each.
+    """
+
+    split: str
+    classes: tuple[str, ...]
+    class_counts: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+    modes: Counter[str]
+    problems: tuple[str, ...]
+
+    @property
+    def num_images(self) -> int:
+        return int(self.class_counts.sum())
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What was found in a data set: its splits, and everything that is wrong with it."""
+
+    splits: tuple[SplitReport, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Findings:
+    sizes: NDArray[np.int32]
+    modes: Counter[str]
+    problems: list[tuple[int, str]]  # index in the split, and its line
+
+
+def check(
+    root: Path,
+    *,
+    decode: bool = True,
+    processes: int | None = None,
+    progress: Callable[[str, int, int], object],
+) -> CheckReport:
+    """Check a data set and read every image of it.
+
+    Args:
+        root: A directory as `open_source` takes it.
+        decode: Decode all pixels; otherwise only the files' headers are read.
+        processes: How many to read with (default: one for each core that this process may use).
+        progress: Called with the split, the images read so far, and their number.
+
+    Returns:
+        What was found. Problems do not raise, except those below.
+
+    Raises:
+        UserError: `root` is missing, a file, or the embedded world.
+        RunFailed: A reading process was killed (most likely for memory).
+    """
+    if str(root) == "shapes" and not root.exists():
+        raise UserError(
+            "shapes is the embedded world",
+            "only files can be checked",
+            "write them with `ser data shapes DIR`",
+        )
+    folders = {split: split_folder(root, split) for split in ("train", "val")}
+    reports: list[SplitReport] = []
+    problems: list[str] = []
+    if folders["train"] is None:
+        problems.append(f"{root} has no train/ folder")
+    for split, folder in folders.items():
+        if folder is None:
+            continue
+        try:
+            source = ImageFolder(folder, split=split)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        report = _check_split(
+            source, decode=decode, processes=processes or _num_cores(), progress=progress
+        )
+        reports.append(report)
+        problems.extend(report.problems)
+    if folders["train"] is not None and folders["val"] is not None:
+        train, val = class_names(folders["train"]), class_names(folders["val"])
+        problems.extend(class_differences(train, val))
+    return CheckReport(tuple(reports), tuple(problems))
+
+
+def _check_split(
+    source: ImageFolder,
+    *,
+    decode: bool,
+    processes: int,
+    progress: Callable[[str, int, int], object],
+) -> SplitReport:
+    total, done = len(source), 0
+    sizes: list[NDArray[np.int32]] = []
+    modes: Counter[str] = Counter()
+    problems: list[tuple[int, str]] = []
+    for found in _read_all(source, decode=decode, processes=processes):
+        sizes.append(found.sizes)
+        modes += found.modes
+        problems.extend(found.problems)
+        done += len(found.sizes) + len(found.problems)
+        progress(source.split, done, total)
+    return SplitReport(
+        split=source.split,
+        classes=source.classes,
+        class_counts=np.bincount(source.labels, minlength=len(source.classes)).astype(np.int64),
+        sizes=np.concatenate(sizes),
+        modes=modes,
+        problems=tuple(line for _, line in sorted(problems)),
+    )
+
+
+def _read(source: ImageFolder, start: int, stop: int, *, decode: bool) -> _Findings:
+    sizes: list[tuple[int, int]] = []
+    modes: Counter[str] = Counter()
+    problems: list[tuple[int, str]] = []
+    for index in range(start, min(stop, len(source))):
+        try:
+            header = source.header(index, decode=decode)
+        except UnreadableImage as error:
+            problems.append((index, str(error)))
+        else:
+            sizes.append((header.width, header.height))
+            modes[header.mode] += 1
+    return _Findings(np.array(sizes, np.int32).reshape(-1, 2), modes, problems)
+
+
+# -- in several processes ----------------------------------------------------------------------
+
+_source: ImageFolder | None = None  # of a reading process: sent once, not with every task
+
+
+def _start_reading(source: ImageFolder) -> None:
+    global _source
+    _source = source
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+
+
+def _num_cores() -> int:
+    # Under SLURM and in containers a process may use fewer cores than the machine has.
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _read_task(start: int, decode: bool) -> _Findings:
+    assert _source is not None
+    return _read(_source, start, start + _CHUNK, decode=decode)
+
+
+def _read_all(source: ImageFolder, *, decode: bool, processes: int) -> Iterator[_Findings]:
+    """Findings of all images, in chunks, in the order in which they are ready."""
+    starts = iter(range(0, len(source), _CHUNK))
+    if processes == 1 or len(source) <= _FEW:
+        for start in starts:
+            yield _read(source, start, start + _CHUNK, decode=decode)
+        return
+    # Spawned, not forked: a progress bar has a thread, and forking a threaded process may hang.
+    pool = ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_reading,
+        initargs=(source,),
+    )
+    try:
+        running: set[Future[_Findings]] = set()
+        while True:
+            wanted = 2 * processes - len(running)
+            running |= {pool.submit(_read_task, start, decode) for start in islice(starts, wanted)}
+            if not running:
+                return
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise RunFailed(
+            f"checking {source.name}: a reading process was killed, most likely for lack of memory"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,107 @@
+"""Image files to RGB, one rule for every pixel format.
+
+EXIF orientation is *not* applied: ImageNet's protocols read the stored pixels, and so do the
+published numbers. Of a file with several frames the first is read.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from sercli.data.source import UnreadableImage
+
+# The formats of the suffixes that a folder is scanned for, and those that such files often hold
+# under a wrong suffix. Nothing else is tried: some of Pillow's readers start other programs.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its pixels.
+
+    Attributes:
+        width: In pixels.
+        height: In pixels.
+        mode: Pillow's name of the stored pixel format ("RGB", "L", "CMYK", "I;16", …).
+    """
+
+    width: int
+    height: int
+    mode: str
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any decoded image to RGB.
+
+    Transparent pixels are composited on white; 16-bit grey is scaled to 8 bits (v / 257, rounded),
+    not clipped as Pillow's own `convert` does.
+
+    Raises:
+        ValueError: 32-bit integers or floats, whose white point no file states.
+    """
+    # Older Pillows read a 16-bit grey PNG as "I".
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        wide = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels have no defined white; convert it to 8 or 16 bits")
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layered).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def read_rgb(path: str | bytes, *, called: str) -> Image.Image:
+    """Decode a file to RGB.
+
+    Args:
+        path: The file.
+        called: Its name in messages.
+
+    Raises:
+        UnreadableImage: It is missing, truncated, corrupt, too large, or of an unknown format.
+    """
+    try:
+        with Image.open(os.fsdecode(path), formats=_FORMATS) as image:
+            image.load()
+            return to_rgb(image)
+    except Exception as error:
+        # Pillow's readers raise whatever a corrupt file trips over (OSError, SyntaxError,
+        # ValueError, struct.error, zlib.error, …), so every failure here is the file's.
+        raise UnreadableImage(called, _reason(error)) from error
+
+
+def read_header(path: str | bytes, *, called: str, decode: bool) -> Header:
+    """What a file says of its pixels; with `decode`, after decoding all of them as for training.
+
+    Raises:
+        UnreadableImage: As `read_rgb`; without `decode`, only for what the header shows.
+    """
+    try:
+        with Image.open(os.fsdecode(path), formats=_FORMATS) as image:
+            header = Header(*image.size, image.mode)
+            if decode:
+                image.load()
+                to_rgb(image)
+            return header
+    except Exception as error:  # as in read_rgb
+        raise UnreadableImage(called, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """One line that says what is wrong, without the path and without Pillow's jargon."""
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return f"it has more than {limit:,} pixels; scale it down"
+    if isinstance(error, UnidentifiedImageError):
+        return "its content is not a known image format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,77 @@
+"""What a set of images is to the rest of `ser`, and the error for one that cannot be read."""
+
+from __future__ import annotations
+
+import abc
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sercli.errors import SerError
+
+
+class UnreadableImage(SerError):
+    """An image that cannot be decoded (missing, truncated, not an image, too large): status 2.
+
+    Args:
+        path: The file, as a person would name it.
+        reason: What is wrong with it, without the path.
+    """
+
+    exit_status = 2
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"cannot read the image {path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[UnreadableImage], tuple[str, str]]:
+        # BaseException pickles as cls(*args) with the one joined message; workers need both parts.
+        return UnreadableImage, (self.path, self.reason)
+
+
+class ImageSource(abc.ABC):
+    """A labelled set of images, read one at a time. Picklable: it travels to loader workers.
+
+    Attributes:
+        name: The path of the set as the user gave it, or "shapes".
+        split: "train" or "val".
+        classes: Class names; a label is an index into them.
+        labels: int64 [N], in 0…len(classes)-1.
+    """
+
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abc.abstractmethod
+    def load(self, index: int) -> Image.Image:
+        """The image as RGB, fully decoded.
+
+        Raises:
+            UnreadableImage: It cannot be decoded.
+            IndexError: `index` is not in 0…len-1.
+        """
+
+    @abc.abstractmethod
+    def describe(self, index: int) -> str:
+        """Where the image is, for messages: a path, or "shapes/train/123"."""
+
+    @abc.abstractmethod
+    def identifier(self, index: int) -> str:
+        """A stable id of the image within the set: the same on every machine and in every run."""
+
+    def position(self, index: int) -> int:
+        """`index` as a plain int in 0…len-1 (numpy integers are accepted, negatives are not).
+
+        Raises:
+            IndexError: It is out of range.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return int(index)

@@ -1,0 +1,132 @@
+"""All collectives. With one process every function is the identity and needs no process group.
+
+Rows that ranks hold are in *rank order* after a gather; ranks may hold different numbers of rows,
+which every rank can work out, so no sizes are sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process acts as if it were the only one (for counting FLOPs)."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def active() -> bool:
+    """Whether there are other processes to talk to."""
+    return (
+        not _alone and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    )
+
+
+def rank() -> int:
+    return dist.get_rank() if active() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if active() else 1
+
+
+def rows_of_rank(total: int, *, first: int = 0) -> list[int]:
+    """How many of the global positions first…total−1 each rank holds (position p: rank p mod W)."""
+    world = world_size()
+    return [len(range(first + (r - first) % world, total, world)) for r in range(world)]
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        ctx.counts = counts
+        most = max(counts)
+        padded = rows.new_zeros(most, *rows.shape[1:])
+        padded[: len(rows)] = rows
+        gathered = rows.new_empty(len(counts) * most, *rows.shape[1:])
+        dist.all_gather_into_tensor(gathered, padded)
+        pieces = gathered.view(len(counts), most, *rows.shape[1:])
+        return torch.cat([piece[:n] for piece, n in zip(pieces, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        counts: Sequence[int] = ctx.counts
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        start = sum(counts[: dist.get_rank()])
+        return total[start : start + counts[dist.get_rank()]], None
+
+
+def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Concatenate the rows of all ranks, in rank order, with gradient where `rows` carries one.
+
+    Every rank must call it, and, if any rank's rows carry gradient, run backward through it: the
+    gradient of a row is the sum of what all ranks' losses send to it.
+
+    Args:
+        rows: [counts[rank], …].
+        counts: Number of rows of each rank.
+
+    Returns:
+        [sum(counts), …].
+    """
+    if not active():
+        return rows
+    if len(rows) != counts[dist.get_rank()]:
+        raise ValueError(f"{len(rows)} rows, but counts say {counts[dist.get_rank()]}")
+    return cast(Tensor, _GatherRows.apply(rows, counts))
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum over ranks, differentiable: each rank's loss may depend on it."""
+    return cast(Tensor, _SumOverRanks.apply(value)) if active() else value
+
+
+def any_rank(flag: int, device: torch.device) -> int:
+    """The largest `flag` of all ranks."""
+    if not active():
+        return flag
+    value = torch.tensor(flag, device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return int(value.item())
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's `value` on every rank."""
+    if not active():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def barrier() -> None:
+    if active():
+        dist.barrier()

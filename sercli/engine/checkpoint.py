@@ -1,0 +1,93 @@
+"""Training checkpoints: written atomically with a hash, verified before they are used."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import IO, Any, BinaryIO, cast
+
+import torch
+
+from sercli.checkpoints import load_torch_file
+from sercli.errors import from_os_error
+from sercli.run_dir import RunDir, file_sha256, write_atomic, write_text
+
+KEPT = 2
+
+
+class _HashingWriter:
+    """Passes bytes on and hashes them; keeps the OSError that torch.save would hide."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.sha256.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save(run: RunDir, step: int, state: dict[str, Any]) -> None:
+    """Write the checkpoint of `step` and drop all but the last ones that verify.
+
+    Raises:
+        RunFailed: The disk is full; the older checkpoints are intact.
+        UserError: The directory cannot be written.
+    """
+    digests: list[str] = []
+
+    def write(file: BinaryIO) -> None:
+        writer = _HashingWriter(file)
+        try:
+            torch.save(state, cast(IO[bytes], writer))
+        except Exception:
+            if writer.error is not None:
+                raise writer.error from None
+            raise
+        digests.append(writer.sha256.hexdigest())
+
+    path, hash_file = run.checkpoint(step), run.checkpoint_hash(step)
+    hash_file.unlink(missing_ok=True)
+    write_atomic(path, write)
+    write_text(hash_file, f"{digests[0]}  {path.name}\n")
+    _drop_older(run)
+
+
+def verified(run: RunDir, step: int) -> bool:
+    """Whether a checkpoint is there and its bytes are those that were written."""
+    try:
+        written = run.checkpoint_hash(step).read_text().split()[0]
+        return written == file_sha256(run.checkpoint(step))
+    except (OSError, IndexError):
+        return False
+
+
+def load_latest(run: RunDir, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The last checkpoint that verifies, or None; damaged ones are named and passed over."""
+    for step in reversed(run.checkpoint_steps()):
+        if verified(run, step):
+            return load_torch_file(run.checkpoint(step))
+        warn(f"{run.checkpoint(step)} is damaged or incomplete; the one before it is used")
+    return None
+
+
+def _drop_older(run: RunDir) -> None:
+    """Remove checkpoints older than the last `KEPT`, as soon as those have their hashes."""
+    steps = run.checkpoint_steps()
+    if not all(run.checkpoint_hash(step).is_file() for step in steps[-KEPT:]):
+        return
+    for step in steps[:-KEPT]:
+        try:
+            run.checkpoint(step).unlink()
+            run.checkpoint_hash(step).unlink(missing_ok=True)
+        except OSError as error:
+            raise from_os_error(error, f"cannot remove {run.checkpoint(step)}") from error

@@ -1,0 +1,359 @@
+"""The training loop: reads top to bottom, knows no method, add-on or data set by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sercli import distributed
+from sercli.checkpoints import encoder_metadata, write_encoder
+from sercli.data.loading import default_workers, load_batches
+from sercli.data.source import ImageSource
+from sercli.encoder import Encoder
+from sercli.engine import checkpoint
+from sercli.engine.optimiser import make_optimiser
+from sercli.engine.preemption import StopRequest
+from sercli.engine.progress import TrainingProgress
+from sercli.engine.runtime import Runtime
+from sercli.errors import Interrupted, Preempted, RunFailed, UserError
+from sercli.objective import Losses, Objective
+from sercli.recipe import Recipe, Schedule
+from sercli.run_dir import RunDir
+from sercli.views import Sample, TrainingImages, ViewMaker, Views, batches, partition
+
+MAX_NON_FINITE = 3  # in a row
+MAX_UNREADABLE = 0.001  # share of the data set
+
+# Measures the encoder every few epochs, on rank 0: returns numbers for the metrics row.
+Monitor = Callable[[Encoder], dict[str, float]]
+
+
+@dataclass
+class _Clock:
+    """Time since the last logged row, and how much of it was spent waiting for data."""
+
+    since: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
+    images: int = 0
+
+    def rates(self) -> dict[str, float]:
+        elapsed = max(1e-9, time.perf_counter() - self.since)
+        return {"images_per_s": self.images / elapsed, "data_wait": self.waited / elapsed}
+
+
+@dataclass(frozen=True)
+class _StepReport:
+    """What a step leaves for the host to read one step later, when it costs no wait.
+
+    `values`: mean total, invariance and equivariance loss; gradient norm; 1 if not finite; then
+    how many ranks were preempted, interrupted, or had too many unreadable images.
+    """
+
+    step: int
+    values: Tensor
+    ready: Any
+    indices: tuple[int, ...]
+
+    def read(self) -> list[float]:
+        if self.ready is not None:
+            self.ready.synchronize()
+        numbers: list[float] = self.values.tolist()
+        return numbers
+
+
+class Trainer:
+    """One pretraining run, from its last checkpoint (or its start) to its end.
+
+    Args:
+        run: The run directory.
+        recipe: Resolved.
+        source: Training images.
+        runtime: Device and precision.
+        monitor: Called every `monitor_steps`, and at the end.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        recipe: Recipe,
+        source: ImageSource,
+        runtime: Runtime,
+        *,
+        monitor: Monitor,
+    ) -> None:
+        self.run, self.recipe, self.source, self.runtime = run, recipe, source, runtime
+        self.monitor = monitor
+        self.schedule = Schedule.of(recipe.train, len(source))
+        self.objective = Objective(recipe).to(runtime.device)
+        paired = self.objective.paired_views()
+        self.part = partition(recipe.train.batch_size, paired)
+        self.images = TrainingImages(
+            source,
+            recipe.views,
+            image_size=recipe.data.image_size,
+            base="crop" if paired is None else paired.base,
+            seed=recipe.seed,
+        )
+        self.make_views = ViewMaker(
+            recipe.views,
+            paired=paired,
+            part=self.part,
+            image_size=recipe.data.image_size,
+            patch_size=recipe.model.patch_size,
+            seed=recipe.seed,
+        )
+        self.optimiser = make_optimiser(self.objective, recipe.train)
+        self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
+        if _wants_compile(recipe.train.compile, runtime):
+            for block in self._all_blocks():
+                block.compile()
+        self.module: nn.Module = self.objective
+        if distributed.active():
+            self.module = DistributedDataParallel(
+                self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        self.step = 0
+        self.train_seconds = 0.0
+        self.non_finite = 0
+        self.unreadable: set[str] = set()
+
+    def _all_blocks(self) -> Iterator[nn.Module]:
+        yield from self.objective.encoder.blocks
+        if self.objective.teacher is not None:
+            yield from self.objective.teacher.encoder.blocks
+
+    # -- state --------------------------------------------------------------------------------
+
+    def resume(self, warn: Callable[[str], None]) -> None:
+        """Take up the last checkpoint that verifies; without one, start anew.
+
+        Raises:
+            UserError: The checkpoint does not fit the recipe.
+        """
+        state = checkpoint.load_latest(self.run, warn)
+        if state is not None:
+            try:
+                self.objective.load_state_dict(state["objective"])
+                self.optimiser.load_state_dict(state["optimiser"])
+                self.step, self.train_seconds = int(state["step"]), float(state["train_seconds"])
+            except (KeyError, RuntimeError, ValueError) as error:
+                raise UserError(
+                    f"the checkpoint in {self.run.checkpoints} does not fit recipe.yaml",
+                    str(error).splitlines()[0],
+                    "the recipe of a run must not be edited",
+                ) from error
+        if distributed.rank() == 0:
+            self.run.truncate_metrics(self.step)
+
+    def save(self) -> None:
+        """Write a checkpoint and the encoder (rank 0)."""
+        if distributed.rank() == 0:
+            encoder = self.objective.encoder
+            metadata = encoder_metadata(self.recipe.model, encoder, step=self.step)
+            state = {
+                "step": self.step,
+                "train_seconds": self.train_seconds,
+                "encoder": metadata,
+                "objective": self.objective.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+            }
+            checkpoint.save(self.run, self.step, state)
+            teacher = self.objective.teacher
+            keep = teacher is not None and self.objective.method.evaluates_teacher
+            write_encoder(
+                self.run.encoder,
+                metadata,
+                student=encoder,
+                teacher=teacher.encoder if keep and teacher is not None else None,
+            )
+        distributed.barrier()
+
+    # -- the loop -----------------------------------------------------------------------------
+
+    def train(self, request: StopRequest, progress: TrainingProgress) -> None:
+        """Train to the end of the schedule.
+
+        Raises:
+            Preempted: A signal came; a checkpoint is written.
+            Interrupted: Ctrl-C came; a checkpoint is written.
+            RunFailed: Three non-finite steps in a row, or too many unreadable images.
+        """
+        steps = range(self.step, self.schedule.total_steps)
+        workers = self.recipe.data.workers
+        if workers is None:
+            workers = default_workers(self.runtime.ranks_here)
+        tickets = batches(
+            len(self.source),
+            self.part,
+            batch_size=self.recipe.train.batch_size,
+            seed=self.recipe.seed,
+            steps=steps,
+        )
+        loader = load_batches(self.images, tickets, workers=workers)
+        started, before = time.perf_counter(), self.train_seconds
+        clock = _Clock()
+        pending: _StepReport | None = None
+        for step in steps:
+            waiting = time.perf_counter()
+            samples = next(loader)
+            clock.waited += time.perf_counter() - waiting
+            report = self._train_step(step, samples, request, progress)
+            clock.images += self.recipe.train.batch_size
+            self.step = step + 1
+            self.train_seconds = before + time.perf_counter() - started
+            progress.step(self.step)
+            if pending is not None:
+                self._honour(pending)
+            pending = report
+            if self._due(self.recipe.train.log_steps) or self._due(self.schedule.monitor_steps):
+                clock = self._log(report, clock, progress)
+            if self._due(self.schedule.checkpoint_steps):
+                self.save()
+        if pending is not None:
+            self._fail_if_bad(pending)
+
+    def _due(self, every: int) -> bool:
+        return bool(every) and (self.step % every == 0 or self.step == self.schedule.total_steps)
+
+    def _train_step(
+        self,
+        step: int,
+        samples: list[Sample],
+        request: StopRequest,
+        progress: TrainingProgress,
+    ) -> _StepReport:
+        too_many = self._note_unreadable(samples, progress)
+        views = self.make_views(samples, step, self.runtime.device)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.lr_at(step)
+        losses = self._forward_backward(views)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        if self.recipe.train.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(
+                self.parameters, self.recipe.train.clip_norm, norm, foreach=True
+            )
+        mean = distributed.sum_over_ranks(self._packed(losses, norm, request, too_many))
+        mean[:4] /= distributed.world_size()
+        bad = (~torch.isfinite(mean[:4]).all()).to(mean.dtype)
+        # Fused AdamW leaves parameters and moments alone where `found_inf` is 1: no wait for it.
+        self.optimiser.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
+        self.optimiser.step()
+        progress_share = step / max(1, self.schedule.total_steps)
+        if self.objective.teacher is not None:
+            momentum = self.objective.method.momentum_at(progress_share)
+            self.objective.update_teacher(momentum)
+        indices = tuple(sample.index for sample in samples)
+        return self._report(torch.cat([mean[:4], bad[None], mean[4:]]), indices)
+
+    def _forward_backward(self, views: Views) -> Losses:
+        self.optimiser.zero_grad(set_to_none=not distributed.active())
+        with self.runtime.autocast():
+            losses: Losses = self.module(views)
+        losses.total.backward()
+        return losses
+
+    def _packed(self, losses: Losses, norm: Tensor, request: StopRequest, too_many: bool) -> Tensor:
+        """Everything the ranks have to agree on, as one small tensor."""
+        device = self.runtime.device
+        equivariance = losses.equivariance
+        if equivariance is None:
+            equivariance = torch.zeros((), device=device)
+        wide = torch.promote_types(losses.total.dtype, torch.float32)
+        numbers = torch.stack(
+            [x.detach().to(wide) for x in (losses.total, losses.invariance, equivariance, norm)]
+        )
+        flags = torch.tensor(
+            [request.preempted, request.interrupted, too_many], dtype=wide, device=device
+        )
+        return torch.cat([numbers, flags])
+
+    def _report(self, values: Tensor, indices: tuple[int, ...]) -> _StepReport:
+        ready = None
+        if values.is_cuda:
+            values = values.to("cpu", non_blocking=True)
+            ready = torch.cuda.Event()
+            ready.record()
+        return _StepReport(self.step, values, ready, indices)
+
+    # -- what a step said ---------------------------------------------------------------------
+
+    def _honour(self, report: _StepReport) -> None:
+        """Stop where the ranks agreed to: all read the same report at the same step."""
+        *_, preempted, interrupted, _unreadable = self._fail_if_bad(report)
+        if preempted or interrupted:
+            self.save()
+            stop = Interrupted if interrupted else Preempted
+            raise stop(
+                f"stopped after step {self.step} of {self.schedule.total_steps}; "
+                f"continue with: ser pretrain --resume {self.run.path}"
+            )
+
+    def _fail_if_bad(self, report: _StepReport) -> list[float]:
+        numbers = report.read()
+        if numbers[7]:
+            raise RunFailed(
+                f"{len(self.unreadable)} of {len(self.source)} images cannot be read "
+                f"(at most {MAX_UNREADABLE:.1%} may be): {min(self.unreadable, default='')}"
+            )
+        self.non_finite = self.non_finite + 1 if numbers[4] else 0
+        if self.non_finite >= MAX_NON_FINITE:
+            names = ("loss", "loss_inv", "loss_equiv", "gradient norm")
+            culprit = next(n for n, v in zip(names, numbers, strict=False) if v - v != 0)
+            if culprit == "loss":
+                parts = zip(names[1:3], numbers[1:3], strict=True)
+                culprit = next((n for n, v in parts if v - v != 0), culprit)
+            some = ", ".join(str(i) for i in report.indices[:8])
+            raise RunFailed(
+                f"{culprit} was not finite in {MAX_NON_FINITE} steps in a row, the last of them "
+                f"step {report.step + 1} (images {some}, …); "
+                "the last good checkpoint is kept; try a lower train.lr or train.clip_norm"
+            )
+        return numbers
+
+    def _note_unreadable(self, samples: list[Sample], progress: TrainingProgress) -> bool:
+        for message in (m for sample in samples for m in sample.unreadable):
+            if message not in self.unreadable:
+                self.unreadable.add(message)
+                progress.message(f"warning: {message}; another image takes its place")
+        return len(self.unreadable) > MAX_UNREADABLE * len(self.source)
+
+    def _log(self, report: _StepReport, clock: _Clock, progress: TrainingProgress) -> _Clock:
+        total, invariance, equivariance, norm, bad = report.read()[:5]
+        step = report.step
+        row: dict[str, Any] = {
+            "step": self.step,
+            "epoch": self.step / self.schedule.steps_per_epoch,
+            "loss": _number(total),
+            "loss_inv": _number(invariance),
+            "loss_equiv": None if self.objective.addon is None else _number(equivariance),
+            "lr": self.schedule.lr_at(step),
+            "grad_norm": _number(norm),
+            "skipped": bool(bad),
+            **clock.rates(),
+        }
+        if self.objective.teacher is not None:
+            row["momentum"] = self.objective.method.momentum_at(step / self.schedule.total_steps)
+        if self.step == self.schedule.total_steps or self._due(self.schedule.monitor_steps):
+            if distributed.rank() == 0:
+                row |= self.monitor(self.objective.encoder)
+            distributed.barrier()
+        if distributed.rank() == 0:
+            self.run.append_metrics(row)
+        progress.row(row)
+        return _Clock()
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: what is not finite is null."""
+    return value if value - value == 0 else None
+
+
+def _wants_compile(choice: str, runtime: Runtime) -> bool:
+    return choice == "on" or (choice == "auto" and runtime.device.type == "cuda")

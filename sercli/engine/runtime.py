@@ -1,0 +1,185 @@
+"""The device, the precision and the processes of a command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+
+from sercli import __version__, distributed
+from sercli.errors import SerError, UserError
+
+_T = TypeVar("_T")
+
+# Set by `ser pretrain --nproc` for its workers. Ctrl-C reaches those twice: by terminal and agent.
+UNDER_AGENT = "SER_UNDER_AGENT"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how tensors are computed.
+
+    Attributes:
+        device: This process's device.
+        autocast_dtype: torch.bfloat16 for mixed precision, None for float32.
+        ranks_here: Processes on this machine.
+    """
+
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+    ranks_here: int = 1
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Mixed precision for a forward pass, where the run uses it."""
+        if self.autocast_dtype is None:
+            yield
+        else:
+            with torch.autocast(self.device.type, dtype=self.autocast_dtype):
+                yield
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device by name ("cpu", "cuda", "cuda:1"), or CUDA where there is one.
+
+    Raises:
+        UserError: Not a device of this machine.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name != "cpu" and not name.startswith("cuda"):
+        raise UserError(f"--device {name}", "it must be cpu or cuda")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}", "this machine has no usable CUDA device", "use cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}", f"this machine has {torch.cuda.device_count()} of them")
+    return device
+
+
+def runtime_for(device: torch.device, precision: str = "auto") -> Runtime:
+    """Precision by name: "fp32", "bf16", or "auto" (bf16 on CUDA, fp32 on a CPU)."""
+    mixed = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", 1)))
+    return Runtime(device, torch.bfloat16 if mixed else None, ranks_here)
+
+
+def launched_by() -> str | None:
+    """Who started several processes: "torchrun", "slurm", or None for a single one."""
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return "torchrun"
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+        return "slurm"
+    return None
+
+
+@contextmanager
+def process_group(device_name: str | None) -> Iterator[torch.device]:
+    """Join the processes that torchrun or srun started (if any) and leave them at the end.
+
+    Yields:
+        This process's device.
+
+    Raises:
+        UserError: SLURM started several tasks without MASTER_ADDR and MASTER_PORT.
+    """
+    launcher = launched_by()
+    if launcher is None:
+        yield choose_device(device_name)
+        return
+    if launcher == "slurm":
+        if not {"MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
+            raise UserError(
+                "srun started several tasks without MASTER_ADDR and MASTER_PORT",
+                "the tasks have to find each other",
+                "export MASTER_ADDR=$(scontrol show hostnames | head -n 1) MASTER_PORT=29500",
+            )
+        os.environ["RANK"] = os.environ["SLURM_PROCID"]
+        os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+        os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
+    device = choose_device(device_name)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(minutes=30))
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def is_first_process() -> bool:
+    """Whether this is rank 0, also before and after the process group exists."""
+    variable = {"torchrun": "RANK", "slurm": "SLURM_PROCID"}
+    launcher = launched_by()
+    return launcher is None or os.environ[variable[launcher]] == "0"
+
+
+def under_agent() -> bool:
+    """Whether this process is a worker of `ser pretrain --nproc`."""
+    return UNDER_AGENT in os.environ
+
+
+def decided_by_first(decide: Callable[[], _T]) -> _T:
+    """What rank 0 finds, on every rank; if it fails, the others leave with its exit status."""
+    if not distributed.active():
+        return decide()
+    if distributed.rank():
+        found, status = distributed.broadcast_object(None)
+        if status:
+            raise SystemExit(status)
+        return cast(_T, found)
+    try:
+        found = decide()
+    except SerError as error:
+        distributed.broadcast_object((None, error.exit_status))
+        raise
+    distributed.broadcast_object((found, 0))
+    return found
+
+
+def describe() -> dict[str, Any]:
+    """Versions, machine and git commit: what run.json records."""
+    import timm
+    import torchvision
+
+    return {
+        "versions": {
+            "ser": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "timm": timm.__version__,
+        },
+        "git_commit": _git_commit(),
+        "world_size": distributed.world_size(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that ser runs from; None for an installed wheel."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

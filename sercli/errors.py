@@ -1,0 +1,60 @@
+"""What can go wrong, and the exit status that says so.
+
+A user's mistake is a `UserError`: its text is one line with the value received, the rule and the
+remedy. `sercli.cli.main` turns each class below into its exit status; anything else is a bug (1).
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class SerError(Exception):
+    """Base of all errors that end a command with a clear line instead of a traceback."""
+
+    exit_status = 1
+
+
+class UserError(SerError):
+    """Wrong usage or bad input: exit status 2.
+
+    Args:
+        received: What was found, with the value.
+        rule: What is required.
+        remedy: What to do about it (optional).
+    """
+
+    exit_status = 2
+
+    def __init__(self, received: str, rule: str = "", remedy: str = "") -> None:
+        super().__init__("; ".join(part for part in (received, rule, remedy) if part))
+
+
+class RunFailed(SerError):
+    """The run itself failed (non-finite loss, disk full, …): exit status 3."""
+
+    exit_status = 3
+
+
+class Preempted(SerError):
+    """SIGTERM or SIGUSR1 arrived; a checkpoint is written and the run can resume: status 75."""
+
+    exit_status = 75
+
+
+class Interrupted(SerError):
+    """Ctrl-C arrived; a checkpoint is written and the run can resume: status 130."""
+
+    exit_status = 130
+
+
+def from_os_error(error: OSError, doing: str) -> SerError:
+    """Turn an operating-system error met while `doing` something into a clear one.
+
+    A full disk or quota fails the run (status 3); everything else (missing, read-only, not
+    permitted) is the user's to mend (status 2).
+    """
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunFailed(f"{doing}: {reason}; free space and resume, nothing written was lost")
+    return UserError(f"{doing}: {reason}", remedy="check the path and its permissions")

@@ -1,0 +1,449 @@
+"""Weighted nearest neighbours on frozen features: DINO's protocol.
+
+Features are [CLS] after the final norm, L2-normalised. Each of a query's k nearest neighbours in
+the bank votes for its class with exp(cosine / 0.07); the class with the most votes is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sercli.checkpoints import LoadedEncoder
+from sercli.data import ImageSource
+from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, evaluation_batches
+from sercli.encoder import Encoder
+from sercli.errors import UserError
+from sercli.randomness import numpy_generator
+from sercli.report.statistics import CONFIDENCE, wilson_interval
+from sercli.run_dir import Result
+
+NEIGHBOURS = (10, 20, 100, 200)
+REPORTED = 20
+TEMPERATURE = 0.07
+HELD_OUT = 0.2
+SEED = 0  # of the hold-out, of a limited sample and of the random twin
+_TOP = 5
+_QUERIES_AT_ONCE = 256
+_BANK_AT_ONCE = 65536
+
+Progress = Callable[[str, int, int], None]
+
+
+# -- Pure functions of features -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KnnScore:
+    """How well neighbours tell the classes of M queries.
+
+    Attributes:
+        top1: Percent of the queries whose class has the most votes.
+        top5: Percent whose class is among the five with the most votes, and has any.
+        predictions: int64 [M], the class with the most votes; of several the first.
+        correct1, correct5: Numbers of queries behind `top1` and `top5`.
+    """
+
+    top1: float
+    top5: float
+    predictions: Tensor
+    correct1: int
+    correct5: int
+
+
+def knn_accuracy(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    k: int = REPORTED,
+    temperature: float = TEMPERATURE,
+) -> float:
+    """Percent of `queries` whose class is that of most of their k nearest neighbours' votes.
+
+    Of equally similar features those that stand first in the bank are nearer; where the bank is
+    smaller than k all of it votes. Memory is bounded whatever the sizes.
+
+    Args:
+        bank: float [N, D], N ≥ 1; need not be normalised.
+        bank_labels: int64 [N], in 0…num_classes−1.
+        queries: float [M, D], M ≥ 1, on the same device.
+        labels: int64 [M].
+        num_classes: Number of classes.
+        k: Neighbours that vote.
+        temperature: Of the weights exp(cosine / temperature).
+
+    Raises:
+        ValueError: Shapes do not fit, or there is nothing to compare.
+    """
+    scores = knn_scores(
+        bank,
+        bank_labels,
+        queries,
+        labels,
+        num_classes=num_classes,
+        ks=(k,),
+        temperature=temperature,
+    )
+    return scores[k].top1
+
+
+def knn_scores(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    ks: Sequence[int] = NEIGHBOURS,
+    temperature: float = TEMPERATURE,
+) -> dict[int, KnnScore]:
+    """`knn_accuracy` and more for several k from one search; arguments and errors as there.
+
+    A class without a vote is never counted as found.
+    """
+    if bank.dim() != 2 or queries.dim() != 2 or bank.shape[1] != queries.shape[1]:
+        raise ValueError(f"bank {tuple(bank.shape)}, queries {tuple(queries.shape)}: need [·, D]")
+    if len(bank) != len(bank_labels) or len(queries) != len(labels):
+        raise ValueError("a label for each feature is needed")
+    if not len(bank) or not len(queries) or min(ks) < 1:
+        raise ValueError(f"{len(bank)} in the bank, {len(queries)} queries, k {min(ks)}: need ≥ 1")
+    bank = F.normalize(bank, dim=1)
+    bank_labels, labels = bank_labels.to(bank.device), labels.to(bank.device)
+    ranks: dict[int, list[Tensor]] = {k: [] for k in ks}
+    predictions: dict[int, list[Tensor]] = {k: [] for k in ks}
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        rows = slice(start, start + _QUERIES_AT_ONCE)
+        similarity, index = nearest(bank, F.normalize(queries[rows], dim=1), max(ks))
+        weights = (similarity.double() / temperature).exp()
+        voters = bank_labels[index]
+        for k in ks:
+            votes = weights.new_zeros(len(index), num_classes)
+            votes.scatter_add_(1, voters[:, :k], weights[:, :k])
+            predictions[k].append(votes.argmax(1))
+            ranks[k].append(_ranks(votes, labels[rows]))
+    return {k: _score(torch.cat(ranks[k]), torch.cat(predictions[k])) for k in ks}
+
+
+def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k most similar rows of the bank, most similar first, the first of equal ones first.
+
+    Args:
+        bank: [N, D], L2-normalised.
+        queries: [M, D], L2-normalised.
+
+    Returns:
+        Cosines and indices, [M, min(k, N)] each.
+    """
+    best = queries.new_empty(len(queries), 0)
+    where = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    for start in range(0, len(bank), _BANK_AT_ONCE):
+        similarity, index = _top_of(queries @ bank[start : start + _BANK_AT_ONCE].T, k)
+        best = torch.cat([best, similarity], dim=1)
+        where = torch.cat([where, index + start], dim=1)
+        # Both parts hold the first of equals first, and so does a stable sort of the two.
+        best, order = best.sort(dim=1, descending=True, stable=True)
+        best, where = best[:, :k], where.gather(1, order)[:, :k]
+    return best, where
+
+
+def _top_of(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`topk`, with the first of equal columns first: [M, min(k, N)] values and indices."""
+    k = min(k, similarity.shape[1])
+    values, index = similarity.topk(k, dim=1)
+    # topk takes any of several equal columns, which matters where they straddle the k-th place…
+    straddling = (similarity >= values[:, -1:]).sum(1) > k
+    if straddling.any():
+        exact = similarity[straddling].sort(dim=1, descending=True, stable=True)
+        values[straddling], index[straddling] = exact.values[:, :k], exact.indices[:, :k]
+    # … and returns them in any order.
+    index, order = index.sort(dim=1)
+    values, by_value = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return values, index.gather(1, by_value)
+
+
+def _ranks(votes: Tensor, labels: Tensor) -> Tensor:
+    """[M], how many classes come before the true one; all of them if it has no vote."""
+    own = votes.gather(1, labels[:, None])
+    classes = torch.arange(votes.shape[1], device=votes.device)
+    before = (votes > own) | ((votes == own) & (classes < labels[:, None]))
+    return torch.where(own[:, 0] > 0, before.sum(1), votes.shape[1] + _TOP)
+
+
+def _score(ranks: Tensor, predictions: Tensor) -> KnnScore:
+    correct1, correct5 = int((ranks == 0).sum()), int((ranks < _TOP).sum())
+    count = len(ranks)
+    return KnnScore(
+        100 * correct1 / count, 100 * correct5 / count, predictions.cpu(), correct1, correct5
+    )
+
+
+# -- Features -------------------------------------------------------------------------------------
+
+
+def extract(
+    encoder: Encoder,
+    source: ImageSource,
+    *,
+    image_size: int,
+    indices: Sequence[int] | None = None,
+    batch_size: int = 256,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor]:
+    """[CLS] after the final norm of the images, and their labels.
+
+    The encoder is in evaluation mode meanwhile and left as it was.
+
+    Args:
+        encoder: On any device.
+        source: Images.
+        image_size: Side in pixels.
+        indices: Which images; None: all.
+        batch_size: Images at a time.
+        mean, std: Normalisation of the input.
+        workers: Loader processes; None: by the number of cores.
+        progress: Called with the split, the images done, and all of them.
+
+    Returns:
+        float32 [N, D] on the encoder's device, int64 [N] on the same.
+    """
+    features, labels = _extract_each(
+        (encoder,),
+        source,
+        indices=range(len(source)) if indices is None else indices,
+        image_size=image_size,
+        batch_size=batch_size,
+        mean=mean,
+        std=std,
+        workers=workers,
+        progress=progress,
+    )
+    return features[0], labels
+
+
+def _extract_each(
+    encoders: Sequence[Encoder],
+    source: ImageSource,
+    *,
+    indices: Sequence[int],
+    image_size: int,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[Tensor], Tensor]:
+    """`extract` for several encoders on one device, reading each image once."""
+    device = next(encoders[0].parameters()).device
+    features = [torch.empty(len(indices), encoder.dim, device=device) for encoder in encoders]
+    batches = evaluation_batches(
+        source,
+        image_size=image_size,
+        indices=indices,
+        batch_size=batch_size,
+        mean=mean,
+        std=std,
+        device=device,
+        workers=workers,
+    )
+    done = 0
+    with ExitStack() as stack, torch.no_grad():
+        for encoder in encoders:
+            stack.enter_context(_evaluating(encoder))
+        for images in batches:
+            rows = slice(done, done + len(images))
+            for encoder, table in zip(encoders, features, strict=True):
+                table[rows] = encoder(images).cls
+            done += len(images)
+            if progress is not None:
+                progress(source.split, done, len(indices))
+    return features, torch.from_numpy(source.labels[np.asarray(indices)]).to(device)
+
+
+@contextmanager
+def _evaluating(encoder: Encoder) -> Iterator[None]:
+    training = encoder.training
+    encoder.eval()
+    try:
+        yield
+    finally:
+        encoder.train(training)
+
+
+# -- The protocol ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A result, and the prediction for each query.
+
+    Attributes:
+        arrays: image_ids [M], labels [M] and predictions [M] (k = 20).
+        chance: Percent right for always naming the bank's most frequent class.
+    """
+
+    result: Result
+    arrays: dict[str, NDArray[Any]]
+    chance: float
+
+
+def evaluate(
+    loaded: LoadedEncoder,
+    train: ImageSource,
+    val: ImageSource | None,
+    *,
+    device: torch.device,
+    batch_size: int = 256,
+    limit: int | None = None,
+    floor: bool = True,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Classify val images by their neighbours in train.
+
+    Args:
+        loaded: The encoder; it is moved to `device`.
+        train: The bank.
+        val: The queries; None: a seeded fifth of each class of `train`, which leaves the bank.
+        device: Where to compute, in float32.
+        batch_size: Images encoded at once.
+        limit: At most this many images of the bank and of the queries each; the result is partial
+            if that leaves any out.
+        floor: Score a randomly initialised twin of the encoder as well.
+        progress: Called with the split, the images done, and all of them.
+
+    Raises:
+        UserError: No class of `train` has two images to hold one out.
+    """
+    encoder = loaded.encoder.to(device)
+    if val is None:
+        bank, queries = hold_out(train)
+        asked = train
+    else:
+        bank, queries = np.arange(len(train)), np.arange(len(val))
+        asked = val
+    total = len(bank) + len(queries)
+    bank, queries = _limited(bank, limit), _limited(queries, limit)
+    encoders = [encoder]
+    if floor:
+        encoders.append(encoder.random_twin(SEED).to(device))
+
+    def features(source: ImageSource, indices: NDArray[np.int64]) -> tuple[list[Tensor], Tensor]:
+        return _extract_each(
+            encoders,
+            source,
+            indices=indices.tolist(),
+            image_size=loaded.image_size,
+            batch_size=batch_size,
+            mean=loaded.mean,
+            std=loaded.std,
+            progress=progress,
+        )
+
+    bank_features, bank_labels = features(train, bank)
+    query_features, labels = features(asked, queries)
+    scores = [
+        knn_scores(known, bank_labels, unknown, labels, num_classes=len(train.classes))
+        for known, unknown in zip(bank_features, query_features, strict=True)
+    ]
+    result = Result(
+        protocol={
+            "name": "knn",
+            "variant": None,
+            "version": 1,
+            "settings": _settings(held_out=val is None),
+        },
+        model=loaded.describe(),
+        data={
+            "path": train.name,
+            "n": len(queries),
+            "bank": len(bank),
+            "partial": len(bank) + len(queries) < total,
+            "image_size": loaded.image_size,
+        },
+        metrics=_metrics(scores, len(queries)),
+    )
+    arrays: dict[str, NDArray[Any]] = {
+        "image_ids": np.array([asked.identifier(index) for index in queries.tolist()]),
+        "labels": labels.cpu().numpy(),
+        "predictions": scores[0][REPORTED].predictions.numpy(),
+    }
+    commonest = int(bank_labels.bincount().argmax())
+    return Outcome(result, arrays, 100 * (labels == commonest).double().mean().item())
+
+
+def hold_out(source: ImageSource) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split the images: a seeded fifth of each class, but at least one where a class has two.
+
+    Returns:
+        Indices of the rest and of the fifth, both ascending.
+
+    Raises:
+        UserError: No class has two images.
+    """
+    random = numpy_generator(SEED, "knn", "hold-out")
+    held: list[NDArray[np.int64]] = []
+    for label in range(len(source.classes)):
+        members = np.flatnonzero(source.labels == label)
+        if len(members) > 1:
+            held.append(random.permutation(members)[: max(1, round(HELD_OUT * len(members)))])
+    if not held:
+        raise UserError(
+            f"{source.name} has no val split and one image a class",
+            "queries are held out of train, and their classes must stay in it",
+            "add a val/ folder",
+        )
+    queries = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(source)), queries), queries
+
+
+def _limited(indices: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
+    """A seeded sample of at most `limit`, in the order of the set (its classes stand together)."""
+    if limit is None or limit >= len(indices):
+        return indices
+    return np.sort(numpy_generator(SEED, "knn", "limit").choice(indices, limit, replace=False))
+
+
+def _metrics(scores: Sequence[dict[int, KnnScore]], count: int) -> dict[str, float | None]:
+    values: dict[str, float | None] = {}
+    for prefix, by_k in zip(("", "random/"), scores, strict=False):
+        reported = by_k[REPORTED]
+        for name, correct in (("top1", reported.correct1), ("top5", reported.correct5)):
+            interval = wilson_interval(correct, count)
+            values[f"{prefix}{name}"] = 100 * correct / count
+            values[f"{prefix}{name}/low"] = 100 * interval.low
+            values[f"{prefix}{name}/high"] = 100 * interval.high
+    for k, score in scores[0].items():
+        values |= {f"k{k}/top1": score.top1, f"k{k}/top5": score.top5}
+    return values
+
+
+def _settings(*, held_out: bool) -> dict[str, Any]:
+    """The rule, all of it hashed; nothing that follows from the model."""
+    return {
+        "features": "[CLS] after the final norm, L2-normalised",
+        "weight": "exp(cosine / temperature)",
+        "temperature": TEMPERATURE,
+        "k": list(NEIGHBOURS),
+        "reported_k": REPORTED,
+        "bank": "train without the queries" if held_out else "train",
+        "queries": f"a seeded {HELD_OUT:.0%} of each class of train" if held_out else "val",
+        "image_size": "of training",
+        "resize": "256/224 of the side, bicubic, central crop",
+        "precision": "float32",
+        "interval": "Wilson over queries",
+        "confidence": CONFIDENCE,
+        "seed": SEED,
+    }

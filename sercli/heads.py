@@ -1,0 +1,85 @@
+"""MLP heads and their batch norm, whose statistics are those of the global batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sercli import distributed
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over features [B, D], with statistics over the rows of all ranks.
+
+    Ranks may hold different numbers of rows (none too). The mean is found first and the squares
+    are summed around it, so that nothing cancels, in float32 at least. It is one mechanism for
+    CPU and CUDA: `torch.nn.SyncBatchNorm` refuses CPU tensors and empty shares. Heads are used in
+    training only, so no running statistics are kept.
+
+    Args:
+        dim: Width D.
+        affine: Learn a scale and a shift.
+    """
+
+    def __init__(self, dim: int, *, affine: bool = True) -> None:
+        super().__init__()
+        self.eps = 1e-5
+        self.weight = nn.Parameter(torch.ones(dim)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(dim)) if affine else None
+
+    def forward(self, rows: Tensor) -> Tensor:
+        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        if not distributed.active():
+            return F.batch_norm(
+                wide, None, None, self.weight, self.bias, training=True, eps=self.eps
+            )
+        packed = distributed.sum_over_ranks(
+            torch.cat([wide.sum(0), wide.new_full((1,), len(wide))])
+        )
+        count = packed[-1].detach()
+        centred = wide - packed[:-1] / count
+        variance = distributed.sum_over_ranks(centred.square().sum(0)) / count
+        normalised = centred * torch.rsqrt(variance + self.eps)
+        if self.weight is None or self.bias is None:
+            return normalised
+        return normalised * self.weight + self.bias
+
+
+def mlp(widths: Sequence[int], *, last_norm: bool) -> nn.Sequential:
+    """Linear layers without bias, each but the last followed by batch norm and ReLU.
+
+    Args:
+        widths: Input, hidden…, output width.
+        last_norm: End with a batch norm without affine parameters, as in SimCLR and MoCo-v3.
+    """
+    layers: list[nn.Module] = []
+    for index, (before, after) in enumerate(pairwise(widths)):
+        layers.append(nn.Linear(before, after, bias=False))
+        if index < len(widths) - 2:
+            layers += [BatchNorm(after), nn.ReLU(inplace=True)]
+        elif last_norm:
+            layers.append(BatchNorm(after, affine=False))
+    return nn.Sequential(*layers)
+
+
+class TokenProjector(nn.Module):
+    """LayerNorm of the tapped tokens, then a 1×1 convolution D→width, GELU, width→width, no bias.
+
+    A 1×1 convolution on a grid is a linear map of its tokens, which is how it is computed.
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.expand = nn.Linear(dim, width, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """[B, D, h, w] → [B, h·w, width]."""
+        tokens = grid.flatten(2).transpose(1, 2)
+        projected: Tensor = self.project(F.gelu(self.expand(self.norm(tokens))))
+        return projected

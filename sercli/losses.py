@@ -1,0 +1,263 @@
+"""Losses: pure functions of tensors. Gathering over ranks happens outside, before the call."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_NEGATIVES = re.compile(r"(cross-view|both-views)(?:\+spatial:(\d+(?:\.\d+)?))?")
+_EPS = 1e-12  # as in torch.nn.functional.normalize
+# Logits lie in [-1/τ, 1/τ]: below this width of the range, exp(s - 1/τ) cannot underflow in fp32.
+_SAFE_LOGIT_RANGE = 80.0
+# A tile holds whole rows of logits, so that softmax needs no running sums: bytes of one tile.
+_TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Which tokens an anchor is contrasted with (parsed from e.g. "both-views+spatial:2").
+
+    Attributes:
+        own_view: Also tokens of other images in the anchor's own view.
+        radius: If given, also tokens of the same image farther than this, in patches.
+    """
+
+    own_view: bool
+    radius: float | None
+
+    @classmethod
+    def parse(cls, text: str) -> Negatives:
+        match = _NEGATIVES.fullmatch(text)
+        if match is None:
+            raise ValueError(
+                f"negatives {text!r}: expected cross-view or both-views, "
+                "optionally with +spatial:r (r in patches)"
+            )
+        return cls(match[1] == "both-views", None if match[2] is None else float(match[2]))
+
+
+def patch_nt_xent(
+    anchors: Tensor,
+    keys: Tensor,
+    *,
+    temperature: float,
+    negatives: str = "cross-view",
+    grid: tuple[int, int] | None = None,
+    anchor_offset: int = 0,
+    own_view: Tensor | None = None,
+) -> Tensor:
+    """Patch-wise NT-Xent, one direction; memory grows with N, not with N².
+
+    For each anchor token z with its key z' (same image, same place), s = cosine / τ:
+
+        −log( e^{s(z,z')} / (e^{s(z,z')} + Σ_neg e^{s(z,·)}) )
+
+    Args:
+        anchors: [Ba, N, D] of this rank, un-normalised.
+        keys: [Bk, N, D] gathered over ranks, un-normalised, moved to the anchors' frame.
+        temperature: τ > 0.
+        negatives: "cross-view" (tokens of *other images* in the other view), "both-views" (also
+            those of the anchor's own view), each optionally with "+spatial:r" (also tokens of the
+            same image at a Euclidean distance of more than r patches).
+        grid: (h, w) with h·w = N, tokens row by row; needed by "+spatial:r".
+        anchor_offset: The anchors' image i is the keys' image `anchor_offset + i`.
+        own_view: [Bk, N, D] gathered tokens of the anchors' own view, indexed as `keys`; only for
+            "both-views" (default: the anchors themselves).
+
+    Returns:
+        Mean over this call's anchors: fp32 scalar (float64 for float64 input; 0 for no anchors).
+        Products run in the inputs' dtype, sums and exponentials in fp32 at least. Gradient
+        reaches anchors, keys and own_view where they require it.
+
+    Raises:
+        ValueError: Shapes do not fit, or there is nothing to contrast with.
+    """
+    which = Negatives.parse(negatives)
+    (num_anchors, tokens, dim), num_keys = anchors.shape, len(keys)
+    if keys.shape[1:] != (tokens, dim):
+        raise ValueError(f"keys {tuple(keys.shape)} do not fit anchors {tuple(anchors.shape)}")
+    if not 0 <= anchor_offset <= num_keys - num_anchors:
+        raise ValueError(f"anchor_offset {anchor_offset}: {num_anchors} anchors, {num_keys} keys")
+    if temperature <= 0:
+        raise ValueError(f"temperature {temperature}: must be positive")
+    if which.radius is not None and (grid is None or grid[0] * grid[1] != tokens):
+        raise ValueError(f"grid {grid}: +spatial needs (h, w) with h·w = {tokens}")
+    if num_keys < 2 and which.radius is None:
+        raise ValueError(f"{num_keys} image(s) in the keys: no negatives, at least 2 are needed")
+    columns = [keys]
+    if which.own_view:
+        columns.append(anchors if own_view is None else own_view)
+        if columns[1].shape != keys.shape:
+            raise ValueError(
+                f"own_view {tuple(columns[1].shape)}: must be gathered like the keys "
+                f"{tuple(keys.shape)}"
+            )
+    elif own_view is not None:
+        raise ValueError('own_view is only used with negatives="both-views"')
+    far = None
+    if which.radius is not None and grid is not None:
+        far = _distances(grid, anchors.device) > which.radius
+    problem = _Problem(float(temperature), anchor_offset, far, torch.is_grad_enabled())
+    return cast(Tensor, _PatchNTXent.apply(problem, anchors, *columns))
+
+
+def _distances(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Euclidean distances between the cells of a grid, [N, N], in patches."""
+    rows, cols = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    places = torch.stack([rows.flatten(), cols.flatten()], dim=1).double()
+    return torch.cdist(places, places).to(device)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    temperature: float
+    anchor_offset: int
+    far: Tensor | None  # bool [N, N]: same-image tokens that count as negatives
+    with_gradient: bool
+
+
+class _PatchNTXent(torch.autograd.Function):
+    """Sweeps over tiles of whole rows; the gradient is found in the same sweep, while a tile's
+    softmax is at hand, so the logits are neither stored nor computed twice."""
+
+    @staticmethod
+    def forward(ctx: Any, problem: _Problem, anchors: Tensor, *columns: Tensor) -> Tensor:
+        wide = torch.promote_types(anchors.dtype, torch.float32)
+        units, norms = zip(*(_unit(x, wide) for x in (anchors, *columns)), strict=True)
+        wanted = [flag and problem.with_gradient for flag in ctx.needs_input_grad[1:]]
+        gradients = [
+            torch.zeros_like(u, dtype=wide) if w else None
+            for u, w in zip(units, wanted, strict=True)
+        ]
+        loss = _sweep(problem, units, gradients, tokens=anchors.shape[1], wide=wide)
+        for index, gradient in enumerate(gradients):
+            if gradient is not None:
+                _through_normalisation(gradient, units[index], norms[index])
+        ctx.save_for_backward(*gradients)
+        ctx.shapes = [(x.shape, x.dtype) for x in (anchors, *columns)]
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        scaled = (
+            None if g is None else (g * grad_output).to(dtype).view(shape)
+            for g, (shape, dtype) in zip(ctx.saved_tensors, ctx.shapes, strict=True)
+        )
+        return (None, *scaled)
+
+
+def _unit(tokens: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Flattened L2-normalised tokens [M, D] in the input's dtype, and norms [M, 1]."""
+    flat = tokens.detach().reshape(-1, tokens.shape[-1])
+    norms = torch.linalg.vector_norm(flat, dim=1, keepdim=True, dtype=wide).clamp_min_(_EPS)
+    return (flat / norms).to(flat.dtype), norms
+
+
+def _through_normalisation(gradient: Tensor, unit: Tensor, norms: Tensor) -> None:
+    """In place: ∂/∂x of a function of u = x/‖x‖, i.e. (g − u⟨u, g⟩) / ‖x‖."""
+    radial = torch.linalg.vecdot(unit.to(gradient.dtype), gradient).unsqueeze_(1)
+    gradient.addcmul_(unit.to(gradient.dtype), radial, value=-1).div_(norms)
+
+
+def _sweep(
+    problem: _Problem,
+    units: tuple[Tensor, ...],
+    gradients: list[Tensor | None],
+    *,
+    tokens: int,
+    wide: torch.dtype,
+) -> Tensor:
+    """Mean loss; adds ∂loss/∂unit to `gradients` where given. `units`: anchors, keys[, own]."""
+    anchors, columns = units[0], units[1:]
+    rows, width = len(anchors), sum(len(c) for c in columns)
+    scale = 1 / problem.temperature
+    tile_bytes = _TILE_BYTES.get(anchors.device.type, _TILE_BYTES["cpu"])
+    step = max(64, tile_bytes // max(1, width * torch.finfo(wide).bits // 8))
+    total = torch.zeros((), dtype=wide, device=anchors.device)
+    for start in range(0, rows, step):
+        tile = anchors[start : start + step]
+        parts = [(tile @ column.T).to(wide).mul_(scale) for column in columns]
+        positive = parts[0].diagonal(start + problem.anchor_offset * tokens)[: len(tile)].clone()
+        if 2 * scale < _SAFE_LOGIT_RANGE:
+            shift: Tensor | float = scale
+        else:
+            _mask(parts, start, problem, tokens, value=-torch.inf)
+            shift = torch.stack([part.amax(dim=1) for part in parts]).amax(dim=0)
+            shift = torch.maximum(shift, positive).unsqueeze_(1)
+        for part in parts:
+            part.sub_(shift).exp_()
+        own = (positive - (shift if isinstance(shift, float) else shift.squeeze(1))).exp_()
+        _mask(parts, start, problem, tokens, value=0.0)
+        parts[0].diagonal(start + problem.anchor_offset * tokens)[: len(tile)].copy_(own)
+        sums = parts[0].sum(dim=1)
+        for part in parts[1:]:
+            sums += part.sum(dim=1)
+        total -= (own / sums).log_().sum()
+        if any(g is not None for g in gradients):
+            weight = (scale / (rows * sums)).unsqueeze_(1)
+            for part in parts:
+                part.mul_(weight)
+            parts[0].diagonal(start + problem.anchor_offset * tokens)[: len(tile)].sub_(
+                scale / rows
+            )
+            _accumulate(parts, tile, columns, gradients, start)
+    return total / max(rows, 1)
+
+
+def _mask(parts: list[Tensor], start: int, problem: _Problem, tokens: int, *, value: float) -> None:
+    """Write `value` at same-image columns that are no negatives (the positive's too)."""
+    stop = start + len(parts[0])
+    for image in range(start // tokens, (stop - 1) // tokens + 1):
+        top, bottom = max(start, image * tokens), min(stop, (image + 1) * tokens)
+        first = (problem.anchor_offset + image) * tokens
+        for part in parts:
+            block = part[top - start : bottom - start, first : first + tokens]
+            if problem.far is None:
+                block.fill_(value)
+            else:
+                block.masked_fill_(
+                    ~problem.far[top - image * tokens : bottom - image * tokens], value
+                )
+
+
+def _accumulate(
+    parts: list[Tensor],
+    tile: Tensor,
+    columns: tuple[Tensor, ...],
+    gradients: list[Tensor | None],
+    start: int,
+) -> None:
+    """Add a tile's share: ∂/∂anchor = Σ_column P·column, ∂/∂column = Pᵀ·anchor."""
+    to_anchors = gradients[0]
+    for part, column, to_column in zip(parts, columns, gradients[1:], strict=True):
+        softmax = part.to(tile.dtype)
+        if to_anchors is not None:
+            to_anchors[start : start + len(tile)] += softmax @ column
+        if to_column is not None:
+            to_column += softmax.T @ tile
+
+
+def info_nce(queries: Tensor, keys: Tensor, *, temperature: float, query_offset: int = 0) -> Tensor:
+    """InfoNCE of MoCo-v3: cross entropy of cosine/τ against the key of the same image, ×2τ.
+
+    Args:
+        queries: [Bq, E] of this rank, un-normalised.
+        keys: [Bk, E] gathered over ranks, un-normalised; no gradient is kept to them by the
+            caller if it detaches them.
+        temperature: τ > 0.
+        query_offset: Query i belongs to key `query_offset + i`.
+
+    Returns:
+        2τ · mean over this call's queries, fp32 (float64 for float64 input).
+    """
+    wide = torch.promote_types(queries.dtype, torch.float32)
+    q, k = F.normalize(queries.to(wide), dim=1), F.normalize(keys.to(wide), dim=1)
+    labels = torch.arange(len(q), device=q.device) + query_offset
+    return F.cross_entropy(q @ k.T / temperature, labels) * (2 * temperature)

@@ -1,0 +1,54 @@
+"""What an objective is to the rest of `ser`."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from sercli.recipe import MethodConfig
+
+
+class Method(nn.Module, abc.ABC):
+    """An invariant objective on final [CLS] embeddings: its trained heads and its loss.
+
+    Subclasses give a `Config` and, if they have a momentum encoder, `momentum_at`.
+
+    Attributes:
+        Config: The settings it can be given.
+        uses_teacher: Whether there is a momentum encoder.
+        evaluates_teacher: Whether it is the teacher that evaluations take, by the authors' custom.
+    """
+
+    Config: ClassVar[type[MethodConfig]]
+    uses_teacher: ClassVar[bool]
+    evaluates_teacher: ClassVar[bool]
+
+    @abc.abstractmethod
+    def shared_head(self) -> nn.Module:
+        """The head that the teacher has an averaged copy of: [B, D] → [B, E]."""
+
+    @abc.abstractmethod
+    def student(self, cls: Tensor) -> Tensor:
+        """All of the student's heads on one view: [B, D] → [B, E]."""
+
+    @abc.abstractmethod
+    def loss(
+        self, students: Sequence[Tensor], teachers: Sequence[Tensor], counts: Sequence[int]
+    ) -> Tensor:
+        """The objective.
+
+        Args:
+            students: A tensor [B, E] of this rank for each view.
+            teachers: Likewise of the teacher, without gradient (the students if there is none).
+            counts: Rows on each rank.
+
+        Returns:
+            A scalar whose *mean over ranks* is the loss of the global batch.
+        """
+
+    @abc.abstractmethod
+    def momentum_at(self, progress: float) -> float:
+        """Momentum of the teacher at progress 0…1 of the run."""

@@ -1,0 +1,70 @@
+"""MoCo-v3: Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Transformers"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from sercli import distributed
+from sercli.heads import mlp
+from sercli.losses import info_nce
+from sercli.methods.base import Method
+from sercli.recipe import Count, MethodConfig, Positive, cosine
+
+
+class MoCoConfig(MethodConfig):
+    """Settings of MoCo-v3."""
+
+    temperature: Positive = 0.2
+    momentum: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.99, description="of the teacher at the start; rises to 1 on a cosine"
+    )
+    hidden_width: Count = Field(4096, description="of projector and predictor")
+    output_width: Count = 256
+
+
+class MoCo(Method):
+    """InfoNCE between predictions q of one view and teacher projections k of the other.
+
+    L = ctr(q₁, k₂) + ctr(q₂, k₁), ctr = 2τ · cross entropy of cosine/τ over the global batch.
+    """
+
+    Config = MoCoConfig
+    uses_teacher = True
+    evaluates_teacher = False
+
+    def __init__(self, config: MoCoConfig, dim: int) -> None:
+        super().__init__()
+        self.config = config
+        hidden, out = config.hidden_width, config.output_width
+        self.projector = mlp([dim, hidden, hidden, out], last_norm=True)
+        self.predictor = mlp([out, hidden, out], last_norm=True)
+
+    def shared_head(self) -> nn.Module:
+        return self.projector
+
+    def student(self, cls: Tensor) -> Tensor:
+        prediction: Tensor = self.predictor(self.projector(cls))
+        return prediction
+
+    def loss(
+        self, students: Sequence[Tensor], teachers: Sequence[Tensor], counts: Sequence[int]
+    ) -> Tensor:
+        rank, total = distributed.rank(), sum(counts)
+        loss = students[0].new_zeros(())
+        for view, queries in enumerate(students):
+            for other, keys in enumerate(teachers):
+                if other != view:
+                    loss = loss + info_nce(
+                        queries,
+                        distributed.gather_rows(keys, counts),
+                        temperature=self.config.temperature,
+                        query_offset=sum(counts[:rank]),
+                    )
+        return loss * (counts[rank] * len(counts) / total)
+
+    def momentum_at(self, progress: float) -> float:
+        return cosine(self.config.momentum, 1.0, progress)

@@ -1,0 +1,356 @@
+"""The run directory: every file name in it, and how files are written so that none is half there.
+
+```
+recipe.yaml  run.json  metrics.jsonl  encoder.safetensors
+checkpoints/step-00000100.pt (+ .sha256)
+results/<protocol>[--<variant>].json (+ .npz)
+heads/<protocol>.safetensors
+figures/
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sercli.errors import UserError, from_os_error
+
+SCHEMA = 1
+
+
+def now() -> str:
+    """The time as in every file of a run directory: UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file beside its place, flush it to disk, then rename it into place.
+
+    Args:
+        path: The final name; missing parent directories are made.
+        write: Called with the open binary file.
+
+    Raises:
+        UserError: The place cannot be written.
+        RunFailed: The disk is full. The temporary file is removed and an older `path` is intact.
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise from_os_error(error, f"cannot write {path}") from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_atomic` for text (UTF-8)."""
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: object) -> None:
+    """`write_atomic` for JSON; NaN and infinities are refused, undefined values are null."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+@contextmanager
+def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
+    """A temporary directory beside `path` that takes its name if the block succeeds.
+
+    Raises:
+        UserError: `path` exists already, or its parent cannot be written.
+    """
+    if path.exists():
+        raise UserError(
+            f"{path} exists", f"{what} needs a new directory", "name another or remove it"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise from_os_error(error, f"cannot make {path}") from error
+    try:
+        yield draft
+        draft.chmod(0o777 & ~_umask())
+        draft.rename(path)
+    except OSError as error:
+        raise from_os_error(error, f"cannot make {path}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: Missing, unreadable, or not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise from_os_error(error, f"cannot read {path}") from error
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not valid JSON ({error})", "a run directory holds JSON"
+        ) from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}", "a JSON object is needed")
+    return value
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def protocol_id(protocol: Mapping[str, Any]) -> str:
+    """The first 12 hex digits of the SHA-256 of a protocol's canonical JSON."""
+    canonical = json.dumps(protocol, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured result, as stored in `results/`.
+
+    Attributes:
+        protocol: name, variant (or None), version and settings: the *rule*, all of it hashed.
+        model: source, key, matched, expected (tensors), and what else names the weights.
+        data: path, n (images scored), partial.
+        metrics: flat names; accuracies in percent, scores in 0…1, undefined values None.
+    """
+
+    protocol: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    metrics: dict[str, float | None]
+    created: str = field(default_factory=now)
+
+    @property
+    def protocol_id(self) -> str:
+        return protocol_id(self.protocol)
+
+    @property
+    def name(self) -> str:
+        """`<protocol>` or `<protocol>--<variant>`: the stem of the result's file."""
+        variant = self.protocol.get("variant")
+        return f"{self.protocol['name']}--{variant}" if variant else str(self.protocol["name"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "protocol": self.protocol,
+            "protocol_id": self.protocol_id,
+            "model": self.model,
+            "data": self.data,
+            "metrics": self.metrics,
+            "created": self.created,
+        }
+
+    @classmethod
+    def from_file(cls, path: Path) -> Result:
+        value = read_json(path)
+        if value.get("schema") != SCHEMA:
+            raise UserError(
+                f"{path} has schema {value.get('schema')!r}",
+                f"this version of ser reads schema {SCHEMA}",
+                "repeat the evaluation",
+            )
+        try:
+            result = cls(
+                **{key: value[key] for key in ("protocol", "model", "data", "metrics", "created")}
+            )
+            stored, computed = value["protocol_id"], result.protocol_id
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is no result of ser (lacks {error})") from error
+        if stored != computed:
+            raise UserError(
+                f"{path} says protocol_id {stored} but its protocol hashes to {computed}",
+                "a result's protocol must not be edited",
+                "repeat the evaluation",
+            )
+        return result
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A run directory and its file names."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def run(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def encoder(self) -> Path:
+        return self.path / "encoder.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    @property
+    def heads(self) -> Path:
+        return self.path / "heads"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint taken after `step` optimiser steps."""
+        return self.checkpoints / f"step-{step:08d}.pt"
+
+    def checkpoint_hash(self, step: int) -> Path:
+        """Its SHA-256, in the format of `sha256sum -c`."""
+        return self.checkpoints / f"step-{step:08d}.pt.sha256"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps that have a checkpoint file, oldest first (not verified)."""
+        return sorted(
+            int(file.stem.removeprefix("step-")) for file in self.checkpoints.glob("step-*.pt")
+        )
+
+    def result(self, name: str) -> Path:
+        return self.results / f"{name}.json"
+
+    def predictions(self, name: str) -> Path:
+        """Per-image predictions beside the result, for paired statistics."""
+        return self.results / f"{name}.npz"
+
+    # -- life cycle ---------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """An existing run directory.
+
+        Raises:
+            UserError: `path` is missing or holds no run.json.
+        """
+        run_dir = cls(Path(path))
+        if not run_dir.run.is_file():
+            what = "has no run.json" if run_dir.path.is_dir() else "does not exist"
+            raise UserError(
+                f"{path} {what}",
+                "a run directory made by ser is needed",
+                "see `ser pretrain --help`",
+            )
+        return run_dir
+
+    @classmethod
+    def create(cls, path: Path, *, recipe: str | None, run: Mapping[str, Any]) -> RunDir:
+        """Make a run directory in one rename: a reader sees all of it or nothing.
+
+        Args:
+            path: Must not exist.
+            recipe: Text of recipe.yaml (None for a directory that only collects results).
+            run: First content of run.json; `schema` and `created` are added.
+
+        Raises:
+            UserError: `path` exists or its parent cannot be written.
+        """
+        with replacing_directory(path, what="a new run") as draft:
+            inside = cls(draft)
+            if recipe is not None:
+                write_text(inside.recipe, recipe)
+            write_json(inside.run, {"schema": SCHEMA, "created": now(), **run})
+        return cls(path)
+
+    def read_run(self) -> dict[str, Any]:
+        value = read_json(self.run)
+        if value.get("schema") != SCHEMA:
+            raise UserError(
+                f"{self.run} has schema {value.get('schema')!r}", f"this ser reads schema {SCHEMA}"
+            )
+        return value
+
+    def update_run(self, **fields: Any) -> None:
+        """Merge `fields` into run.json."""
+        write_json(self.run, {**self.read_run(), **fields})
+
+    # -- metrics ------------------------------------------------------------------------------
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one object to metrics.jsonl (one write, so a reader sees whole lines)."""
+        try:
+            with open(self.metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+        except OSError as error:
+            raise from_os_error(error, f"cannot write {self.metrics}") from error
+
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
+        """The logged steps; a last line cut short by a kill is left out."""
+        if not self.metrics.is_file():
+            return
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):
+                yield json.loads(line)
+
+    def truncate_metrics(self, step: int) -> None:
+        """Keep the rows up to and including `step`, as the run resumes from there."""
+        rows = [row for row in self.read_metrics() if row.get("step", 0) <= step]
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+    # -- results ------------------------------------------------------------------------------
+
+    def write_result(self, result: Result) -> Path:
+        path = self.result(result.name)
+        write_json(path, result.to_json())
+        return path
+
+    def read_results(self) -> list[Result]:
+        """All results, ordered by file name."""
+        return [Result.from_file(file) for file in sorted(self.results.glob("*.json"))]
+
+
+def next_free(path: Path) -> Path:
+    """`path`, or `path-2`, `path-3`… : the first that does not exist."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate

@@ -1,0 +1,168 @@
+"""Losses against float64 closed forms, the authors' arrays and finite differences."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_actions import GOLDEN, golden_action
+
+from sercli.actions import transport
+from sercli.losses import info_nce, patch_nt_xent
+
+
+def closed_form(anchors, keys, *, temperature, negatives, grid, anchor_offset=0, own_view=None):
+    """The loss written out token by token, in float64."""
+    a, k = F.normalize(anchors.double(), dim=-1), F.normalize(keys.double(), dim=-1)
+    o = a if own_view is None else F.normalize(own_view.double(), dim=-1)
+    (num_anchors, tokens, _), num_keys = a.shape, len(k)
+    radius = float(negatives.split(":")[1]) if ":" in negatives else math.inf
+    views = [k, o] if negatives.startswith("both-views") else [k]
+    total = a.new_zeros(())
+    for i in range(num_anchors):
+        for n in range(tokens):
+            image = anchor_offset + i
+            positive = torch.exp(a[i, n] @ k[image, n] / temperature)
+            rest = a.new_zeros(())
+            for view in views:
+                for j in range(num_keys):
+                    for m in range(tokens):
+                        apart = math.dist(divmod(n, grid[1]), divmod(m, grid[1]))
+                        if j != image or apart > radius:
+                            rest = rest + torch.exp(a[i, n] @ view[j, m] / temperature)
+            total = total - torch.log(positive / (positive + rest))
+    return total / (num_anchors * tokens)
+
+
+FORMS = ["cross-view", "both-views", "cross-view+spatial:1.5", "both-views+spatial:1"]
+
+
+@pytest.mark.parametrize("negatives", FORMS)
+@pytest.mark.parametrize("temperature", [0.3, 0.02])  # 0.02: logits beyond the safe range
+@pytest.mark.parametrize("offset", [None, 1])
+def test_patch_nt_xent_is_the_closed_form(negatives, temperature, offset):
+    torch.manual_seed(0)
+    grid, dim, num_keys = (2, 3), 5, 3
+    num_anchors = num_keys if offset is None else 2
+    anchors = torch.randn(num_anchors, 6, dim, dtype=torch.float64, requires_grad=True)
+    keys = torch.randn(num_keys, 6, dim, dtype=torch.float64, requires_grad=True)
+    own = None
+    if offset is not None and negatives.startswith("both"):
+        own = torch.randn(num_keys, 6, dim, dtype=torch.float64, requires_grad=True)
+    arguments = dict(
+        temperature=temperature, negatives=negatives, grid=grid,
+        anchor_offset=offset or 0, own_view=own)  # fmt: skip
+    inputs = [t for t in (anchors, keys, own) if t is not None]
+    ours, expected = (
+        patch_nt_xent(anchors, keys, **arguments),
+        closed_form(anchors, keys, **arguments),
+    )
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    for mine, theirs in zip(
+        torch.autograd.grad(3 * ours, inputs),
+        torch.autograd.grad(3 * expected, inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("negatives", FORMS)
+def test_tiles_do_not_change_the_loss(negatives, monkeypatch):
+    torch.manual_seed(0)
+    anchors = torch.randn(5, 40, 8, dtype=torch.float64, requires_grad=True)
+    keys = torch.randn(5, 40, 8, dtype=torch.float64, requires_grad=True)
+    results = []
+    for tile in (10**9, 1):  # one tile; tiles of 64 rows, which cut through images of 40 tokens
+        monkeypatch.setattr("sercli.losses._TILE_BYTES", {"cpu": tile})
+        loss = patch_nt_xent(anchors, keys, temperature=0.3, negatives=negatives, grid=(5, 8))
+        results.append((loss, *torch.autograd.grad(loss, [anchors, keys])))
+    for whole, tiled in zip(*results, strict=True):
+        torch.testing.assert_close(whole, tiled, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("file", GOLDEN, ids=lambda f: f.stem)
+def test_patch_nt_xent_agrees_with_the_authors(file):
+    arrays = np.load(file)
+    actions = [golden_action(arrays, view) for view in (0, 1)]
+    students = [torch.from_numpy(arrays[f"student{v}"]).requires_grad_() for v in (0, 1)]
+    teachers = [torch.from_numpy(arrays[f"teacher{v}"]) for v in (0, 1)]
+    loss = torch.zeros(())
+    for view in (0, 1):
+        moved = transport(teachers[1 - view], source=actions[1 - view], target=actions[view])
+        loss = loss + 0.5 * patch_nt_xent(
+            students[view].flatten(2).mT, moved.flatten(2).mT,
+            temperature=float(arrays["temperature"]), negatives="cross-view")  # fmt: skip
+    assert loss.dtype == torch.float32
+    assert abs(loss.item() - float(arrays["loss"])) < 1e-4
+    for view, grad in enumerate(torch.autograd.grad(loss, students)):
+        expected = torch.from_numpy(arrays[f"grad_student{view}"])
+        torch.testing.assert_close(grad, expected, atol=1e-7, rtol=1e-4)
+
+
+def test_gradient_goes_only_where_it_is_wanted():
+    anchors, keys = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 3, 4)
+    patch_nt_xent(anchors, keys, temperature=0.3).backward()
+    assert anchors.grad.norm() > 0
+    assert keys.grad is None
+    with torch.no_grad():
+        assert not patch_nt_xent(anchors, keys, temperature=0.3).requires_grad
+
+
+def test_half_precision_products():
+    torch.manual_seed(0)
+    anchors, keys = torch.randn(2, 4, 50, 32).unbind()
+    exact = patch_nt_xent(anchors, keys, temperature=0.3)
+    rough = patch_nt_xent(anchors.bfloat16(), keys.bfloat16(), temperature=0.3)
+    assert rough.dtype == torch.float32
+    assert abs(rough - exact) < 2e-3 * exact
+
+
+def test_a_rank_without_anchors_keeps_its_place_in_the_graph():
+    anchors, keys = (
+        torch.randn(0, 3, 4, requires_grad=True),
+        torch.randn(2, 3, 4, requires_grad=True),
+    )
+    loss = patch_nt_xent(anchors, keys, temperature=0.3)
+    loss.backward()
+    assert loss.item() == 0
+    assert keys.grad.abs().max() == 0
+
+
+def test_constant_map_is_not_the_optimum_with_spatial_negatives():
+    constant = torch.randn(4, 1, 16).expand(4, 9, 16)
+    distinct = torch.eye(36, dtype=torch.float32).view(4, 9, 36)
+    form = dict(temperature=0.1, grid=(3, 3), negatives="cross-view+spatial:0")
+    assert patch_nt_xent(distinct, distinct, **form) < patch_nt_xent(constant, constant, **form)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(negatives="all"), "cross-view or both-views"),
+        (dict(negatives="cross-view+spatial:1"), "grid None"),
+        (dict(temperature=0.0), "positive"),
+        (dict(anchor_offset=1), "anchor_offset 1"),
+        (dict(keys=torch.randn(2, 4, 4)), "do not fit"),
+        (dict(own_view=torch.randn(2, 3, 4)), "both-views"),
+        (dict(anchors=torch.randn(1, 3, 4), keys=torch.randn(1, 3, 4)), "no negatives"),
+        (dict(negatives="both-views", own_view=torch.randn(1, 3, 4)), "gathered like the keys"),
+    ],
+)
+def test_bad_input_is_refused(change, message):
+    arguments = (
+        dict(anchors=torch.randn(2, 3, 4), keys=torch.randn(2, 3, 4), temperature=0.3) | change
+    )
+    with pytest.raises(ValueError, match=message):
+        patch_nt_xent(arguments.pop("anchors"), arguments.pop("keys"), **arguments)
+
+
+def test_info_nce_is_the_closed_form():
+    torch.manual_seed(0)
+    queries = torch.randn(2, 6, dtype=torch.float64)
+    keys = torch.randn(5, 6, dtype=torch.float64)
+    q, k = F.normalize(queries, dim=1).numpy(), F.normalize(keys, dim=1).numpy()
+    logits = q @ k.T / 0.2
+    expected = -np.mean([row[i + 3] - np.log(np.exp(row).sum()) for i, row in enumerate(logits)])
+    ours = info_nce(queries, keys, temperature=0.2, query_offset=3)
+    assert abs(ours.item() - 2 * 0.2 * expected) < 1e-12

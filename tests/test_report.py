@@ -1,0 +1,381 @@
+"""The report room without run directories: statistics, table rules, formats, published numbers."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from sercli.report import published as paper
+from sercli.report.formats import RENDERERS, plain
+from sercli.report.statistics import (
+    bootstrap_interval,
+    holm_adjusted,
+    mcnemar_p_value,
+    paired_test,
+    spread,
+    wilson_interval,
+)
+from sercli.report.tables import (
+    Cell,
+    Column,
+    Difference,
+    Note,
+    Row,
+    Scored,
+    Table,
+    best_labels,
+    cell_text,
+)
+
+# -- statistics -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("right", "images"), [(0, 10), (10, 10), (1, 3), (312, 1000), (49_000, 50_000)]
+)
+def test_wilson_equals_scipy(right: int, images: int) -> None:
+    ours = wilson_interval(right, images)
+    theirs = stats.binomtest(right, images).proportion_ci(method="wilson")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+    assert 0 <= ours.low <= right / images <= ours.high <= 1
+
+
+@pytest.mark.parametrize(("right", "images"), [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_impossible_counts(right: int, images: int) -> None:
+    with pytest.raises(ValueError, match="successes"):
+        wilson_interval(right, images)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_equals_the_binomial_test(only_first: int, only_second: int) -> None:
+    expected = 1.0
+    if only_first + only_second:
+        expected = stats.binomtest(only_first, only_first + only_second).pvalue
+    assert mcnemar_p_value(only_first, only_second) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_holds_where_powers_of_two_overflow() -> None:
+    expected = 2 * stats.binom.cdf(24_600, 50_000, 0.5)
+    assert mcnemar_p_value(24_600, 25_400) == pytest.approx(expected, rel=1e-7)
+    assert mcnemar_p_value(3, 1) == pytest.approx(2 * (1 + 4) / 16)
+
+
+def test_bootstrap_of_a_proportion_is_the_binomial_quantile() -> None:
+    values = np.repeat([1.0, 0.0], [300, 700])
+    interval = bootstrap_interval(values, resamples=40_000)
+    expected = stats.binom.ppf([0.025, 0.975], 1000, 0.3) / 1000
+    assert (interval.low, interval.high) == pytest.approx(tuple(expected), abs=0.0015)
+
+
+def test_bootstrap_of_a_mean_has_the_normal_width_and_a_seed() -> None:
+    values = np.random.default_rng(1).normal(5.0, 2.0, size=2000)
+    interval = bootstrap_interval(values, seed=3)
+    half = 1.96 * values.std() / math.sqrt(values.size)
+    assert interval.low == pytest.approx(values.mean() - half, abs=0.01)
+    assert interval.high == pytest.approx(values.mean() + half, abs=0.01)
+    assert bootstrap_interval(values, seed=3) == interval != bootstrap_interval(values, seed=4)
+
+
+def test_both_ways_of_resampling_agree() -> None:
+    few = np.random.default_rng(0).integers(0, 16, size=500).astype(float)
+    many = few + np.linspace(0, 1e-9, few.size)
+    one, two = bootstrap_interval(few, resamples=20_000), bootstrap_interval(many, resamples=20_000)
+    assert (one.low, one.high) == pytest.approx((two.low, two.high), abs=0.02)
+
+
+@pytest.mark.parametrize("values", [[], [[1.0]], [float("nan")]])
+def test_bootstrap_refuses_what_has_no_mean(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        bootstrap_interval(values)
+
+
+def test_paired_test_counts_and_is_tighter_than_unpaired() -> None:
+    generator = np.random.default_rng(2)
+    first = generator.random(2000) < 0.5
+    second = first.copy()
+    second[np.flatnonzero(~first)[:60]] = True
+    second[np.flatnonzero(first)[:20]] = False
+    test = paired_test(first, second)
+    assert (test.only_first, test.only_second, test.images) == (20, 60, 2000)
+    assert test.difference == pytest.approx(40 / 2000)
+    assert test.p_value == pytest.approx(stats.binomtest(20, 80).pvalue)
+    half = 1.96 * math.sqrt(80 / 2000 - (40 / 2000) ** 2) / math.sqrt(2000)
+    assert test.interval.low == pytest.approx(0.02 - half, abs=0.001)
+    assert test.interval.high - test.interval.low < 0.5 * 2 * 1.96 * math.sqrt(2 * 0.25 / 2000)
+
+
+def test_paired_test_refuses_different_images() -> None:
+    with pytest.raises(ValueError, match="shapes"):
+        paired_test([True], [True, False])
+
+
+def test_holm_against_a_worked_example() -> None:
+    assert holm_adjusted([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm_adjusted([]) == []
+
+
+def test_spread_is_the_sample_deviation() -> None:
+    over = spread([1.0, 2.0, 4.0])
+    assert (over.mean, over.std) == pytest.approx((7 / 3, np.std([1, 2, 4], ddof=1)))
+    assert spread([5.0]).std is None
+
+
+# -- the table's rules ----------------------------------------------------------------------------
+
+ACCURACY = Column("knn/top1", "kNN top-1", "percent", "up", ranked=True, protocol_id="a1")
+ERROR = Column("c/mce", "mCE", "percent", "down", ranked=True)
+
+
+def rows_of(*cells: Cell, column: Column = ACCURACY) -> list[Row]:
+    return [Row(f"run {i}", "2", {column.key: cell}) for i, cell in enumerate(cells)]
+
+
+def test_best_is_shared_at_the_printed_precision() -> None:
+    rows = rows_of(Cell(31.204), Cell(31.196), Cell(31.1949), Cell())
+    assert best_labels(ACCURACY, rows) == {0, 1}
+    lower = rows_of(Cell(80.0), Cell(79.0), column=ERROR)
+    assert best_labels(ERROR, lower) == {1}
+
+
+def test_best_needs_rivals_on_the_same_images() -> None:
+    whole, half = Scored("val", 1000), Scored("val", 500)
+    part = Scored("val", 500, partial=True)
+    assert best_labels(ACCURACY, rows_of(Cell(31.0))) == set()
+    assert best_labels(ACCURACY, rows_of(Cell(31.0, data=whole), Cell(32.0, data=half))) == set()
+    assert best_labels(ACCURACY, rows_of(Cell(31.0, data=whole), Cell(99.0, data=part))) == set()
+    both = rows_of(Cell(31.0, data=whole), Cell(32.0, data=whole), Cell(99.0, data=part))
+    assert best_labels(ACCURACY, both) == {1}
+
+
+def test_published_rows_never_win() -> None:
+    rows = rows_of(Cell(31.0), Cell(32.0))
+    rows.append(Row("paper", "2", {ACCURACY.key: Cell(99.0)}, published=True))
+    assert best_labels(ACCURACY, rows) == {1}
+
+
+def test_unranked_columns_have_no_best() -> None:
+    column = Column("run/images_per_s", "Images/s", "rate")
+    assert best_labels(column, rows_of(Cell(1.0), Cell(2.0), column=column)) == set()
+
+
+def test_cell_text_parts() -> None:
+    score = Column("es", "ES", "score", "up")
+    text = cell_text(score, Cell(0.9724, low=0.968, high=0.978, floor=0.614))
+    assert (text.value, text.spread, text.floor) == ("0.972", "± 0.005", "0.61")
+    assert cell_text(score, Cell()).value == "—"
+    assert cell_text(score, Cell(undefined=True)).value == "undefined"
+    assert cell_text(score, Cell(difference=Difference(0.26))).value == ""
+    assert ACCURACY.signed(-0.001) == "+0.00"
+    assert ACCURACY.signed(0.84) == "+0.84"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(85.2, "85 s"), (123.4, "2.1 min"), (9000, "2.5 h")]
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert Column("run/train_seconds", "Train time", "duration").text(seconds) == shown
+
+
+# -- formats --------------------------------------------------------------------------------------
+
+NASTY = r"a|b_c & 50% #1 {x} $y ~ ^ \z <b>*i*, λ=0.5"
+
+
+@pytest.fixture
+def table() -> Table:
+    """Everything a format meets: escapes, best, stars, marks, floors, a published row."""
+    score = Column("equiv-score/es/block03/rotation", "ES rotation", "score", "up", "Why <1 & >0.")
+    time = Column("run/train_seconds", "Train time", "duration")
+    significant = Difference(1 / 3, -0.1, 0.7, p_value=0.01, adjusted_p=0.02, images=1000)
+    rows = [
+        Row("MoCo-v3", "2", {ACCURACY.key: Cell(31.2, low=30.1, high=32.3)}),
+        Row(
+            NASTY,
+            "2+4",
+            {
+                ACCURACY.key: Cell(1 / 3, difference=significant, marks=("†", "a"), best=True),
+                score.key: Cell(0.9721, floor=0.61, data=Scored("val", 64)),
+                time.key: Cell(123.4),
+            },
+            baseline="MoCo-v3",
+            provenance={"runs": [{"path": "runs/a", "results": {}, "status": "done"}]},
+        ),
+        Row(
+            "SER [published]",
+            "2",
+            {ACCURACY.key: Cell(difference=Difference(0.84))},
+            published=True,
+        ),
+    ]
+    notes = [Note(None, "Passed --limit."), Note("†", "Partial."), Note("a", "Other data: x_y.")]
+    provenance = {
+        "ser": "0.1.0",
+        "runs": [
+            {"path": "runs/a", "git_commit": "abc", "results": {"knn": {"protocol_id": "a1"}}}
+        ],
+    }
+    return Table("2 runs", [ACCURACY, score, time], rows, notes, ["A against B."], provenance)
+
+
+@pytest.mark.parametrize("name", sorted(RENDERERS))
+def test_every_format_says_what_matters(table: Table, name: str) -> None:
+    text = RENDERERS[name](table)
+    assert text.endswith("\n")
+    assert "\x1b" not in text
+    for word in ("MoCo-v3", "published", "0.33333" if name in {"csv", "json"} else "0.33"):
+        assert word in text
+    if name != "csv":
+        assert "Partial." in text
+        assert "A against B." in text
+
+
+def test_plain_text_fits_and_keeps_all_columns(table: Table) -> None:
+    for width in (60, 100):
+        text = plain(table, width=width)
+        assert max(map(len, text.splitlines())) <= width
+        assert "• 0.33†\u1d43" in text or "• 0.33† \u1d43" in text
+        assert "+0.33*" in text
+        assert "floor 0.61" in text
+        assert "2.1 min" in text
+    assert plain(table, width=60).count("MoCo-v3") > plain(table, width=100).count("MoCo-v3")
+
+
+def test_markdown_pipes_align_and_are_escaped(table: Table) -> None:
+    lines = [line for line in RENDERERS["markdown"](table).splitlines() if line.startswith("|")]
+    assert len(lines) == 5
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {6}
+    assert len({len(line) for line in lines}) == 1
+    assert r"a\|b\_c" in lines[3]
+    assert r"**0.33** (+0.33\*)" in lines[3]
+
+
+def test_latex_is_balanced_and_escaped(table: Table) -> None:
+    text = RENDERERS["latex"](table)
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(body) == 4
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {4}
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert r"a|b\_c \& 50\% \#1 \{x\} \$y" in text
+    assert re.search(r"(?<!\\)[#%_&]", body[2].replace(" & ", " ")) is None
+    assert r"\textbf{0.33}" in text
+    assert "-{}-limit" in text
+    assert r"\begin{tabular}{llrrr}" in text
+    assert "^{*}" in text
+
+
+def test_latex_splits_what_no_page_holds(table: Table) -> None:
+    columns = [Column(f"knn/{i}", f"kNN top-{i}", "percent", "up") for i in range(20)]
+    rows = [Row("MoCo-v3", "2", {c.key: Cell(31.2, low=30.0, high=32.0) for c in columns})]
+    text = RENDERERS["latex"](Table("1 run", columns, rows, table.notes))
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{table}") > 1
+    for spec, heading in re.findall(r"\\begin\{tabular\}\{(\w+)\}\n.*\n(.*)", text):
+        assert heading.count("&") == len(spec) - 1
+    assert all(f"top-{i} " in text for i in range(20))
+
+
+def test_csv_is_rfc_4180_with_full_precision(table: Table) -> None:
+    text = RENDERERS["csv"](table)
+    assert text.count("\r\n") == 4
+    header, first, second, third = csv.reader(io.StringIO(text, newline=""))
+    cells = dict(zip(header, second, strict=True))
+    assert float(cells["knn/top1"]) == 1 / 3
+    assert float(cells["knn/top1/difference"]) == 1 / 3
+    assert float(cells["knn/top1/difference/p"]) == 0.01
+    assert cells["method"] == NASTY
+    assert dict(zip(header, first, strict=True))["knn/top1/low"] == "30.1"
+    assert dict(zip(header, third, strict=True))["published"] == "true"
+    assert "run/train_seconds/low" not in header
+
+
+def test_json_is_nested_and_keeps_protocols(table: Table) -> None:
+    value = json.loads(RENDERERS["json"](table))
+    assert value["columns"][0]["protocol_id"] == "a1"
+    cell = value["rows"][1]["cells"]["knn/top1"]
+    assert cell["value"] == 1 / 3
+    assert cell["difference"]["significant"] is True
+    assert cell["best"] is True
+    assert value["rows"][1]["runs"][0]["path"] == "runs/a"
+    assert value["rows"][2]["published"] is True
+
+
+class _Page(html.parser.HTMLParser):
+    """Checks nesting and collects text; void elements need no end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_is_one_page_without_scripts(table: Table) -> None:
+    text = RENDERERS["html"](table)
+    page = _Page()
+    page.feed(text)
+    assert page.open == []
+    names = {tag for tag, _ in page.tags}
+    assert {"table", "caption", "th", "footer", "style"} <= names
+    assert not names & {"script", "link", "img", "iframe", "b"}
+    assert not any({"src", "href"} & attributes.keys() for _, attributes in page.tags)
+    assert "prefers-color-scheme: dark" in text
+    assert "&lt;b&gt;" in text
+    assert "ser 0.1.0" in text
+    assert "<strong>0.33</strong>" in text
+
+
+# -- published numbers ----------------------------------------------------------------------------
+
+
+def test_published_gains_are_the_differences_of_published_values() -> None:
+    base = next(row for row in paper.ROWS if row.addon == "none")
+    for row in paper.ROWS:
+        number = row.numbers.get(paper.LINEAR)
+        same = row.method == "moco" and row.views == "2"
+        if same and number and number.value is not None and number.difference is not None:
+            expected = number.value - base.numbers[paper.LINEAR].value
+            assert number.difference == pytest.approx(expected, abs=1e-9)
+
+
+def test_published_matching_follows_method_views_and_layer() -> None:
+    def linear(*runs: paper.Identity) -> list[float | None]:
+        return [row.numbers[paper.LINEAR].value for row in paper.matching(runs).rows]
+
+    assert linear(paper.Identity("moco", "none", "2")) == [68.44]
+    assert linear(paper.Identity("moco", "ser", "2", 9)) == [68.72]
+    assert linear(paper.Identity("moco", "ser", "2", 5)) == [69.28]
+    assert linear(paper.Identity("moco", "ser", "2", 3, weight_zero=True)) == [68.82]
+    assert linear(paper.Identity("moco", "ser", "2+4-crops", 3)) == [71.56]
+    assert linear(paper.Identity("moco", "equimod", "3", 12)) == [68.95]
+    assert linear(paper.Identity("moco", "equimod", "3", 3)) == [69.51]
+    assert linear(paper.Identity("dino", "none", "2")) == []
+    rows = paper.matching([paper.Identity("dino", "ser", "2", 3)]).rows
+    assert rows[0].numbers[paper.LINEAR].difference == 0.26
+
+
+def test_the_report_room_never_imports_torch() -> None:
+    code = (
+        "import sys, sercli.report.comparison, sercli.report.formats, sercli.commands.compare;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
