@@ -139,6 +139,7 @@ class Train(Section):
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile; auto: on CUDA"
     )
+    tensorboard: bool = Field(False, description="also log to TensorBoard (extra `track`)")
     log_steps: Count = Field(10, description="steps between rows of metrics.jsonl")
     checkpoint_epochs: Positive = Field(1.0, description="epochs between checkpoints")
     monitor_epochs: NotNegative = Field(

@@ -96,7 +96,7 @@ def test_files_have_the_labels_of_the_world_in_memory(written: Path) -> None:
         index = int(Path(files.identifier(position)).stem.rpartition("_")[2])
         assert files.labels[position] == memory.labels[index]
         read, drawn = (np.asarray(x, int) for x in (files.load(position), memory.load(index)))
-        assert np.abs(read - drawn).mean() < 4
+        assert np.abs(read - drawn).mean() < 6
 
 
 def test_a_directory_that_exists_is_left_alone(written: Path) -> None:

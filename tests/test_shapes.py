@@ -11,12 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
-from sercli.data.shapes import ShapesSource, _draw_scene, _generator, render
+from sercli.data.shapes import ShapesSource, render
 from sercli.data.shapes_outlines import (
     CLASSES,
     OUTLINES,
-    PREFERRED_TEXTURE,
-    TEXTURE_PREFERENCE,
     TEXTURES,
 )
 from sercli.errors import UserError
@@ -91,15 +89,15 @@ def test_no_two_outlines_are_alike_under_any_turn_or_mirroring() -> None:
         assert max(overlaps) < 0.93, (first, second)
 
 
-def test_every_texture_is_a_share_and_every_class_prefers_one() -> None:
+def test_every_texture_is_a_share_and_every_class_wears_its_own() -> None:
     p, q = np.meshgrid(np.linspace(-9, 9, 50), np.linspace(-9, 9, 50))
     for texture in TEXTURES.values():
         share = texture(p, q)
         assert share.shape == p.shape
         assert share.min() >= 0
         assert share.max() <= 1
-    assert set(PREFERRED_TEXTURE) == set(CLASSES)
-    assert set(PREFERRED_TEXTURE.values()) <= set(TEXTURES)
+    assert tuple(TEXTURES) == CLASSES
+    assert len(set(TEXTURES.values())) == len(CLASSES)
 
 
 def test_classes_are_sorted_as_folders_are() -> None:
@@ -123,14 +121,14 @@ def test_a_picture_depends_on_nothing_but_its_key() -> None:
 def test_the_scene_is_the_same_at_every_size(index: int) -> None:
     large, small = render(0, "val", index, 192).image, render(0, "val", index, 48).image
     averaged = large.reshape(48, 4, 48, 4, 3).mean((1, 3))
-    assert np.abs(averaged - small).mean() < 4
+    assert np.abs(averaged - small).mean() < 5
 
 
 def test_classes_take_turns_and_objects_are_large() -> None:
     for index in range(200):
         picture = render(1, "train", index, 64)
         assert picture.label == index % len(CLASSES)
-        assert 0.3 * 64 <= max(picture.box[2:]) <= 0.95 * 64
+        assert 0.5 * 64 <= max(picture.box[2:]) <= 64
         touching = picture.mask[[0, -1]].sum() + picture.mask[:, [0, -1]].sum()
         assert touching < 0.1 * picture.mask.sum()
 
@@ -165,16 +163,7 @@ def test_the_mask_is_where_the_object_is_painted() -> None:
         assert across[edge].mean() > 2 * across[outside].mean()
 
 
-def test_textures_are_worn_as_often_as_the_table_says() -> None:
-    scenes = [_draw_scene(_generator(0, "train", index), index, 1) for index in range(1500)]
-    things = [scene.things[0] for scene in scenes]
-    preferred = [thing.texture == PREFERRED_TEXTURE[CLASSES[thing.label]] for thing in things]
-    expected = TEXTURE_PREFERENCE + (1 - TEXTURE_PREFERENCE) / len(TEXTURES)
-    assert np.mean(preferred) == pytest.approx(expected, abs=4 * math.sqrt(0.25 / 1500))
-    assert {thing.texture for thing in things} == set(TEXTURES)
-
-
-def test_neither_colours_nor_raw_pixels_tell_the_class() -> None:
+def test_colours_say_nothing_of_the_class_and_raw_pixels_little() -> None:
     def pictures(split: str, number: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         source = ShapesSource(split, image_size=24, num_images=number)
         levels = np.stack([np.asarray(source.load(i), np.float64) for i in range(number)])
@@ -188,7 +177,7 @@ def test_neither_colours_nor_raw_pixels_tell_the_class() -> None:
 
     (train, train_labels), (val, val_labels) = pictures("train", 1000), pictures("val", 500)
     assert knn_accuracy(train.mean(1), val.mean(1)) < 0.18  # chance 0.1, its deviation 0.013
-    assert knn_accuracy(train.reshape(1000, -1), val.reshape(500, -1)) < 0.25
+    assert knn_accuracy(train.reshape(1000, -1), val.reshape(500, -1)) < 0.4
 
 
 # -- styles ------------------------------------------------------------------------------------

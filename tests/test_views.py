@@ -263,6 +263,12 @@ def test_full_base_is_the_centre_of_the_whole_image():
     assert images_of(source, base="full")[Ticket(5, 0, False)].crops.shape[0] == 2
 
 
+def crop_measures(crops, width, height):
+    """Area, aspect and place of crops (x, y, w, h), each sorted."""
+    x, y, w, h = crops.T
+    return [np.sort(m) for m in (w * h / (width * height), w / h, x / width, y / height)]
+
+
 def test_random_crops_are_distributed_as_torchvisions():
     config = ViewsConfig()
     for width, height in ((64, 48), (30, 90)):
@@ -273,13 +279,9 @@ def test_random_crops_are_distributed_as_torchvisions():
         gold = np.array(
             [RandomResizedCrop.get_params(blank, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
         )[:, [1, 0, 3, 2]]
-        for measure in (
-            lambda c: c[:, 2] * c[:, 3] / (width * height),
-            lambda c: c[:, 2] / c[:, 3],
-            lambda c: c[:, 0] / width,
-            lambda c: c[:, 1] / height,
+        for a, b in zip(
+            crop_measures(ours, width, height), crop_measures(gold, width, height), strict=True
         ):
-            a, b = np.sort(measure(ours)), np.sort(measure(gold))
             grid = np.union1d(a, b)
             distance = np.abs(
                 np.searchsorted(a, grid, side="right") - np.searchsorted(b, grid, side="right")
@@ -492,6 +494,7 @@ def test_complementary_elements_differ_by_a_reflection_always():
         # Half turns are complements: they add up to one half turn beyond the view's quarter.
         for action in (first, second):
             assert len(set((action.rot90 % 2).tolist())) == 1
+        assert len(set(((first.rot90 + second.rot90) % 4).tolist())) == 1
         half = first.rot90 // 2
         quarters.add((int(first.rot90[0] % 2), int(second.rot90[0] % 2)))
         moved = second.compose(first.inverse((14, 14)))

@@ -26,20 +26,23 @@ if TYPE_CHECKING:
     from sercli.report.figures import LayerCurves
 
 _PICTURED_BLOCK = 3
+_HEADINGS = (
+    *("block", "rotation", "hflip", "scale", "mean", "±"),
+    *("floor", "gain", "energy", "cosine"),
+)
 _GROUPS = {
     "rotation": "rotation by 90°, 180°, 270°",
     "hflip": "mirror",
     "scale": "scale × 0.75, × 1.25",
 }
 _CAPTION = (
-    "Score: 1 is exact, 0 is shuffled tokens; undefined where tokens hardly vary over an image "
-    "(energy < 0.0001).\n"
-    "Mean over all six transformations, with its 95 % interval over images. Floor: the mean of a "
-    "randomly initialised twin;\n"
-    "what counts is the rise above it. Gain: what moving the tokens adds to the rotation score "
-    "(the rest is invariance).\n"
-    "Energy: share of the variance that is spatial. Cosine raw: uncentred token cosine under "
-    "rotation; high for any network."
+    "rotation, hflip, scale: scores, 1 is exact, 0 is shuffled tokens\n"
+    "mean: over all six transformations; ± half its 95 % interval over images\n"
+    "floor: the mean of a randomly initialised twin; what counts is the rise above it\n"
+    "gain: what moving the tokens adds to rotation; the rest is invariance\n"
+    "energy: share of the variance that is spatial; below 0.0001 a score is undefined\n"
+    "cosine: raw, uncentred cosine of tokens under rotation, high for any network\n"
+    "* the tapped block"
 )
 
 
@@ -134,7 +137,7 @@ def equiv_score(
     )
     paths = [path for stem, figure in figures for path in save_figure(figure, run.figures, stem)]
     print_table(
-        ("block", "rotation", "hflip", "scale", "mean", "floor", "gain", "energy", "cosine raw"),
+        _HEADINGS,
         [_row(values, layer, tapped) for layer in scored],
         title=title,
         caption=_CAPTION,
@@ -150,12 +153,13 @@ def _row(values: Mapping[str, float | None], layer: int, tapped: int | None) -> 
         value = values[name]
         return "undefined" if value is None else f"{value:.3f}"
 
-    mean, low, high = (values.get(f"es/{block}/mean{end}") for end in ("", "/low", "/high"))
-    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    low, high = (values.get(f"es/{block}/mean/{end}") for end in ("low", "high"))
+    half = "" if low is None or high is None else f"{(high - low) / 2:.3f}"
     return (
-        f"{layer} (tapped)" if layer == tapped else f"{layer}",
+        f"{layer} *" if layer == tapped else f"{layer}",
         *(show(f"es/{block}/{group}") for group in _GROUPS),
-        show(f"es/{block}/mean") + (interval if mean is not None else ""),
+        show(f"es/{block}/mean"),
+        half,
         show(f"es_random/{block}/mean"),
         show(f"gain/{block}/rotation"),
         show(f"energy/{block}"),

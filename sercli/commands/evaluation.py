@@ -30,7 +30,7 @@ Out = Annotated[
         "directory itself, or runs/<name of the model>.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images encoded at once.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images taken at a time.")]
 Device = Annotated[
     str | None, typer.Option(metavar="cpu|cuda", help="Default: cuda where there is one.")
 ]
@@ -107,17 +107,20 @@ def print_table(
     if not sys.stdout.isatty():
         typer.echo(f"{title}\n{_aligned([headings, *rows])}\n{caption}")
         return
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), caption=Text(caption), title_justify="left")
-    table.caption_justify = "left"
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
+    table.pad_edge, table.collapse_padding = False, True
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
+        table.add_column(heading, justify="right" if index else "left")
     for index, row in enumerate(rows):
         table.add_row(*map(Text, row), style="bold" if index == marked else None)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(Text(caption, style="dim"))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -20,9 +20,6 @@ from PIL import Image
 from sercli.data.shapes_outlines import (
     CLASSES,
     OUTLINES,
-    PREFERRED_TEXTURE,
-    TEXTURE_NAMES,
-    TEXTURE_PREFERENCE,
     TEXTURES,
     Field,
 )
@@ -35,10 +32,10 @@ NUM_IMAGES = {"train": 4096, "val": 1024}
 _SIZES = (16, 4096)  # sides in pixels that can be rendered
 
 # An object's radius in half sides of the picture: its outline spans about this share of the side.
-_RADIUS = (0.55, 0.80)
+_RADIUS = (0.70, 0.92)
 _ASPECT = 1.25  # at most this much wider than high, or the reverse
 _WAVE = (6.0, 10.0)  # radians of a texture's wave per object radius: 2 to 3 periods across
-_OCTAVES = ((4, 0.7), (9, 0.3))  # the background: knots a side, and weight
+_OCTAVES = ((4, 0.35), (9, 0.15))  # the background: knots a side, and weight
 
 
 @dataclass(frozen=True)
@@ -184,7 +181,6 @@ class _Thing:
     center: NDArray[np.float64]
     to_object: NDArray[np.float64]
     radius: float
-    texture: str
     to_wave: NDArray[np.float64]  # [2, 2], from (u, v) to radians of the texture's wave
     phase: NDArray[np.float64]  # [2]
     colours: NDArray[np.float64]  # [2, 3], in 0…1
@@ -220,8 +216,8 @@ def _draw_thing(
     background: NDArray[np.float64],
 ) -> _Thing:
     """Draw an object's pose and dress; it lies in one cell of a `cells` x `cells` division."""
-    # A fixed number of draws whatever the class: nothing but the texture can tell of it.
-    size, shrink, turn, aspect, twist, wave, worn, other, mirror = random.random(9).tolist()
+    # A fixed number of draws whatever the class: nothing but its look can tell of it.
+    size, shrink, turn, aspect, twist, wave, mirror = random.random(7).tolist()
     place, phase = random.uniform(-1, 1, 2), random.uniform(-np.pi, np.pi, 2)
     candidates = _colours(random.random((6, 3)))
 
@@ -238,15 +234,11 @@ def _draw_thing(
     stretched = np.array([stretch, 1 / stretch])
     to_object = np.diag(1 / (stretched * radius)) @ _turn(2 * np.pi * turn) @ np.diag(flip)
 
-    preferred = worn < TEXTURE_PREFERENCE
     return _Thing(
         label=label,
         center=center,
         to_object=to_object,
         radius=radius,
-        texture=PREFERRED_TEXTURE[CLASSES[label]]
-        if preferred
-        else TEXTURE_NAMES[int(other * len(TEXTURE_NAMES))],
         to_wave=(_WAVE[0] + (_WAVE[1] - _WAVE[0]) * wave) * _turn(2 * np.pi * twist),
         phase=phase,
         colours=_contrasting(candidates, background),
@@ -258,8 +250,14 @@ def _turn(angle: float) -> NDArray[np.float64]:
 
 
 def _colours(draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Uniform draws [n, 3] as hue, saturation 0.2…1 and value 0.25…1 to RGB in 0…1 [n, 3]."""
-    hue, saturation, value = draws[:, :1], 0.2 + 0.8 * draws[:, 1:2], 0.25 + 0.75 * draws[:, 2:]
+    """Uniform draws [n, 3] to RGB in 0…1 [n, 3]: four hues, each light or dark, a little varied.
+
+    So few colours name no picture: telling pictures apart by colour does not get far, and
+    textures and outlines have to be learnt.
+    """
+    hue = np.floor(4 * draws[:, :1]) / 4
+    value = np.where(draws[:, 2:] < 0.5, 0.46, 0.85)
+    saturation = 0.6 + 0.16 * draws[:, 1:2]
     ramp = np.clip(np.abs((6 * hue + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
     rgb: NDArray[np.float64] = value * (1 - saturation * (1 - ramp))
     return rgb
@@ -332,7 +330,7 @@ def _look(thing: _Thing, size: int, *, wobble: float) -> _Look:
         u, v = u + wobble * np.sin(p * 0.5), v + wobble * np.sin(q * 0.7)
     outline = OUTLINES[CLASSES[thing.label]](u, v) * (thing.radius * size / 2)
     cover = np.clip(0.5 - outline, 0, 1)
-    return _Look(cover, outline, TEXTURES[thing.texture](p, q))
+    return _Look(cover, outline, TEXTURES[CLASSES[thing.label]](p, q))
 
 
 def _blend(colours: NDArray[np.float64], share: Field) -> Field:

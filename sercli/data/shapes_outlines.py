@@ -107,51 +107,61 @@ def _ramp(wave: Field) -> Field:
     return pattern
 
 
-def _plain(p: Field, q: Field) -> Field:  # noqa: ARG001 - every texture takes both coordinates
+def _plain(p: Field, _q: Field) -> Field:
     return np.zeros_like(p)
 
 
-def _gradient(p: Field, q: Field) -> Field:  # noqa: ARG001
+def _gradient(p: Field, _q: Field) -> Field:
     pattern: Field = np.clip(0.5 + 0.09 * p, 0, 1)
     return pattern
 
 
-def _stripes(p: Field, q: Field) -> Field:  # noqa: ARG001
+def _stripes(p: Field, _q: Field) -> Field:
     return _ramp(np.sin(p))
+
+
+def _fine_stripes(p: Field, _q: Field) -> Field:
+    return _ramp(np.sin(2.5 * p))
+
+
+def _zigzag(p: Field, q: Field) -> Field:
+    return _ramp(np.sin(p + 1.2 * np.abs(np.mod(q, 3.0) - 1.5)))
+
+
+def _rings(p: Field, q: Field) -> Field:
+    return _ramp(np.sin(1.2 * np.hypot(p, q)))
 
 
 def _checks(p: Field, q: Field) -> Field:
     return _ramp(np.sin(p * 0.8) * np.sin(q * 0.8))
 
 
+def _fine_checks(p: Field, q: Field) -> Field:
+    return _ramp(np.sin(2 * p) * np.sin(2 * q))
+
+
 def _dots(p: Field, q: Field) -> Field:
     return _ramp((np.cos(p) + np.cos(q)) * 0.5 - 0.35)
 
 
-# Each takes the object's coordinates in radians of the pattern's wave and gives the share of the
-# second colour, in 0…1.
-TEXTURES: dict[str, Callable[[Field, Field], Field]] = {
-    "plain": _plain,
-    "gradient": _gradient,
-    "stripes": _stripes,
-    "checks": _checks,
-    "dots": _dots,
-}
-TEXTURE_NAMES = tuple(TEXTURES)
+def _fine_dots(p: Field, q: Field) -> Field:
+    return _ramp((np.cos(2.2 * p) + np.cos(2.2 * q)) * 0.5 - 0.35)
 
-# How much a texture says of the class. An object wears the texture preferred by its class with
-# probability TEXTURE_PREFERENCE, otherwise any of the five with equal chance. Two classes of very
-# different outline share each texture, so texture alone cannot tell more than pairs apart.
-TEXTURE_PREFERENCE = 0.8
-PREFERRED_TEXTURE: dict[str, str] = {
-    "arrow": "checks",
-    "crescent": "plain",
-    "cross": "stripes",
-    "disc": "dots",
-    "dumbbell": "gradient",
-    "heart": "checks",
-    "ring": "stripes",
-    "square": "gradient",
-    "star": "dots",
-    "triangle": "plain",
+
+Texture = Callable[[Field, Field], Field]
+
+# What each class wears. A texture takes the object's coordinates in radians of the pattern's wave
+# and gives the share of the second colour, in 0…1. It is seen in every crop of the object, so that
+# instance discrimination finds the classes within minutes; outlines alone take it far longer.
+TEXTURES: dict[str, Texture] = {
+    "arrow": _plain,
+    "crescent": _gradient,
+    "cross": _stripes,
+    "disc": _checks,
+    "dumbbell": _dots,
+    "heart": _fine_stripes,
+    "ring": _fine_checks,
+    "square": _rings,
+    "star": _zigzag,
+    "triangle": _fine_dots,
 }

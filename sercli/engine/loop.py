@@ -21,6 +21,7 @@ from sercli.engine.optimiser import make_optimiser
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import Runtime
+from sercli.engine.tracking import Tracker
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.objective import Losses, Objective
 from sercli.recipe import Recipe, Schedule
@@ -197,6 +198,8 @@ class Trainer:
         )
         loader = load_batches(self.images, tickets, workers=workers)
         started, before = time.perf_counter(), self.train_seconds
+        wanted = self.recipe.train.tensorboard and distributed.rank() == 0
+        self.tracker = Tracker(self.run, wanted=wanted, first_step=self.step)
         clock = _Clock()
         pending: _StepReport | None = None
         for step in steps:
@@ -208,15 +211,16 @@ class Trainer:
             self.step = step + 1
             self.train_seconds = before + time.perf_counter() - started
             progress.step(self.step)
+            if self._due(self.recipe.train.log_steps) or self._due(self.schedule.monitor_steps):
+                clock = self._log(report, clock, progress)
             if pending is not None:
                 self._honour(pending)
             pending = report
-            if self._due(self.recipe.train.log_steps) or self._due(self.schedule.monitor_steps):
-                clock = self._log(report, clock, progress)
             if self._due(self.schedule.checkpoint_steps):
                 self.save()
         if pending is not None:
             self._fail_if_bad(pending)
+        self.tracker.close()
 
     def _due(self, every: int) -> bool:
         return bool(every) and (self.step % every == 0 or self.step == self.schedule.total_steps)
@@ -332,7 +336,7 @@ class Trainer:
             "epoch": self.step / self.schedule.steps_per_epoch,
             "loss": _number(total),
             "loss_inv": _number(invariance),
-            "loss_equiv": None if self.objective.addon is None else _number(equivariance),
+            **({"loss_equiv": _number(equivariance)} if self.objective.addon is not None else {}),
             "lr": self.schedule.lr_at(step),
             "grad_norm": _number(norm),
             "skipped": bool(bad),
@@ -346,6 +350,7 @@ class Trainer:
             distributed.barrier()
         if distributed.rank() == 0:
             self.run.append_metrics(row)
+            self.tracker.row(row)
         progress.row(row)
         return _Clock()
 

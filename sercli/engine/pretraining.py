@@ -23,6 +23,7 @@ from sercli.engine.flops import StepFlops, count_flops
 from sercli.engine.loop import Monitor, Trainer
 from sercli.engine.preemption import stop_request
 from sercli.engine.progress import TrainingProgress
+from sercli.engine.tracking import require_tensorboard
 from sercli.errors import Interrupted, Preempted, SerError, UserError
 from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS, Objective
 from sercli.recipe import Recipe, Resolved, Schedule
@@ -140,6 +141,8 @@ def prepare(
             "give another, or --resume it",
         )
     resolved = resolve(name, settings, flags)
+    if resolved.recipe.train.tensorboard:
+        require_tensorboard()
     plan = make_plan(resolved.recipe, training_source(resolved.recipe))
     run = create_run(resolved, plan, out)
     announce(resolved, plan, run.path, Console())

@@ -93,9 +93,14 @@ class TrainingProgress:
 
 def format_row(row: Mapping[str, Any]) -> str:
     """The losses and rates of a row as a person reads them."""
-    parts = [f"loss {row['loss']:.4f}", f"inv {row['loss_inv']:.4f}"]
-    if row.get("loss_equiv") is not None:
-        parts.append(f"equiv {row['loss_equiv']:.4f}")
+    names = {"loss": "loss", "loss_inv": "inv", "loss_equiv": "equiv"}
+    parts = [
+        f"{short} {'not finite' if row[name] is None else format(row[name], '.4f')}"
+        for name, short in names.items()
+        if name in row
+    ]
+    if "knn_top1" in row:
+        parts.append(f"kNN {row['knn_top1']:.1f}%")
     parts.append(f"{row['images_per_s']:.0f} images/s")
     parts.append(f"data {100 * row['data_wait']:.0f}%")
     return "  ".join(parts)

@@ -190,12 +190,13 @@ def evaluate(
     Raises:
         UserError: No such layer, or a size that does not fit.
     """
+    # Drawn on the CPU, where a seed gives the same weights on every machine.
+    twin = loaded.encoder.cpu().random_twin(SEED).to(device).eval().requires_grad_(False)
     encoder = loaded.encoder.to(device)
     layers = _checked(layers, encoder.depth)
     size = image_size or (loaded.image_size, loaded.image_size)
     indices = sample(source, limit)
     batches = _batches(loaded, source, indices, size, batch_size, device)
-    twin = encoder.random_twin(SEED).to(device).eval().requires_grad_(False)
     model, floor = accumulate(
         [encoder, twin], _reported(batches, len(indices), progress), layers, seed=SEED
     )

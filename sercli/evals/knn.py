@@ -68,11 +68,12 @@ def knn_accuracy(
     num_classes: int,
     k: int = REPORTED,
     temperature: float = TEMPERATURE,
-) -> float:
-    """Percent of `queries` whose class is that of most of their k nearest neighbours' votes.
+) -> KnnScore:
+    """Classify `queries` by the votes of their k nearest neighbours in `bank`.
 
-    Of equally similar features those that stand first in the bank are nearer; where the bank is
-    smaller than k all of it votes. Memory is bounded whatever the sizes.
+    A class without a vote is never counted as found. Of equally similar features those that stand
+    first in the bank are nearer; where the bank is smaller than k, all of it votes. Memory is
+    bounded whatever the sizes.
 
     Args:
         bank: float [N, D], N ≥ 1; need not be normalised.
@@ -95,7 +96,7 @@ def knn_accuracy(
         ks=(k,),
         temperature=temperature,
     )
-    return scores[k].top1
+    return scores[k]
 
 
 def knn_scores(
@@ -108,10 +109,7 @@ def knn_scores(
     ks: Sequence[int] = NEIGHBOURS,
     temperature: float = TEMPERATURE,
 ) -> dict[int, KnnScore]:
-    """`knn_accuracy` and more for several k from one search; arguments and errors as there.
-
-    A class without a vote is never counted as found.
-    """
+    """`knn_accuracy` for several k from one search; arguments and errors as there."""
     if bank.dim() != 2 or queries.dim() != 2 or bank.shape[1] != queries.shape[1]:
         raise ValueError(f"bank {tuple(bank.shape)}, queries {tuple(queries.shape)}: need [·, D]")
     if len(bank) != len(bank_labels) or len(queries) != len(labels):
@@ -275,12 +273,13 @@ def _extract_each(
 
 @contextmanager
 def _evaluating(encoder: Encoder) -> Iterator[None]:
-    training = encoder.training
+    modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
     try:
         yield
     finally:
-        encoder.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 # -- The protocol ---------------------------------------------------------------------------------
@@ -327,7 +326,6 @@ def evaluate(
     Raises:
         UserError: No class of `train` has two images to hold one out.
     """
-    encoder = loaded.encoder.to(device)
     if val is None:
         bank, queries = hold_out(train)
         asked = train
@@ -336,9 +334,11 @@ def evaluate(
         asked = val
     total = len(bank) + len(queries)
     bank, queries = _limited(bank, limit), _limited(queries, limit)
-    encoders = [encoder]
+    encoders = [loaded.encoder]
     if floor:
-        encoders.append(encoder.random_twin(SEED).to(device))
+        # Drawn on the CPU, where a seed gives the same weights on every machine.
+        encoders.append(loaded.encoder.cpu().random_twin(SEED))
+    encoders = [encoder.to(device) for encoder in encoders]
 
     def features(source: ImageSource, indices: NDArray[np.int64]) -> tuple[list[Tensor], Tensor]:
         return _extract_each(

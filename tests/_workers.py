@@ -1,0 +1,310 @@
+"""What the processes of test_distributed run: a module of its own, as `spawn` imports it by name.
+
+One launch of three processes serves all tests: they form a group of two (the third waits), then a
+group of three, and write what they found to files that the tests compare with one process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from sercli import distributed
+from sercli.heads import BatchNorm
+from sercli.losses import patch_nt_xent
+from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS, Objective
+from sercli.recipe import from_mapping
+from sercli.views import PairedViews, Views, draw_actions, partition
+
+FORMS = ("cross-view", "both-views", "cross-view+spatial:1", "both-views+spatial:1")
+GRID = (4, 4)
+SHARES = {2: ((3, 2), (5, 0)), 3: ((3, 1, 2), (0, 4, 1))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One objective on one global batch."""
+
+    batch_size: int
+    fraction: float
+    addon: tuple[tuple[str, Any], ...] = ()
+    small_buckets: bool = False
+
+    @property
+    def name(self) -> str:
+        options = ",".join(f"{key}={value}" for key, value in self.addon)
+        return f"{self.batch_size} · {self.fraction:.3g} {options}{' buckets' * self.small_buckets}"
+
+
+def cases(world: int) -> list[Case]:
+    """Equal and unequal shares of b₂, and a rank without any."""
+    if world == 2:
+        forms = [Case(8, share, (("negatives", f),)) for f in FORMS for share in (0.5, 0.375)]
+        return [
+            *forms,
+            Case(7, 3 / 7, (("negatives", "both-views"),)),
+            Case(8, 0.375, (("negatives", "both-views"), ("layer", 4))),
+            Case(8, 0.375, (("negatives", "cross-view"), ("elements", "complementary"))),
+            Case(8, 0.375, (("weight", 0),)),
+            Case(8, 0.5, (("name", "none"),)),
+            Case(8, 0.375, (("negatives", "both-views"),), small_buckets=True),
+            Case(8, 0.375, (("action", "placebo"),)),
+        ]
+    return [
+        Case(9, 2 / 9, (("negatives", "both-views"),)),  # n₂ = 2 on three ranks
+        Case(9, 2 / 9, (("negatives", "cross-view+spatial:1"),), small_buckets=True),
+        Case(8, 0.625, (("negatives", "both-views+spatial:1"),)),
+    ]
+
+
+# -- one objective --------------------------------------------------------------------------------
+
+
+def build(case: Case) -> Objective:
+    """The same weights in every process."""
+    addon = {
+        "name": "ser", "layer": 2, "fraction": case.fraction, "projector_width": 16,
+        "weight": 0.7, **dict(case.addon),
+    }  # fmt: skip
+    if addon["name"] == "none":
+        addon = {"name": "none"}
+    recipe = from_mapping(
+        {
+            "data": {"image_size": 32},
+            "model": {
+                "name": "vit_micro", "width": 16, "depth": 4, "num_heads": 2, "patch_size": 8,
+            },
+            "method": {"name": "moco", "hidden_width": 16, "output_width": 8},
+            "addon": addon,
+        },
+        methods=METHOD_CONFIGS,
+        addons=ADDON_CONFIGS,
+    ).recipe  # fmt: skip
+    objective = Objective(recipe).double()
+    draws = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        assert objective.teacher is not None
+        for parameter in objective.teacher.parameters():
+            parameter.mul_(1 + 0.1 * torch.rand(1, generator=draws).item())
+    return objective
+
+
+def share_of_rank(case: Case, objective: Objective) -> Views:
+    """This rank's rows of a global batch that is the same whatever the number of ranks."""
+    draws = torch.Generator().manual_seed(7)
+    everything = [
+        torch.randn(case.batch_size, 3, 32, 32, generator=draws, dtype=torch.float64)
+        for _ in range(2)
+    ]
+    request = objective.paired_views()
+    part = partition(case.batch_size, request)
+    held = torch.tensor(part.positions)
+    standard, paired = held[: part.num_standard], held[part.num_standard :]
+    actions: tuple[Any, ...] = ()
+    if request is not None:
+        drawn = draw_actions(
+            PairedViews(1, elements=request.elements), part.total_paired, GRID, 0, 0
+        )
+        actions = tuple(action.take(part.paired_rows) for action in drawn)
+    return Views(
+        tuple(view[standard] for view in everything),
+        tuple(a.on_image(view[paired], patch=8) for a, view in zip(actions, everything)),  # noqa: B905
+        actions,
+        part.standard_counts,
+        part.paired_counts,
+        11,
+    )
+
+
+def run_objective(case: Case) -> dict[str, Any]:
+    """Losses (this rank's) and gradients, through DDP where there are other ranks."""
+    objective = build(case)
+    views = share_of_rank(case, objective)
+    module: torch.nn.Module = objective
+    if distributed.active():
+        # As engine/loop.py wraps it.
+        options = {"bucket_cap_mb": 0.001} if case.small_buckets else {}
+        module = DistributedDataParallel(
+            objective, broadcast_buffers=False, gradient_as_bucket_view=True, **options
+        )
+    found: dict[str, Any] = {"paired_counts": views.paired_counts}
+    for _ in range(1 + case.small_buckets):  # then DDP has its buckets in their final order
+        module.zero_grad(set_to_none=not distributed.active())
+        losses = module(views)
+        losses.total.backward()
+    found["losses"] = [losses.total.item(), losses.invariance.item()]
+    if losses.equivariance is not None:
+        found["losses"].append(losses.equivariance.item())
+    found["gradients"] = {
+        name: parameter.grad.clone()
+        for name, parameter in objective.named_parameters()
+        if parameter.grad is not None
+    }
+    return found
+
+
+# -- single collectives ---------------------------------------------------------------------------
+
+
+def rows_of(counts: tuple[int, ...], dim: int = 3) -> list[torch.Tensor]:
+    """The rows of each rank."""
+    draws = torch.Generator().manual_seed(1)
+    total = torch.randn(sum(counts), dim, generator=draws, dtype=torch.float64)
+    return list(total.split(counts))
+
+
+def gather_loss(gathered: torch.Tensor, rank: int) -> torch.Tensor:
+    """A loss in which every rank weighs every row differently."""
+    weights = torch.arange(gathered.numel(), dtype=gathered.dtype).view_as(gathered)
+    return (gathered.square() * (weights + 1) * (rank + 1)).sum()
+
+
+def run_gather(counts: tuple[int, ...]) -> dict[str, Any]:
+    rank = dist.get_rank()
+    rows = rows_of(counts)[rank].requires_grad_()
+    gathered = distributed.gather_rows(rows, counts)
+    gather_loss(gathered, rank).backward()
+    with torch.no_grad():
+        plain = distributed.gather_rows(rows, counts)
+    try:
+        distributed.gather_rows(rows[:0] if len(rows) else rows.new_zeros(1, 3), counts)
+        refused = False
+    except ValueError:
+        refused = True
+    return {
+        "value": gathered.detach(),
+        "gradient": rows.grad,
+        "plain": plain,
+        "plain_requires_grad": plain.requires_grad,
+        "refused": refused,
+    }
+
+
+def norm_loss(normalised: torch.Tensor, start: int) -> torch.Tensor:
+    """A sum over rows, each weighed by its global number."""
+    count, dim = normalised.shape
+    weights = torch.sin(torch.arange(start * dim, (start + count) * dim, dtype=normalised.dtype))
+    return (normalised.tanh() * weights.view(count, dim)).sum()
+
+
+def run_batch_norm(counts: tuple[int, ...], *, affine: bool) -> dict[str, Any]:
+    rank = dist.get_rank()
+    norm = BatchNorm(3, affine=affine).double()
+    shape_norm(norm)
+    rows = (5 + 2 * rows_of(counts)[rank]).requires_grad_()
+    normalised = norm(rows)
+    norm_loss(normalised, sum(counts[:rank])).backward()
+    return {
+        "value": normalised.detach(),
+        "gradient": rows.grad,
+        "parameters": [p.grad for p in norm.parameters()],
+    }
+
+
+def shape_norm(norm: BatchNorm) -> None:
+    """Give a scale and a shift that show."""
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.add_(torch.arange(3.0))
+
+
+def token_maps(counts: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    draws = torch.Generator().manual_seed(2)
+    shape = (sum(counts), 6, 4)
+    return tuple(torch.randn(shape, generator=draws, dtype=torch.float64) for _ in range(2))  # type: ignore[return-value]
+
+
+def run_patch_loss(counts: tuple[int, ...], negatives: str) -> dict[str, Any]:
+    """Student–student: anchors, keys and own-view tokens all carry gradient."""
+    rank = dist.get_rank()
+    anchors, keys = (m.split(counts)[rank].clone().requires_grad_() for m in token_maps(counts))
+    own = distributed.gather_rows(anchors, counts) if negatives.startswith("both") else None
+    loss = patch_nt_xent(
+        anchors,
+        distributed.gather_rows(keys, counts),
+        temperature=0.3,
+        negatives=negatives,
+        grid=(2, 3),
+        anchor_offset=sum(counts[:rank]),
+        own_view=own,
+    )
+    (loss * (counts[rank] / sum(counts))).backward()
+    return {
+        "loss": loss.item() * counts[rank] / sum(counts),
+        "anchors": anchors.grad,
+        "keys": keys.grad,
+    }
+
+
+def run_small() -> dict[str, Any]:
+    world, rank = dist.get_world_size(), dist.get_rank()
+    value = torch.tensor([1.0 + rank], dtype=torch.float64, requires_grad=True)
+    total = distributed.sum_over_ranks(value)
+    (total * (rank + 1)).sum().backward()
+    with distributed.alone():
+        alone = (distributed.active(), distributed.rank(), distributed.world_size())
+        untouched = distributed.gather_rows(value.detach(), (1,) * world)
+    return {
+        "sum": total.item(),
+        "sum_gradient": value.grad.item(),
+        "any": distributed.any_rank(rank % 2, torch.device("cpu")),
+        "none": distributed.any_rank(0, torch.device("cpu")),
+        "object": distributed.broadcast_object({"from": rank}),
+        "rows": [distributed.rows_of_rank(7), distributed.rows_of_rank(9, first=5)],
+        "alone": alone,
+        "alone_rows": len(untouched),
+        "rank": distributed.rank(),
+        "world": distributed.world_size(),
+    }
+
+
+# -- the processes --------------------------------------------------------------------------------
+
+
+def everything() -> dict[str, Any]:
+    """All that a group finds, by name."""
+    world = dist.get_world_size()
+    jobs: dict[str, Any] = {"small": run_small}
+    for counts in SHARES[world]:
+        jobs[f"gather {counts}"] = lambda c=counts: run_gather(c)
+        for affine in (True, False):
+            jobs[f"norm {counts} {affine}"] = lambda c=counts, a=affine: run_batch_norm(c, affine=a)
+        for negatives in FORMS:
+            jobs[f"patch {counts} {negatives}"] = lambda c=counts, n=negatives: run_patch_loss(c, n)
+    for case in cases(world):
+        jobs[case.name] = lambda c=case: run_objective(c)
+    found = {}
+    for name, job in jobs.items():
+        try:
+            found[name] = job()
+        except Exception as error:
+            raise RuntimeError(f"{name} on rank {dist.get_rank()}") from error
+    return found
+
+
+def main(rank: int, folder: str) -> None:
+    """Entry of each process."""
+    torch.set_num_threads(1)
+    for world in (2, 3):
+        if rank < world:
+            dist.init_process_group(
+                "gloo",
+                init_method=f"file://{folder}/rendezvous-{world}",
+                rank=rank,
+                world_size=world,
+                timeout=timedelta(seconds=180),
+            )
+            torch.save(everything(), Path(folder) / f"found-{world}-{rank}.pt")
+            dist.destroy_process_group()
+
+
+def reference_batch_norm(rows: torch.Tensor, norm: BatchNorm) -> torch.Tensor:
+    """torch's own batch norm on the joined rows."""
+    return F.batch_norm(rows, None, None, norm.weight, norm.bias, training=True, eps=1e-5)

@@ -1,0 +1,156 @@
+"""Two and three processes give the values and gradients of one on the joined batch (float64)."""
+
+import _workers as workers
+import pytest
+import torch
+import torch.multiprocessing
+
+from sercli.heads import BatchNorm
+from sercli.losses import patch_nt_xent
+
+pytestmark = pytest.mark.distributed
+
+CLOSE = dict(rtol=1e-9, atol=1e-11)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """world → what each rank found; all processes are started once."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(workers.main, (str(folder),), nprocs=3)
+    return {
+        world: [
+            torch.load(folder / f"found-{world}-{rank}.pt", weights_only=False)
+            for rank in range(world)
+        ]
+        for world in (2, 3)
+    }
+
+
+SHARES = [(world, counts) for world in (2, 3) for counts in workers.SHARES[world]]
+
+
+@pytest.mark.parametrize(("world", "counts"), SHARES)
+def test_rows_are_gathered_with_gradient(found, world, counts):
+    rows = torch.cat(workers.rows_of(counts)).requires_grad_()
+    sum(workers.gather_loss(rows, rank) for rank in range(world)).backward()
+    for ours, gradient in zip(found[world], rows.grad.split(counts), strict=True):
+        ours = ours[f"gather {counts}"]
+        assert torch.equal(ours["value"], rows.detach())
+        assert torch.equal(ours["plain"], rows.detach())
+        assert not ours["plain_requires_grad"]
+        assert ours["refused"]
+        torch.testing.assert_close(ours["gradient"], gradient, **CLOSE)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("world", "counts"), SHARES)
+def test_batch_norm_has_the_statistics_of_all_ranks(found, world, counts, affine):
+    norm = BatchNorm(3, affine=affine).double()
+    workers.shape_norm(norm)
+    rows = (5 + 2 * torch.cat(workers.rows_of(counts))).requires_grad_()
+    value = workers.reference_batch_norm(rows, norm)
+    workers.norm_loss(value, 0).backward()
+    parts = zip(found[world], value.detach().split(counts), rows.grad.split(counts), strict=True)
+    totals = [torch.zeros(3, dtype=torch.float64) for _ in norm.parameters()]
+    for ours, expected, gradient in parts:
+        ours = ours[f"norm {counts} {affine}"]
+        torch.testing.assert_close(ours["value"], expected, **CLOSE)
+        torch.testing.assert_close(ours["gradient"], gradient, **CLOSE)
+        for total, part in zip(totals, ours["parameters"], strict=True):
+            total += part
+    for parameter, total in zip(norm.parameters(), totals, strict=True):
+        torch.testing.assert_close(total, parameter.grad, **CLOSE)
+
+
+@pytest.mark.parametrize("negatives", workers.FORMS)
+@pytest.mark.parametrize(("world", "counts"), SHARES)
+def test_the_patch_loss_alone_with_gradient_to_all_tokens(found, world, counts, negatives):
+    anchors, keys = (m.clone().requires_grad_() for m in workers.token_maps(counts))
+    loss = patch_nt_xent(anchors, keys, temperature=0.3, negatives=negatives, grid=(2, 3))
+    loss.backward()
+    shares = [rank[f"patch {counts} {negatives}"] for rank in found[world]]
+    assert sum(share["loss"] for share in shares) == pytest.approx(loss.item(), rel=1e-9)
+    for name, whole in (("anchors", anchors), ("keys", keys)):
+        ours = torch.cat([share[name] for share in shares])
+        torch.testing.assert_close(ours, whole.grad, **CLOSE)
+
+
+CASES = [
+    pytest.param(
+        world,
+        case,
+        id=f"{world} ranks, {case.name}",
+        marks=pytest.mark.xfail(
+            strict=True, reason="the placebo's wrong elements follow the rank, not the position"
+        )
+        if ("action", "placebo") in case.addon
+        else (),
+    )
+    for world in (2, 3)
+    for case in workers.cases(world)
+]
+
+
+@pytest.mark.parametrize(("world", "case"), CASES)
+def test_the_whole_objective_through_ddp(found, world, case):
+    """Rank r holds the positions p ≡ r modulo the number of ranks; DDP averages."""
+    expected = workers.run_objective(case)
+    shares = [rank[case.name] for rank in found[world]]
+    assert sum(shares[0]["paired_counts"]) == sum(expected["paired_counts"])
+    for which, value in enumerate(expected["losses"]):
+        mean = sum(share["losses"][which] for share in shares) / world
+        assert mean == pytest.approx(value, rel=1e-9)
+    # DDP gives every trained parameter a gradient, where one process may leave None for zero.
+    for share in shares:
+        assert expected["gradients"].keys() == share["gradients"].keys()
+        for name, gradient in expected["gradients"].items():
+            torch.testing.assert_close(
+                share["gradients"][name],
+                gradient,
+                rtol=1e-8,
+                atol=1e-10,
+                msg=lambda m, n=name: f"{n}: {m}",
+            )
+    total = sum(g.abs().sum() for g in expected["gradients"].values())
+    assert total > 1
+
+
+def test_the_cases_cover_unequal_shares_and_a_rank_without_any(found):
+    seen = {
+        world: {found[world][0][case.name]["paired_counts"] for case in workers.cases(world)}
+        for world in (2, 3)
+    }
+    assert any(a == b > 0 for a, b in seen[2])
+    assert any(a != b for a, b in seen[2])
+    assert any(0 in counts and sum(counts) >= 2 for counts in seen[3])
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_small_collectives(found, world):
+    total = sum(range(1, world + 1))
+    for rank, ours in enumerate(found[world]):
+        ours = ours["small"]
+        assert (ours["rank"], ours["world"]) == (rank, world)
+        assert ours["sum"] == total
+        assert ours["sum_gradient"] == total  # every rank's loss depends on every rank's value
+        assert ours["any"] == 1
+        assert ours["none"] == 0
+        assert ours["object"] == {"from": 0}
+        expected = [[len(range(r, 7, world)) for r in range(world)]]
+        expected += [[sum(p % world == r for p in range(5, 9)) for r in range(world)]]
+        assert ours["rows"] == expected
+        assert ours["alone"] == (False, 0, 1)
+        assert ours["alone_rows"] == 1
+
+
+def test_one_process_needs_no_group():
+    from sercli import distributed
+
+    rows = torch.randn(3, 2)
+    assert distributed.gather_rows(rows, (3,)) is rows
+    assert distributed.sum_over_ranks(rows) is rows
+    assert distributed.rows_of_rank(5) == [5]
+    assert distributed.any_rank(3, torch.device("cpu")) == 3
+    assert distributed.broadcast_object("x") == "x"
+    distributed.barrier()

@@ -1,0 +1,323 @@
+"""The training engine: exact resume, signals, damaged checkpoints, non-finite steps, exit codes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sercli.engine import checkpoint, pretraining
+from sercli.engine.loop import Trainer
+from sercli.engine.preemption import StopRequest
+from sercli.engine.progress import TrainingProgress
+from sercli.engine.runtime import runtime_for
+from sercli.errors import Preempted, RunFailed
+from sercli.run_dir import RunDir
+
+TINY = (
+    "data.image_size=16", "data.num_train=96", "data.num_val=16", "data.workers=0",
+    "model.patch_size=4", "model.width=16", "model.depth=4", "model.num_heads=2",
+    "method.hidden_width=16", "method.output_width=8",
+    "train.batch_size=12", "train.epochs=3", "train.warmup_epochs=0.5", "train.log_steps=1",
+    "train.checkpoint_epochs=0.5",
+)  # fmt: skip
+SER = (*TINY, "addon.projector_width=8")
+TIMES = ("images_per_s", "data_wait")
+MONITORED = ("knn_top1", "embedding_std", "effective_rank")  # by the command line alone
+
+
+def no_monitor(*_arguments):
+    return lambda _encoder: {}
+
+
+def start(path, settings=SER, recipe="shapes/moco-ser", **flags):
+    return pretraining.prepare(recipe, tuple(settings), flags, out=path)
+
+
+def train(run):
+    pretraining.train(run, device=torch.device("cpu"), make_monitor=no_monitor)
+
+
+def losses(run):
+    left_out = (*TIMES, *MONITORED)
+    return [{k: v for k, v in row.items() if k not in left_out} for row in run.read_metrics()]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "sercli", "pretrain", *arguments]
+
+
+def options(path, settings=SER):
+    return [f"--out={path}", *(item for s in settings for item in ("--set", s))]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted run."""
+    run = start(tmp_path_factory.mktemp("runs") / "whole")
+    train(run)
+    return run
+
+
+def test_a_run_directory_holds_what_it_should(whole):
+    state = whole.read_run()
+    assert state["status"] == "done"
+    assert state["recipe_name"] == "shapes/moco-ser"
+    assert state["timings"]["steps"] == 24
+    assert state["timings"]["images_per_s"] > 0
+    assert state["flops"]["ratio_weight0"] > 1
+    assert state["versions"]["torch"] == torch.__version__
+    rows = list(whole.read_metrics())
+    assert [row["step"] for row in rows] == list(range(1, 25))
+    assert rows[-1]["epoch"] == 3
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["loss_inv"] + row["loss_equiv"], rel=1e-6)
+    assert rows[3]["lr"] == pytest.approx(2e-3 * 12 / 256)  # the end of the warm-up
+    assert rows[-1]["lr"] < 0.02 * rows[3]["lr"]
+    assert whole.checkpoint_steps() == [20, 24]
+    assert all(checkpoint.verified(whole, step) for step in (20, 24))
+    digest = subprocess.run(
+        ["sha256sum", "-c", whole.checkpoint_hash(24).name], cwd=whole.checkpoints, check=False
+    )
+    assert digest.returncode == 0
+
+
+def test_recipe_yaml_repeats_the_run(whole, tmp_path):
+    again = pretraining.prepare(str(whole.recipe), (), {}, out=tmp_path / "again")
+    assert again.recipe.read_text() == whole.recipe.read_text()
+    train(again)
+    assert losses(again) == losses(whole)
+
+
+def test_loader_processes_do_not_change_the_run(whole, tmp_path):
+    run = start(tmp_path / "workers", (*SER, "data.workers=2"))
+    train(run)
+    assert losses(run) == losses(whole)
+
+
+def test_killed_and_resumed_is_bit_equal(whole, tmp_path):
+    path = tmp_path / "killed"
+    with subprocess.Popen(command(*options(path)), env=one_thread()) as process:
+        wait_for_rows(path, 10)  # beyond a checkpoint, in the middle of the second epoch
+        process.kill()
+    run = RunDir.open(path)
+    assert run.read_run()["status"] == "running"
+    done = len(losses(run))
+    assert 10 <= done < 24
+    train(run)
+    assert losses(run) == losses(whole)
+    assert torch.equal(weights(run), weights(whole))
+
+
+def test_sigterm_leaves_a_checkpoint_and_75(whole, tmp_path):
+    path = tmp_path / "preempted"
+    with subprocess.Popen(
+        command(*options(path)), env=one_thread(), stderr=subprocess.PIPE
+    ) as process:
+        wait_for_rows(path, 3)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75
+    assert f"ser pretrain --resume {path}" in errors.decode().splitlines()[-1]
+    run = RunDir.open(path)
+    assert run.read_run()["status"] == "preempted"
+    stopped = len(losses(run))
+    assert run.checkpoint_steps()[-1] == stopped < 24
+    resumed = subprocess.run(
+        command("--resume", str(path)), env=one_thread(), capture_output=True, check=False
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert losses(run) == losses(whole)
+    assert "knn_top1" in list(run.read_metrics())[-1]
+
+
+def test_ctrl_c_is_130_and_resumable(tmp_path):
+    path = tmp_path / "interrupted"
+    with subprocess.Popen(
+        command(*options(path)), env=one_thread(), stderr=subprocess.PIPE
+    ) as process:
+        wait_for_rows(path, 3)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors.decode()
+    run = RunDir.open(path)
+    assert run.read_run()["status"] == "preempted"
+    assert checkpoint.verified(run, run.checkpoint_steps()[-1])
+
+
+def test_damaged_checkpoint_is_refused_and_the_previous_used(whole, tmp_path):
+    run = start(tmp_path / "damaged")
+    interrupt_after(run, 13)
+    steps = run.checkpoint_steps()
+    assert steps == [12, 13]
+    with open(run.checkpoint(13), "r+b") as file:
+        file.seek(run.checkpoint(13).stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    warnings = []
+    state = checkpoint.load_latest(run, warnings.append)
+    assert state["step"] == 12
+    assert len(warnings) == 1
+    assert "step-00000013.pt is damaged" in warnings[0]
+    train(run)
+    assert losses(run) == losses(whole)
+
+
+def test_two_processes_by_nproc_train_and_tell_their_status(whole, tmp_path):
+    path = tmp_path / "two"
+    arguments = [*options(path), "--nproc", "2"]
+    result = subprocess.run(command(*arguments), env=one_thread(), capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr.decode()
+    run = RunDir.open(path)
+    assert run.read_run()["status"] == "done"
+    assert run.read_run()["world_size"] == 2
+    ours, theirs = losses(run), losses(whole)
+    assert len(ours) == len(theirs)
+    for mine, other in list(zip(ours, theirs, strict=True))[:3]:  # float32 drifts apart later
+        assert mine["loss"] == pytest.approx(other["loss"], rel=2e-4)
+
+
+def test_three_non_finite_steps_stop_the_run(tmp_path, monkeypatch):
+    run = start(tmp_path / "nan")
+    forward = Trainer._forward_backward
+
+    def poisoned(trainer, views):
+        outcome = forward(trainer, views)
+        if trainer.step >= 9:
+            trainer.parameters[0].grad.fill_(torch.nan)
+        return outcome
+
+    monkeypatch.setattr(Trainer, "_forward_backward", poisoned)
+    with pytest.raises(
+        RunFailed, match=r"gradient norm was not finite in 3 steps.*step 12 \(images"
+    ):
+        train(run)
+    state = run.read_run()
+    assert (state["status"], state["exit_status"]) == ("failed", 3)
+    assert all(row["skipped"] and row["grad_norm"] is None for row in losses(run)[9:])
+    kept = checkpoint.load_latest(run, pytest.fail)
+    assert all(t.isfinite().all() for t in kept["objective"].values())
+
+
+def test_a_single_non_finite_step_is_skipped(tmp_path, monkeypatch):
+    run = start(tmp_path / "one-nan", (*SER, "train.max_steps=4"))
+    forward = Trainer._forward_backward
+    seen = {}
+
+    def poisoned(trainer, views):
+        outcome = forward(trainer, views)
+        seen[trainer.step] = [p.detach().clone() for p in trainer.parameters]
+        if trainer.step == 1:
+            trainer.parameters[0].grad.fill_(torch.inf)
+        return outcome
+
+    monkeypatch.setattr(Trainer, "_forward_backward", poisoned)
+    train(run)
+    assert [row["skipped"] for row in losses(run)] == [False, True, False, False]
+    assert all(map(torch.equal, seen[1], seen[2]))
+    assert not all(map(torch.equal, seen[2], seen[3]))
+
+
+def test_full_disk_fails_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    run = start(tmp_path / "full")
+    writes = []
+
+    class Full(checkpoint._HashingWriter):
+        def write(self, data):
+            writes.append(len(data))
+            if run.checkpoint_steps():
+                self.error = OSError(28, "No space left on device")
+                raise self.error
+            return super().write(data)
+
+    monkeypatch.setattr(checkpoint, "_HashingWriter", Full)
+    with pytest.raises(RunFailed, match="No space left on device"):
+        train(run)
+    assert writes
+    assert run.read_run()["exit_status"] == 3
+    assert run.checkpoint_steps() == [4]
+    assert checkpoint.verified(run, 4)
+    assert not [f for f in run.checkpoints.iterdir() if f.name.startswith(".")]
+
+
+def test_unreadable_images_are_replaced_and_too_many_fail(tmp_path, monkeypatch):
+    from sercli.data.shapes import ShapesSource
+    from sercli.data.source import UnreadableImage
+
+    load = ShapesSource.load
+
+    def flaky(source, index):
+        if index % 40 == 7:
+            raise UnreadableImage(source.describe(index), "it is truncated")
+        return load(source, index)
+
+    monkeypatch.setattr(ShapesSource, "load", flaky)
+    with pytest.raises(RunFailed, match=r"of 96 images cannot be read .*shapes/train/"):
+        train(start(tmp_path / "flaky"))
+    monkeypatch.setattr("sercli.engine.loop.MAX_UNREADABLE", 0.1)
+    run = start(tmp_path / "tolerant")
+    train(run)
+    assert run.read_run()["status"] == "done"
+
+
+def test_tensorboard_logs_what_metrics_say(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = start(tmp_path / "board", (*SER, "train.max_steps=3", "train.tensorboard=true"))
+    train(run)
+    events = EventAccumulator(str(run.tensorboard)).Reload()
+    logged = [(e.step, e.value) for e in events.Scalars("loss")]
+    assert logged == [(r["step"], pytest.approx(r["loss"], rel=1e-6)) for r in losses(run)]
+
+
+def test_an_edited_recipe_does_not_resume(tmp_path):
+    run = start(tmp_path / "edited")
+    interrupt_after(run, 5)
+    run.recipe.write_text(run.recipe.read_text().replace("width: 16", "width: 32", 1))
+    with pytest.raises(Exception, match=r"does not fit recipe\.yaml"):
+        train(run)
+
+
+def interrupt_after(run, step):
+    """Train `step` steps in this process, then stop as SIGTERM would."""
+    recipe = pretraining.read_recipe(run)
+    source = pretraining.training_source(recipe)
+    trainer = Trainer(run, recipe, source, runtime_for(torch.device("cpu")), monitor=lambda _: {})
+    request = StopRequest()
+    train_step = trainer._train_step
+
+    def stepping(number, *arguments):
+        request.preempted = number >= step - 2  # honoured one step later
+        return train_step(number, *arguments)
+
+    trainer._train_step = stepping
+    trainer.resume(pytest.fail)
+    with TrainingProgress(24, quiet=True) as progress, pytest.raises(Preempted):
+        trainer.train(request, progress)
+
+
+def one_thread():
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def wait_for_rows(path: Path, rows: int) -> None:
+    deadline = time.monotonic() + 120
+    metrics = RunDir(path).metrics
+    while time.monotonic() < deadline:
+        if metrics.is_file() and metrics.read_bytes().count(b"\n") >= rows:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"{path} logged fewer than {rows} steps")
+
+
+def weights(run):
+    from safetensors.torch import load_file
+
+    return torch.cat([t.flatten() for _, t in sorted(load_file(run.encoder).items())])
