@@ -106,8 +106,9 @@ def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
     steps = run.checkpoint_steps()
     if not steps:
         status = run.read_run().get("status")
+        what = key if run.encoder.is_file() else "weights"
         raise UserError(
-            f"{name} holds no weights (its run is {status})",
+            f"{name} holds no {what} (its run is {status})",
             "a checkpoint or encoder.safetensors is needed",
             f"ser pretrain --resume {name}",
         )

@@ -211,7 +211,8 @@ class Encoder(nn.Module):
 
     def random_twin(self, seed: int) -> Encoder:
         """The same architecture with random weights: the floor of every score."""
-        return copy.deepcopy(self).initialise(seed)
+        device = self.pos_embed.device
+        return copy.deepcopy(self).cpu().initialise(seed).to(device)
 
     # -- forward ------------------------------------------------------------------------------
 

@@ -143,7 +143,7 @@ class Train(Section):
     log_steps: Count = Field(10, description="steps between rows of metrics.jsonl")
     checkpoint_epochs: Positive = Field(1.0, description="epochs between checkpoints")
     monitor_epochs: NotNegative = Field(
-        10.0, description="epochs between kNN and collapse measurements; 0: only at the end"
+        10.0, description="epochs between kNN and collapse measurements; 0: none"
     )
 
 
@@ -513,7 +513,7 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
     problem = error.errors()[0]
     message = problem["msg"].removeprefix("Value error, ")
     place = [str(part) for part in problem["loc"] if not isinstance(part, int)]
-    if not place:
+    if not place or isinstance(problem["input"], dict):  # a rule about several keys
         return message
     title = error.title.lower()
     section = next((s for s in ("method", "addon") if title.startswith(s)), None)
@@ -540,7 +540,7 @@ class Schedule:
         total_steps: Length of the run (and of the cosine).
         warmup_steps: Linear warm-up, at most `total_steps`.
         checkpoint_steps: Steps between checkpoints.
-        monitor_steps: Steps between kNN and collapse measurements (0: only at the end).
+        monitor_steps: Steps between kNN and collapse measurements (0: none).
         lr: Peak learning rate, train.lr × batch_size / 256.
         min_lr: Final learning rate, scaled alike.
     """

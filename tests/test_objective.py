@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import _workers as workers
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from sercli.addons import ser
 from sercli.errors import UserError
 from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS, Objective
 from sercli.recipe import from_mapping
-from sercli.views import PairedViews, Views, draw_actions, partition
+from sercli.views import PairedViews, draw_actions
 
 GRID = (4, 4)
 BLOCKS = 4
@@ -46,17 +47,12 @@ def build(addon=None, *, model=None, method=None, dtype=torch.float64):
 
 
 def make_views(standard=3, paired=4, *, seed=0, dtype=torch.float64, **request):
-    draws = torch.Generator().manual_seed(seed)
-    images = [torch.randn(standard, 3, 32, 32, generator=draws).to(dtype) for _ in range(2)]
-    base = torch.randn(paired, 3, 32, 32, generator=draws).to(dtype)
-    actions = draw_actions(PairedViews(0.5, **request), paired, GRID, seed, 0)
-    return Views(
-        tuple(images),
-        tuple(a.on_image(base + 0.1 * i, patch=8) for i, a in enumerate(actions)),
-        actions,
-        (standard,),
-        (paired,),
-        seed,
+    total = standard + paired
+    views = workers.make_views(PairedViews(paired / total, **request), total, seed=seed)
+    return dataclasses.replace(
+        views,
+        standard=tuple(view.to(dtype) for view in views.standard),
+        paired=tuple(view.to(dtype) for view in views.paired),
     )
 
 
@@ -137,6 +133,7 @@ def run_steps(objective, steps=3):
 
 def test_lambda_0_is_the_run_without_the_term_bit_for_bit(monkeypatch):
     watched = build({"weight": 0})
+    assert not any(p.requires_grad for p in watched.addon.parameters())  # DDP must not wait
     before = {n: p.detach().clone() for n, p in watched.named_parameters()}
     with_term = run_steps(watched)
     without = build({"weight": 0})
@@ -307,65 +304,101 @@ def frame(action, image):
 
 def tokens_of(encoder, head, view, layer):
     """[B, N, D] projected tokens, with torch's functions and the head's tensors."""
-    with torch.no_grad():
-        grid = encoder(view, (layer,)).grids[layer]
-        tokens = grid.flatten(2).transpose(1, 2)
-        tokens = F.layer_norm(tokens, (32,), head.norm.weight, head.norm.bias, 1e-6)
-        return (F.gelu(tokens @ head.expand.weight.T) @ head.project.weight.T).numpy()
+    tokens = encoder(view, (layer,)).grids[layer].flatten(2).transpose(1, 2)
+    tokens = F.layer_norm(tokens, (32,), head.norm.weight, head.norm.bias, 1e-6)
+    return F.gelu(tokens @ head.expand.weight.T) @ head.project.weight.T
 
 
 def closed_form(anchors, keys, frames, other_frames, *, temperature, negatives):
-    """The mean over anchors of −log softmax, token by token; keys as they lie in their view."""
-    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
-    z, k = unit(anchors), unit(keys)
+    """The mean over anchors of −log softmax over the full matrix; keys as they lie in their view.
+
+    Differentiable: autograd through it is the oracle of the gradient.
+    """
+    z, k = F.normalize(anchors, dim=-1), F.normalize(keys, dim=-1)
+    # Where the other view shows what the anchors' view shows at each place.
+    places = [
+        [int(np.flatnonzero(other == cell)[0]) for cell in mine]
+        for mine, other in zip(frames, other_frames, strict=True)
+    ]
+    k = torch.stack([image[place] for image, place in zip(k, places, strict=True)])
     radius = float(negatives.split(":")[1]) if ":" in negatives else math.inf
-    total = 0.0
-    for i in range(len(z)):
-        for n in range(16):
-            partner = int(np.flatnonzero(other_frames[i] == frames[i][n])[0])
-            positive = math.exp(z[i, n] @ k[i, partner] / temperature)
-            rest = 0.0
-            for j in range(len(z)):
-                for m in range(16):
-                    far = math.dist(divmod(n, 4), divmod(m, 4)) > radius
-                    if j == i and not far:
-                        continue
-                    # Keys are moved to the anchors' frame: the key at place m there.
-                    moved = int(np.flatnonzero(other_frames[j] == frames[j][m])[0])
-                    rest += math.exp(z[i, n] @ k[j, moved] / temperature)
-                    if negatives.startswith("both-views"):
-                        rest += math.exp(z[i, n] @ z[j, m] / temperature)
-            total -= math.log(positive / (positive + rest))
-    return total / (len(z) * 16)
+    near = torch.tensor(
+        [[math.dist(divmod(n, 4), divmod(m, 4)) <= radius for m in range(16)] for n in range(16)]
+    )
+    own_image = torch.block_diag(*[near] * len(z)).bool()
+    cross = (z.flatten(0, 1) @ k.flatten(0, 1).T / temperature).exp()
+    positive = cross.diagonal()
+    rest = cross.masked_fill(own_image, 0).sum(1)
+    if negatives.startswith("both-views"):
+        own = (z.flatten(0, 1) @ z.flatten(0, 1).T / temperature).exp()
+        rest = rest + own.masked_fill(own_image, 0).sum(1)
+    return -(positive / (positive + rest)).log().mean()
 
 
-@pytest.mark.parametrize(
-    "negatives", ["cross-view", "both-views", "cross-view+spatial:1", "both-views+spatial:1.5"]
-)
-@pytest.mark.parametrize("layer", [2, BLOCKS])
-def test_the_equivariance_loss_in_closed_form(negatives, layer):
-    objective = build({"negatives": negatives, "temperature": 0.3, "layer": layer})
+FORMS = ["cross-view", "both-views", "cross-view+spatial:1", "both-views+spatial:1.5"]
+
+
+def tapped(negatives, layer, monkeypatch):
+    """An objective of the equivariance term alone, on views without scaling, and the frames."""
+    objective = build({"negatives": negatives, "temperature": 0.3, "layer": layer, "weight": 1})
+    without_invariance(objective, monkeypatch)
     with torch.no_grad():
         for head in (objective.addon.projector, objective.teacher.addon):
             for p in head.parameters():
                 p.add_(0.2 * torch.randn_like(p))
     views = make_views(paired=3, scale=(1, 1), aspect=(1, 1), seed=2)
     assert all(action.grid == GRID for action in views.actions)
-    ours = objective(views).equivariance.item()
     frames = [[frame(action, image) for image in range(3)] for action in views.actions]
-    z = [tokens_of(objective.encoder, objective.addon.projector, v, layer) for v in views.paired]
-    k = [
-        tokens_of(objective.teacher.encoder, objective.teacher.addon, v, layer)
-        for v in views.paired
-    ]
-    expected = [
+    return objective, views, frames
+
+
+def both_directions(z, k, frames, negatives):
+    return sum(
         closed_form(z[j], k[1 - j], frames[j], frames[1 - j], temperature=0.3, negatives=negatives)
         for j in range(2)
-    ]
-    assert ours == pytest.approx(sum(expected) / 2, rel=1e-9)
+    ) / 2  # fmt: skip
+
+
+def gradients(loss, module):
+    parameters = dict(module.named_parameters())
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return dict(zip(parameters, found, strict=True))
+
+
+@pytest.mark.parametrize("negatives", FORMS)
+@pytest.mark.parametrize("layer", [2, BLOCKS])
+def test_the_equivariance_loss_and_its_gradient_in_closed_form(monkeypatch, negatives, layer):
+    objective, views, frames = tapped(negatives, layer, monkeypatch)
+    student, teacher = objective.student, objective.teacher
+    z = [tokens_of(student.encoder, student.addon.projector, v, layer) for v in views.paired]
+    with torch.no_grad():
+        k = [tokens_of(teacher.encoder, teacher.addon, v, layer) for v in views.paired]
+    expected = both_directions(z, k, frames, negatives)
+    losses = objective(views)
+    assert losses.equivariance.item() == pytest.approx(expected.item(), rel=1e-9)
+    ours, gold = gradients(losses.total, student), gradients(expected, student)
+    for name, gradient in gold.items():
+        if gradient is not None:
+            torch.testing.assert_close(ours[name], gradient, rtol=1e-8, atol=1e-11)
     placebo = build({"negatives": negatives, "layer": layer, "action": "placebo"})
     placebo.load_state_dict(objective.state_dict())
-    assert abs(placebo(views).equivariance.item() - ours) > 1e-4
+    assert abs(placebo(views).equivariance.item() - expected.item()) > 1e-4
+
+
+@pytest.mark.parametrize("negatives", FORMS)
+def test_without_a_teacher_keys_carry_gradient_too(monkeypatch, negatives):
+    """As for methods that have none: the student's own tokens are the keys."""
+    objective, views, frames = tapped(negatives, 2, monkeypatch)
+    student = objective.student
+    z = [tokens_of(student.encoder, student.addon.projector, v, 2) for v in views.paired]
+    expected = both_directions(z, z, frames, negatives)
+    features = [student.encoder(v, (2,)) for v in views.paired]
+    ours = student.addon.loss(ser.AddonInput(features, None, None, views))
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-9)
+    mine, gold = gradients(ours, student), gradients(expected, student)
+    for name, gradient in gold.items():
+        if gradient is not None:
+            torch.testing.assert_close(mine[name], gradient, rtol=1e-8, atol=1e-11)
 
 
 def test_a_placebo_never_has_the_right_frame(monkeypatch):
@@ -470,16 +503,7 @@ def test_rank_local_keys_with_one_image_on_a_rank(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     objective = build({"preset": "summary"})
     try:
-        part = partition(4, objective.paired_views())
-    except UserError:
-        return
-    views = dataclasses.replace(
-        make_views(standard=1, paired=1),
-        standard_counts=part.standard_counts,
-        paired_counts=part.paired_counts,
-    )
-    try:
-        losses = objective(views)
+        losses = objective(workers.make_views(objective.paired_views(), 4, seed=0))
     except UserError:
         return
     assert math.isfinite(losses.equivariance.item())

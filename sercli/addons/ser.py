@@ -98,7 +98,7 @@ class SER(Addon):
             with torch.no_grad():
                 keys = [given.teacher_head(features.grids[layer]) for features in given.teachers]
         targets = self._targets(given)
-        loss = anchors[0].new_zeros((), dtype=torch.float32)
+        loss: Tensor = anchors[0].new_zeros(())
         for view, other in ((0, 1), (1, 0)):
             grid = keys[other].transpose(1, 2).unflatten(2, actions[other].grid)
             moved = transport(grid, source=actions[other], target=targets[view])
@@ -130,7 +130,8 @@ class SER(Addon):
             anchor_offset=offset,
             own_view=own_view,
         )
-        return mean * (counts[rank] * len(counts) / sum(counts))
+        share: float = counts[rank] * len(counts) / sum(counts)
+        return mean * share
 
     def _targets(self, given: AddonInput) -> tuple[GeometricAction, ...]:
         """The frames that keys are moved to: the anchors' own, or, as a placebo, wrong ones."""

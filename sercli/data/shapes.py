@@ -33,6 +33,7 @@ _SIZES = (16, 4096)  # sides in pixels that can be rendered
 
 # An object's radius in half sides of the picture: its outline spans about this share of the side.
 _RADIUS = (0.70, 0.92)
+_TILT = 2 * np.pi * 0.06  # radians: objects, and the patterns they wear, stand nearly upright
 _ASPECT = 1.25  # at most this much wider than high, or the reverse
 _WAVE = (6.0, 10.0)  # radians of a texture's wave per object radius: 2 to 3 periods across
 _OCTAVES = ((4, 0.35), (9, 0.15))  # the background: knots a side, and weight
@@ -232,14 +233,14 @@ def _draw_thing(
     center = np.clip(center, reach - 1, 1 - reach)  # inside the picture, if not inside its cell
     flip = np.array([-1.0 if mirror < 0.5 else 1.0, -1.0])  # rows run down, v runs up
     stretched = np.array([stretch, 1 / stretch])
-    to_object = np.diag(1 / (stretched * radius)) @ _turn(2 * np.pi * turn) @ np.diag(flip)
+    to_object = np.diag(1 / (stretched * radius)) @ _turn(_TILT * (2 * turn - 1)) @ np.diag(flip)
 
     return _Thing(
         label=label,
         center=center,
         to_object=to_object,
         radius=radius,
-        to_wave=(_WAVE[0] + (_WAVE[1] - _WAVE[0]) * wave) * _turn(2 * np.pi * twist),
+        to_wave=(_WAVE[0] + (_WAVE[1] - _WAVE[0]) * wave) * _turn(_TILT * (2 * twist - 1)),
         phase=phase,
         colours=_contrasting(candidates, background),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,9 +13,7 @@ from sercli.addons import NoneConfig
 from sercli.encoder import cls_after_of
 from sercli.objective import Objective
 from sercli.recipe import Recipe
-from sercli.views import PairedViews, Partition, ViewMaker, Views, partition
-
-_STEPS_COUNTED = 3
+from sercli.views import PairedViews, ViewMaker, Views, partition
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class StepFlops:
     """FLOPs of matrix products and convolutions in one step of the global batch.
 
     Attributes:
-        step: Of the run; b₂'s grids vary, so this is a mean over its first steps.
+        step: Of the run, with b₂ on its mean grid, the unscaled one.
         none: Of the same recipe without the add-on: ordinary ViT, no b₂.
         weight0: Of its λ = 0 control: the same b₂ and delayed [CLS], but no term.
         parameters: Trainable parameters.
@@ -58,24 +56,21 @@ def count_flops(recipe: Recipe) -> StepFlops:
         full, parameters = _objective(recipe)
         addon = recipe.addon
         if addon.tapped_layer is None:
-            step = _count(full, _views(recipe, None, 0))
+            step = _count(full, _views(recipe, None))
             return StepFlops(step, step, step, parameters)
         place = cls_after_of(recipe.model, layer=addon.tapped_layer, taps_cls=addon.taps_cls)
         without = recipe.model_copy(update={"addon": NoneConfig(name="none")})
         delayed = without.model_copy(
             update={"model": recipe.model.model_copy(update={"cls_after": place})}
         )
-        paired = full.paired_views()
+        views = _views(recipe, full.paired_views())
         control, _ = _objective(delayed)
         none, _ = _objective(without)
-        steps, controls = [], []
-        for index in range(_STEPS_COUNTED):
-            views = _views(recipe, paired, index)
-            steps.append(_count(full, views))
-            controls.append(_count(control, views))
-        plain = _count(none, _views(recipe, None, 0))
         return StepFlops(
-            sum(steps) / _STEPS_COUNTED, plain, sum(controls) / _STEPS_COUNTED, parameters
+            step=_count(full, views),
+            none=_count(none, _views(recipe, None)),
+            weight0=_count(control, views),
+            parameters=parameters,
         )
 
 
@@ -85,8 +80,10 @@ def _objective(recipe: Recipe) -> tuple[Objective, int]:
     return objective, sum(p.numel() for p in objective.parameters() if p.requires_grad)
 
 
-def _views(recipe: Recipe, paired: PairedViews | None, step: int) -> Views:
-    part: Partition = partition(recipe.train.batch_size, paired)
+def _views(recipe: Recipe, paired: PairedViews | None) -> Views:
+    part = partition(recipe.train.batch_size, paired)
+    if paired is not None:
+        paired = replace(paired, scale=(1.0, 1.0), aspect=(1.0, 1.0))
     maker = ViewMaker(
         recipe.views,
         paired=paired,
@@ -95,7 +92,7 @@ def _views(recipe: Recipe, paired: PairedViews | None, step: int) -> Views:
         patch_size=recipe.model.patch_size,
         seed=recipe.seed,
     )
-    actions = maker.actions(step)
+    actions = maker.actions(0)
     side, patch = recipe.data.image_size, recipe.model.patch_size
 
     def blank(count: int, height: int, width: int) -> Tensor:

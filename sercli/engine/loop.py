@@ -211,7 +211,7 @@ class Trainer:
             self.step = step + 1
             self.train_seconds = before + time.perf_counter() - started
             progress.step(self.step)
-            if self._due(self.recipe.train.log_steps) or self._due(self.schedule.monitor_steps):
+            if self._due(self.recipe.train.log_steps) or self._monitor_due():
                 clock = self._log(report, clock, progress)
             if pending is not None:
                 self._honour(pending)
@@ -223,7 +223,11 @@ class Trainer:
         self.tracker.close()
 
     def _due(self, every: int) -> bool:
-        return bool(every) and (self.step % every == 0 or self.step == self.schedule.total_steps)
+        return self.step % every == 0 or self.step == self.schedule.total_steps
+
+    def _monitor_due(self) -> bool:
+        every = self.schedule.monitor_steps
+        return bool(every) and self.step % every == 0
 
     def _train_step(
         self,
@@ -344,7 +348,7 @@ class Trainer:
         }
         if self.objective.teacher is not None:
             row["momentum"] = self.objective.method.momentum_at(step / self.schedule.total_steps)
-        if self.step == self.schedule.total_steps or self._due(self.schedule.monitor_steps):
+        if self._monitor_due():
             if distributed.rank() == 0:
                 row |= self.monitor(self.objective.encoder)
             distributed.barrier()
