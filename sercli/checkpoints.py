@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,7 +127,10 @@ def _read_file(path: Path, name: str, key: str) -> LoadedEncoder:
             "a run directory, its encoder.safetensors or its checkpoints/*.pt is needed",
         )
     prefix = f"{key}.encoder."
-    tensors = {k[len(prefix) :]: v for k, v in state["objective"].items() if k.startswith(prefix)}
+    stored = state["objective"]
+    if not isinstance(stored, Mapping) or not all(isinstance(v, Tensor) for v in stored.values()):
+        raise UserError(f"{path} is no checkpoint of ser", "its `objective` must hold tensors")
+    tensors = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
     return _build(metadata, tensors, name, key)
 
 
@@ -180,7 +182,14 @@ def _build(
             raise KeyError(f"format {_FORMAT}")
         model = Model.model_validate_json(metadata["model"])
         image_size, cls_after = int(metadata["image_size"]), int(metadata["cls_after"])
-    except (KeyError, ValueError, ValidationError) as error:
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"])) or "model"
+        raise UserError(
+            f"{name}: its header's {place} cannot be read ({problem['msg']})",
+            "a file written by this version of ser is needed",
+        ) from error
+    except (KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"{name} is no encoder written by ser (its header lacks {error})",
             "encoder.safetensors of a run directory is needed",
@@ -203,14 +212,19 @@ def _build(
 
 
 def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
+    import huggingface_hub.constants
     import timm
 
     stem = name.removeprefix("timm:")
     architecture = stem.partition(".")[0]
     if architecture not in timm.list_models():
         raise UserError(f"{name}: timm knows no model {architecture!r}")
-    if not random_init:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded behind the user's back
+    if not timm.is_model_pretrained(stem) and "." in stem:
+        raise UserError(f"{name}: timm knows no weights {stem!r}")
+    # Nothing is downloaded behind the user's back. The environment variable of this name is read
+    # when huggingface_hub is imported, which is over.
+    before = huggingface_hub.constants.HF_HUB_OFFLINE
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
         with seeded(0, "timm"):
             vit = timm.create_model(stem, pretrained=not random_init, num_classes=0)
@@ -220,6 +234,8 @@ def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
             "weights must be cached, nothing is downloaded",
             "use --random-init for random weights, or give a checkpoint file",
         ) from error
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = before
     encoder = Encoder.from_timm(vit).eval().requires_grad_(False)
     config = vit.pretrained_cfg or {}
     count = len(encoder.state_dict())

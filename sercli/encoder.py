@@ -100,6 +100,7 @@ class Encoder(nn.Module):
         norm_pre: nn.Module | None = None,
         fc_norm: nn.Module | None = None,
         pools_mean: bool = False,
+        fixed_positions: bool = False,
     ) -> None:
         super().__init__()
         self.patch_embed = PatchEmbedding(patch_embed)
@@ -115,6 +116,7 @@ class Encoder(nn.Module):
         self.grid = grid
         self.patch_size = patch_size
         self.cls_after = cls_after if cls_token is not None else None
+        self.fixed_positions = fixed_positions
         self.pools_mean = pools_mean or cls_token is None
 
     # -- construction -------------------------------------------------------------------------
@@ -141,6 +143,7 @@ class Encoder(nn.Module):
             grid=grid,
             patch_size=model.patch_size,
             cls_after=cls_after,
+            fixed_positions=model.pos_embed == "sincos",
         )
 
     @classmethod
@@ -154,6 +157,8 @@ class Encoder(nn.Module):
             type(vit) is VisionTransformer
             and vit.pos_embed is not None
             and vit.attn_pool is None
+            and vit.global_pool in ("", "token", "avg")
+            and not (vit.global_pool == "avg" and vit.pool_include_prefix)
             and isinstance(vit.patch_embed.norm, nn.Identity)
         )
         if not plain:
@@ -166,9 +171,11 @@ class Encoder(nn.Module):
         prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
         if prefix:  # positions of [CLS] and registers are constants: fold them into the tokens
             parts = position[:, :prefix]
-            cls_token = nn.Parameter(cls_token.detach() + parts[:, :1])
+            first = 0 if cls_token is None else 1
+            if cls_token is not None:
+                cls_token = nn.Parameter(cls_token.detach() + parts[:, :1])
             if reg_token is not None:
-                reg_token = nn.Parameter(reg_token.detach() + parts[:, 1:])
+                reg_token = nn.Parameter(reg_token.detach() + parts[:, first:])
         return cls(
             patch_embed=vit.patch_embed.proj,
             blocks=list(vit.blocks),
@@ -212,7 +219,12 @@ class Encoder(nn.Module):
     def random_twin(self, seed: int) -> Encoder:
         """The same architecture with random weights: the floor of every score."""
         device = self.pos_embed.device
-        return copy.deepcopy(self).cpu().initialise(seed).to(device)
+        return (
+            copy.deepcopy(self)
+            .cpu()
+            .initialise(seed, pos_embed="keep" if self.fixed_positions else "learned")
+            .to(device)
+        )
 
     # -- forward ------------------------------------------------------------------------------
 

@@ -260,4 +260,8 @@ def info_nce(queries: Tensor, keys: Tensor, *, temperature: float, query_offset:
     wide = torch.promote_types(queries.dtype, torch.float32)
     q, k = F.normalize(queries.to(wide), dim=1), F.normalize(keys.to(wide), dim=1)
     labels = torch.arange(len(q), device=q.device) + query_offset
-    return F.cross_entropy(q @ k.T / temperature, labels) * (2 * temperature)
+    with torch.autocast(
+        "cuda" if q.is_cuda else "cpu", enabled=False
+    ):  # it would take the product in bf16
+        logits = q @ k.T / temperature
+    return F.cross_entropy(logits, labels) * (2 * temperature)

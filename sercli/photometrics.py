@@ -153,10 +153,14 @@ def _hue(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    """Separable Gaussian blur, reflected at the border, a sigma for each image."""
+    """Separable Gaussian blur, reflected at the border, a sigma for each image.
+
+    Each kernel ends at its own 3σ, so that an image does not depend on its batch.
+    """
     radius = min(math.ceil(3 * largest), min(images.shape[-2:]) - 1)
     places = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (places / sigma[:, None]).square())
+    kernel = kernel * (places.abs() <= (3 * sigma[:, None]).ceil())
     kernel = kernel / kernel.sum(1, keepdim=True)
     count, channels = images.shape[:2]
     weights = kernel.repeat_interleave(channels, dim=0)[:, None]

@@ -31,6 +31,7 @@ from sercli.errors import UserError, from_os_error
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Range = tuple[Positive, Positive]
 
@@ -103,7 +104,7 @@ class Views(Section):
     setting: Annotated[Literal["2"], BeforeValidator(str)] = Field(
         "2", description="views an image"
     )
-    crop_area: Range = Field((0.08, 1.0), description="share of the image's area")
+    crop_area: tuple[Share, Share] = Field((0.08, 1.0), description="share of the image's area")
     crop_aspect: Range = Field((3 / 4, 4 / 3), description="width / height, log-uniform")
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     hflip_p: Probability = 0.5
@@ -188,7 +189,8 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """The resolved recipe; reading it gives an equal one."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        tree = self.model_dump(mode="json")
+        return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,9 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.yaml_implicit_resolvers = {
     key: [
-        (tag, expression) for tag, expression in resolvers if not tag.endswith((":bool", ":float"))
+        (tag, expression)
+        for tag, expression in resolvers
+        if not tag.endswith((":bool", ":float", ":int", ":timestamp"))
     ]
     for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
@@ -230,6 +234,23 @@ _Loader.add_implicit_resolver(
     ),
     list("-+0123456789."),
 )
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789")
+)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would read as something else than text."""
+
+
+# Strings that either reader takes for something else are quoted.
+_Dumper.yaml_implicit_resolvers = {
+    key: [
+        *_Loader.yaml_implicit_resolvers.get(key, []),
+        *yaml.SafeDumper.yaml_implicit_resolvers.get(key, []),
+    ]
+    for key in {*_Loader.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}
+}
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -248,7 +269,10 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 def parse_yaml(text: str) -> Any:
     """Parse YAML safely: `1e-3` is a number, `no` a string, a key that stands twice an error."""
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (ValueError, TypeError) as error:  # of PyYAML's constructors
+        raise yaml.YAMLError(str(error)) from error
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -325,12 +349,34 @@ def _layers(
         raise UserError(f"{file} extends itself", "recipes must not extend in a circle")
     tree = _read(file)
     parent = tree.pop("extends", None)
-    layer = (name, dict(_flatten(tree)))
+    pairs = list(_flatten(tree))
+    layer = (name, dict(pairs))
+    if len(layer[1]) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UserError(f"{file} sets {twice} twice", "a key may stand once, dotted or nested")
     if parent is None:
         return [layer]
     if not isinstance(parent, str):
         raise UserError(f"{file} extends {parent!r}", "`extends:` takes one recipe name")
     return [*_layers(parent, beside=file.parent, seen=(*seen, file.resolve())), layer]
+
+
+# What the presets of add-ons speak of: a preset replaces these of the layers below it.
+_OF_PRESETS = frozenset(
+    f"addon.{key}"
+    for key in (
+        "preset",
+        "fraction",
+        "temperature",
+        "weight",
+        "negatives",
+        "base",
+        "elements",
+        "share",
+        "keys",
+    )
+)
 
 
 def _merge(layers: list[tuple[str, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -343,8 +389,7 @@ def _merge(layers: list[tuple[str, dict[str, Any]]]) -> tuple[dict[str, Any], di
             if name in layer and values.get(name) not in (None, layer[name]):
                 values = {k: v for k, v in values.items() if not k.startswith(f"{section}.")}
         if "addon.preset" in layer:
-            kept = ("addon.name", "addon.layer")
-            values = {k: v for k, v in values.items() if not k.startswith("addon.") or k in kept}
+            values = {k: v for k, v in values.items() if k not in _OF_PRESETS}
         values.update(layer)
         origins.update(dict.fromkeys(layer, origin))
     return values, {key: origins[key] for key in values}
@@ -371,7 +416,7 @@ def load(
         UserError: No such recipe, bad YAML, unknown key (with a suggestion) or bad value.
     """
     layers = _layers(name)
-    layers.append(("--set", dict(_parse_setting(text) for text in settings)))
+    layers.append(("--set", dict(_flatten(dict(_parse_setting(text) for text in settings)))))
     layers.append(("flag", dict(flags or {})))
     values, origins = _merge(layers)
     _refuse_layer_without_addon(values, origins)
@@ -402,13 +447,17 @@ def _resolve(
     method = _choice(tree, "method", methods)
     addon = _choice(tree, "addon", addons)
     _refuse_unknown(values, method, addon, origins)
+    section = ""
     try:
         expanded = addon.expand(tree["addon"], method=tree["method"]["name"])
+        section = "method"
         tree["method"] = method.model_validate(tree["method"])
+        section = "addon"
         tree["addon"] = addon.model_validate({**expanded, **tree["addon"]})
+        section = ""
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise UserError(_explain(error, origins)) from error
+        raise UserError(_explain(error, origins, section)) from error
     preset = f"preset {tree['addon'].preset}" if expanded else ""
     origins = {**{f"addon.{key}": preset for key in expanded}, **origins}
     everything = dict(_flatten(recipe.model_dump(mode="json")))
@@ -508,22 +557,14 @@ def _close_keys(key: str, known: Sequence[str]) -> list[str]:
     return same or described or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
 
 
-def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
+def _explain(error: ValidationError, origins: Mapping[str, str], section: str) -> str:
     """The first problem of a pydantic error as one line."""
     problem = error.errors()[0]
     message = problem["msg"].removeprefix("Value error, ")
     place = [str(part) for part in problem["loc"] if not isinstance(part, int)]
     if not place or isinstance(problem["input"], dict):  # a rule about several keys
         return message
-    title = error.title.lower()
-    section = next((s for s in ("method", "addon") if title.startswith(s)), None)
-    key = ".".join(place)
-    for candidate in (key, f"method.{key}", f"addon.{key}"):
-        if candidate in origins:
-            key = candidate
-            break
-    else:
-        key = f"{section}.{key}" if section else key
+    key = ".".join([section, *place] if section else place)
     origin = f" (from {origins[key]})" if key in origins else ""
     return f"{key} = {problem['input']!r}{origin}: {message[:1].lower()}{message[1:]}"
 

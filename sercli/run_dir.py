@@ -132,7 +132,8 @@ def file_sha256(path: Path) -> str:
 
 def protocol_id(protocol: Mapping[str, Any]) -> str:
     """The first 12 hex digits of the SHA-256 of a protocol's canonical JSON."""
-    canonical = json.dumps(protocol, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    as_stored = json.loads(json.dumps(protocol, allow_nan=False))  # keys are text there
+    canonical = json.dumps(as_stored, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
@@ -251,9 +252,8 @@ class RunDir:
 
     def checkpoint_steps(self) -> list[int]:
         """Steps that have a checkpoint file, oldest first (not verified)."""
-        return sorted(
-            int(file.stem.removeprefix("step-")) for file in self.checkpoints.glob("step-*.pt")
-        )
+        numbers = (file.stem.removeprefix("step-") for file in self.checkpoints.glob("step-*.pt"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def result(self, name: str) -> Path:
         return self.results / f"{name}.json"

@@ -50,6 +50,7 @@ class PairedViews:
             of view 1's half turns and mirrors, one quarter turn a view).
         scale: Range of the grid's area.
         aspect: Range of the grid's change of w/h.
+        min_per_rank: Images of b₂ that every rank needs (negatives of its own rank: 2).
     """
 
     fraction: float
@@ -58,6 +59,7 @@ class PairedViews:
     elements: str = "independent"
     scale: tuple[float, float] = (0.7, 1.3)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    min_per_rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,12 @@ def partition(batch_size: int, paired: PairedViews | None) -> Partition:
             f"gives n₂ = {sum(pairs)}",
             "n₂ must be at least 2: an anchor's negatives are other images of b₂",
             f"use addon.fraction={math.ceil(200 / batch_size) / 100:g} or a larger batch",
+        )
+    if min(pairs) < paired.min_per_rank:
+        raise UserError(
+            f"n₂ = {sum(pairs)} on {world} processes",
+            f"each needs {paired.min_per_rank} images of b₂, as its negatives are its own",
+            "use addon.keys=gathered, a larger addon.fraction, or fewer processes",
         )
     standard = tuple(n - p for n, p in zip(each, pairs, strict=True))
     return Partition(tuple(mine), standard, tuple(pairs), torch.tensor(list(rows)).long())
@@ -254,7 +262,7 @@ def random_crop(
             return int(draws.integers(width - w + 1)), int(draws.integers(height - h + 1)), w, h
     low, high = config.crop_aspect
     ratio = min(max(width / height, low), high)
-    w = min(width, round(height * ratio))
+    w = min(width, max(1, round(height * ratio)))
     h = min(height, max(1, round(width / ratio)))
     return (width - w) // 2, (height - h) // 2, w, h
 
@@ -277,6 +285,7 @@ class Views:
         actions: The group elements of b₂, one action for each view.
         paired_counts: Rows of b₂ on each rank.
         standard_counts: Rows of b₁ on each rank.
+        paired_rows: Rows of this rank within the b₂ of one process, int64 [n₂].
         generator_seed: Seeds whatever noise an objective or an add-on draws in this step.
     """
 
@@ -285,6 +294,7 @@ class Views:
     actions: tuple[GeometricAction, ...]
     standard_counts: tuple[int, ...]
     paired_counts: tuple[int, ...]
+    paired_rows: Tensor
     generator_seed: int
 
     @property
@@ -352,6 +362,7 @@ class ViewMaker:
             actions,
             self.part.standard_counts,
             self.part.paired_counts,
+            self.part.paired_rows,
             randomness.derive(self.seed, "step", step),
         )
 

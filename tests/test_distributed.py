@@ -77,16 +77,7 @@ def test_the_patch_loss_alone_with_gradient_to_all_tokens(found, world, counts, 
 
 
 CASES = [
-    pytest.param(
-        world,
-        case,
-        id=f"{world} ranks, {case.name}",
-        marks=pytest.mark.xfail(
-            strict=True, reason="the placebo's wrong elements follow the rank, not the position"
-        )
-        if ("action", "placebo") in case.addon
-        else (),
-    )
+    pytest.param(world, case, id=f"{world} ranks, {case.name}")
     for world in (2, 3)
     for case in workers.cases(world)
 ]

@@ -102,7 +102,6 @@ def test_what_is_no_plain_vit_is_refused():
             Encoder.from_timm(timm_vit(**changes))
 
 
-@pytest.mark.xfail(strict=True, reason="other poolings than avg are silently read as [CLS]")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -124,11 +123,6 @@ def test_other_poolings_are_refused_or_equal(changes):
     torch.testing.assert_close(encoder.eval()(pictures()).cls, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AttributeError,
-    reason="positions of registers are folded into a [CLS] that does not exist",
-)
 @torch.no_grad()
 def test_registers_with_positions_but_without_cls():
     vit = timm_vit(class_token=False, global_pool="avg", reg_tokens=2)
@@ -374,7 +368,6 @@ def test_the_random_twin():
     assert delayed.cls_after == 2
 
 
-@pytest.mark.xfail(strict=True, reason="random_twin draws learned positions for every encoder")
 def test_the_twin_of_fixed_positions_keeps_them():
     model = MODEL.model_copy(update={"pos_embed": "sincos"})
     encoder = Encoder.from_model(model, image_size=32).initialise(0, pos_embed="sincos")

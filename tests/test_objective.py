@@ -260,9 +260,6 @@ def test_the_invariance_loss_is_moco_v3s_on_the_joined_cls(temperature):
     assert ours == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="under autocast the InfoNCE's product of fp32 embeddings runs in bf16"
-)
 def test_the_invariance_loss_is_computed_in_fp32_under_autocast(monkeypatch):
     objective = build(dtype=torch.float32)
     seen = []
@@ -493,11 +490,6 @@ def ser_features(grid):
     return Features(grid.mean((2, 3)), {2: grid}, {})
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="rank-local keys with one image of b₂ on a rank end in a ValueError, not a UserError",
-)
 def test_rank_local_keys_with_one_image_on_a_rank(monkeypatch):
     """preset=summary, batch 4 on two ranks: n₂ = 2, one a rank."""
     monkeypatch.setattr(distributed, "world_size", lambda: 2)

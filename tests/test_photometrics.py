@@ -138,11 +138,6 @@ def test_the_chain_is_torchvisions_in_every_order():
     assert changed.max() <= 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the blur's kernel is cut at 3 × the largest sigma of the batch, so a view depends on "
-    "its batch, and through it on the number of ranks",
-)
 def test_an_image_does_not_depend_on_its_batch():
     """What a view looks like must not depend on which rank it is on."""
     images, u = batch(), uniforms(12)

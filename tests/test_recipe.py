@@ -94,11 +94,6 @@ def test_broken_yaml_is_one_line(write, text):
     refused(lambda: load(write("broken", text)), "no valid YAML")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(ValueError, TypeError),
-    reason="parse_yaml lets ValueError and TypeError of PyYAML's constructors through",
-)
 @pytest.mark.parametrize(
     "text", ["data: {path: 2024-13-01}", "train: {lr: {{lr}}}", "? [a, b]\n: 1"]
 )
@@ -107,15 +102,11 @@ def test_yaml_that_cannot_be_constructed_is_one_line(write, text):
     refused(lambda: load(path), "YAML")
 
 
-@pytest.mark.xfail(
-    strict=True, raises=(ValueError, TypeError), reason="the same through --set: a traceback"
-)
 @pytest.mark.parametrize("setting", ["data.path=2024-13-01", "train.lr={{lr}}"])
 def test_settings_that_cannot_be_constructed_are_one_line(setting):
     refused(lambda: load("shapes/moco-ser", setting), "--set")
 
 
-@pytest.mark.xfail(strict=True, reason="PyYAML's YAML 1.1 integers: base 60 and octal; dates")
 @pytest.mark.parametrize(("text", "value"), [("1:30", "1:30"), ("2024-01-01", "2024-01-01")])
 def test_yaml_leaves_times_and_dates_alone(text, value):
     assert parse_yaml(text) == value
@@ -231,9 +222,6 @@ def test_values_out_of_range_are_one_line(sections, words):
     refused(lambda: small(**sections), *words)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_explain tries method.* first, so an add-on's key gets the wrong name"
-)
 def test_a_bad_value_is_named_by_its_own_section():
     refused(
         lambda: small(
@@ -243,12 +231,10 @@ def test_a_bad_value_is_named_by_its_own_section():
     )
 
 
-@pytest.mark.xfail(strict=True, reason="Range has no upper end: an area above the image's passes")
 def test_a_crop_larger_than_the_image_is_refused():
     refused(lambda: small(views={"crop_area": [2.0, 3.0]}), "crop_area")
 
 
-@pytest.mark.xfail(strict=True, reason="a dotted and a nested key are two spellings of one key")
 def test_a_key_given_dotted_and_nested_is_twice(write):
     path = write("twice", "extends: shapes/moco-ser\ntrain:\n  lr: 1\ntrain.lr: 2\n")
     refused(lambda: load(path), "train.lr")
@@ -291,7 +277,6 @@ def test_a_folder_named_like_a_number_is_a_path():
     assert load("shapes/moco-ser", data__path="123").recipe.data.path == "123"
 
 
-@pytest.mark.xfail(strict=True, reason="a mapping given to --set is called an unknown key")
 def test_a_setting_may_be_a_section():
     r = load("shapes/moco-ser", "views.view1={blur_p: 0.5, grey_p: 0.1}").recipe
     assert (r.views.view1.blur_p, r.views.view1.grey_p) == (0.5, 0.1)
@@ -408,10 +393,6 @@ def test_a_preset_on_top_of_a_recipe_wins_over_the_recipes_values():
     assert explicit.recipe.addon.base == "full"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="_merge drops every add-on setting below a preset, also those no preset speaks of",
-)
 @pytest.mark.parametrize(("key", "value"), [("action", "placebo"), ("projector_width", 128)])
 def test_a_preset_keeps_the_settings_that_no_preset_speaks_of(write, key, value):
     path = write("mine", f"extends: shapes/moco-ser\naddon: {{{key}: {value}}}\n")
@@ -442,9 +423,6 @@ def test_a_resolved_recipe_read_again_is_equal(write, settings):
     assert yaml.safe_load(first.to_yaml())["seed"] == first.seed
 
 
-@pytest.mark.xfail(
-    strict=True, reason="to_yaml does not quote what only our reader takes for a number"
-)
 @pytest.mark.parametrize("path", ["1e3", "5e-1"])
 def test_a_folder_named_like_an_exponent_comes_back(write, path):
     first = small(data={"path": path}).recipe

@@ -354,9 +354,6 @@ def test_reordered_keys_are_no_edit(run):
     assert run.read_results()[0].protocol_id == result().protocol_id
 
 
-@pytest.mark.xfail(
-    strict=True, reason="integer keys sort as numbers when written and as text when read back"
-)
 def test_a_protocol_with_integer_keys_is_read_back(run):
     run.write_result(result(protocol={"name": "knn", "settings": {"weights": {2: 0.5, 10: 1.0}}}))
     assert len(run.read_results()) == 1

@@ -313,7 +313,6 @@ def test_where_no_crop_fits_the_centre_of_torchvision_is_taken():
         assert crop == (left, top, w, h)
 
 
-@pytest.mark.xfail(strict=True, reason="the fallback's width is rounded to 0 on a low image")
 def test_a_narrow_aspect_on_a_low_image():
     config = ViewsConfig(crop_aspect=(0.1, 0.3))
     _, _, w, h = random_crop(100, 1, config, np.random.default_rng(0))
@@ -341,10 +340,6 @@ def test_twenty_unreadable_images_in_a_row_fail_the_run():
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="torch's loader wraps the message of a worker's exception in the worker's traceback",
-)
 def test_unreadable_images_in_a_loader_process_give_the_same_one_line():
     images = images_of(Pictures(40, broken=range(40)))
     with pytest.raises(RunFailed, match="picture-0") as caught:

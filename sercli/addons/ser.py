@@ -84,7 +84,15 @@ class SER(Addon):
 
     def paired_views(self) -> PairedViews:
         c = self.config
-        return PairedViews(c.fraction, c.share, c.base, c.elements, c.scale, c.aspect)
+        return PairedViews(
+            c.fraction,
+            c.share,
+            c.base,
+            c.elements,
+            c.scale,
+            c.aspect,
+            min_per_rank=2 if c.keys == "rank-local" else 0,
+        )
 
     def shared_head(self) -> nn.Module:
         return self.projector
@@ -138,14 +146,12 @@ class SER(Addon):
         actions = given.views.actions
         if self.config.action == "analytic":
             return actions
-        counts = given.views.paired_counts
-        start = sum(counts[: distributed.rank()])
+        total = sum(given.views.paired_counts)
         draws = randomness.generator(given.views.generator_seed, "placebo")
         wrong = []
         for action in actions:
             # One of the seven other elements of D4: composing with it never gives the right frame.
-            code = torch.randint(1, 8, (sum(counts),), generator=draws)
-            code = code[start : start + len(action)]
+            code = torch.randint(1, 8, (total,), generator=draws)[given.views.paired_rows]
             error = GeometricAction(code >= 4, code % 4, action.grid)
             wrong.append(error.compose(action))
         return tuple(wrong)

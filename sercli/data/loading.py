@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sercli.data.source import ImageSource
+from sercli.errors import SerError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,6 +27,19 @@ def default_workers(ranks_here: int = 1) -> int:
     return max(0, min(12, (cores or 1) // max(1, ranks_here) - 1))
 
 
+class _Reading(Dataset[Any]):
+    """Hands errors over as items: torch would wrap their message in the worker's traceback."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except SerError as error:
+            return error
+
+
 def load_batches(
     dataset: Dataset[_T], batches: Iterable[Sequence[Any]], *, workers: int
 ) -> Iterator[list[_T]]:
@@ -34,14 +48,18 @@ def load_batches(
     A batch is a list of what the dataset returns; collating is the receiver's.
     """
     loader: DataLoader[Any] = DataLoader(
-        dataset,
+        _Reading(dataset),
         batch_sampler=batches,  # type: ignore[arg-type]  # keys need not be ints
         num_workers=workers,
         collate_fn=_as_list,
         worker_init_fn=_quiet_worker if workers else None,
         prefetch_factor=4 if workers else None,
     )
-    yield from loader
+    for items in loader:
+        for item in items:
+            if isinstance(item, SerError):
+                raise item
+        yield items
 
 
 def _as_list(items: list[_T]) -> list[_T]:

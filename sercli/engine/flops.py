@@ -106,6 +106,7 @@ def _views(recipe: Recipe, paired: PairedViews | None) -> Views:
         actions=actions,
         standard_counts=part.standard_counts,
         paired_counts=part.paired_counts,
+        paired_rows=part.paired_rows,
         generator_seed=0,
     )
 
