@@ -79,6 +79,7 @@ class Encoder(nn.Module):
         patch_size: Side of a patch, in pixels.
         grid: (h, w) that the positional embedding was made for.
         cls_after: Block after which [CLS] joins (0: ordinary ViT; None: it never does).
+        init: How weights are drawn, see `initialise`.
     """
 
     cls_token: Tensor | None
@@ -100,6 +101,7 @@ class Encoder(nn.Module):
         norm_pre: nn.Module | None = None,
         fc_norm: nn.Module | None = None,
         pools_mean: bool = False,
+        init: str = "timm",
         fixed_positions: bool = False,
     ) -> None:
         super().__init__()
@@ -116,6 +118,7 @@ class Encoder(nn.Module):
         self.grid = grid
         self.patch_size = patch_size
         self.cls_after = cls_after if cls_token is not None else None
+        self.init = init
         self.fixed_positions = fixed_positions
         self.pools_mean = pools_mean or cls_token is None
 
@@ -143,6 +146,7 @@ class Encoder(nn.Module):
             grid=grid,
             patch_size=model.patch_size,
             cls_after=cls_after,
+            init=model.init,
             fixed_positions=model.pos_embed == "sincos",
         )
 
@@ -190,18 +194,16 @@ class Encoder(nn.Module):
             pools_mean=vit.global_pool == "avg",
         )
 
-    def initialise(self, seed: int, *, scheme: str = "timm", pos_embed: str = "learned") -> Encoder:
+    def initialise(self, seed: int) -> Encoder:
         """Draw all weights from `seed`, alike on every machine and rank.
 
-        Args:
-            seed: Any integer ≥ 0.
-            scheme: "timm" (normal, std 0.02) or "moco-v3" (Xavier uniform, uniform patches).
-            pos_embed: "learned" (normal, std 0.02), "sincos" (fixed), "keep" (left as it is).
+        `init` is "timm" (normal, std 0.02) or "moco-v3" (Xavier uniform, uniform patches); the
+        positions are normal with std 0.02, or MoCo-v3's fixed sines and cosines.
         """
         with seeded(seed, "encoder"), torch.no_grad():
             for module in self.modules():
-                _initialise_module(module, scheme)
-            if scheme == "moco-v3":
+                _initialise_module(module, self.init)
+            if self.init == "moco-v3":
                 projection = self.patch_embed.proj
                 limit = math.sqrt(6 / (projection.weight[0].numel() + projection.weight.shape[0]))
                 projection.weight.uniform_(-limit, limit)
@@ -210,21 +212,16 @@ class Encoder(nn.Module):
             for token in (self.cls_token, self.reg_token):
                 if token is not None:
                     token.normal_(std=1e-6)
-            if pos_embed == "learned":
-                nn.init.trunc_normal_(self.pos_embed, std=0.02)
-            elif pos_embed == "sincos":
+            if self.fixed_positions:
                 self.pos_embed.copy_(_sincos(self.grid, self.dim))
+            else:
+                nn.init.trunc_normal_(self.pos_embed, std=0.02)
         return self
 
     def random_twin(self, seed: int) -> Encoder:
         """The same architecture with random weights: the floor of every score."""
         device = self.pos_embed.device
-        return (
-            copy.deepcopy(self)
-            .cpu()
-            .initialise(seed, pos_embed="keep" if self.fixed_positions else "learned")
-            .to(device)
-        )
+        return copy.deepcopy(self).cpu().initialise(seed).to(device)
 
     # -- forward ------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ class Objective(nn.Module):
             image_size=recipe.data.image_size,
             cls_after=cls_after_of(recipe.model, layer=layer, taps_cls=recipe.addon.taps_cls),
         )
-        encoder.initialise(recipe.seed, scheme=recipe.model.init, pos_embed=recipe.model.pos_embed)
+        encoder.initialise(recipe.seed)
         with seeded(recipe.seed, "method"):
             method = METHODS[recipe.method.name](recipe.method, encoder.dim)
         addon: Addon | None = None

@@ -15,6 +15,8 @@ from sercli.recipe import Model
 TINY = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=0)
 MODEL = Model(name="vit_micro", width=32, depth=4, num_heads=2, patch_size=8)
 
+FIXED = MODEL.model_copy(update={"pos_embed": "sincos"})
+
 
 def timm_vit(**changes):
     torch.manual_seed(0)
@@ -25,9 +27,9 @@ def timm_vit(**changes):
     return vit
 
 
-def small(cls_after=0, *, seed=0, dtype=torch.float32, **options):
+def small(cls_after=0, *, seed=0, dtype=torch.float32):
     encoder = Encoder.from_model(MODEL, image_size=32, cls_after=cls_after)
-    return encoder.initialise(seed, **options).to(dtype).eval()
+    return encoder.initialise(seed).to(dtype).eval()
 
 
 def pictures(count=2, height=32, width=32, dtype=torch.float32):
@@ -292,9 +294,9 @@ def test_weights_are_a_function_of_the_seed():
 
 @pytest.fixture(scope="module", params=["timm", "moco-v3"])
 def drawn(request):
-    model = Model(name="vit_micro", width=128, depth=2, num_heads=2, patch_size=8)
-    encoder = Encoder.from_model(model, image_size=64)
-    return request.param, encoder.initialise(0, scheme=request.param)
+    sizes = {"width": 128, "depth": 2, "num_heads": 2, "patch_size": 8}
+    model = Model(name="vit_micro", init=request.param, **sizes)
+    return request.param, Encoder.from_model(model, image_size=64).initialise(0)
 
 
 def test_statistics_of_the_schemes(drawn):
@@ -329,7 +331,7 @@ def test_statistics_of_the_schemes(drawn):
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 64)])
 def test_sincos_positions_in_closed_form(size):
-    encoder = Encoder.from_model(MODEL, image_size=size[0]).initialise(0, pos_embed="sincos")
+    encoder = Encoder.from_model(FIXED, image_size=size[0]).initialise(0)
     side = size[0] // 8
     expected = np.empty((side * side, 32))
     for row in range(side):
@@ -341,13 +343,6 @@ def test_sincos_positions_in_closed_form(size):
                     math.sin(row * omega), math.cos(row * omega),
                 )  # fmt: skip
     np.testing.assert_allclose(encoder.pos_embed[0].detach().numpy(), expected, atol=1e-6)
-
-
-def test_keep_leaves_positions_as_they_are():
-    encoder = small()
-    before = encoder.pos_embed.detach().clone()
-    encoder.initialise(9, pos_embed="keep")
-    assert torch.equal(encoder.pos_embed, before)
 
 
 @torch.no_grad()
@@ -369,6 +364,13 @@ def test_the_random_twin():
 
 
 def test_the_twin_of_fixed_positions_keeps_them():
-    model = MODEL.model_copy(update={"pos_embed": "sincos"})
-    encoder = Encoder.from_model(model, image_size=32).initialise(0, pos_embed="sincos")
+    encoder = Encoder.from_model(FIXED, image_size=32).initialise(0)
     assert torch.equal(encoder.random_twin(1).pos_embed, encoder.pos_embed)
+
+
+def test_the_twin_is_drawn_by_the_scheme_of_its_model():
+    model = MODEL.model_copy(update={"init": "moco-v3"})
+    encoder = Encoder.from_model(model, image_size=32).initialise(0)
+    twin = Encoder.from_model(model, image_size=32).initialise(1)
+    weights = encoder.random_twin(1).state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in twin.state_dict().items())
