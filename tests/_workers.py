@@ -21,8 +21,9 @@ from sercli.heads import BatchNorm
 from sercli.losses import patch_nt_xent
 from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS, Objective
 from sercli.photometrics import NUM_UNIFORMS
-from sercli.recipe import Photometrics, from_mapping
+from sercli.recipe import Photometrics
 from sercli.recipe import Views as ViewsConfig
+from sercli.recipe_files import from_mapping
 from sercli.views import PairedViews, Sample, ViewMaker, Views, partition
 
 FORMS = ("cross-view", "both-views", "cross-view+spatial:1", "both-views+spatial:1")

@@ -21,7 +21,8 @@ from sercli.checkpoints import (
 from sercli.encoder import Encoder
 from sercli.errors import UserError
 from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS, Objective
-from sercli.recipe import Model, from_mapping
+from sercli.recipe import Model
+from sercli.recipe_files import from_mapping
 from sercli.run_dir import RunDir
 
 MODEL = Model(name="vit_micro", width=32, depth=3, num_heads=2, patch_size=8)

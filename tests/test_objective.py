@@ -14,7 +14,7 @@ from sercli.actions import GeometricAction
 from sercli.addons import ser
 from sercli.errors import UserError
 from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS, Objective
-from sercli.recipe import from_mapping
+from sercli.recipe_files import from_mapping
 from sercli.views import PairedViews, draw_actions
 
 GRID = (4, 4)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import yaml
 
-from sercli import recipe
+from sercli import recipe, recipe_files
 from sercli.addons.ser import SERConfig
 from sercli.errors import UserError
 from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS, Objective
-from sercli.recipe import Schedule, Train, parse_yaml
+from sercli.recipe import Schedule, Train
+from sercli.recipe_yaml import parse_yaml
 
 TABLES = dict(methods=METHOD_CONFIGS, addons=ADDON_CONFIGS)
 SMALL = {
@@ -23,12 +24,12 @@ SMALL = {
 
 
 def small(**sections):
-    return recipe.from_mapping({**SMALL, **sections}, **TABLES)
+    return recipe_files.from_mapping({**SMALL, **sections}, **TABLES)
 
 
 def load(name, *settings, **flags):
     dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return recipe.load(str(name), settings=settings, flags=dotted, **TABLES)
+    return recipe_files.load(str(name), settings=settings, flags=dotted, **TABLES)
 
 
 @pytest.fixture
@@ -94,20 +95,17 @@ def test_broken_yaml_is_one_line(write, text):
     refused(lambda: load(write("broken", text)), "no valid YAML")
 
 
-@pytest.mark.parametrize(
-    "text", ["data: {path: 2024-13-01}", "train: {lr: {{lr}}}", "? [a, b]\n: 1"]
-)
+@pytest.mark.parametrize("text", ["train: {lr: {{lr}}}", "? [a, b]\n: 1"])
 def test_yaml_that_cannot_be_constructed_is_one_line(write, text):
     path = write("odd", text + "\n")
     refused(lambda: load(path), "YAML")
 
 
-@pytest.mark.parametrize("setting", ["data.path=2024-13-01", "train.lr={{lr}}"])
-def test_settings_that_cannot_be_constructed_are_one_line(setting):
-    refused(lambda: load("shapes/moco-ser", setting), "--set")
+def test_a_setting_that_cannot_be_constructed_is_one_line():
+    refused(lambda: load("shapes/moco-ser", "train.lr={{lr}}"), "--set")
 
 
-@pytest.mark.parametrize(("text", "value"), [("1:30", "1:30"), ("2024-01-01", "2024-01-01")])
+@pytest.mark.parametrize(("text", "value"), [("1:30", "1:30"), ("2024-13-01", "2024-13-01")])
 def test_yaml_leaves_times_and_dates_alone(text, value):
     assert parse_yaml(text) == value
 
@@ -116,7 +114,7 @@ def test_yaml_leaves_times_and_dates_alone(text, value):
 
 
 def test_every_recipe_that_comes_with_ser_resolves_and_builds():
-    names = recipe.recipe_names()
+    names = recipe_files.recipe_names()
     assert "shapes/moco-ser" in names
     for name in names:
         if name.endswith("/base"):  # what a folder's recipes have in common, not one to run
@@ -318,10 +316,10 @@ def test_another_method_drops_the_settings_of_the_former(write):
         temperature: float = 9.0
 
     tables = {**TABLES, "methods": {**METHOD_CONFIGS, "other": Other}}
-    resolved = recipe.load("shapes/moco-ser", flags={"method.name": "other"}, **tables)
+    resolved = recipe_files.load("shapes/moco-ser", flags={"method.name": "other"}, **tables)
     assert resolved.recipe.method.model_dump() == {"name": "other", "temperature": 9.0}
     path = write("mine", "extends: shapes/moco-ser\nmethod: {name: other, temperature: 2}\n")
-    resolved = recipe.load(str(path), **tables)
+    resolved = recipe_files.load(str(path), **tables)
     assert resolved.recipe.method.model_dump() == {"name": "other", "temperature": 2.0}
 
 
@@ -355,7 +353,7 @@ def test_presets_fill_in_what_is_not_given(preset, method):
     methods = {"moco": _Plain, "dino": _Plain, "barlow-twins": _Plain}
     by_method, rest = PRESETS[preset]
     tree = {"method": {"name": method}, "addon": {"name": "ser", "preset": preset}}
-    resolved = recipe.from_mapping(tree, methods=methods, addons=ADDON_CONFIGS)
+    resolved = recipe_files.from_mapping(tree, methods=methods, addons=ADDON_CONFIGS)
     addon = resolved.recipe.addon
     assert isinstance(addon, SERConfig)
     assert (addon.temperature, addon.weight) == by_method[method]
@@ -371,14 +369,14 @@ def test_presets_fill_in_what_is_not_given(preset, method):
         "share": "global", "keys": "gathered",
     }  # fmt: skip
     tree["addon"] |= given
-    addon = recipe.from_mapping(tree, methods=methods, addons=ADDON_CONFIGS).recipe.addon
+    addon = recipe_files.from_mapping(tree, methods=methods, addons=ADDON_CONFIGS).recipe.addon
     assert {key: getattr(addon, key) for key in given} == given
 
 
 def test_without_a_preset_it_is_the_papers():
     methods = {"dino": _Plain}
     tree = {"method": {"name": "dino"}, "addon": {"name": "ser"}}
-    addon = recipe.from_mapping(tree, methods=methods, addons=ADDON_CONFIGS).recipe.addon
+    addon = recipe_files.from_mapping(tree, methods=methods, addons=ADDON_CONFIGS).recipe.addon
     assert (addon.preset, addon.temperature, addon.weight) == ("paper", 0.5, 0.3)
 
 
@@ -431,8 +429,8 @@ def test_a_folder_named_like_an_exponent_comes_back(write, path):
 
 def test_from_mapping_takes_its_own_dump():
     first = small().recipe
-    assert recipe.from_mapping(first.model_dump(), **TABLES).recipe == first
-    assert recipe.from_mapping(first.model_dump(mode="json"), **TABLES).recipe == first
+    assert recipe_files.from_mapping(first.model_dump(), **TABLES).recipe == first
+    assert recipe_files.from_mapping(first.model_dump(mode="json"), **TABLES).recipe == first
 
 
 def test_a_resolved_recipe_cannot_be_changed():

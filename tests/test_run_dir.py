@@ -230,7 +230,7 @@ def test_file_names(run):
 
 
 def test_run_dir_needs_no_torch():
-    code = "import sys, sercli.run_dir, sercli.recipe; sys.exit('torch' in sys.modules)"
+    code = "import sys, sercli.run_dir, sercli.recipe_files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

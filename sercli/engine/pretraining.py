@@ -14,8 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sercli import distributed
-from sercli import recipe as recipes
+from sercli import distributed, recipe_files
 from sercli.data import open_source
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
@@ -26,7 +25,8 @@ from sercli.engine.progress import TrainingProgress
 from sercli.engine.tracking import require_tensorboard
 from sercli.errors import Interrupted, Preempted, SerError, UserError
 from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS, Objective
-from sercli.recipe import Recipe, Resolved, Schedule
+from sercli.recipe import Recipe, Schedule
+from sercli.recipe_files import Resolved
 from sercli.run_dir import RunDir, next_free
 from sercli.views import partition
 
@@ -35,7 +35,7 @@ MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 
 def resolve(name: str, settings: tuple[str, ...], flags: Mapping[str, Any]) -> Resolved:
     """Resolve a recipe with the methods and add-ons there are."""
-    return recipes.load(
+    return recipe_files.load(
         name, methods=METHOD_CONFIGS, addons=ADDON_CONFIGS, settings=settings, flags=flags
     )
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sercli.checkpoints import LoadedEncoder, read_encoder
 from sercli.data import ImageSource, has_split, open_source
 from sercli.errors import UserError, from_os_error
-from sercli.recipe import parse_yaml
+from sercli.recipe_yaml import parse_yaml
 from sercli.run_dir import Result, RunDir, write_atomic
 
 _SHAPES = "shapes"
