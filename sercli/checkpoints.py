@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,26 +97,26 @@ def read_encoder(
 
 def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
     if run.encoder.is_file():
-        with _open_safetensors(run.encoder) as (_, tensors):
-            present = any(k.startswith("teacher.") for k in tensors) or key == "student"
-        if present:
-            return _read_file(run.encoder, name, key)
-    steps = run.checkpoint_steps()
-    if not steps:
-        status = run.read_run().get("status")
-        what = key if run.encoder.is_file() else "weights"
-        raise UserError(
-            f"{name} holds no {what} (its run is {status})",
-            "a checkpoint or encoder.safetensors is needed",
-            f"ser pretrain --resume {name}",
-        )
-    return _read_file(run.checkpoint(steps[-1]), name, key)
+        header, stored = _read_safetensors(run.encoder)
+        tensors = _only(stored, "teacher.", key == "teacher")
+        if tensors:
+            return _build(header, tensors, name, key)
+    for step in reversed(run.checkpoint_steps()):
+        if run.checkpoint_verifies(step):
+            return _read_file(run.checkpoint(step), name, key)
+    status = run.read_run().get("status")
+    what = key if run.encoder.is_file() else "weights"
+    raise UserError(
+        f"{name} holds no {what} (its run is {status})",
+        "a checkpoint or encoder.safetensors is needed",
+        f"ser pretrain --resume {name}",
+    )
 
 
 def _read_file(path: Path, name: str, key: str) -> LoadedEncoder:
     if path.suffix == ".safetensors":
-        with _open_safetensors(path) as (header, stored):
-            return _build(header, _only(stored, "teacher.", key == "teacher"), name, key)
+        header, stored = _read_safetensors(path)
+        return _build(header, _only(stored, "teacher.", key == "teacher"), name, key)
     state = load_torch_file(path)
     metadata = state.get("encoder")
     if not isinstance(metadata, Mapping) or "objective" not in state:
@@ -155,17 +154,16 @@ def load_torch_file(path: Path) -> dict[str, Any]:
     return state
 
 
-@contextmanager
-def _open_safetensors(path: Path) -> Iterator[tuple[dict[str, str], dict[str, Tensor]]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a safetensors file."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except OSError as error:
         raise from_os_error(error, f"cannot read {path}") from error
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is no safetensors file that can be read ({error})") from error
-    yield metadata, tensors
 
 
 def _only(tensors: dict[str, Tensor], prefix: str, inside: bool) -> dict[str, Tensor]:
@@ -182,6 +180,7 @@ def _build(
             raise KeyError(f"format {_FORMAT}")
         model = Model.model_validate_json(metadata["model"])
         image_size, cls_after = int(metadata["image_size"]), int(metadata["cls_after"])
+        mean, std = (tuple(json.loads(metadata[name_])) for name_ in ("mean", "std"))
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"])) or "model"
@@ -208,7 +207,8 @@ def _build(
         )
     encoder.load_state_dict(tensors)
     encoder.eval().requires_grad_(False)
-    return LoadedEncoder(encoder, name, key, len(expected), len(expected), image_size)
+    count = len(expected)
+    return LoadedEncoder(encoder, name, key, count, count, image_size, mean, std)
 
 
 def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:

@@ -250,6 +250,14 @@ class RunDir:
         """Its SHA-256, in the format of `sha256sum -c`."""
         return self.checkpoints / f"step-{step:08d}.pt.sha256"
 
+    def checkpoint_verifies(self, step: int) -> bool:
+        """Whether a checkpoint is there and its bytes are those that were written."""
+        try:
+            written = self.checkpoint_hash(step).read_text().split()[0]
+            return written == file_sha256(self.checkpoint(step))
+        except (OSError, IndexError):
+            return False
+
     def checkpoint_steps(self) -> list[int]:
         """Steps that have a checkpoint file, oldest first (not verified)."""
         numbers = (file.stem.removeprefix("step-") for file in self.checkpoints.glob("step-*.pt"))

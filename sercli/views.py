@@ -224,7 +224,7 @@ class TrainingImages(Dataset[Sample]):
             ]
             size = (self.image_size, self.image_size)
             crops = [
-                image.resize(size, self.resampling, box=(x, y, x + w, y + h))
+                image.crop((x, y, x + w, y + h)).resize(size, self.resampling)
                 for x, y, w, h in boxes
             ]
         scale = np.array([width, height, width, height], dtype=np.float32)

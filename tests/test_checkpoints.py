@@ -23,7 +23,7 @@ from sercli.errors import UserError
 from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS, Objective
 from sercli.recipe import Model
 from sercli.recipe_files import from_mapping
-from sercli.run_dir import RunDir
+from sercli.run_dir import RunDir, file_sha256
 
 MODEL = Model(name="vit_micro", width=32, depth=3, num_heads=2, patch_size=8)
 
@@ -145,6 +145,8 @@ def test_a_training_checkpoint_gives_student_and_teacher(tmp_path, objective):
 def test_a_run_directory(run, objective):
     refused(lambda: load_encoder(run.path), "no weights", "running", "--resume")
     checkpoint(objective, run.checkpoint(3), MODEL)
+    refused(lambda: load_encoder(run.path), "no weights")  # a checkpoint without its hash
+    run.checkpoint_hash(3).write_text(f"{file_sha256(run.checkpoint(3))}  step-00000003.pt\n")
     assert equal(load_encoder(run.path), objective.encoder)
     other = small(9)
     write_encoder(run.encoder, encoder_metadata(MODEL, other, step=4), student=other, teacher=None)

@@ -79,7 +79,7 @@ def test_a_run_directory_holds_what_it_should(whole):
     assert rows[3]["lr"] == pytest.approx(2e-3 * 12 / 256)  # the end of the warm-up
     assert rows[-1]["lr"] < 0.02 * rows[3]["lr"]
     assert whole.checkpoint_steps() == [20, 24]
-    assert all(checkpoint.verified(whole, step) for step in (20, 24))
+    assert all(whole.checkpoint_verifies(step) for step in (20, 24))
     digest = subprocess.run(
         ["sha256sum", "-c", whole.checkpoint_hash(24).name], cwd=whole.checkpoints, check=False
     )
@@ -147,7 +147,7 @@ def test_ctrl_c_is_130_and_resumable(tmp_path):
     assert "Traceback" not in errors.decode()
     run = RunDir.open(path)
     assert run.read_run()["status"] == "preempted"
-    assert checkpoint.verified(run, run.checkpoint_steps()[-1])
+    assert run.checkpoint_verifies(run.checkpoint_steps()[-1])
 
 
 def test_damaged_checkpoint_is_refused_and_the_previous_used(whole, tmp_path):
@@ -242,7 +242,7 @@ def test_full_disk_fails_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeyp
     assert writes
     assert run.read_run()["exit_status"] == 3
     assert run.checkpoint_steps() == [4]
-    assert checkpoint.verified(run, 4)
+    assert run.checkpoint_verifies(4)
     assert not [f for f in run.checkpoints.iterdir() if f.name.startswith(".")]
 
 

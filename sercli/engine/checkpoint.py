@@ -10,7 +10,7 @@ import torch
 
 from sercli.checkpoints import load_torch_file
 from sercli.errors import from_os_error
-from sercli.run_dir import RunDir, file_sha256, write_atomic, write_text
+from sercli.run_dir import RunDir, write_atomic, write_text
 
 KEPT = 2
 
@@ -62,19 +62,10 @@ def save(run: RunDir, step: int, state: dict[str, Any]) -> None:
     _drop_older(run)
 
 
-def verified(run: RunDir, step: int) -> bool:
-    """Whether a checkpoint is there and its bytes are those that were written."""
-    try:
-        written = run.checkpoint_hash(step).read_text().split()[0]
-        return written == file_sha256(run.checkpoint(step))
-    except (OSError, IndexError):
-        return False
-
-
 def load_latest(run: RunDir, warn: Callable[[str], None]) -> dict[str, Any] | None:
     """The last checkpoint that verifies, or None; damaged ones are named and passed over."""
     for step in reversed(run.checkpoint_steps()):
-        if verified(run, step):
+        if run.checkpoint_verifies(step):
             return load_torch_file(run.checkpoint(step))
         warn(f"{run.checkpoint(step)} is damaged or incomplete; the one before it is used")
     return None
