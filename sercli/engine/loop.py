@@ -116,9 +116,7 @@ class Trainer:
                 block.compile()
         self.module: nn.Module = self.objective
         if distributed.active():
-            self.module = DistributedDataParallel(
-                self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self.module = DistributedDataParallel(self.objective, gradient_as_bucket_view=True)
         self.step = 0
         self.train_seconds = 0.0
         self.non_finite = 0
