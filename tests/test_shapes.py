@@ -177,7 +177,7 @@ def test_neither_mean_colours_nor_raw_pixels_say_much_of_the_class() -> None:
 
     (train, train_labels), (val, val_labels) = pictures("train", 1000), pictures("val", 500)
     assert knn_accuracy(train.mean(1), val.mean(1)) < 0.25  # chance 0.1, its deviation 0.013
-    assert knn_accuracy(train.reshape(1000, -1), val.reshape(500, -1)) < 0.4
+    assert knn_accuracy(train.reshape(1000, -1), val.reshape(500, -1)) < 0.5
 
 
 # -- styles ------------------------------------------------------------------------------------
