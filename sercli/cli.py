@@ -54,6 +54,9 @@ def options(
 
 def main() -> NoReturn:
     """Run a command; the exit statuses are those of `sercli.errors`."""
+    # Threads that wait shall sleep, not spin: on a busy machine spinning halves the speed or worse.
+    # OpenMP reads this when torch loads it, which no command has done yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     if debug:
