@@ -1,5 +1,8 @@
 """What the README claims of the embedded world, from the command line (minutes: marker slow)."""
 
+import math
+import statistics
+
 import pytest
 from test_cli import ser
 
@@ -28,15 +31,15 @@ def test_ser_raises_equivariance_at_block_3_intervals_apart(tmp_path):
 
 
 @pytest.mark.timeout(3600)
-def test_classes_are_learnt_and_ser_costs_no_accuracy(tmp_path):
+def test_classes_are_learnt_and_ser_costs_no_accuracy_beyond_the_spread_of_seeds(tmp_path):
+    differences = []
     for seed in ("0", "1", "2"):
-        plain = trained(
-            tmp_path, f"none-{seed}", "--recipe", "shapes/moco-none-long", "--seed", seed
-        )
-        with_ser = trained(
-            tmp_path, f"ser-{seed}", "--recipe", "shapes/moco-ser-long", "--seed", seed
-        )
-        for run in (plain["knn"], with_ser["knn"]):
+        scores = {}
+        for addon in ("none", "ser"):
+            options = ("--recipe", f"shapes/moco-{addon}-long", "--seed", seed)
+            run = scores[addon] = trained(tmp_path, f"{addon}-{seed}", *options)["knn"]
             assert run["top1"] >= 20  # twice chance
             assert run["top1/low"] > run["random/top1/high"]
-        assert with_ser["knn"]["top1/high"] >= plain["knn"]["top1/low"]
+        differences.append(scores["ser"]["top1"] - scores["none"]["top1"])
+    half_width = 4.303 * statistics.stdev(differences) / math.sqrt(3)  # Student's t, 95 %, n = 3
+    assert statistics.mean(differences) + half_width >= 0
