@@ -131,6 +131,8 @@ def test_sigterm_leaves_a_checkpoint_and_75(whole, tmp_path):
         command("--resume", str(path)), env=one_thread(), capture_output=True, check=False
     )
     assert resumed.returncode == 0, resumed.stderr
+    state = run.read_run()
+    assert (state["status"], state["exit_status"], state["error"]) == ("done", 0, None)
     assert losses(run) == losses(whole)
     assert "knn_top1" in list(run.read_metrics())[-1]
 

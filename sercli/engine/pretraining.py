@@ -191,7 +191,13 @@ def train(run: RunDir, *, device: torch.device, make_monitor: MonitorFactory) ->
                 trainer.resume(progress.message)
                 if first:
                     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-                    run.update_run(status="running", device=name, **runtimes.describe())
+                    run.update_run(
+                        status="running",
+                        exit_status=None,  # of an earlier attempt
+                        error=None,
+                        device=name,
+                        **runtimes.describe(),
+                    )
                 trainer.train(request, progress)
             _record(run, trainer)
         except BaseException as error:
@@ -206,6 +212,7 @@ def _record(run: RunDir, trainer: Trainer) -> None:
     waits = [row["data_wait"] for row in run.read_metrics() if "data_wait" in row]
     run.update_run(
         status="done",
+        exit_status=0,
         timings={
             "train_seconds": trainer.train_seconds,
             "steps": trainer.step,
@@ -272,9 +279,10 @@ def raise_for_status(run: RunDir) -> None:
     state = run.read_run()
     if state["status"] == "done":
         return
-    message = str(state.get("error", f"the run ended with status {state['status']}"))
+    message = str(state.get("error") or f"the run ended with status {state['status']}")
+    status = state.get("exit_status") or 1
     kinds: dict[int, type[SerError]] = {75: Preempted, 130: Interrupted}
-    error = kinds.get(state.get("exit_status", 1), SerError)(message)
+    error = kinds.get(status, SerError)(message)
     if not isinstance(error, Preempted | Interrupted):
-        error.exit_status = state.get("exit_status", 1)
+        error.exit_status = status
     raise error
