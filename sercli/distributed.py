@@ -49,6 +49,16 @@ def rows_of_rank(total: int, *, first: int = 0) -> list[int]:
     return [len(range(first + (r - first) % world, total, world)) for r in range(world)]
 
 
+def share_of(counts: Sequence[int]) -> float:
+    """What a mean over this rank's rows is scaled by, for the mean over ranks to be that of all."""
+    return counts[rank()] * len(counts) / sum(counts)
+
+
+def offset_of(counts: Sequence[int]) -> int:
+    """Where this rank's rows start among the gathered ones."""
+    return sum(counts[: rank()])
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:

@@ -40,7 +40,7 @@ class Features:
 
     Attributes:
         cls: [B, D], [CLS] after the final norm (mean of the normed patch tokens where the
-            architecture pools those).
+            architecture pools those); [B, 0] where the pass ended before the last block.
         grids: layer → [B, D, h, w], raw patch tokens after that block (0: the embedding).
         cls_tokens: layer → [B, D], raw [CLS] after that block, where it is already there.
     """
@@ -68,6 +68,20 @@ class PatchEmbedding(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         embedded: Tensor = self.proj(images)
         return embedded
+
+
+class StochasticBlock(Block):
+    """timm's block, whose two branches can be dropped image by image (stochastic depth)."""
+
+    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """[B, N, D] → [B, N, D]; `keep` [B, 2] multiplies the branches (attention, MLP)."""
+        if keep is None:
+            passed: Tensor = super().forward(tokens)
+            return passed
+        attention, perceptron = keep.to(tokens.dtype)[:, :, None, None].unbind(1)
+        tokens = tokens + attention * self.ls1(self.attn(self.norm1(tokens)))
+        dropped: Tensor = tokens + perceptron * self.ls2(self.mlp(self.norm2(tokens)))
+        return dropped
 
 
 class Encoder(nn.Module):
@@ -139,7 +153,9 @@ class Encoder(nn.Module):
             )
         return cls(
             patch_embed=nn.Conv2d(3, width, model.patch_size, stride=model.patch_size),
-            blocks=[Block(width, heads, qkv_bias=True, norm_layer=_norm) for _ in range(depth)],
+            blocks=[
+                StochasticBlock(width, heads, qkv_bias=True, norm_layer=_norm) for _ in range(depth)
+            ],
             norm=_norm(width),
             pos_embed=nn.Parameter(torch.zeros(1, grid[0] * grid[1], width)),
             cls_token=nn.Parameter(torch.zeros(1, 1, width)),
@@ -225,12 +241,22 @@ class Encoder(nn.Module):
 
     # -- forward ------------------------------------------------------------------------------
 
-    def forward(self, images: Tensor, layers: Iterable[int] = ()) -> Features:
+    def forward(
+        self,
+        images: Tensor,
+        layers: Iterable[int] = (),
+        *,
+        keep: Tensor | None = None,
+        until: int | None = None,
+    ) -> Features:
         """Encode images and return the token grids of the `layers` asked for.
 
         Args:
             images: float [B, 3, H, W], normalised; H and W are multiples of the patch size.
             layers: Blocks whose raw output is wanted, 0 (the embedding) to depth.
+            keep: [B, depth, 2], what the two branches of each block are multiplied by, image by
+                image (stochastic depth; a recipe's encoder only). None: nothing is dropped.
+            until: End after this block; `cls` of the result is empty then.
 
         Raises:
             UserError: A side is no multiple of the patch, or a layer does not exist.
@@ -245,13 +271,17 @@ class Encoder(nn.Module):
         grids: dict[int, Tensor] = {}
         cls_tokens: dict[int, Tensor] = {}
         for layer in range(self.depth + 1):
-            if layer:
+            if layer and keep is not None:
+                tokens = self.blocks[layer - 1](tokens, keep[:, layer - 1])
+            elif layer:
                 tokens = self.blocks[layer - 1](tokens)
             if layer in wanted:
                 patches = tokens[:, tokens.shape[1] - grid[0] * grid[1] :]
                 grids[layer] = patches.transpose(1, 2).unflatten(2, grid)
                 if self.cls_after is not None and layer > self.cls_after:
                     cls_tokens[layer] = tokens[:, 0]
+            if layer == until and layer < self.depth:
+                return Features(tokens.new_zeros(len(tokens), 0), grids, cls_tokens)
             if 0 < layer < self.depth:
                 tokens = self._join(tokens, layer)
         tokens = self.norm(tokens)
@@ -277,15 +307,27 @@ class Encoder(nn.Module):
         return resized.flatten(2).transpose(1, 2)
 
 
-def encode(encoder: nn.Module, views: Sequence[Tensor], layers: Iterable[int]) -> list[Features]:
-    """Encode views [n, 3, H, W] of any sizes; those of equal size go through in one call."""
+def encode(
+    encoder: nn.Module,
+    views: Sequence[Tensor],
+    layers: Iterable[int],
+    *,
+    keeps: Sequence[Tensor] | None = None,
+    until: int | None = None,
+) -> list[Features]:
+    """Encode views [n, 3, H, W] of any sizes; those of equal size go through in one call.
+
+    `keeps` [n, depth, 2] for each view, and `until`, are those of `Encoder.forward`.
+    """
     layers = tuple(layers)
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, view in enumerate(views):
         groups.setdefault(tuple(view.shape[1:]), []).append(index)
     encoded: dict[int, Features] = {}
     for members in groups.values():
-        together = encoder(torch.cat([views[i] for i in members]), layers)
+        images = torch.cat([views[i] for i in members])
+        keep = None if keeps is None else torch.cat([keeps[i] for i in members])
+        together = encoder(images, layers, keep=keep, until=until)
         start = 0
         for index in members:
             encoded[index] = together.rows(start, start + len(views[index]))
@@ -300,8 +342,17 @@ def cls_after_of(model: Model, *, layer: int | None, taps_cls: bool) -> int:
         model: `cls_after` set there wins.
         layer: The tapped layer, or None.
         taps_cls: The add-on takes [CLS] of that layer.
+
+    Raises:
+        UserError: [CLS] of the tapped layer is needed, but joins later.
     """
     if model.cls_after is not None:
+        if taps_cls and layer is not None and model.cls_after >= layer:
+            raise UserError(
+                f"model.cls_after {model.cls_after} with addon.layer {layer}",
+                "the add-on takes [CLS] of that layer, which must have joined before it",
+                "leave model.cls_after out, or use addon.tap=pooled",
+            )
         return model.cls_after
     if layer is None or taps_cls or layer >= depth_of(model):
         return 0

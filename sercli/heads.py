@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -49,21 +49,69 @@ class BatchNorm(nn.Module):
         return normalised * self.weight + self.bias
 
 
-def mlp(widths: Sequence[int], *, last_norm: bool) -> nn.Sequential:
-    """Linear layers without bias, each but the last followed by batch norm and ReLU.
+def mlp(
+    widths: Sequence[int],
+    *,
+    last_norm: bool,
+    norm: Callable[[int], nn.Module] = BatchNorm,
+    last_bias: bool = False,
+) -> nn.Sequential:
+    """Linear layers without bias, each but the last followed by a norm and ReLU.
 
     Args:
         widths: Input, hidden…, output width.
         last_norm: End with a batch norm without affine parameters, as in SimCLR and MoCo-v3.
+        norm: Of the hidden layers.
+        last_bias: Give the last layer a bias.
     """
     layers: list[nn.Module] = []
+    last = len(widths) - 2
     for index, (before, after) in enumerate(pairwise(widths)):
-        layers.append(nn.Linear(before, after, bias=False))
-        if index < len(widths) - 2:
-            layers += [BatchNorm(after), nn.ReLU(inplace=True)]
+        layers.append(nn.Linear(before, after, bias=last_bias and index == last))
+        if index < last:
+            layers += [norm(after), nn.ReLU(inplace=True)]
         elif last_norm:
             layers.append(BatchNorm(after, affine=False))
     return nn.Sequential(*layers)
+
+
+class PrototypeHead(nn.Module):
+    """DINO's head: a 3-layer MLP with GELU, L2 norm, then cosines with prototypes.
+
+    Args:
+        dim: Width D of the input.
+        hidden: Width of the MLP.
+        bottleneck: Width in which cosines are taken.
+        prototypes: Number K of prototypes.
+        norm_last_layer: Keep the prototypes at length 1; otherwise each learns its length (weight
+            norm's g).
+    """
+
+    def __init__(
+        self, dim: int, *, hidden: int, bottleneck: int, prototypes: int, norm_last_layer: bool
+    ) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        for module in self.mlp:
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck) / bottleneck**0.5)
+        self.lengths = None if norm_last_layer else nn.Parameter(torch.ones(prototypes))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[B, D] → logits [B, K]."""
+        unit = F.normalize(self.mlp(rows), dim=1)
+        prototypes = F.normalize(self.prototypes, dim=1)
+        if self.lengths is not None:
+            prototypes = prototypes * self.lengths[:, None]
+        return F.linear(unit, prototypes)
 
 
 class TokenProjector(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -255,13 +256,212 @@ def info_nce(queries: Tensor, keys: Tensor, *, temperature: float, query_offset:
         query_offset: Query i belongs to key `query_offset + i`.
 
     Returns:
-        2τ · mean over this call's queries, fp32 (float64 for float64 input).
+        2τ · mean over this call's queries, fp32 (float64 for float64 input; 0 for no queries).
+
+    Raises:
+        ValueError: Shapes do not fit, or there is nothing to contrast with.
     """
-    wide = torch.promote_types(queries.dtype, torch.float32)
-    q, k = F.normalize(queries.to(wide), dim=1), F.normalize(keys.to(wide), dim=1)
-    labels = torch.arange(len(q), device=q.device) + query_offset
-    with torch.autocast(
-        "cuda" if q.is_cuda else "cpu", enabled=False
-    ):  # it would take the product in bf16
-        logits = q @ k.T / temperature
-    return F.cross_entropy(logits, labels) * (2 * temperature)
+    _check_contrast(queries, keys, "queries", "keys", query_offset, temperature)
+    wide = _at_least_fp32(queries, keys)
+    with _without_autocast(queries):
+        logits = _cosines(queries.to(wide), keys.to(wide)) / temperature
+        labels = torch.arange(len(queries), device=queries.device) + query_offset
+        return _mean_cross_entropy(logits, labels) * (2 * temperature)
+
+
+def nt_xent(
+    first: Tensor,
+    second: Tensor,
+    *,
+    temperature: float,
+    all_first: Tensor | None = None,
+    all_second: Tensor | None = None,
+    offset: int = 0,
+) -> Tensor:
+    """NT-Xent of SimCLR: every row of either view is an anchor, its twin the positive.
+
+    Each of the 2n anchors z with its twin z' (same image, other view) is contrasted with the
+    2N − 1 rows of both gathered views that are not itself, s = cosine / τ:
+
+        −log( e^{s(z,z')} / Σ_{y ≠ z} e^{s(z,y)} )
+
+    Args:
+        first: [n, E] of this rank, un-normalised.
+        second: [n, E] of this rank, un-normalised; row i belongs to row i of `first`.
+        temperature: τ > 0.
+        all_first: [N, E] gathered over ranks (default: `first`).
+        all_second: [N, E] gathered over ranks (default: `second`).
+        offset: Row i of this rank is row `offset + i` of the gathered ones.
+
+    Returns:
+        Mean over this call's 2n anchors, fp32 (float64 for float64 input; 0 for no anchors).
+        Gradient reaches all four where they carry one.
+
+    Raises:
+        ValueError: Shapes do not fit, or there is nothing to contrast with.
+    """
+    all_first = first if all_first is None else all_first
+    all_second = second if all_second is None else all_second
+    _check_pair(first, second, "first", "second")
+    _check_pair(all_first, all_second, "all_first", "all_second")
+    _check_contrast(first, all_first, "first", "all_first", offset, temperature)
+    wide = _at_least_fp32(first, second, all_first, all_second)
+    with _without_autocast(first):
+        anchors = torch.cat([first.to(wide), second.to(wide)])
+        logits = _cosines(anchors, torch.cat([all_first.to(wide), all_second.to(wide)]))
+        logits = logits / temperature
+        in_first = torch.arange(len(first), device=first.device) + offset
+        in_second = in_first + len(all_first)
+        own, twin = torch.cat([in_first, in_second]), torch.cat([in_second, in_first])
+        logits[torch.arange(len(anchors), device=first.device), own] = -torch.inf
+        return _mean_cross_entropy(logits, twin)
+
+
+def cross_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Σ_i first_iᵀ second_i, not divided by the number of rows, so that ranks can be summed.
+
+    Args:
+        first: [n, E] rows of this rank, normalised over the global batch.
+        second: [n, E] likewise; row i belongs to row i of `first`.
+
+    Returns:
+        [E, E], fp32 (float64 for float64 input; zeros for no rows).
+
+    Raises:
+        ValueError: Shapes do not fit.
+    """
+    _check_pair(first, second, "first", "second")
+    wide = _at_least_fp32(first, second)
+    with _without_autocast(first):
+        return first.to(wide).T @ second.to(wide)
+
+
+def barlow_twins(correlation: Tensor, *, off_diagonal: float) -> Tensor:
+    """Barlow Twins (Zbontar et al., 2021) of a cross-correlation matrix C.
+
+        Σ_i (1 − C_ii)² + off_diagonal · Σ_{i≠j} C_ij²
+
+    Args:
+        correlation: C [E, E], of the global batch and divided by its number of rows.
+        off_diagonal: Weight of the redundancy term (λ in the paper).
+
+    Returns:
+        fp32 scalar (float64 for float64 input).
+
+    Raises:
+        ValueError: C is not a square matrix.
+    """
+    if correlation.ndim != 2 or correlation.shape[0] != correlation.shape[1]:
+        raise ValueError(f"correlation {tuple(correlation.shape)}: must be square, [E, E]")
+    dim = len(correlation)
+    if dim == 0:
+        raise ValueError("correlation (0, 0): must have at least one feature")
+    with _without_autocast(correlation):
+        c = correlation.to(_at_least_fp32(correlation))
+        # Without its first entry, C read in rows of E + 1 has the diagonal as its last column.
+        others = c.flatten()[1:].view(dim - 1, dim + 1)[:, :-1]
+        return (1 - c.diagonal()).square().sum() + off_diagonal * others.square().sum()
+
+
+def dino_cross_entropy(
+    students: Sequence[Tensor], targets: Sequence[Tensor], *, temperature: float
+) -> Tensor:
+    """Cross entropy of DINO between the teacher's and the student's views of the same images.
+
+    Mean over all pairs (t, v), v ≠ t, of the mean over rows of
+
+        −Σ_k targets[t]_k · log softmax(students[v] / τ)_k
+
+    Args:
+        students: V tensors of logits [n, K].
+        targets: T ≤ V tensors of probabilities [n, K]: the teacher's, centred and sharpened, of
+            the first T views. They get no gradient.
+        temperature: τ > 0, of the student.
+
+    Returns:
+        fp32 scalar (float64 for float64 input; 0 for no rows).
+
+    Raises:
+        ValueError: Shapes or numbers of views do not fit.
+    """
+    if len(students) < 2:
+        raise ValueError(f"{len(students)} student view(s): at least 2 are needed")
+    if not 1 <= len(targets) <= len(students):
+        raise ValueError(
+            f"{len(targets)} target view(s): must be 1 to {len(students)}, the student's views"
+        )
+    if temperature <= 0:
+        raise ValueError(f"temperature {temperature}: must be positive")
+    for name, views in (("students", students), ("targets", targets)):
+        for index, view in enumerate(views):
+            _check_pair(students[0], view, "students[0]", f"{name}[{index}]")
+    wide = _at_least_fp32(*students, *targets)
+    with _without_autocast(students[0]):
+        fixed = [target.detach().to(wide) for target in targets]
+        total = torch.zeros((), dtype=wide, device=students[0].device)
+        for v, student in enumerate(students):
+            log_probability = F.log_softmax(student.to(wide) / temperature, dim=1)
+            for t, target in enumerate(fixed):
+                if t != v:
+                    total = total - (target * log_probability).sum()
+        pairs = len(targets) * (len(students) - 1)
+        return total / (pairs * max(len(students[0]), 1))
+
+
+def _at_least_fp32(*tensors: Tensor) -> torch.dtype:
+    """The dtype to compute in: float64 if any tensor has it, else fp32."""
+    wide = torch.float32
+    for tensor in tensors:
+        wide = torch.promote_types(wide, tensor.dtype)
+    return wide
+
+
+def _without_autocast(like: Tensor) -> torch.autocast:
+    """A context without autocast, which would take products in bf16."""
+    return torch.autocast("cuda" if like.is_cuda else "cpu", enabled=False)
+
+
+def _cosines(rows: Tensor, columns: Tensor) -> Tensor:
+    """[R, E], [C, E] → [R, C]."""
+    return F.normalize(rows, dim=1) @ F.normalize(columns, dim=1).T
+
+
+def _mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over rows; for none of them a zero that keeps its place in the graph."""
+    return F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
+
+
+def _check_pair(one: Tensor, other: Tensor, one_name: str, other_name: str) -> None:
+    if one.ndim != 2:
+        raise ValueError(f"{one_name} {tuple(one.shape)}: must be a matrix, one row an image")
+    if other.shape != one.shape:
+        raise ValueError(
+            f"{other_name} {tuple(other.shape)} does not fit {one_name} {tuple(one.shape)}: "
+            "shapes must be equal"
+        )
+
+
+def _check_contrast(
+    rows: Tensor,
+    gathered: Tensor,
+    rows_name: str,
+    gathered_name: str,
+    offset: int,
+    temperature: float,
+) -> None:
+    if rows.ndim != 2 or gathered.ndim != 2 or rows.shape[1] != gathered.shape[1]:
+        raise ValueError(
+            f"{gathered_name} {tuple(gathered.shape)}: must be a matrix as wide as {rows_name} "
+            f"{tuple(rows.shape)}"
+        )
+    if len(gathered) < 2:
+        raise ValueError(
+            f"{len(gathered)} row(s) in {gathered_name}: no negatives, at least 2 are needed"
+        )
+    if not 0 <= offset <= len(gathered) - len(rows):
+        raise ValueError(
+            f"offset {offset}: {len(rows)} row(s) of {rows_name} must lie among the "
+            f"{len(gathered)} of {gathered_name}"
+        )
+    if temperature <= 0:
+        raise ValueError(f"temperature {temperature}: must be positive")

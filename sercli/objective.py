@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from sercli import randomness
 from sercli.addons import ADDONS, Addon, AddonInput, NoneConfig, TermConfig
 from sercli.encoder import Encoder, Features, cls_after_of, depth_of, encode
 from sercli.errors import UserError
 from sercli.methods import METHODS, Method
-from sercli.randomness import seeded
-from sercli.recipe import AddonConfig, MethodConfig, Recipe
-from sercli.views import PairedViews, Views
+from sercli.recipe import START, AddonConfig, MethodConfig, Moment, Recipe
+from sercli.view_plan import ViewPlan, plan_views
+from sercli.views import Views
 
-METHOD_CONFIGS: dict[str, type[MethodConfig]] = {n: m.Config for n, m in METHODS.items()}
-ADDON_CONFIGS: dict[str, type[AddonConfig]] = {
-    **{n: a.Config for n, a in ADDONS.items()},
-    "none": NoneConfig,
-}
+
+def method_configs() -> dict[str, type[MethodConfig]]:
+    """Name → settings of every objective there is."""
+    return {name: method.Config for name, method in METHODS.items()}
+
+
+def addon_configs() -> dict[str, type[AddonConfig]]:
+    """Name → settings of every add-on there is, and of "none"."""
+    return {**{name: addon.Config for name, addon in ADDONS.items()}, "none": NoneConfig}
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,9 @@ class Objective(nn.Module):
     Args:
         recipe: The resolved recipe.
 
+    Attributes:
+        plan: The views that it works on.
+
     Raises:
         UserError: The layer does not exist, or sizes do not fit.
     """
@@ -60,18 +69,32 @@ class Objective(nn.Module):
                 f"it must be in 1…{depth}: {recipe.model.name} has {depth} blocks",
             )
         self.layers = () if layer is None else (layer,)
+        self.drop_path = recipe.model.drop_path
         encoder = Encoder.from_model(
             recipe.model,
             image_size=recipe.data.image_size,
             cls_after=cls_after_of(recipe.model, layer=layer, taps_cls=recipe.addon.taps_cls),
         )
         encoder.initialise(recipe.seed)
-        with seeded(recipe.seed, "method"):
+        with randomness.seeded(recipe.seed, "method"):
             method = METHODS[recipe.method.name](recipe.method, encoder.dim)
         addon: Addon | None = None
         if recipe.addon.name in ADDONS:
-            with seeded(recipe.seed, "addon"):
+            with randomness.seeded(recipe.seed, "addon"):
                 addon = ADDONS[recipe.addon.name](recipe.addon, encoder.dim)
+        for part, name in ((method, recipe.method.name), (addon, recipe.addon.name)):
+            if part is not None and recipe.train.batch_size < part.needs_images[0]:
+                least, why = part.needs_images
+                raise UserError(
+                    f"train.batch_size {recipe.train.batch_size}",
+                    f"{name} needs at least {least} images a step: {why}",
+                )
+        self.plan: ViewPlan = plan_views(
+            recipe.views,
+            image_size=recipe.data.image_size,
+            patch_size=recipe.model.patch_size,
+            request=None if addon is None else addon.view_request(),
+        )
         self.weight = recipe.addon.weight if isinstance(recipe.addon, TermConfig) else 0.0
         self.student = Student(encoder, method, addon)
         if recipe.model.patch_embed == "frozen":
@@ -101,25 +124,35 @@ class Objective(nn.Module):
     def addon(self) -> Addon | None:
         return self.student.addon
 
-    def paired_views(self) -> PairedViews | None:
-        """The b₂ that the add-on asks for."""
-        return None if self.addon is None else self.addon.paired_views()
+    @property
+    def evaluated_encoder(self) -> Encoder:
+        """The student's, or the teacher's where that is the authors' custom."""
+        if self.teacher is not None and self.method.evaluates_teacher:
+            return self.teacher.encoder
+        return self.student.encoder
 
-    def forward(self, views: Views) -> Losses:
-        """Encode every view once with the student (and the teacher), and compute the losses."""
-        students, paired_students = self._encode(self.student.encoder, views)
+    def forward(self, views: Views, moment: Moment = START) -> Losses:
+        """Encode every view once with the student (and the teacher), and compute the losses.
+
+        The student encodes all views, the teacher the two global ones and all of b₂. Views that
+        only the add-on looks at go no further than its layer.
+        """
+        students, features = self._encode_student(views)
         online = [self.method.student(cls) for cls in students]
-        targets, paired_teachers = online, None
+        targets, teacher_features = online, None
         if self.teacher is not None:
             with torch.no_grad():
-                teachers, paired_teachers = self._encode(self.teacher.encoder, views)
-                targets = [self.teacher.method(cls) for cls in teachers]
-        invariance = self.method.loss(online, targets, views.counts)
+                teachers, teacher_features = _encode(
+                    self.teacher.encoder, views.standard[:2], views.paired, self.layers
+                )
+                targets = [self.teacher.method(cls) for cls in teachers[:2]]
+        invariance = self.method.loss(online, targets, views.counts, moment)
         equivariance = None
         total = invariance
         if self.addon is not None:
             head = None if self.teacher is None else self.teacher.addon
-            given = AddonInput(paired_students, paired_teachers, head, views)
+            counts = views.counts if self.plan.paired is None else views.paired_counts
+            given = AddonInput(features, teacher_features, head, views, counts)
             # With λ = 0 the term is only watched: it must not touch a single gradient.
             with torch.set_grad_enabled(self.weight > 0 and torch.is_grad_enabled()):
                 equivariance = self.addon.loss(given)
@@ -128,13 +161,41 @@ class Objective(nn.Module):
         detached = None if equivariance is None else equivariance.detach()
         return Losses(total, invariance.detach(), detached, students[0].detach())
 
-    def _encode(self, encoder: nn.Module, views: Views) -> tuple[list[Tensor], list[Features]]:
-        """[CLS] of each view, b₁ and b₂ joined, and the features of b₂ alone."""
-        features = encode(encoder, [*views.standard, *views.paired], self.layers)
-        standard, paired = features[: len(views.standard)], features[len(views.standard) :]
-        if not paired:
-            return [f.cls for f in standard], []
-        return [torch.cat([s.cls, p.cls]) for s, p in zip(standard, paired, strict=True)], paired
+    def _encode_student(self, views: Views) -> tuple[list[Tensor], list[Features]]:
+        """[CLS] of each view of the invariance loss, and the features for the add-on."""
+        split = self.plan.num_invariant
+        keeps = self._keeps(views)
+        cls, features = _encode(
+            self.encoder, views.standard[:split], views.paired, self.layers, keeps=keeps
+        )
+        rest = views.standard[split:]
+        if rest and self.addon is not None:
+            with torch.set_grad_enabled(self.weight > 0 and torch.is_grad_enabled()):
+                features += encode(
+                    self.encoder,
+                    rest,
+                    self.layers,
+                    keeps=None if keeps is None else keeps[split:],
+                    until=max(self.layers),
+                )
+        return cls, features
+
+    def _keeps(self, views: Views) -> list[Tensor] | None:
+        """Stochastic depth: what each image's branches are multiplied by, [B, depth, 2] a view.
+
+        Drawn for the global batch and by position, so that it does not depend on the ranks.
+        """
+        if not self.drop_path or not self.training:
+            return None
+        depth, total = self.encoder.depth, sum(views.counts)
+        kept = 1 - torch.linspace(0, self.drop_path, depth)[:, None]
+        draws = randomness.generator(views.generator_seed, "drop-path")
+        device = views.standard[0].device
+        keeps = []
+        for _ in views.standard:
+            uniforms = torch.rand(total, depth, 2, generator=draws)[views.positions]
+            keeps.append(((uniforms < kept) / kept).to(device))
+        return keeps
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
@@ -152,6 +213,30 @@ class Objective(nn.Module):
         averaged: list[Tensor] = [p for teacher, _ in pairs for p in teacher.parameters()]
         current: list[Tensor] = [p for _, student in pairs for p in student.parameters()]
         torch._foreach_lerp_(averaged, current, 1 - momentum)
+
+
+def _encode(
+    encoder: nn.Module,
+    standard: Sequence[Tensor],
+    paired: Sequence[Tensor],
+    layers: Sequence[int],
+    *,
+    keeps: Sequence[Tensor] | None = None,
+) -> tuple[list[Tensor], list[Features]]:
+    """[CLS] of each view, b₁ and b₂ joined, and the features of b₂ (without b₂: of all images).
+
+    `keeps` has the rows of b₁ ∪ b₂ for each view.
+    """
+    parts = None
+    if keeps is not None:
+        parts = [keep[: len(view)] for keep, view in zip(keeps, standard, strict=False)]
+        parts += [keep[len(keep) - len(v) :] for keep, v in zip(keeps, paired, strict=False)]
+    features = encode(encoder, [*standard, *paired], layers, keeps=parts)
+    if not paired:
+        return [f.cls for f in features], features
+    first, second = features[: len(standard)], features[len(standard) :]
+    joined = [torch.cat([s.cls, p.cls]) for s, p in zip(first, second, strict=False)]
+    return joined, second
 
 
 class Student(nn.Module):

@@ -33,6 +33,8 @@ class PhotometricParameters:
         grey: bool [B].
         blur_sigma: [B], pixels; 0 where not blurred.
         solarise: bool [B], inversion of values from 0.5.
+        spans: [B, 5], widths of the ranges that the factors were drawn from, and the largest
+            sigma: what makes the numbers of different strengths comparable.
     """
 
     jitter: Tensor
@@ -41,6 +43,7 @@ class PhotometricParameters:
     grey: Tensor
     blur_sigma: Tensor
     solarise: Tensor
+    spans: Tensor
 
     def take(self, rows: Tensor | slice) -> PhotometricParameters:
         """The parameters of some of the images."""
@@ -51,18 +54,30 @@ class PhotometricParameters:
             self.grey[rows],
             self.blur_sigma[rows],
             self.solarise[rows],
+            self.spans[rows],
         )
 
+    @property
+    def applied_factors(self) -> Tensor:
+        """[B, 4]: `factors` where jitter was applied, else what changes nothing, (1, 1, 1, 0)."""
+        return torch.where(self.jitter[:, None], self.factors, torch.tensor([1.0, 1.0, 1.0, 0.0]))
 
-def draw(uniforms: Tensor, config: Photometrics) -> PhotometricParameters:
-    """Turn uniform numbers [B, NUM_UNIFORMS] in [0, 1) into parameters."""
+
+_NOTHING = Photometrics(jitter_p=0.0, grey_p=0.0, blur_p=0.0, solarise_p=0.0)
+
+
+def draw(uniforms: Tensor, config: Photometrics | None) -> PhotometricParameters:
+    """Turn uniform numbers [B, NUM_UNIFORMS] in [0, 1) into parameters (None: of no change)."""
+    config = config or _NOTHING
     u = uniforms.unbind(1)
-    factors = []
+    factors, spans = [], []
     for value, strength in zip(u[1:4], config.jitter[:3], strict=True):
         low = max(0.0, 1 - strength)
         factors.append(low + value * (1 + strength - low))
+        spans.append(1 + strength - low)
     factors.append((2 * u[4] - 1) * config.jitter[3])
     low_sigma, high_sigma = config.blur_sigma
+    spans += [2 * config.jitter[3], high_sigma]
     sigma = low_sigma + u[8] * (high_sigma - low_sigma)
     return PhotometricParameters(
         jitter=u[0] < config.jitter_p,
@@ -71,6 +86,7 @@ def draw(uniforms: Tensor, config: Photometrics) -> PhotometricParameters:
         grey=u[6] < config.grey_p,
         blur_sigma=torch.where(u[7] < config.blur_p, sigma, torch.zeros_like(sigma)),
         solarise=u[9] < config.solarise_p,
+        spans=torch.tensor(spans).expand(len(uniforms), -1),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -78,6 +78,9 @@ class Model(Section):
     cls_after: Annotated[int, Field(ge=0)] | None = Field(
         None, description="block after which [CLS] joins; default: follows addon.layer"
     )
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="stochastic depth of the student's last block, rising from 0 at the first"
+    )
 
 
 class Photometrics(Section):
@@ -93,23 +96,62 @@ class Photometrics(Section):
     solarise_p: Probability = 0.0
 
 
+class LocalViews(Section):
+    """The small views of the settings 2+4-…"""
+
+    size: Count | None = Field(
+        None, description="side, pixels; default: 3/7 of data.image_size in whole patches"
+    )
+    area: tuple[Share, Share] = Field(
+        (0.05, 0.25), description="share of the image's area; of 2+4-rotations 0.05–0.14"
+    )
+    colours: Photometrics = Photometrics(grey_p=0.0, blur_p=0.5)
+
+
+Setting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
+
+
 class Views(Section):
     """What the encoder sees of an image."""
 
-    setting: Annotated[Literal["2"], BeforeValidator(str)] = Field(
-        "2", description="views an image"
+    setting: Annotated[Setting, BeforeValidator(str)] = Field(
+        "2",
+        description="2 crops; 3: and the plain image; 2+4-crops: and four small crops; "
+        "2+4-rotations: and a small crop in its four quarter turns",
     )
     crop_area: tuple[Share, Share] = Field((0.08, 1.0), description="share of the image's area")
     crop_aspect: Range = Field((3 / 4, 4 / 3), description="width / height, log-uniform")
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     hflip_p: Probability = 0.5
+    rot90_p: Probability = Field(0.0, description="of a turn by 90, 180 or 270 degrees")
     view1: Photometrics = Photometrics()
     view2: Photometrics = Photometrics(blur_p=0.1, solarise_p=0.2)
+    local: LocalViews | None = Field(None, description="small views, of the settings 2+4-… only")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _local_views_by_setting(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        local, setting = given.get("local"), str(given.get("setting", "2"))
+        if not setting.startswith("2+4-"):
+            if local is not None:
+                raise ValueError(
+                    f"views.local is of the settings 2+4-crops and 2+4-rotations only; "
+                    f"views.setting is {setting!r}"
+                )
+            return given
+        area = {"area": (0.05, 0.14)} if setting == "2+4-rotations" else {}
+        if local is None or isinstance(local, Mapping):
+            return {**given, "local": {**area, **(local or {})}}
+        return given
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:
-        for name in ("crop_area", "crop_aspect"):
-            low, high = getattr(self, name)
+        ranges = {"crop_area": self.crop_area, "crop_aspect": self.crop_aspect}
+        if self.local is not None:
+            ranges["local.area"] = self.local.area
+        for name, (low, high) in ranges.items():
             if low > high:
                 raise ValueError(f"views.{name} [{low}, {high}]: the first must not be larger")
         return self
@@ -127,10 +169,16 @@ class Train(Section):
     )
     warmup_epochs: NotNegative = 10
     weight_decay: NotNegative = 0.1
+    final_weight_decay: NotNegative | None = Field(
+        None, description="weight decay rises or falls to this on a cosine; default: constant"
+    )
     decay: Literal["all", "weights"] = Field(
         "all", description="weights: no decay on biases, norms and tokens"
     )
     clip_norm: Positive | None = Field(None, description="largest norm of the gradient")
+    clip: Literal["global", "each"] = Field(
+        "global", description="what clip_norm is of: the whole gradient, or each parameter's (DINO)"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA")
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile; auto: on CUDA"
@@ -144,13 +192,25 @@ class Train(Section):
 
 
 class MethodConfig(Section):
-    """Base of the settings of an objective."""
+    """Base of the settings of an objective.
+
+    Attributes:
+        takes_more_views: Whether its loss takes more views than two (multi-crop).
+    """
+
+    takes_more_views: ClassVar[bool] = False
 
     name: str
 
 
 class AddonConfig(Section):
-    """Base of the settings of an add-on; `none` has no other."""
+    """Base of the settings of an add-on; `none` has no other.
+
+    Attributes:
+        view_settings: The view settings it can use.
+    """
+
+    view_settings: ClassVar[tuple[Setting, ...]] = ("2", "2+4-crops")
 
     name: str
 
@@ -163,6 +223,15 @@ class AddonConfig(Section):
     def taps_cls(self) -> bool:
         """Whether the add-on takes [CLS] of the tapped layer, so that [CLS] cannot be delayed."""
         return False
+
+    @property
+    def adds_views(self) -> bool:
+        """Whether views that it asks for also enter the invariance loss."""
+        return False
+
+    def check_views(self, views: Views) -> None:
+        """Raise a ValueError if these views leave the add-on nothing to learn."""
+        del views
 
     @classmethod
     def expand(cls, given: Mapping[str, Any], *, method: str) -> dict[str, Any]:
@@ -182,9 +251,44 @@ class Recipe(Section):
     addon: SerializeAsAny[AddonConfig]
     train: Train = Train()
 
+    @model_validator(mode="after")
+    def _views_are_used(self) -> Self:
+        setting, usable = self.views.setting, self.addon.view_settings
+        if setting not in usable:
+            raise ValueError(
+                f"views.setting {setting} with addon {self.addon.name}: it works with "
+                f"{' or '.join(usable)}; use --views {usable[0]}"
+            )
+        more = setting == "2+4-crops" or self.addon.adds_views
+        if more and not self.method.takes_more_views:
+            what = "views.setting 2+4-crops" if setting == "2+4-crops" else "more invariance views"
+            remedy = "--views 2" if setting == "2+4-crops" else "addon.form=predict"
+            raise ValueError(
+                f"{what} with method {self.method.name}: its loss takes two views; use {remedy}, "
+                "or a method with multi-crop (moco, dino)"
+            )
+        self.addon.check_views(self.views)
+        return self
+
     def to_yaml(self) -> str:
         """The resolved recipe; reading it gives an equal one."""
         return dump_yaml(self.model_dump(mode="json"))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in a run a step is.
+
+    Attributes:
+        epoch: Epochs done.
+        progress: Share of the run that is done, 0…1.
+    """
+
+    epoch: float
+    progress: float
+
+
+START = Moment(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -199,6 +303,7 @@ class Schedule:
         monitor_steps: Steps between kNN and collapse measurements (0: none).
         lr: Peak learning rate, train.lr × batch_size / 256.
         min_lr: Final learning rate, scaled alike.
+        weight_decay: At the start and at the end.
     """
 
     steps_per_epoch: int
@@ -208,6 +313,7 @@ class Schedule:
     monitor_steps: int
     lr: float
     min_lr: float
+    weight_decay: tuple[float, float]
 
     @classmethod
     def of(cls, train: Train, num_images: int) -> Schedule:
@@ -225,6 +331,7 @@ class Schedule:
         per_epoch = num_images // train.batch_size
         total = max(1, round(train.epochs * per_epoch))
         total = min(total, train.max_steps or total)
+        final = train.final_weight_decay
 
         def steps(epochs: float) -> int:
             return max(1, round(epochs * per_epoch))
@@ -237,7 +344,16 @@ class Schedule:
             monitor_steps=steps(train.monitor_epochs) if train.monitor_epochs else 0,
             lr=train.lr * train.batch_size / 256,
             min_lr=train.min_lr * train.batch_size / 256,
+            weight_decay=(train.weight_decay, train.weight_decay if final is None else final),
         )
+
+    def moment(self, step: int) -> Moment:
+        """Of step 0…total−1."""
+        return Moment(step / self.steps_per_epoch, step / self.total_steps)
+
+    def weight_decay_at(self, step: int) -> float:
+        """Weight decay of step 0…total−1: half a cosine from the first to the last value."""
+        return cosine(*self.weight_decay, step / self.total_steps)
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step 0…total−1: linear warm-up, then half a cosine to `min_lr`."""

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -80,7 +80,7 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
         if candidate.is_file():
             return candidate
     close = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]}?" if close else "see the folder recipes/"
+    hint = f"did you mean {close[0]}?" if close else "`ser recipe list` shows them"
     raise UserError(f"no recipe {name!r}", "a name under recipes/ or a YAML file is needed", hint)
 
 
@@ -97,6 +97,12 @@ def _read(file: Path) -> dict[str, Any]:
     return tree
 
 
+def _full_name(file: Path, given: str) -> str:
+    """What a file is called as an origin: a recipe of ser by its full name, else as given."""
+    file, root = file.resolve(), recipes_root().resolve()
+    return file.relative_to(root).with_suffix("").as_posix() if root in file.parents else given
+
+
 def _layers(
     name: str, *, beside: Path | None = None, seen: tuple[Path, ...] = ()
 ) -> list[tuple[str, dict[str, Any]]]:
@@ -107,7 +113,7 @@ def _layers(
     tree = _read(file)
     parent = tree.pop("extends", None)
     pairs = list(_flatten(tree))
-    layer = (name, dict(pairs))
+    layer = (_full_name(file, name), dict(pairs))
     if len(layer[1]) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
@@ -145,6 +151,9 @@ def _merge(layers: list[tuple[str, dict[str, Any]]]) -> tuple[dict[str, Any], di
             name = f"{section}.name"
             if name in layer and values.get(name) not in (None, layer[name]):
                 values = {k: v for k, v in values.items() if not k.startswith(f"{section}.")}
+        setting = "views.setting"
+        if setting in layer and str(values.get(setting, "2")) != str(layer[setting]):
+            values = {k: v for k, v in values.items() if not k.startswith("views.local")}
         if "addon.preset" in layer:
             values = {k: v for k, v in values.items() if k not in _OF_PRESETS}
         values.update(layer)
@@ -215,8 +224,9 @@ def _resolve(
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
         raise UserError(_explain(error, origins, section)) from error
-    preset = f"preset {tree['addon'].preset}" if expanded else ""
-    origins = {**{f"addon.{key}": preset for key in expanded}, **origins}
+    chosen = tree["addon"].model_dump().get("preset")
+    reason = f"method {recipe.method.name}" if chosen is None else f"preset {chosen}"
+    origins = {**{f"addon.{key}": reason for key in expanded}, **origins}
     everything = dict(_flatten(recipe.model_dump(mode="json")))
     return Resolved(recipe, name, {key: origins.get(key, "default") for key in everything})
 
@@ -256,14 +266,12 @@ def _choice(tree: dict[str, Any], section: str, table: Mapping[str, type[_S]]) -
 
 def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for key, info in section.model_fields.items():
-        kind = info.annotation
-        if (
-            isinstance(kind, type)
-            and issubclass(kind, Section)
-            and not (issubclass(kind, MethodConfig | AddonConfig))
-        ):
-            yield from _known_keys(kind, f"{prefix}{key}.")
-        else:
+        kinds = [k for k in get_args(info.annotation) or (info.annotation,) if isinstance(k, type)]
+        sections = [k for k in kinds if issubclass(k, Section)]
+        for kind in sections:
+            if not issubclass(kind, MethodConfig | AddonConfig):
+                yield from _known_keys(kind, f"{prefix}{key}.")
+        if not sections or type(None) in kinds:
             yield f"{prefix}{key}"
 
 

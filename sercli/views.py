@@ -1,9 +1,6 @@
-"""What the encoder sees of an image: batch partition, crops, colours and group elements.
+"""What the encoder sees of an image: crops, colours and group elements, and a record of them.
 
-A global batch of B images has positions 0…B−1. The last n₂ of them are b₂: both views come from
-one base, each with its own colours and its own element of D4 × scale. The others are b₁: a crop of
-its own for each view. Rank r of W holds the positions p with p mod W = r, so every rank has its
-share of b₂, and nothing drawn depends on W:
+Nothing drawn depends on the number of ranks or on what came before:
 
     order of images    f(seed, epoch)
     crops and colours  f(seed, epoch, index)
@@ -22,110 +19,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sercli import distributed, photometrics, randomness
-from sercli.actions import GeometricAction, grid_of
-from sercli.data.loading import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    image_to_tensor,
-    normalise,
-    resize_and_crop,
-)
+from sercli import photometrics, randomness
+from sercli.actions import GeometricAction, Grid
+from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, image_to_tensor, normalise
 from sercli.data.source import ImageSource, UnreadableImage
-from sercli.errors import RunFailed, UserError
+from sercli.errors import RunFailed
+from sercli.photometrics import PhotometricParameters
 from sercli.recipe import Views as ViewsConfig
+from sercli.view_plan import PairedViews, Partition, ViewPlan, ViewSpec
 
 _MAX_REPLACEMENTS = 20
-
-
-@dataclass(frozen=True)
-class PairedViews:
-    """What an add-on asks of b₂ (DESIGN of SER); an add-on without paired views asks nothing.
-
-    Attributes:
-        fraction: Share of the global batch that is b₂.
-        share: "global" (the last n₂ of the global batch) or "per-rank" (rounded on each rank).
-        base: "crop" (one random-resized crop) or "full" (the whole image, centre-cropped).
-        elements: "independent", or "complementary" (the authors': view 2 takes the complements
-            of view 1's half turns and mirrors, one quarter turn a view).
-        scale: Range of the grid's area.
-        aspect: Range of the grid's change of w/h.
-        min_per_rank: Images of b₂ that every rank needs (negatives of its own rank: 2).
-    """
-
-    fraction: float
-    share: str = "global"
-    base: str = "crop"
-    elements: str = "independent"
-    scale: tuple[float, float] = (0.7, 1.3)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    min_per_rank: int = 0
-
-
-@dataclass(frozen=True)
-class Partition:
-    """How a global batch splits into b₁ and b₂, and over ranks.
-
-    Attributes:
-        positions: This rank's global positions, b₁ first.
-        standard_counts: Rows of b₁ on each rank.
-        paired_counts: Rows of b₂ on each rank.
-        paired_rows: This rank's rows within the global b₂, int64 [n₂ of this rank].
-    """
-
-    positions: tuple[int, ...]
-    standard_counts: tuple[int, ...]
-    paired_counts: tuple[int, ...]
-    paired_rows: Tensor
-
-    @property
-    def num_standard(self) -> int:
-        return self.standard_counts[distributed.rank()]
-
-    @property
-    def total_paired(self) -> int:
-        return sum(self.paired_counts)
-
-
-def partition(batch_size: int, paired: PairedViews | None) -> Partition:
-    """Split a global batch.
-
-    Raises:
-        UserError: Fewer than two images in b₂ (there would be no negatives), or on a rank none.
-    """
-    world, rank = distributed.world_size(), distributed.rank()
-    if batch_size < world:
-        raise UserError(
-            f"train.batch_size {batch_size} on {world} processes", "each needs an image"
-        )
-    mine = range(rank, batch_size, world)
-    if paired is None:
-        counts = distributed.rows_of_rank(batch_size)
-        return Partition(tuple(mine), tuple(counts), (0,) * world, torch.zeros(0).long())
-    if paired.share == "per-rank":
-        each = distributed.rows_of_rank(batch_size)
-        pairs = [round(paired.fraction * count) for count in each]
-        rows = range(sum(pairs[:rank]), sum(pairs[: rank + 1]))
-    else:
-        first = batch_size - round(paired.fraction * batch_size)
-        pairs = distributed.rows_of_rank(batch_size, first=first)
-        each = distributed.rows_of_rank(batch_size)
-        rows = range((rank - first) % world, batch_size - first, world)
-    if sum(pairs) < 2:
-        raise UserError(
-            f"addon.fraction {paired.fraction} of train.batch_size {batch_size} "
-            f"gives n₂ = {sum(pairs)}",
-            "n₂ must be at least 2: an anchor's negatives are other images of b₂",
-            f"use addon.fraction={math.ceil(200 / batch_size) / 100:g} or a larger batch",
-        )
-    if min(pairs) < paired.min_per_rank:
-        raise UserError(
-            f"n₂ = {sum(pairs)} on {world} processes",
-            f"each needs {paired.min_per_rank} images of b₂, as its negatives are its own",
-            "use addon.keys=gathered, a larger addon.fraction, or fewer processes",
-        )
-    standard = tuple(n - p for n, p in zip(each, pairs, strict=True))
-    return Partition(tuple(mine), standard, tuple(pairs), torch.tensor(list(rows)).long())
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 # -- Reading --------------------------------------------------------------------------------------
@@ -133,11 +37,19 @@ def partition(batch_size: int, paired: PairedViews | None) -> Partition:
 
 @dataclass(frozen=True)
 class Ticket:
-    """One image to read: its index, the epoch (which seeds its crops), and whether it is in b₂."""
+    """One image to read.
+
+    Attributes:
+        index: Of the image.
+        epoch: Seeds its crops and colours, with the index.
+        paired: Whether it is in b₂.
+        leader: The image whose crops and colours it shares; None: it has its own.
+    """
 
     index: int
     epoch: int
     paired: bool
+    leader: int | None = None
 
 
 @dataclass(frozen=True)
@@ -145,18 +57,21 @@ class Sample:
     """One image as read.
 
     Attributes:
-        crops: uint8 [V, 3, S, S]; in b₂ one base, [1, 3, S, S].
-        uniforms: [V, photometrics.NUM_UNIFORMS + 1]: for the colours, and the mirroring of b₁.
-        boxes: [V, 4] the crops' left, top, width and height as shares of the image.
+        crops: uint8 [3, S, S] each; in b₁ one for each crop of the plan, in b₂ one for each base.
+        uniforms: [number of crops of b₁, photometrics.NUM_UNIFORMS + 1]: for the colours, and the
+            mirroring of b₁.
+        boxes: [crops, 4] the crops' left, top, width and height as shares of the image.
         index: Of the image.
         unreadable: Messages of images that could not be read and were replaced.
+        turns: int64 [number of crops of b₁], quarter turns of b₁.
     """
 
-    crops: Tensor
+    crops: Sequence[Tensor]
     uniforms: Tensor
     boxes: Tensor
     index: int
     unreadable: tuple[str, ...]
+    turns: Tensor
 
 
 def batches(
@@ -172,7 +87,12 @@ def batches(
             of_epoch = epoch
         indices = order[within * batch_size : (within + 1) * batch_size]
         yield [
-            Ticket(int(indices[position]), epoch, row >= part.num_standard)
+            Ticket(
+                int(indices[position]),
+                epoch,
+                row >= part.num_standard,
+                None if part.group == 1 else int(indices[position - position % part.group]),
+            )
             for row, position in enumerate(part.positions)
         ]
 
@@ -183,58 +103,58 @@ class TrainingImages(Dataset[Sample]):
     Args:
         source: The images.
         config: Of the views.
-        image_size: Side of a view, pixels.
-        base: Of b₂: "crop" or "full".
+        plan: Of the views.
         seed: Of the run.
-        num_views: Views an image.
     """
 
     def __init__(
-        self,
-        source: ImageSource,
-        config: ViewsConfig,
-        *,
-        image_size: int,
-        base: str,
-        seed: int,
-        num_views: int = 2,
+        self, source: ImageSource, config: ViewsConfig, plan: ViewPlan, *, seed: int
     ) -> None:
         self.source = source
         self.config = config
-        self.image_size = image_size
-        self.base = base
+        self.plan = plan
         self.seed = seed
-        self.num_views = num_views
-        names = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-        self.resampling = names[config.interpolation]
 
     def __getitem__(self, ticket: Ticket) -> Sample:
         image, index, unreadable = self._load(ticket.index)
-        draws = randomness.numpy_generator(self.seed, "views", ticket.epoch, ticket.index)
-        uniforms = draws.random((self.num_views, photometrics.NUM_UNIFORMS + 1), dtype=np.float32)
-        width, height = image.size
-        if ticket.paired and self.base == "full":
-            # The same framing as in evaluation, without its margin.
-            base = resize_and_crop(image, resize=self.image_size, crop=self.image_size)
-            crops, boxes = [base], [_central_square(width, height)]
-        else:
-            boxes = [
-                random_crop(width, height, self.config, draws)
-                for _ in range(1 if ticket.paired else self.num_views)
-            ]
-            size = (self.image_size, self.image_size)
-            crops = [
-                image.crop((x, y, x + w, y + h)).resize(size, self.resampling)
-                for x, y, w, h in boxes
-            ]
-        scale = np.array([width, height, width, height], dtype=np.float32)
+        key = ticket.index if ticket.leader is None else ticket.leader
+        draws = randomness.numpy_generator(self.seed, "views", ticket.epoch, key)
+        num_crops = len(self.plan.crops(paired=False))
+        uniforms = draws.random((num_crops, photometrics.NUM_UNIFORMS + 1), dtype=np.float32)
+        specs = self.plan.crops(paired=ticket.paired)
+        boxes = [self._box(spec, image.size, ticket, draws) for spec in specs]
+        crops = [
+            image_to_tensor(cut(image, box, spec.size, self.config.interpolation))
+            for box, spec in zip(boxes, specs, strict=True)
+        ]
+        scale = np.array([*image.size, *image.size], dtype=np.float32)
         return Sample(
-            crops=torch.stack([image_to_tensor(crop) for crop in crops]),
+            crops=crops,
             uniforms=torch.from_numpy(uniforms),
             boxes=torch.from_numpy(np.array(boxes, dtype=np.float32) / scale),
             index=index,
             unreadable=unreadable,
+            turns=self._turns(ticket.epoch, key, num_crops),
         )
+
+    def _box(
+        self, spec: ViewSpec, size: tuple[int, int], ticket: Ticket, draws: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        paired = self.plan.paired
+        whole = ticket.paired and spec.kind == "global" and paired is not None
+        if spec.kind == "plain" or (whole and paired is not None and paired.base == "full"):
+            return _central_square(*size)
+        aspect = self.config.crop_aspect
+        if ticket.leader is None:
+            return random_crop(*size, area=spec.area, aspect=aspect, draws=draws)
+        return _shared_crop(*size, area=spec.area, aspect=aspect, draws=draws)
+
+    def _turns(self, epoch: int, key: int, count: int) -> Tensor:
+        if not self.config.rot90_p:
+            return torch.zeros(count, dtype=torch.long)
+        draws = randomness.numpy_generator(self.seed, "turns", epoch, key)
+        turned = draws.random(count) < self.config.rot90_p
+        return torch.from_numpy(turned * draws.integers(1, 4, count))
 
     def _load(self, index: int) -> tuple[Image.Image, int, tuple[str, ...]]:
         """The image, or the next one that can be read, with what was wrong."""
@@ -248,23 +168,60 @@ class TrainingImages(Dataset[Sample]):
         raise RunFailed(f"{_MAX_REPLACEMENTS} images in a row cannot be read: {unreadable[0]}")
 
 
+def cut(
+    image: Image.Image, box: tuple[int, int, int, int], size: int, interpolation: str
+) -> Image.Image:
+    """The part (left, top, width, height) of an image, in pixels, resized to size × size."""
+    x, y, w, h = box
+    return image.crop((x, y, x + w, y + h)).resize((size, size), _RESAMPLING[interpolation])
+
+
 def random_crop(
-    width: int, height: int, config: ViewsConfig, draws: np.random.Generator
+    width: int,
+    height: int,
+    *,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    draws: np.random.Generator,
 ) -> tuple[int, int, int, int]:
-    """A random-resized crop (left, top, width, height) in pixels, as torchvision draws it."""
-    area = width * height
-    log_low, log_high = (math.log(a) for a in config.crop_aspect)
+    """A random-resized crop (left, top, width, height) in pixels, as torchvision draws it.
+
+    Args:
+        width, height: Of the image.
+        area: Range of the share of the image's area.
+        aspect: Range of width / height, log-uniform.
+        draws: Source of randomness.
+    """
+    log_low, log_high = (math.log(a) for a in aspect)
     for _ in range(10):
-        target = area * draws.uniform(*config.crop_area)
-        aspect = math.exp(draws.uniform(log_low, log_high))
-        w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        target = width * height * draws.uniform(*area)
+        ratio = math.exp(draws.uniform(log_low, log_high))
+        w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
         if 0 < w <= width and 0 < h <= height:
             return int(draws.integers(width - w + 1)), int(draws.integers(height - h + 1)), w, h
-    low, high = config.crop_aspect
+    low, high = aspect
     ratio = min(max(width / height, low), high)
     w = min(width, max(1, round(height * ratio)))
     h = min(height, max(1, round(width / ratio)))
     return (width - w) // 2, (height - h) // 2, w, h
+
+
+_UNIT = 1 << 16
+
+
+def _shared_crop(
+    width: int,
+    height: int,
+    *,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    draws: np.random.Generator,
+) -> tuple[int, int, int, int]:
+    """A crop drawn on a unit square: images of any sizes get the same shares of their sides."""
+    box = random_crop(_UNIT, _UNIT, area=area, aspect=aspect, draws=draws)
+    x, y, w, h = (round(b * s / _UNIT) for b, s in zip(box, (width, height) * 2, strict=True))
+    x, y = min(x, width - 1), min(y, height - 1)
+    return x, y, min(max(1, w), width - x), min(max(1, h), height - y)
 
 
 def _central_square(width: int, height: int) -> tuple[int, int, int, int]:
@@ -276,6 +233,27 @@ def _central_square(width: int, height: int) -> tuple[int, int, int, int]:
 
 
 @dataclass(frozen=True)
+class ViewParameters:
+    """What made one view of this rank's images, exactly; on the CPU, rows of b₁ first.
+
+    A view is the crop `box` of the image, resized, with `colours` applied, then mirrored
+    left-right where `hflip`, turned counter-clockwise by `rot90` quarters, and (b₂) resized to
+    the grid of its action. `replay` does it again.
+
+    Attributes:
+        box: float32 [B, 4], left, top, width and height as shares of the image's sides.
+        hflip: bool [B].
+        rot90: int64 [B].
+        colours: Of the B images.
+    """
+
+    box: Tensor
+    hflip: Tensor
+    rot90: Tensor
+    colours: PhotometricParameters
+
+
+@dataclass(frozen=True)
 class Views:
     """The views of this rank's share of one global batch, normalised.
 
@@ -283,6 +261,9 @@ class Views:
         standard: b₁, a tensor [n₁, 3, S, S] for each view.
         paired: b₂, a tensor [n₂, 3, h·patch, w·patch] for each view (none without b₂).
         actions: The group elements of b₂, one action for each view.
+        pairs: Views of b₂ that show one base.
+        parameters: What made the views, of b₁ ∪ b₂, for each view.
+        positions: Global position of each row of b₁ ∪ b₂, int64 [B].
         paired_counts: Rows of b₂ on each rank.
         standard_counts: Rows of b₁ on each rank.
         paired_rows: Rows of this rank within the b₂ of one process, int64 [n₂].
@@ -292,6 +273,9 @@ class Views:
     standard: tuple[Tensor, ...]
     paired: tuple[Tensor, ...]
     actions: tuple[GeometricAction, ...]
+    pairs: tuple[tuple[int, int], ...]
+    parameters: tuple[ViewParameters, ...]
+    positions: Tensor
     standard_counts: tuple[int, ...]
     paired_counts: tuple[int, ...]
     paired_rows: Tensor
@@ -309,69 +293,135 @@ class ViewMaker:
 
     Args:
         config: Of the views.
-        paired: What the add-on asks of b₂, or None.
+        plan: Of the views.
         part: Of the global batch.
-        image_size: Side of a view, pixels.
-        patch_size: Side of a patch, pixels.
         seed: Of the run.
     """
 
-    def __init__(
-        self,
-        config: ViewsConfig,
-        *,
-        paired: PairedViews | None,
-        part: Partition,
-        image_size: int,
-        patch_size: int,
-        seed: int,
-    ) -> None:
-        self.photometrics = (config.view1, config.view2)
+    def __init__(self, config: ViewsConfig, plan: ViewPlan, part: Partition, *, seed: int) -> None:
         self.hflip_p = config.hflip_p
-        self.paired = paired
+        self.plan = plan
         self.part = part
-        self.patch_size = patch_size
         self.seed = seed
-        self.grid = grid_of((image_size, image_size), patch_size)
 
     def actions(self, step: int) -> tuple[GeometricAction, ...]:
-        """The group elements of this rank's b₂ in a step."""
-        if self.paired is None:
+        """The group elements of this rank's b₂ in a step, for each view."""
+        paired = self.plan.paired
+        if paired is None:
             return ()
-        drawn = draw_actions(self.paired, self.part.total_paired, self.grid, self.seed, step)
-        return tuple(action.take(self.part.paired_rows) for action in drawn)
+        actions: list[GeometricAction] = []
+        for pair, (view, _) in enumerate(self.plan.pairs):
+            total, grid = self.part.total_paired, self.plan.grid(view)
+            drawn = draw_actions(paired, total, grid, self.seed, step, pair=pair)
+            actions += [action.take(self.part.paired_rows) for action in drawn]
+        return tuple(actions)
 
     def __call__(self, samples: Sequence[Sample], step: int, device: torch.device) -> Views:
         """Views of one step from this rank's samples (b₁ first)."""
         split = self.part.num_standard
         actions = self.actions(step)
-        standard, paired = [], []
-        for view, config in enumerate(self.photometrics):
-            crops = torch.stack([s.crops[min(view, len(s.crops) - 1)] for s in samples])
-            uniforms = torch.stack([s.uniforms[view] for s in samples])
-            images = crops.to(device, non_blocking=True).float().div_(255)
-            images = photometrics.apply(images, photometrics.draw(uniforms, config))
-            images = normalise(images, IMAGENET_MEAN, IMAGENET_STD)
-            mirrored = (uniforms[:split, -1] < self.hflip_p).to(device).view(-1, 1, 1, 1)
-            standard.append(torch.where(mirrored, images[:split].flip(-1), images[:split]))
+        standard, paired, parameters = [], [], []
+        made: dict[int, Tensor] = {}  # views of one crop differ by a turn only
+        for view, spec in enumerate(self.plan.specs):
+            uniforms = torch.stack([s.uniforms[spec.crop] for s in samples])
+            colours = photometrics.draw(uniforms, spec.colours)
+            if spec.crop not in made:
+                places = [spec.crop] * split + [spec.base] * (len(samples) - split)
+                crops = torch.stack([s.crops[i] for s, i in zip(samples, places, strict=True)])
+                images = crops.to(device, non_blocking=True).float().div_(255)
+                images = photometrics.apply(images, colours)
+                made = {spec.crop: normalise(images, IMAGENET_MEAN, IMAGENET_STD)}
+            images = made[spec.crop]
+            element = self._element(spec, samples[:split], uniforms[:split, -1], view)
+            standard.append(element.on_image(images[:split], patch=self.plan.patch_size))
             if actions:
-                paired.append(actions[view].on_image(images[split:], patch=self.patch_size))
+                paired.append(actions[view].on_image(images[split:], patch=self.plan.patch_size))
+            parameters.append(
+                _recorded(samples, spec, element, actions[view] if actions else None, colours)
+            )
         return Views(
             tuple(standard),
             tuple(paired),
             actions,
+            self.plan.pairs,
+            tuple(parameters),
+            torch.tensor(self.part.positions, dtype=torch.long),
             self.part.standard_counts,
             self.part.paired_counts,
             self.part.paired_rows,
             randomness.derive(self.seed, "step", step),
         )
 
+    def _element(
+        self, spec: ViewSpec, samples: Sequence[Sample], uniforms: Tensor, view: int
+    ) -> GeometricAction:
+        """Mirror and turn of the rows of b₁."""
+        if spec.kind == "plain":
+            return GeometricAction.identity(len(samples), self.plan.grid(view))
+        if spec.kind == "turned":
+            turns = torch.full((len(samples),), spec.turns)
+        else:
+            turns = torch.tensor([int(s.turns[spec.crop]) for s in samples], dtype=torch.long)
+        return GeometricAction(uniforms < self.hflip_p, turns, self.plan.grid(view))
+
+
+def _recorded(
+    samples: Sequence[Sample],
+    spec: ViewSpec,
+    standard: GeometricAction,
+    paired: GeometricAction | None,
+    colours: PhotometricParameters,
+) -> ViewParameters:
+    places = [spec.crop] * len(standard) + [spec.base] * (len(samples) - len(standard))
+    both = [standard] if paired is None else [standard, paired]
+    return ViewParameters(
+        torch.stack([s.boxes[i] for s, i in zip(samples, places, strict=True)]),
+        torch.cat([a.hflip for a in both]),
+        torch.cat([a.rot90 for a in both]),
+        colours,
+    )
+
+
+def replay(
+    image: Image.Image,
+    parameters: ViewParameters,
+    row: int,
+    *,
+    size: int,
+    patch: int,
+    interpolation: str = "bilinear",
+    grid: Grid | None = None,
+) -> Tensor:
+    """Make a view again from its record.
+
+    Args:
+        image: As read, RGB.
+        parameters: Of the view.
+        row: Of the image.
+        size: Side of the view before scaling, pixels.
+        patch: Side of a patch, pixels.
+        interpolation: Of the crop, `views.interpolation`.
+        grid: Of the view's action, for b₂; None: no scaling.
+
+    Returns:
+        float32 [3, H, W], normalised.
+    """
+    sides = (image.width, image.height) * 2
+    x, y, w, h = (round(float(b) * s) for b, s in zip(parameters.box[row], sides, strict=True))
+    crop = image_to_tensor(cut(image, (x, y, w, h), size, interpolation))
+    rows = slice(row, row + 1)
+    pixels = photometrics.apply(crop[None].float().div_(255), parameters.colours.take(rows))
+    pixels = normalise(pixels, IMAGENET_MEAN, IMAGENET_STD)
+    grid = grid or (size // patch, size // patch)
+    action = GeometricAction(parameters.hflip[rows], parameters.rot90[rows], grid)
+    return action.on_image(pixels, patch=patch)[0]
+
 
 def draw_actions(
-    paired: PairedViews, total: int, grid: tuple[int, int], seed: int, step: int
+    paired: PairedViews, total: int, grid: Grid, seed: int, step: int, *, pair: int = 0
 ) -> tuple[GeometricAction, GeometricAction]:
-    """The elements of the whole b₂ of a step, for two views."""
-    draws = randomness.generator(seed, "actions", step)
+    """The elements of the whole b₂ of a step, for the two views of a pair."""
+    draws = randomness.generator(seed, "actions", step, *([pair] if pair else []))
     first, second = (
         GeometricAction.sample(
             total, grid, generator=draws, scale=paired.scale, aspect=paired.aspect

@@ -19,14 +19,17 @@ from torch.nn.parallel import DistributedDataParallel
 from sercli import distributed
 from sercli.heads import BatchNorm
 from sercli.losses import patch_nt_xent
-from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS, Objective
+from sercli.objective import Objective, addon_configs, method_configs
 from sercli.photometrics import NUM_UNIFORMS
 from sercli.recipe import Photometrics
 from sercli.recipe import Views as ViewsConfig
 from sercli.recipe_files import from_mapping
-from sercli.views import PairedViews, Sample, ViewMaker, Views, partition
+from sercli.view_plan import PairedViews, ViewPlan, ViewRequest, partition, plan_views
+from sercli.views import Sample, ViewMaker, Views
 
 FORMS = ("cross-view", "both-views", "cross-view+spatial:1", "both-views+spatial:1")
+# Without blur: its convolution in float32 depends on the number of rows.
+COLOURS = {"jitter_p": 1, "grey_p": 0, "blur_p": 0}
 SHARES = {2: ((3, 2), (5, 0)), 3: ((3, 1, 2), (0, 4, 1))}
 
 
@@ -85,9 +88,10 @@ def build(case: Case) -> Objective:
             },
             "method": {"name": "moco", "hidden_width": 16, "output_width": 8},
             "addon": addon,
+            "views": {"view1": COLOURS, "view2": COLOURS},
         },
-        methods=METHOD_CONFIGS,
-        addons=ADDON_CONFIGS,
+        methods=method_configs(),
+        addons=addon_configs(),
     ).recipe  # fmt: skip
     objective = Objective(recipe).double()
     draws = torch.Generator().manual_seed(3)
@@ -98,26 +102,30 @@ def build(case: Case) -> Objective:
     return objective
 
 
-def make_views(request: PairedViews | None, batch_size: int, *, seed: int) -> Views:
+def make_views(request: PairedViews | ViewPlan | None, batch_size: int, *, seed: int) -> Views:
     """This rank's rows of a global batch that is the same whatever the number of ranks; float64."""
-    part = partition(batch_size, request)
-    colours = Photometrics(jitter_p=1, grey_p=0, blur_p=0)
-    maker = ViewMaker(
-        ViewsConfig(view1=colours, view2=colours),
-        paired=request,
-        part=part,
-        image_size=32,
-        patch_size=8,
-        seed=seed,
-    )
+    colours = Photometrics(**COLOURS)
+    config = ViewsConfig(view1=colours, view2=colours)
+    if isinstance(request, ViewPlan):
+        plan = request
+    else:
+        plan = plan_views(config, image_size=32, patch_size=8, request=ViewRequest(request))
+    part = partition(batch_size, plan.paired, group=plan.request.group)
+    maker = ViewMaker(config, plan, part, seed=seed)
     samples = []
     for row, position in enumerate(part.positions):
         draws = torch.Generator().manual_seed(1000 * seed + position)
-        crops = torch.randint(
-            256, (2 if row < part.num_standard else 1, 3, 32, 32), generator=draws
+        specs = plan.crops(paired=row >= part.num_standard)
+        crops = [
+            torch.randint(256, (3, spec.size, spec.size), generator=draws).byte() for spec in specs
+        ]
+        number = len(plan.crops(paired=False))
+        leader = torch.Generator().manual_seed(1000 * seed + position - position % part.group)
+        uniforms = torch.rand(number, NUM_UNIFORMS + 1, generator=leader)
+        boxes = 0.2 + 0.3 * torch.rand(len(specs), 4, generator=leader)
+        samples.append(
+            Sample(crops, uniforms, boxes, position, (), torch.zeros(number, dtype=torch.long))
         )
-        uniforms = torch.rand(2, NUM_UNIFORMS + 1, generator=draws)
-        samples.append(Sample(crops.byte(), uniforms, torch.zeros(2, 4), position, ()))
     views = maker(samples, 0, torch.device("cpu"))
     return dataclasses.replace(
         views,
@@ -129,7 +137,7 @@ def make_views(request: PairedViews | None, batch_size: int, *, seed: int) -> Vi
 def run_objective(case: Case) -> dict[str, Any]:
     """Losses (this rank's) and gradients, through DDP where there are other ranks."""
     objective = build(case)
-    views = make_views(objective.paired_views(), case.batch_size, seed=7)
+    views = make_views(objective.plan, case.batch_size, seed=7)
     module: torch.nn.Module = objective
     if distributed.active():
         # As engine/loop.py wraps it.

@@ -20,7 +20,7 @@ from sercli.checkpoints import (
 )
 from sercli.encoder import Encoder
 from sercli.errors import UserError
-from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS, Objective
+from sercli.objective import Objective, addon_configs, method_configs
 from sercli.recipe import Model
 from sercli.recipe_files import from_mapping
 from sercli.run_dir import RunDir, file_sha256
@@ -127,7 +127,7 @@ def objective():
         "method": {"name": "moco", "hidden_width": 32, "output_width": 16},
         "addon": {"name": "ser", "layer": 2, "fraction": 0.5, "projector_width": 16},
     }
-    recipe = from_mapping(tree, methods=METHOD_CONFIGS, addons=ADDON_CONFIGS).recipe
+    recipe = from_mapping(tree, methods=method_configs(), addons=addon_configs()).recipe
     objective = Objective(recipe)
     with torch.no_grad():
         for parameter in objective.teacher.parameters():

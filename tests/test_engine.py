@@ -189,8 +189,8 @@ def test_three_non_finite_steps_stop_the_run(tmp_path, monkeypatch):
     run = start(tmp_path / "nan")
     forward = Trainer._forward_backward
 
-    def poisoned(trainer, views):
-        outcome = forward(trainer, views)
+    def poisoned(trainer, views, moment):
+        outcome = forward(trainer, views, moment)
         if trainer.step >= 9:
             trainer.parameters[0].grad.fill_(torch.nan)
         return outcome
@@ -212,8 +212,8 @@ def test_a_single_non_finite_step_is_skipped(tmp_path, monkeypatch):
     forward = Trainer._forward_backward
     seen = {}
 
-    def poisoned(trainer, views):
-        outcome = forward(trainer, views)
+    def poisoned(trainer, views, moment):
+        outcome = forward(trainer, views, moment)
         seen[trainer.step] = [p.detach().clone() for p in trainer.parameters]
         if trainer.step == 1:
             trainer.parameters[0].grad.fill_(torch.inf)

@@ -13,9 +13,10 @@ from sercli import distributed
 from sercli.actions import GeometricAction
 from sercli.addons import ser
 from sercli.errors import UserError
-from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS, Objective
+from sercli.objective import Objective, addon_configs, method_configs
 from sercli.recipe_files import from_mapping
-from sercli.views import PairedViews, draw_actions
+from sercli.view_plan import PairedViews
+from sercli.views import draw_actions
 
 GRID = (4, 4)
 BLOCKS = 4
@@ -35,7 +36,7 @@ def build(addon=None, *, model=None, method=None, dtype=torch.float64):
     }  # fmt: skip
     if addon is not None and addon.get("name") == "none":
         tree["addon"] = {"name": "none"}
-    recipe = from_mapping(tree, methods=METHOD_CONFIGS, addons=ADDON_CONFIGS).recipe
+    recipe = from_mapping(tree, methods=method_configs(), addons=addon_configs()).recipe
     objective = Objective(recipe).to(dtype)
     with torch.no_grad():  # a [CLS] and a teacher that can be told apart
         objective.encoder.cls_token.normal_(std=0.5, generator=torch.Generator().manual_seed(4))
@@ -169,7 +170,7 @@ def test_the_total_is_the_weighted_sum(weight):
 def test_no_addon():
     objective = build({"name": "none"})
     assert objective.addon is None
-    assert objective.paired_views() is None
+    assert objective.plan.paired is None
     assert objective.encoder.cls_after == 0
     views = dataclasses.replace(make_views(), paired=(), actions=(), paired_counts=(0,))
     losses = objective(views)
@@ -265,9 +266,9 @@ def test_the_invariance_loss_is_computed_in_fp32_under_autocast(monkeypatch):
     seen = []
     loss = objective.method.loss
 
-    def spy(students, teachers, counts):
+    def spy(students, teachers, counts, moment):
         seen.append(([s.detach().double() for s in students], [t.double() for t in teachers]))
-        return loss(students, teachers, counts)
+        return loss(students, teachers, counts, moment)
 
     monkeypatch.setattr(objective.method, "loss", spy)
     with torch.autocast("cpu", torch.bfloat16):
@@ -390,7 +391,7 @@ def test_without_a_teacher_keys_carry_gradient_too(monkeypatch, negatives):
     z = [tokens_of(student.encoder, student.addon.projector, v, 2) for v in views.paired]
     expected = both_directions(z, z, frames, negatives)
     features = [student.encoder(v, (2,)) for v in views.paired]
-    ours = student.addon.loss(ser.AddonInput(features, None, None, views))
+    ours = student.addon.loss(ser.AddonInput(features, None, None, views, views.paired_counts))
     assert ours.item() == pytest.approx(expected.item(), rel=1e-9)
     mine, gold = gradients(ours, student), gradients(expected, student)
     for name, gradient in gold.items():
@@ -446,7 +447,7 @@ def test_presets_reach_the_loss(monkeypatch, preset, negatives, temperature):
     objective(make_views())
     assert [call[:2] for call in calls] == [(negatives, temperature)] * 2
     assert all((call[2] is not None) == (negatives == "both-views") for call in calls)
-    asked = objective.paired_views()
+    asked = objective.plan.paired
     assert asked.base == ("full" if preset == "summary" else "crop")
     assert asked.share == ("per-rank" if preset == "authors-code" else "global")
     assert asked.elements == ("complementary" if preset == "authors-code" else "independent")
@@ -475,7 +476,7 @@ def test_an_equivariant_map_is_what_the_loss_wants():
     def loss(maps):
         features = [ser_features(m) for m in maps]
         views = dataclasses.replace(make_views(paired=3), actions=actions)
-        given = ser.AddonInput(features, None, None, views)
+        given = ser.AddonInput(features, None, None, views, views.paired_counts)
         with torch.no_grad():
             return objective.addon.loss(given).item()
 
@@ -495,7 +496,7 @@ def test_rank_local_keys_with_one_image_on_a_rank(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     objective = build({"preset": "summary"})
     try:
-        losses = objective(workers.make_views(objective.paired_views(), 4, seed=0))
+        losses = objective(workers.make_views(objective.plan, 4, seed=0))
     except UserError:
         return
     assert math.isfinite(losses.equivariance.item())
@@ -509,8 +510,8 @@ def test_the_teacher_starts_as_the_student_and_follows_it():
     fresh = Objective(
         from_mapping(
             {"method": {"name": "moco"}, "addon": {"name": "ser"}, "model": {"name": "vit_micro"}},
-            methods=METHOD_CONFIGS,
-            addons=ADDON_CONFIGS,
+            methods=method_configs(),
+            addons=addon_configs(),
         ).recipe
     )
     student = fresh.student.state_dict()

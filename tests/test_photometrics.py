@@ -63,6 +63,7 @@ def only(count, **changes):
         grey=torch.zeros(count).bool(),
         blur_sigma=torch.zeros(count),
         solarise=torch.zeros(count).bool(),
+        spans=torch.ones(count, 5),
     )
     return PhotometricParameters(**{**values, **changes})
 

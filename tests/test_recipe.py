@@ -10,11 +10,11 @@ import yaml
 from sercli import recipe, recipe_files
 from sercli.addons.ser import SERConfig
 from sercli.errors import UserError
-from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS, Objective
+from sercli.objective import Objective, addon_configs, method_configs
 from sercli.recipe import Schedule, Train
 from sercli.recipe_yaml import parse_yaml
 
-TABLES = dict(methods=METHOD_CONFIGS, addons=ADDON_CONFIGS)
+TABLES = dict(methods=method_configs(), addons=addon_configs())
 SMALL = {
     "data": {"image_size": 32},
     "model": {"name": "vit_micro", "width": 32, "depth": 4, "num_heads": 2, "patch_size": 8},
@@ -315,7 +315,7 @@ def test_another_method_drops_the_settings_of_the_former(write):
     class Other(recipe.MethodConfig):
         temperature: float = 9.0
 
-    tables = {**TABLES, "methods": {**METHOD_CONFIGS, "other": Other}}
+    tables = {**TABLES, "methods": {**method_configs(), "other": Other}}
     resolved = recipe_files.load("shapes/moco-ser", flags={"method.name": "other"}, **tables)
     assert resolved.recipe.method.model_dump() == {"name": "other", "temperature": 9.0}
     path = write("mine", "extends: shapes/moco-ser\nmethod: {name: other, temperature: 2}\n")
@@ -353,7 +353,7 @@ def test_presets_fill_in_what_is_not_given(preset, method):
     methods = {"moco": _Plain, "dino": _Plain, "barlow-twins": _Plain}
     by_method, rest = PRESETS[preset]
     tree = {"method": {"name": method}, "addon": {"name": "ser", "preset": preset}}
-    resolved = recipe_files.from_mapping(tree, methods=methods, addons=ADDON_CONFIGS)
+    resolved = recipe_files.from_mapping(tree, methods=methods, addons=addon_configs())
     addon = resolved.recipe.addon
     assert isinstance(addon, SERConfig)
     assert (addon.temperature, addon.weight) == by_method[method]
@@ -369,14 +369,14 @@ def test_presets_fill_in_what_is_not_given(preset, method):
         "share": "global", "keys": "gathered",
     }  # fmt: skip
     tree["addon"] |= given
-    addon = recipe_files.from_mapping(tree, methods=methods, addons=ADDON_CONFIGS).recipe.addon
+    addon = recipe_files.from_mapping(tree, methods=methods, addons=addon_configs()).recipe.addon
     assert {key: getattr(addon, key) for key in given} == given
 
 
 def test_without_a_preset_it_is_the_papers():
     methods = {"dino": _Plain}
     tree = {"method": {"name": "dino"}, "addon": {"name": "ser"}}
-    addon = recipe_files.from_mapping(tree, methods=methods, addons=ADDON_CONFIGS).recipe.addon
+    addon = recipe_files.from_mapping(tree, methods=methods, addons=addon_configs()).recipe.addon
     assert (addon.preset, addon.temperature, addon.weight) == ("paper", 0.5, 0.3)
 
 

@@ -10,22 +10,14 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from sercli import distributed
-from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, load_batches, resize_and_crop
+from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, load_batches
 from sercli.data.source import ImageSource, UnreadableImage
 from sercli.errors import RunFailed, UserError
 from sercli.photometrics import NUM_UNIFORMS
 from sercli.recipe import Photometrics
 from sercli.recipe import Views as ViewsConfig
-from sercli.views import (
-    PairedViews,
-    Ticket,
-    TrainingImages,
-    ViewMaker,
-    batches,
-    draw_actions,
-    partition,
-    random_crop,
-)
+from sercli.view_plan import PairedViews, ViewRequest, partition, plan_views
+from sercli.views import Ticket, TrainingImages, ViewMaker, batches, draw_actions, random_crop
 
 PLAIN = Photometrics(jitter_p=0, grey_p=0, blur_p=0, solarise_p=0)
 
@@ -179,14 +171,24 @@ def test_ranks_share_the_batch_of_the_single_process(ranks):
 # -- reading --------------------------------------------------------------------------------------
 
 
+def plan_of(config, paired=None, *, size=16):
+    return plan_views(config, image_size=size, patch_size=4, request=ViewRequest(paired))
+
+
 def images_of(source, *, base="crop", config=None, seed=0, size=16):
     config = config or ViewsConfig(view1=PLAIN, view2=PLAIN)
-    return TrainingImages(source, config, image_size=size, base=base, seed=seed)
+    plan = plan_of(config, PairedViews(0.5, base=base), size=size)
+    return TrainingImages(source, config, plan, seed=seed)
+
+
+def crop_of(width, height, config, draws):
+    area, aspect = config.crop_area, config.crop_aspect
+    return random_crop(width, height, area=area, aspect=aspect, draws=draws)
 
 
 def same(a, b):
     return (
-        torch.equal(a.crops, b.crops)
+        all(torch.equal(x, y) for x, y in zip(a.crops, b.crops, strict=True))
         and torch.equal(a.uniforms, b.uniforms)
         and torch.equal(a.boxes, b.boxes)
         and (a.index, a.unreadable) == (b.index, b.unreadable)
@@ -218,11 +220,11 @@ def test_loader_processes_read_what_this_process_reads():
 def test_b1_has_two_crops_and_b2_one_base():
     images = images_of(Pictures())
     standard, paired = images[Ticket(4, 0, False)], images[Ticket(4, 0, True)]
-    assert standard.crops.shape == (2, 3, 16, 16)
-    assert standard.crops.dtype == torch.uint8
+    assert [crop.shape for crop in standard.crops] == [(3, 16, 16)] * 2
+    assert all(crop.dtype == torch.uint8 for crop in standard.crops)
     assert not torch.equal(standard.boxes[0], standard.boxes[1])
     assert not torch.equal(standard.crops[0], standard.crops[1])
-    assert paired.crops.shape == (1, 3, 16, 16)
+    assert [crop.shape for crop in paired.crops] == [(3, 16, 16)]
     assert paired.boxes.shape == (1, 4)
     for sample in (standard, paired):
         assert sample.uniforms.shape == (2, NUM_UNIFORMS + 1)
@@ -252,7 +254,7 @@ def test_crops_are_their_boxes():
 def test_full_base_is_the_centre_of_the_whole_image():
     source = Pictures(sizes=((41, 30),))
     sample = images_of(source, base="full")[Ticket(5, 0, True)]
-    gold = np.asarray(resize_and_crop(source.load(5), resize=16, crop=16))
+    gold = np.asarray(source.load(5).crop((5, 0, 35, 30)).resize((16, 16), Image.BILINEAR))
     assert np.array_equal(sample.crops[0].permute(1, 2, 0).numpy(), gold)
     x, y, w, h = sample.boxes[0].tolist()
     assert w * 41 == pytest.approx(30, abs=1e-4)
@@ -260,7 +262,7 @@ def test_full_base_is_the_centre_of_the_whole_image():
     assert x * 41 == pytest.approx(5, abs=1e-4)
     assert y == pytest.approx(0)
     # b₁ is cropped as ever.
-    assert images_of(source, base="full")[Ticket(5, 0, False)].crops.shape[0] == 2
+    assert len(images_of(source, base="full")[Ticket(5, 0, False)].crops) == 2
 
 
 def crop_measures(crops, width, height):
@@ -273,7 +275,7 @@ def test_random_crops_are_distributed_as_torchvisions():
     config = ViewsConfig()
     for width, height in ((64, 48), (30, 90)):
         draws = np.random.default_rng(0)
-        ours = np.array([random_crop(width, height, config, draws) for _ in range(4000)])
+        ours = np.array([crop_of(width, height, config, draws) for _ in range(4000)])
         torch.manual_seed(0)
         blank = torch.empty(1, height, width)
         gold = np.array(
@@ -293,7 +295,7 @@ def test_random_crops_are_distributed_as_torchvisions():
 def test_tiny_and_long_images_are_cropped(size):
     draws = np.random.default_rng(0)
     for _ in range(50):
-        x, y, w, h = random_crop(*size, ViewsConfig(), draws)
+        x, y, w, h = crop_of(*size, ViewsConfig(), draws)
         assert w >= 1
         assert h >= 1
         assert 0 <= x <= size[0] - w
@@ -301,7 +303,7 @@ def test_tiny_and_long_images_are_cropped(size):
     for base in ("crop", "full"):
         for paired in (False, True):
             sample = images_of(Pictures(sizes=(size,)), base=base)[Ticket(0, 0, paired)]
-            assert sample.crops.shape[1:] == (3, 16, 16)
+            assert all(crop.shape == (3, 16, 16) for crop in sample.crops)
 
 
 def test_where_no_crop_fits_the_centre_of_torchvision_is_taken():
@@ -309,13 +311,13 @@ def test_where_no_crop_fits_the_centre_of_torchvision_is_taken():
     for width, height in ((1000, 10), (10, 1000)):
         blank = torch.empty(1, height, width)
         top, left, h, w = RandomResizedCrop.get_params(blank, [1.0, 1.0], [3 / 4, 4 / 3])
-        crop = random_crop(width, height, config, np.random.default_rng(0))
+        crop = crop_of(width, height, config, np.random.default_rng(0))
         assert crop == (left, top, w, h)
 
 
 def test_a_narrow_aspect_on_a_low_image():
     config = ViewsConfig(crop_aspect=(0.1, 0.3))
-    _, _, w, h = random_crop(100, 1, config, np.random.default_rng(0))
+    _, _, w, h = crop_of(100, 1, config, np.random.default_rng(0))
     assert w >= 1
     assert h >= 1
 
@@ -348,14 +350,14 @@ def test_unreadable_images_in_a_loader_process_give_the_same_one_line():
 
 
 def test_images_travel_to_loader_processes():
-    assert pickle.loads(pickle.dumps(images_of(Pictures()))).image_size == 16
+    assert pickle.loads(pickle.dumps(images_of(Pictures()))).plan.specs[0].size == 16
 
 
 # -- views ----------------------------------------------------------------------------------------
 
 
 def maker(config, paired, part, *, seed=0):
-    return ViewMaker(config, paired=paired, part=part, image_size=16, patch_size=4, seed=seed)
+    return ViewMaker(config, plan_of(config, paired), part, seed=seed)
 
 
 def samples_of(images, part, *, batch_size, step=0, seed=0):

@@ -5,31 +5,39 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from sercli.encoder import Features
 from sercli.recipe import AddonConfig, NotNegative
-from sercli.views import PairedViews, Views
+from sercli.view_plan import ViewRequest
+from sercli.views import Views
 
 
 @dataclass(frozen=True)
 class AddonInput:
     """What an add-on's loss is computed from.
 
+    Features are those of b₂ where the add-on asked for pairs of views, and of all images of this
+    rank otherwise. Views that do not enter the invariance loss are encoded up to the tapped layer
+    only.
+
     Attributes:
-        students: Features of b₂, with the tapped layer, for each view.
-        teachers: Likewise of the teacher, without gradient; None where the method has none.
+        students: Features, with the tapped layer, for each view.
+        teachers: Likewise of the teacher, without gradient: of every view of b₂, or of the two
+            global views of all images; None where the method has no teacher.
         teacher_head: The averaged copy of `Addon.shared_head()`, or None.
-        views: The views and their group elements.
+        views: The views, their group elements and what made them.
+        counts: Rows of the features on each rank.
     """
 
     students: Sequence[Features]
     teachers: Sequence[Features] | None
     teacher_head: nn.Module | None
     views: Views
+    counts: Sequence[int]
 
 
 class TermConfig(AddonConfig):
@@ -43,18 +51,57 @@ class TermConfig(AddonConfig):
         return self.layer
 
 
+class SummaryConfig(TermConfig):
+    """Settings of add-ons that take one vector of an image from the tapped layer."""
+
+    tap: Literal["cls", "pooled"] = Field(
+        "cls", description="[CLS] of the tapped layer (then not delayed), or its mean patch token"
+    )
+
+    @property
+    def taps_cls(self) -> bool:
+        return self.tap == "cls"
+
+
+class Tap(nn.Module):
+    """The vector of an image at the tapped layer, through a LayerNorm of its own.
+
+    Args:
+        config: Which layer, and [CLS] or the mean of the patch tokens.
+        dim: Width D of the encoder.
+    """
+
+    def __init__(self, config: SummaryConfig, dim: int) -> None:
+        super().__init__()
+        self.layer, self.source = config.layer, config.tap
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+
+    def forward(self, features: Features) -> Tensor:
+        """[B, D]."""
+        if self.source == "cls":
+            vector = features.cls_tokens[self.layer]
+        else:
+            vector = features.grids[self.layer].mean((2, 3))
+        normed: Tensor = self.norm(vector)
+        return normed
+
+
 class Addon(nn.Module, abc.ABC):
     """An equivariance term at one layer: its heads, the views it needs, and its loss.
 
+    A subclass is made from its settings and the encoder's width: `Subclass(config, dim)`.
+
     Attributes:
         Config: The settings it can be given.
+        needs_images: The smallest global batch, and why.
     """
 
     Config: ClassVar[type[TermConfig]]
+    needs_images: ClassVar[tuple[int, str]]
 
     @abc.abstractmethod
-    def paired_views(self) -> PairedViews | None:
-        """The b₂ it needs, or None."""
+    def view_request(self) -> ViewRequest:
+        """The views it works on."""
 
     @abc.abstractmethod
     def shared_head(self) -> nn.Module | None:

@@ -7,7 +7,8 @@ encoder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ from sercli.addons.base import Addon, AddonInput, TermConfig
 from sercli.heads import TokenProjector
 from sercli.losses import Negatives, patch_nt_xent
 from sercli.recipe import Count, Positive, Range
-from sercli.views import PairedViews
+from sercli.view_plan import PairedViews, ViewRequest
 
 # Temperature and weight by method, as far as known: paper (weights are those of the scripts) and
 # the authors' published scripts.
@@ -76,29 +77,36 @@ class SER(Addon):
     """Patch-wise NT-Xent between a view's tokens and the other view's, moved into its frame."""
 
     Config = SERConfig
+    needs_images = (2, "an anchor's negatives are other images")
 
     def __init__(self, config: SERConfig, dim: int) -> None:
         super().__init__()
         self.config = config
         self.projector = TokenProjector(dim, config.projector_width)
 
-    def paired_views(self) -> PairedViews:
+    def view_request(self) -> ViewRequest:
         c = self.config
-        return PairedViews(
-            c.fraction,
-            c.share,
-            c.base,
-            c.elements,
-            c.scale,
-            c.aspect,
-            min_per_rank=2 if c.keys == "rank-local" else 0,
+        return ViewRequest(
+            PairedViews(
+                c.fraction,
+                c.share,
+                c.base,
+                c.elements,
+                c.scale,
+                c.aspect,
+                min_per_rank=2 if c.keys == "rank-local" else 0,
+            )
         )
 
     def shared_head(self) -> nn.Module:
         return self.projector
 
     def loss(self, given: AddonInput) -> Tensor:
-        """½ Σ over both directions of the mean over all anchors of the global batch."""
+        """½ Σ over both directions of the mean over all anchors of the global batch.
+
+        With small crops there are three pairs of views; a pair's share is that of its tokens, so
+        that every view's tokens weigh alike.
+        """
         layer, actions = self.config.layer, given.views.actions
         anchors = [self.projector(features.grids[layer]) for features in given.students]
         keys = anchors
@@ -106,26 +114,29 @@ class SER(Addon):
             with torch.no_grad():
                 keys = [given.teacher_head(features.grids[layer]) for features in given.teachers]
         targets = self._targets(given)
+        sizes = [math.prod(action.grid) for action in actions]
         loss: Tensor = anchors[0].new_zeros(())
-        for view, other in ((0, 1), (1, 0)):
-            grid = keys[other].transpose(1, 2).unflatten(2, actions[other].grid)
-            moved = transport(grid, source=actions[other], target=targets[view])
-            loss = loss + self._direction(
-                anchors[view],
-                moved.flatten(2).transpose(1, 2),
-                grid=actions[view].grid,
-                counts=given.views.paired_counts,
-            )
+        for first, second in given.views.pairs:
+            share = (sizes[first] + sizes[second]) / sum(sizes)
+            for view, other in ((first, second), (second, first)):
+                grid = keys[other].transpose(1, 2).unflatten(2, actions[other].grid)
+                moved = transport(grid, source=actions[other], target=targets[view])
+                loss = loss + share * self._direction(
+                    anchors[view],
+                    moved.flatten(2).transpose(1, 2),
+                    grid=actions[view].grid,
+                    counts=given.counts,
+                )
         return loss / 2
 
     def _direction(
-        self, anchors: Tensor, keys: Tensor, *, grid: tuple[int, int], counts: tuple[int, ...]
+        self, anchors: Tensor, keys: Tensor, *, grid: tuple[int, int], counts: Sequence[int]
     ) -> Tensor:
         both_views = Negatives.parse(self.config.negatives).own_view
         own_view = anchors if both_views else None
-        rank, offset = distributed.rank(), 0
+        offset = 0
         if self.config.keys == "gathered":
-            offset = sum(counts[:rank])
+            offset = distributed.offset_of(counts)
             keys = distributed.gather_rows(keys, counts)
             if own_view is not None:
                 own_view = distributed.gather_rows(own_view, counts)
@@ -138,15 +149,14 @@ class SER(Addon):
             anchor_offset=offset,
             own_view=own_view,
         )
-        share: float = counts[rank] * len(counts) / sum(counts)
-        return mean * share
+        return mean * distributed.share_of(counts)
 
     def _targets(self, given: AddonInput) -> tuple[GeometricAction, ...]:
         """The frames that keys are moved to: the anchors' own, or, as a placebo, wrong ones."""
         actions = given.views.actions
         if self.config.action == "analytic":
             return actions
-        total = sum(given.views.paired_counts)
+        total = sum(given.counts)
         draws = randomness.generator(given.views.generator_seed, "placebo")
         wrong = []
         for action in actions:

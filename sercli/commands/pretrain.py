@@ -17,16 +17,25 @@ if TYPE_CHECKING:
 
 def pretrain(
     method: Annotated[
-        str | None, typer.Option(help="Invariant objective: moco.", show_default="moco")
+        str | None,
+        typer.Option(help="Invariant objective: moco, dino or barlow-twins.", show_default="moco"),
     ] = None,
     addon: Annotated[
-        str | None, typer.Option(help="Equivariance add-on: ser or none.", show_default="ser")
+        str | None,
+        typer.Option(
+            help="Equivariance add-on: ser, augself, stl, equimod, essl or none.",
+            show_default="ser",
+        ),
     ] = None,
     layer: Annotated[
         int | None, typer.Option(help="Block the add-on taps, 1…depth.", show_default="3")
     ] = None,
     views: Annotated[
-        str | None, typer.Option(help="Views of an image: 2.", show_default="2")
+        str | None,
+        typer.Option(
+            help="Views of an image: 2; 3 (equimod); 2+4-crops (multi-crop); 2+4-rotations (essl).",
+            show_default="the recipe's, usually 2",
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -87,11 +96,11 @@ def pretrain(
 
 
 def _default_recipe(method: str, addon: str, data: str | None) -> str:
-    from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS
+    from sercli.objective import addon_configs, method_configs
 
     for option, value, table in (
-        ("--method", method, METHOD_CONFIGS),
-        ("--addon", addon, ADDON_CONFIGS),
+        ("--method", method, method_configs()),
+        ("--addon", addon, addon_configs()),
     ):
         if value not in table:
             raise UserError(f"{option} {value}", f"known: {', '.join(table)}")

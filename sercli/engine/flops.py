@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sercli import distributed
+from sercli import distributed, photometrics
+from sercli.actions import GeometricAction
 from sercli.addons import NoneConfig
-from sercli.encoder import cls_after_of
 from sercli.objective import Objective
 from sercli.recipe import Recipe
-from sercli.views import PairedViews, ViewMaker, Views, partition
+from sercli.view_plan import ViewPlan, partition
+from sercli.views import ViewMaker, ViewParameters, Views
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class StepFlops:
 
     Attributes:
         step: Of the run, with b₂ on its mean grid, the unscaled one.
-        none: Of the same recipe without the add-on: ordinary ViT, no b₂.
-        weight0: Of its λ = 0 control: the same b₂ and delayed [CLS], but no term.
+        none: Of the same recipe without the add-on: ordinary ViT, no b₂, no views of the add-on's.
+        weight0: Of its λ = 0 control: the same invariance views, b₂ and delayed [CLS], but no term.
         parameters: Trainable parameters.
     """
 
@@ -54,24 +55,27 @@ def count_flops(recipe: Recipe) -> StepFlops:
     """Count a step of a recipe and of its two references, as one process would compute them."""
     with distributed.alone():
         full, parameters = _objective(recipe)
-        addon = recipe.addon
-        if addon.tapped_layer is None:
-            step = _count(full, _views(recipe, None))
+        step = _count(full, _views(recipe, full.plan))
+        if full.addon is None:
             return StepFlops(step, step, step, parameters)
-        place = cls_after_of(recipe.model, layer=addon.tapped_layer, taps_cls=addon.taps_cls)
-        without = recipe.model_copy(update={"addon": NoneConfig(name="none")})
-        delayed = without.model_copy(
-            update={"model": recipe.model.model_copy(update={"cls_after": place})}
-        )
-        views = _views(recipe, full.paired_views())
-        control, _ = _objective(delayed)
-        none, _ = _objective(without)
+        control, _ = _objective(recipe)
+        control.student.addon = None
+        without, _ = _objective(without_addon(recipe))
         return StepFlops(
-            step=_count(full, views),
-            none=_count(none, _views(recipe, None)),
-            weight0=_count(control, views),
+            step=step,
+            none=_count(without, _views(recipe, without.plan)),
+            weight0=_count(control, _views(recipe, control.plan)),
             parameters=parameters,
         )
+
+
+def without_addon(recipe: Recipe) -> Recipe:
+    """The same recipe without its add-on, and without the views that only the add-on has."""
+    none = NoneConfig(name="none")
+    views = recipe.views
+    if views.setting not in none.view_settings:
+        views = views.model_copy(update={"setting": none.view_settings[0], "local": None})
+    return recipe.model_copy(update={"addon": none, "views": views})
 
 
 def _objective(recipe: Recipe) -> tuple[Objective, int]:
@@ -80,30 +84,31 @@ def _objective(recipe: Recipe) -> tuple[Objective, int]:
     return objective, sum(p.numel() for p in objective.parameters() if p.requires_grad)
 
 
-def _views(recipe: Recipe, paired: PairedViews | None) -> Views:
-    part = partition(recipe.train.batch_size, paired)
-    if paired is not None:
-        paired = replace(paired, scale=(1.0, 1.0), aspect=(1.0, 1.0))
-    maker = ViewMaker(
-        recipe.views,
-        paired=paired,
-        part=part,
-        image_size=recipe.data.image_size,
-        patch_size=recipe.model.patch_size,
-        seed=recipe.seed,
-    )
-    actions = maker.actions(0)
-    side, patch = recipe.data.image_size, recipe.model.patch_size
+def _views(recipe: Recipe, plan: ViewPlan) -> Views:
+    """Views of the sizes of a step, without values."""
+    request = plan.request
+    if request.paired is not None:
+        unscaled = replace(request.paired, scale=(1.0, 1.0), aspect=(1.0, 1.0))
+        plan = replace(plan, request=replace(request, paired=unscaled))
+    part = partition(recipe.train.batch_size, plan.paired, group=request.group)
+    actions = ViewMaker(recipe.views, plan, part, seed=recipe.seed).actions(0)
+    batch, patch = len(part.positions), plan.patch_size
+    element = GeometricAction.identity(batch, plan.grid(0))
+    nothing = photometrics.draw(torch.zeros(batch, photometrics.NUM_UNIFORMS), None)
+    parameters = ViewParameters(torch.zeros(batch, 4), element.hflip, element.rot90, nothing)
 
     def blank(count: int, height: int, width: int) -> Tensor:
         return torch.empty(count, 3, height, width, device="meta")
 
     return Views(
-        standard=tuple(blank(part.num_standard, side, side) for _ in range(2)),
+        standard=tuple(blank(part.num_standard, s.size, s.size) for s in plan.specs),
         paired=tuple(
             blank(part.total_paired, a.grid[0] * patch, a.grid[1] * patch) for a in actions
         ),
         actions=actions,
+        pairs=plan.pairs,
+        parameters=(parameters,) * plan.num_views,
+        positions=torch.tensor(part.positions),
         standard_counts=part.standard_counts,
         paired_counts=part.paired_counts,
         paired_rows=part.paired_rows,

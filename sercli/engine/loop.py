@@ -17,16 +17,17 @@ from sercli.data.loading import default_workers, load_batches
 from sercli.data.source import ImageSource
 from sercli.encoder import Encoder
 from sercli.engine import checkpoint
-from sercli.engine.optimiser import make_optimiser
+from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import Runtime
 from sercli.engine.tracking import Tracker
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.objective import Losses, Objective
-from sercli.recipe import Recipe, Schedule
+from sercli.recipe import Moment, Recipe, Schedule
 from sercli.run_dir import RunDir
-from sercli.views import Sample, TrainingImages, ViewMaker, Views, batches, partition
+from sercli.view_plan import partition
+from sercli.views import Sample, TrainingImages, ViewMaker, Views, batches
 
 MAX_NON_FINITE = 3  # in a row
 MAX_UNREADABLE = 0.001  # share of the data set
@@ -92,23 +93,10 @@ class Trainer:
         self.monitor = monitor
         self.schedule = Schedule.of(recipe.train, len(source))
         self.objective = Objective(recipe).to(runtime.device)
-        paired = self.objective.paired_views()
-        self.part = partition(recipe.train.batch_size, paired)
-        self.images = TrainingImages(
-            source,
-            recipe.views,
-            image_size=recipe.data.image_size,
-            base="crop" if paired is None else paired.base,
-            seed=recipe.seed,
-        )
-        self.make_views = ViewMaker(
-            recipe.views,
-            paired=paired,
-            part=self.part,
-            image_size=recipe.data.image_size,
-            patch_size=recipe.model.patch_size,
-            seed=recipe.seed,
-        )
+        plan = self.objective.plan
+        self.part = partition(recipe.train.batch_size, plan.paired, group=plan.request.group)
+        self.images = TrainingImages(source, recipe.views, plan, seed=recipe.seed)
+        self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
         if _wants_compile(recipe.train.compile, runtime):
@@ -116,7 +104,10 @@ class Trainer:
                 block.compile()
         self.module: nn.Module = self.objective
         if distributed.active():
-            self.module = DistributedDataParallel(self.objective, gradient_as_bucket_view=True)
+            # Every rank works out the same buffers: none is sent.
+            self.module = DistributedDataParallel(
+                self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self.step = 0
         self.train_seconds = 0.0
         self.non_finite = 0
@@ -236,32 +227,35 @@ class Trainer:
     ) -> _StepReport:
         too_many = self._note_unreadable(samples, progress)
         views = self.make_views(samples, step, self.runtime.device)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.schedule.lr_at(step)
-        losses = self._forward_backward(views)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        if self.recipe.train.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(
-                self.parameters, self.recipe.train.clip_norm, norm, foreach=True
-            )
+        moment = self.schedule.moment(step)
+        set_schedule(
+            self.optimiser,
+            lr=self.schedule.lr_at(step),
+            weight_decay=self.schedule.weight_decay_at(step),
+        )
+        losses = self._forward_backward(views, moment)
+        held = {p: p.grad for p in self.objective.method.held_parameters(moment)}
+        for parameter in held:
+            parameter.grad = None
+        norm = clip_gradients(self.parameters, self.recipe.train)
         mean = distributed.sum_over_ranks(self._packed(losses, norm, request, too_many))
         mean[:4] /= distributed.world_size()
         bad = (~torch.isfinite(mean[:4]).all()).to(mean.dtype)
         # Fused AdamW leaves parameters and moments alone where `found_inf` is 1: no wait for it.
         self.optimiser.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
         self.optimiser.step()
-        progress_share = step / max(1, self.schedule.total_steps)
+        for parameter, gradient in held.items():  # DDP's buckets are views of the gradients
+            parameter.grad = gradient
         if self.objective.teacher is not None:
-            momentum = self.objective.method.momentum_at(progress_share)
+            momentum = self.objective.method.momentum_at(moment.progress)
             self.objective.update_teacher(momentum)
         indices = tuple(sample.index for sample in samples)
         return self._report(torch.cat([mean[:4], bad[None], mean[4:]]), indices)
 
-    def _forward_backward(self, views: Views) -> Losses:
+    def _forward_backward(self, views: Views, moment: Moment) -> Losses:
         self.optimiser.zero_grad(set_to_none=not distributed.active())
         with self.runtime.autocast():
-            losses: Losses = self.module(views)
+            losses: Losses = self.module(views, moment)
         losses.total.backward()
         return losses
 
@@ -345,10 +339,11 @@ class Trainer:
             **clock.rates(),
         }
         if self.objective.teacher is not None:
-            row["momentum"] = self.objective.method.momentum_at(step / self.schedule.total_steps)
+            moment = self.schedule.moment(step)
+            row["momentum"] = self.objective.method.momentum_at(moment.progress)
         if self._monitor_due():
             if distributed.rank() == 0:
-                row |= self.monitor(self.objective.encoder)
+                row |= self.monitor(self.objective.evaluated_encoder)
             distributed.barrier()
         if distributed.rank() == 0:
             self.run.append_metrics(row)

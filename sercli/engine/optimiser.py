@@ -1,11 +1,12 @@
-"""AdamW over parameter groups that cover every trainable parameter once."""
+"""AdamW over parameter groups that cover every trainable parameter once, and its schedules."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sercli.recipe import Train
 
@@ -23,8 +24,8 @@ def make_optimiser(objective: nn.Module, train: Train) -> torch.optim.AdamW:
         return parameter.ndim < 2 or name.rpartition(".")[2] in tokens
 
     groups: list[dict[str, Any]] = [
-        {"params": [], "weight_decay": train.weight_decay},
-        {"params": [], "weight_decay": 0.0},
+        {"params": [], "weight_decay": train.weight_decay, "decays": True},
+        {"params": [], "weight_decay": 0.0, "decays": False},
     ]
     for name, parameter in trainable.items():
         exempt = train.decay == "weights" and spared(name, parameter)
@@ -34,3 +35,28 @@ def make_optimiser(objective: nn.Module, train: Train) -> torch.optim.AdamW:
     assert len(covered) == len(trainable)
     assert {id(p) for p in covered} == {id(p) for p in trainable.values()}
     return torch.optim.AdamW(groups, lr=0.0, fused=True)
+
+
+def set_schedule(optimiser: torch.optim.Optimizer, *, lr: float, weight_decay: float) -> None:
+    """Give a step its learning rate and weight decay."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+        if group["decays"]:
+            group["weight_decay"] = weight_decay
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], train: Train) -> Tensor:
+    """Clip gradients in place as `train.clip_norm` and `train.clip` say.
+
+    Returns:
+        The norm of the whole gradient before clipping, a scalar on the device.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    if train.clip_norm is not None and train.clip == "each":
+        norms = torch._foreach_norm(gradients)
+        scales = (train.clip_norm / (torch.stack(norms) + 1e-6)).clamp_(max=1).unbind()
+        torch._foreach_mul_(gradients, scales)
+    elif train.clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, train.clip_norm, norm, foreach=True)
+    return norm

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,11 @@ from sercli.engine.preemption import stop_request
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.tracking import require_tensorboard
 from sercli.errors import Interrupted, Preempted, SerError, UserError
-from sercli.objective import ADDON_CONFIGS, METHOD_CONFIGS, Objective
+from sercli.objective import Objective, addon_configs, method_configs
 from sercli.recipe import Recipe, Schedule
 from sercli.recipe_files import Resolved
 from sercli.run_dir import RunDir, next_free
-from sercli.views import partition
+from sercli.view_plan import ViewPlan, partition
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 
@@ -36,7 +37,7 @@ MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 def resolve(name: str, settings: tuple[str, ...], flags: Mapping[str, Any]) -> Resolved:
     """Resolve a recipe with the methods and add-ons there are."""
     return recipe_files.load(
-        name, methods=METHOD_CONFIGS, addons=ADDON_CONFIGS, settings=settings, flags=flags
+        name, methods=method_configs(), addons=addon_configs(), settings=settings, flags=flags
     )
 
 
@@ -65,6 +66,7 @@ class Plan:
     schedule: Schedule
     num_images: int
     num_paired: int
+    views: str
     tokens: int
     cls_after: int | None
     flops: StepFlops
@@ -81,11 +83,27 @@ def make_plan(recipe: Recipe, source: ImageSource) -> Plan:
     with torch.device("meta"):
         objective = Objective(recipe)
     with distributed.alone():
-        part = partition(recipe.train.batch_size, objective.paired_views())
+        plan = objective.plan
+        part = partition(recipe.train.batch_size, plan.paired, group=plan.request.group)
     encoder = objective.encoder
     tokens = encoder.grid[0] * encoder.grid[1]
     flops = count_flops(recipe)
-    return Plan(schedule, len(source), part.total_paired, tokens, encoder.cls_after, flops)
+    return Plan(
+        schedule,
+        len(source),
+        part.total_paired,
+        _describe(objective.plan),
+        tokens,
+        encoder.cls_after,
+        flops,
+    )
+
+
+def _describe(plan: ViewPlan) -> str:
+    """E.g. "2 global of 224 px, 4 local of 96 px; 6 in the invariance loss"."""
+    kinds = Counter((spec.kind, spec.size) for spec in plan.specs)
+    parts = [f"{number} {kind} of {size} px" for (kind, size), number in kinds.items()]
+    return f"{', '.join(parts)}; {plan.num_invariant} in the invariance loss"
 
 
 def announce(resolved: Resolved, plan: Plan, out: Path, console: Console) -> None:
@@ -106,6 +124,7 @@ def announce(resolved: Resolved, plan: Plan, out: Path, console: Console) -> Non
         ),
         "global batch": f"{recipe.train.batch_size} images"
         + (f", n₂ = {plan.num_paired} of them in b₂" if plan.num_paired else ""),
+        "views": plan.views,
         "schedule": (
             f"{schedule.total_steps:,} steps ({schedule.steps_per_epoch:,} an epoch), "
             f"{schedule.warmup_steps:,} of warm-up"

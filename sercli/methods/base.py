@@ -8,23 +8,25 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from sercli.recipe import MethodConfig
+from sercli.recipe import MethodConfig, Moment
 
 
 class Method(nn.Module, abc.ABC):
     """An invariant objective on final [CLS] embeddings: its trained heads and its loss.
 
-    Subclasses give a `Config` and, if they have a momentum encoder, `momentum_at`.
+    A subclass is made from its settings and the encoder's width: `Subclass(config, dim)`.
 
     Attributes:
         Config: The settings it can be given.
         uses_teacher: Whether there is a momentum encoder.
         evaluates_teacher: Whether it is the teacher that evaluations take, by the authors' custom.
+        needs_images: The smallest global batch, and why.
     """
 
     Config: ClassVar[type[MethodConfig]]
     uses_teacher: ClassVar[bool]
     evaluates_teacher: ClassVar[bool]
+    needs_images: ClassVar[tuple[int, str]]
 
     @abc.abstractmethod
     def shared_head(self) -> nn.Module:
@@ -36,19 +38,31 @@ class Method(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def loss(
-        self, students: Sequence[Tensor], teachers: Sequence[Tensor], counts: Sequence[int]
+        self,
+        students: Sequence[Tensor],
+        teachers: Sequence[Tensor],
+        counts: Sequence[int],
+        moment: Moment,
     ) -> Tensor:
         """The objective.
 
         Args:
-            students: A tensor [B, E] of this rank for each view.
-            teachers: Likewise of the teacher, without gradient (the students if there is none).
+            students: A tensor [B, E] of this rank for each view, the two global ones first.
+            teachers: Likewise of the teacher, of the global views, without gradient (the students
+                if there is none).
             counts: Rows on each rank.
+            moment: Where in the run this step is.
 
         Returns:
             A scalar whose *mean over ranks* is the loss of the global batch.
         """
 
-    @abc.abstractmethod
     def momentum_at(self, progress: float) -> float:
-        """Momentum of the teacher at progress 0…1 of the run."""
+        """Momentum of the teacher at progress 0…1 of the run (methods with a teacher say which)."""
+        del progress
+        return 1.0
+
+    def held_parameters(self, moment: Moment) -> Sequence[nn.Parameter]:
+        """Parameters that this step must leave alone."""
+        del moment
+        return ()

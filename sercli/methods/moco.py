@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -12,11 +12,13 @@ from sercli import distributed
 from sercli.heads import mlp
 from sercli.losses import info_nce
 from sercli.methods.base import Method
-from sercli.recipe import Count, MethodConfig, Positive, cosine
+from sercli.recipe import Count, MethodConfig, Moment, Positive, cosine
 
 
 class MoCoConfig(MethodConfig):
     """Settings of MoCo-v3."""
+
+    takes_more_views: ClassVar[bool] = True
 
     temperature: Positive = 0.2
     momentum: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -27,14 +29,17 @@ class MoCoConfig(MethodConfig):
 
 
 class MoCo(Method):
-    """InfoNCE between predictions q of one view and teacher projections k of the other.
+    """InfoNCE between predictions q of one view and teacher projections k of another.
 
-    L = ctr(q₁, k₂) + ctr(q₂, k₁), ctr = 2τ · cross entropy of cosine/τ over the global batch.
+    L = ctr(q₁, k₂) + ctr(q₂, k₁), ctr = 2τ · cross entropy of cosine/τ over the global batch. With
+    multi-crop there are V queries and the keys of the two global views: L is twice the mean of the
+    2V − 2 terms, so that λ means the same in every setting.
     """
 
     Config = MoCoConfig
     uses_teacher = True
     evaluates_teacher = False
+    needs_images = (2, "batch norm and negatives")
 
     def __init__(self, config: MoCoConfig, dim: int) -> None:
         super().__init__()
@@ -51,20 +56,27 @@ class MoCo(Method):
         return prediction
 
     def loss(
-        self, students: Sequence[Tensor], teachers: Sequence[Tensor], counts: Sequence[int]
+        self,
+        students: Sequence[Tensor],
+        teachers: Sequence[Tensor],
+        counts: Sequence[int],
+        moment: Moment,
     ) -> Tensor:
-        rank, total = distributed.rank(), sum(counts)
+        del moment
+        gathered = [distributed.gather_rows(keys, counts) for keys in teachers]
         loss = students[0].new_zeros(())
+        terms = 0
         for view, queries in enumerate(students):
-            for other, keys in enumerate(teachers):
+            for other, keys in enumerate(gathered):
                 if other != view:
+                    terms += 1
                     loss = loss + info_nce(
                         queries,
-                        distributed.gather_rows(keys, counts),
+                        keys,
                         temperature=self.config.temperature,
-                        query_offset=sum(counts[:rank]),
+                        query_offset=distributed.offset_of(counts),
                     )
-        return loss * (counts[rank] * len(counts) / total)
+        return loss * (2 / terms * distributed.share_of(counts))
 
     def momentum_at(self, progress: float) -> float:
         return cosine(self.config.momentum, 1.0, progress)

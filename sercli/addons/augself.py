@@ -1,0 +1,166 @@
+"""AugSelf: predict how two views' augmentations differ (Lee et al., "Improving Transferability of
+Representations via Augmentation-Aware Self-Supervision", NeurIPS 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from sercli import distributed
+from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap
+from sercli.heads import mlp
+from sercli.recipe import Count, NotNegative, Views
+from sercli.view_plan import ViewRequest
+from sercli.views import ViewParameters
+
+
+class AugSelfConfig(SummaryConfig):
+    """Settings of AugSelf; a target of weight 0 has no head."""
+
+    crop: NotNegative = Field(0.5, description="weight of the crops' difference")
+    colour: NotNegative = Field(0.5, description="weight of the jitter factors' difference")
+    flip: NotNegative = Field(0.0, description="weight of whether both are mirrored alike")
+    blur: NotNegative = Field(0.0, description="weight of the blurs' difference")
+    rotation: NotNegative = Field(
+        0.0, description="weight of the relative quarter turn; needs views.rot90_p > 0"
+    )
+    hidden_width: Count = 512
+
+    @model_validator(mode="after")
+    def _something_is_predicted(self) -> AugSelfConfig:
+        if not any((self.crop, self.colour, self.flip, self.blur, self.rotation)):
+            raise ValueError(
+                "addon.crop, colour, flip, blur and rotation are all 0: nothing to predict"
+            )
+        return self
+
+    def check_views(self, views: Views) -> None:
+        constant = {
+            "flip": views.hflip_p in (0, 1),
+            "blur": not (views.view1.blur_p or views.view2.blur_p),
+            "colour": not any(v.jitter_p and any(v.jitter) for v in (views.view1, views.view2)),
+            "rotation": not views.rot90_p,
+        }
+        keys = {
+            "flip": "views.hflip_p between 0 and 1",
+            "blur": "views.view1.blur_p or views.view2.blur_p above 0",
+            "colour": "jitter in views.view1 or views.view2",
+            "rotation": "views.rot90_p above 0",
+        }
+        for name, is_constant in constant.items():
+            if is_constant and getattr(self, name):
+                raise ValueError(
+                    f"addon.{name} {getattr(self, name):g}: its target would be the same for every "
+                    f"image; it needs {keys[name]}, or --set addon.{name}=0"
+                )
+
+
+class AugSelf(Addon):
+    """An MLP for each target, on both views' vectors side by side, in both orders.
+
+    Every target is of the first view relative to the second; regressions are of tanh outputs.
+    """
+
+    Config = AugSelfConfig
+    needs_images = (2, "batch norm")
+    widths: ClassVar[dict[str, int]] = {
+        "crop": 4,
+        "colour": 4,
+        "flip": 1,
+        "blur": 1,
+        "rotation": 4,
+    }
+
+    def __init__(self, config: AugSelfConfig, dim: int) -> None:
+        super().__init__()
+        self.tap = Tap(config, dim)
+        self.weights = {name: float(getattr(config, name)) for name in self.widths}
+        hidden = config.hidden_width
+        self.heads = nn.ModuleDict(
+            {
+                name: mlp(
+                    [2 * dim, hidden, hidden, self.widths[name]], last_norm=False, last_bias=True
+                )
+                for name, weight in self.weights.items()
+                if weight
+            }
+        )
+
+    def view_request(self) -> ViewRequest:
+        return ViewRequest()
+
+    def shared_head(self) -> None:
+        return None
+
+    def loss(self, given: AddonInput) -> Tensor:
+        """Σ over targets of weight · error, mean over images, both orders and components."""
+        first, second = (self.tap(features) for features in given.students[:2])
+        pairs = torch.cat([torch.cat([first, second], 1), torch.cat([second, first], 1)])
+        one, two = given.views.parameters[:2]
+        loss: Tensor = pairs.new_zeros((), dtype=torch.promote_types(pairs.dtype, torch.float32))
+        for name, head in self.heads.items():
+            target = torch.cat([TARGETS[name](one, two), TARGETS[name](two, one)])
+            predicted = head(pairs)
+            wide = predicted.to(loss.dtype)
+            error = _error(name, wide, target.to(wide.device))
+            loss = loss + self.weights[name] * error
+        return loss * distributed.share_of(given.counts)
+
+
+def _error(name: str, predicted: Tensor, target: Tensor) -> Tensor:
+    if name == "rotation":
+        return F.cross_entropy(predicted, target)
+    if name == "flip":
+        return F.binary_cross_entropy_with_logits(predicted, target.to(predicted.dtype))
+    return F.mse_loss(predicted.tanh(), target.to(predicted.dtype))
+
+
+def crop_target(one: ViewParameters, two: ViewParameters) -> Tensor:
+    """[B, 4] in −1…1: difference of centres (y, x) and of heights and widths, as shares.
+
+    x runs to the left where the first view is mirrored.
+    """
+    (x1, y1, w1, h1), (x2, y2, w2, h2) = (p.box.unbind(1) for p in (one, two))
+    across = (x1 + w1 / 2) - (x2 + w2 / 2)
+    across = torch.where(one.hflip, -across, across)
+    return torch.stack([(y1 + h1 / 2) - (y2 + h2 / 2), across, h1 - h2, w1 - w2], dim=1)
+
+
+def colour_target(one: ViewParameters, two: ViewParameters) -> Tensor:
+    """[B, 4] in −1…1: brightness, contrast, saturation, hue, each over the width of its range."""
+    relative = []
+    for colours in (one.colours, two.colours):
+        spans = colours.spans[:, :4]
+        from_none = colours.applied_factors - torch.tensor([1.0, 1.0, 1.0, 0.0])
+        relative.append(torch.where(spans > 0, from_none / spans, torch.zeros_like(spans)))
+    return relative[0] - relative[1]
+
+
+def flip_target(one: ViewParameters, two: ViewParameters) -> Tensor:
+    """[B, 1]: 1 where both or neither are mirrored."""
+    return (one.hflip == two.hflip).float()[:, None]
+
+
+def blur_target(one: ViewParameters, two: ViewParameters) -> Tensor:
+    """[B, 1] in −1…1: difference of sigmas (0: not blurred), over the largest there can be."""
+    largest = torch.maximum(one.colours.spans[:, 4], two.colours.spans[:, 4])
+    return ((one.colours.blur_sigma - two.colours.blur_sigma) / largest)[:, None]
+
+
+def rotation_target(one: ViewParameters, two: ViewParameters) -> Tensor:
+    """[B], the relative quarter turn 0…3."""
+    return (one.rot90 - two.rot90) % 4
+
+
+TARGETS: dict[str, Callable[[ViewParameters, ViewParameters], Tensor]] = {
+    "crop": crop_target,
+    "colour": colour_target,
+    "flip": flip_target,
+    "blur": blur_target,
+    "rotation": rotation_target,
+}

@@ -1,0 +1,109 @@
+"""DINO: Caron et al., "Emerging Properties in Self-Supervised Vision Transformers"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sercli import distributed
+from sercli.heads import PrototypeHead
+from sercli.losses import dino_cross_entropy
+from sercli.methods.base import Method
+from sercli.recipe import Count, MethodConfig, Moment, NotNegative, Positive, cosine
+
+
+class DINOConfig(MethodConfig):
+    """Settings of DINO."""
+
+    takes_more_views: ClassVar[bool] = True
+
+    prototypes: Count = Field(65536, description="outputs of the head, K")
+    hidden_width: Count = 2048
+    bottleneck_width: Count = Field(256, description="where cosines with the prototypes are taken")
+    norm_last_layer: bool = Field(True, description="keep prototypes at length 1")
+    frozen_epochs: NotNegative = Field(1.0, description="epochs before the prototypes are trained")
+    student_temperature: Positive = 0.1
+    teacher_temperature: Positive = 0.07
+    first_teacher_temperature: Positive = Field(0.04, description="at the start, rises linearly")
+    temperature_epochs: NotNegative = Field(10.0, description="epochs until teacher_temperature")
+    center_momentum: Annotated[float, Field(ge=0, le=1)] = 0.9
+    momentum: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.982, description="of the teacher at the start; rises to 1 on a cosine"
+    )
+
+
+class DINO(Method):
+    """Cross entropy between the teacher's centred, sharpened distribution over K prototypes and
+    the student's, for every pair of different views of which the teacher's is global.
+
+    L = mean over pairs of −Σ_k softmax((t − c)/τ_t)_k · log softmax(s/τ_s)_k, where the centre c is
+    a running mean of the teacher's logits t over the global batch.
+    """
+
+    Config = DINOConfig
+    uses_teacher = True
+    evaluates_teacher = True
+    needs_images = (2, "the centre of one image's logits is itself")
+    center: Tensor
+
+    def __init__(self, config: DINOConfig, dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.head = PrototypeHead(
+            dim,
+            hidden=config.hidden_width,
+            bottleneck=config.bottleneck_width,
+            prototypes=config.prototypes,
+            norm_last_layer=config.norm_last_layer,
+        )
+        self.register_buffer("center", torch.zeros(config.prototypes))
+
+    def shared_head(self) -> nn.Module:
+        return self.head
+
+    def student(self, cls: Tensor) -> Tensor:
+        logits: Tensor = self.head(cls)
+        return logits
+
+    def loss(
+        self,
+        students: Sequence[Tensor],
+        teachers: Sequence[Tensor],
+        counts: Sequence[int],
+        moment: Moment,
+    ) -> Tensor:
+        temperature = self.teacher_temperature_at(moment.epoch)
+        wide = [t.to(self.center.dtype) for t in teachers]
+        targets = [((t - self.center) / temperature).softmax(dim=1) for t in wide]
+        loss = dino_cross_entropy(students, targets, temperature=self.config.student_temperature)
+        if self.training and torch.is_grad_enabled():
+            self._move_center(wide, counts)
+        return loss * distributed.share_of(counts)
+
+    @torch.no_grad()
+    def _move_center(self, logits: Sequence[Tensor], counts: Sequence[int]) -> None:
+        """c ← m · c + (1 − m) · mean over views and the global batch; not after a broken step."""
+        total = distributed.sum_over_ranks(torch.stack([t.sum(0) for t in logits]).sum(0))
+        mean = total / (len(logits) * sum(counts))
+        moved = torch.lerp(mean, self.center, self.config.center_momentum)
+        self.center.copy_(torch.where(torch.isfinite(moved).all(), moved, self.center))
+
+    def teacher_temperature_at(self, epoch: float) -> float:
+        """Linear from `first_teacher_temperature` in the first `temperature_epochs`."""
+        c = self.config
+        share = min(1.0, epoch / c.temperature_epochs) if c.temperature_epochs else 1.0
+        first, last = c.first_teacher_temperature, c.teacher_temperature
+        return first + share * (last - first)
+
+    def momentum_at(self, progress: float) -> float:
+        return cosine(self.config.momentum, 1.0, progress)
+
+    def held_parameters(self, moment: Moment) -> Sequence[nn.Parameter]:
+        if moment.epoch >= self.config.frozen_epochs:
+            return ()
+        lengths = self.head.lengths
+        return [self.head.prototypes, *([] if lengths is None else [lengths])]
