@@ -49,6 +49,14 @@ class Features:
     grids: dict[int, Tensor]
     cls_tokens: dict[int, Tensor]
 
+    def detach(self) -> Features:
+        """The same values without gradient."""
+        return Features(
+            self.cls.detach(),
+            {layer: grid.detach() for layer, grid in self.grids.items()},
+            {layer: token.detach() for layer, token in self.cls_tokens.items()},
+        )
+
     def rows(self, start: int, stop: int) -> Features:
         """Some of the images."""
         return Features(

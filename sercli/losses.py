@@ -17,7 +17,7 @@ _EPS = 1e-12  # as in torch.nn.functional.normalize
 # Logits lie in [-1/τ, 1/τ]: below this width of the range, exp(s - 1/τ) cannot underflow in fp32.
 _SAFE_LOGIT_RANGE = 80.0
 # A tile holds whole rows of logits, so that softmax needs no running sums: bytes of one tile.
-_TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
+_TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20, "meta": 2**62}  # meta: shapes alone
 
 
 @dataclass(frozen=True)

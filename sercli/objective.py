@@ -152,8 +152,9 @@ class Objective(nn.Module):
         if self.addon is not None:
             head = None if self.teacher is None else self.teacher.addon
             counts = views.counts if self.plan.paired is None else views.paired_counts
+            if self.weight == 0:  # the term is only watched: it must not touch a single gradient
+                features = [f.detach() for f in features]
             given = AddonInput(features, teacher_features, head, views, counts)
-            # With λ = 0 the term is only watched: it must not touch a single gradient.
             with torch.set_grad_enabled(self.weight > 0 and torch.is_grad_enabled()):
                 equivariance = self.addon.loss(given)
             if self.weight > 0:

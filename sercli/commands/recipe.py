@@ -1,0 +1,411 @@
+"""`ser recipe`: which recipes there are, what they set, where two differ, and whether they work."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sercli.errors import SerError, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from sercli.data.source import ImageSource
+    from sercli.engine.pretraining import Plan
+    from sercli.recipe import Recipe
+    from sercli.recipe_files import Resolved
+    from sercli.recipe_listing import Difference, Head, Value
+
+app = typer.Typer(help="List, show, compare and check recipes.", no_args_is_help=True)
+
+# Stands for the images in the recipes of ImageNet, which --data names; and how many those are.
+_PLACEHOLDER, _IMAGENET_IMAGES = "imagenet", 1_281_167
+
+
+class Format(StrEnum):
+    """What `--format` can be."""
+
+    TERMINAL = "terminal"
+    JSON = "json"
+
+
+class ShowFormat(StrEnum):
+    """What `--format` of `ser recipe show` can be."""
+
+    TERMINAL = "terminal"
+    YAML = "yaml"
+    JSON = "json"
+
+
+_HOW = "How it is written."
+_FormatOption = Annotated[Format, typer.Option("--format", help=_HOW)]
+_NAME = "Name under recipes/, a YAML file, or a run directory."
+_SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key, e.g. train.lr=1e-3."),
+]
+
+
+@app.command("list")
+def list_(
+    pattern: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FILTER", help="A part of a name, or a shell pattern such as 'imagenet/*'."
+        ),
+    ] = None,
+    output_format: _FormatOption = Format.TERMINAL,
+) -> None:
+    """List the recipes that come with ser: what each is, what was published, and its command.
+
+    A narrow terminal leaves out the commands; `ser recipe show` prints them.
+    """
+    from sercli import recipe_listing
+
+    names = recipe_listing.matching_names(pattern or "")
+    heads = [recipe_listing.read_head(name) for name in names]
+    if output_format is Format.JSON:
+        _write_json([_head_json(head) for head in heads])
+    elif sys.stdout.isatty():
+        _print_first_that_fits(_list_tables(heads))
+    else:
+        rows = [(head.recipe, head.about, head.published, head.command) for head in heads]
+        _write(_aligned([("recipe", "what it is", "published", "command"), *rows]))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=_NAME)],
+    set_: _SetOption = None,
+    origins: Annotated[
+        bool | None,
+        typer.Option(
+            "--origins/--no-origins",
+            help="Say where each value came from; not in YAML.",
+            show_default="--origins",
+        ),
+    ] = None,
+    output_format: Annotated[
+        ShowFormat,
+        typer.Option("--format", help=_HOW + " YAML can be used as a recipe."),
+    ] = ShowFormat.TERMINAL,
+) -> None:
+    """Show every setting of a recipe with its value and where that came from.
+
+    That is a default, a preset, the recipe, one that it extends, or --set.
+    `ser recipe show NAME --format yaml > mine.yaml` makes a recipe of your own.
+    """
+    from sercli import recipe_listing
+
+    if output_format is ShowFormat.YAML and origins:
+        raise UserError(
+            "--origins with --format yaml",
+            "a recipe has no room for where its values came from",
+            "leave --origins out, or use --format json",
+        )
+    resolved = _resolve(name, set_)
+    if output_format is ShowFormat.YAML:
+        _write(resolved.recipe.to_yaml().rstrip("\n"))
+        return
+    head = recipe_listing.read_head(resolved.name)
+    if output_format is ShowFormat.JSON:
+        tree = {**_head_json(head), "values": resolved.recipe.model_dump(mode="json")}
+        _write_json(tree if origins is False else {**tree, "origins": resolved.origins})
+        return
+    values = recipe_listing.values_of(resolved)
+    columns = 2 if origins is False else 3
+    headings = ("setting", "value", "from")[:columns]
+    rows = [(key, _shown(value), resolved.origins[key])[:columns] for key, value in values.items()]
+    told = [
+        f"{what}: {text}"
+        for what, text in (
+            (head.recipe, head.about),
+            ("published", head.published),
+            ("command", head.command),
+        )
+        if text
+    ]
+    if told:
+        _write("\n".join(told))
+    if sys.stdout.isatty():
+        _print_first_that_fits([_settings_table(headings, rows)])
+    else:
+        _write(("\n" if told else "") + _aligned([headings, *rows]))
+
+
+@app.command()
+def diff(
+    first: Annotated[str, typer.Argument(metavar="A", help=_NAME)],
+    second: Annotated[str, typer.Argument(metavar="B", help="The other, likewise.")],
+    output_format: _FormatOption = Format.TERMINAL,
+) -> None:
+    """Show the settings in which two recipes differ, and where each value came from.
+
+    A setting that only one of them has is "–" in the other.
+    The exit status is 0 whether they differ or not.
+    """
+    from sercli import recipe_listing
+
+    resolved = (_resolve(first, None), _resolve(second, None))
+    found = recipe_listing.differences(*resolved)
+    if output_format is Format.JSON:
+        _write_json(
+            {
+                "a": resolved[0].name,
+                "b": resolved[1].name,
+                "differences": {
+                    one.key: {"a": _value_json(one.first), "b": _value_json(one.second)}
+                    for one in found
+                },
+            }
+        )
+    elif not found:
+        _write("no difference")
+    elif sys.stdout.isatty():
+        _print_first_that_fits(_difference_tables(resolved[0].name, resolved[1].name, found))
+    else:
+        headings = ("setting", resolved[0].name, "from", resolved[1].name, "from")
+        _write(_aligned([headings, *(_difference_row(one) for one in found)]))
+
+
+@app.command()
+def check(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help=_NAME, show_default="all that come with ser"),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|shapes", help="Images to check for.", show_default="the recipe's"
+        ),
+    ] = None,
+    set_: _SetOption = None,
+) -> None:
+    """Check that recipes can be trained, without training: model, batch, schedule and cost.
+
+    The exit status is 0 if all recipes can be used, otherwise 2.
+    Recipes of ImageNet are checked for its 1,281,167 images without --data.
+    Nothing is written, but for the list of the files in DIR (in the cache).
+    """
+    from sercli import recipe_listing
+
+    chosen = names or recipe_listing.runnable_names()
+    failed, assumed = 0, False
+    for name in chosen:
+        try:
+            resolved = _resolve(name, set_, data)
+            nominal = data is None and _is_nominal(resolved.recipe)
+            plan = _plan(resolved.recipe, nominal=nominal)
+        except SerError as error:
+            if len(chosen) == 1:
+                raise
+            failed += 1
+            typer.echo(f"FAILED {name}: {' '.join(str(error).split())}", err=True)
+        else:
+            assumed |= nominal
+            _tell("ok", f"{name}: {_summary(plan)}")
+    if assumed:
+        typer.echo(
+            f"There is no folder {_PLACEHOLDER}: {_IMAGENET_IMAGES:,} images were assumed; "
+            "--data DIR checks with yours.",
+            err=True,
+        )
+    if failed:
+        raise UserError(
+            f"{failed} of {len(chosen)} recipes cannot be used", "", "mend what is listed above"
+        )
+
+
+# -- resolving and checking ------------------------------------------------------------------------
+
+
+def _resolve(name: str, settings: Sequence[str] | None, data: str | None = None) -> Resolved:
+    from sercli import recipe_listing
+    from sercli.engine import pretraining
+
+    flags = {} if data is None else {"data.path": data}
+    return pretraining.resolve(recipe_listing.located(name), tuple(settings or ()), flags)
+
+
+def _is_nominal(recipe: Recipe) -> bool:
+    """Whether the recipe's images are only a placeholder for what --data gives."""
+    return recipe.data.path == _PLACEHOLDER and not Path(_PLACEHOLDER).is_dir()
+
+
+def _plan(recipe: Recipe, *, nominal: bool) -> Plan:
+    from sercli.engine import pretraining
+
+    source = _stand_in(_IMAGENET_IMAGES) if nominal else pretraining.training_source(recipe)
+    return pretraining.make_plan(recipe, source)
+
+
+def _stand_in(num_images: int) -> ImageSource:
+    """A set of so many images: a plan depends on nothing but their number."""
+    from sercli.data import open_source
+
+    return open_source("shapes", "train", image_size=16, num_images=num_images)
+
+
+def _summary(plan: Plan) -> str:
+    """What follows from a recipe, in one line."""
+    joins = "no [CLS]" if plan.cls_after is None else f"[CLS] joins after block {plan.cls_after}"
+    steps = plan.schedule.total_steps
+    return (
+        f"{plan.flops.parameters:,} trainable parameters, {plan.tokens:,} tokens, {joins}, "
+        f"{steps:,} step{'' if steps == 1 else 's'}, FLOPs / none {plan.flops.ratio_none:.4f}"
+    )
+
+
+# -- printing --------------------------------------------------------------------------------------
+
+
+def _head_json(head: Head) -> dict[str, str]:
+    return {
+        "recipe": head.recipe,
+        "about": head.about,
+        "published": head.published,
+        "command": head.command,
+    }
+
+
+def _value_json(value: Value | None) -> dict[str, Any] | None:
+    return None if value is None else {"value": value.value, "origin": value.origin}
+
+
+def _shown(value: Any) -> str:
+    """A value as one would write it in YAML, without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _write(text: str) -> None:
+    # Bytes, so that no locale can refuse an arrow.
+    typer.echo(text.encode())
+
+
+def _write_json(tree: Any) -> None:
+    _write(json.dumps(tree, indent=2, ensure_ascii=False))
+
+
+def _tell(mark: str, text: str) -> None:
+    """A line; on a terminal it is broken between words."""
+    if not sys.stdout.isatty():
+        _write(f"{mark} {text}")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console().print(Text.assemble((mark, "green"), " ", text))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _table() -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+
+
+def _print_first_that_fits(tables: Sequence[Table], console: Console | None = None) -> None:
+    """Print the first table whose columns are not too narrow on this terminal, else the last."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = console or Console()
+    unbounded = console.options.update(max_width=10_000)
+    for table in tables:
+        for column in table.columns:
+            if column.no_wrap:  # what must not be broken counts in full
+                cells = (column.header, *column.cells)
+                widths = [Measurement.get(console, unbounded, cell).maximum for cell in cells]
+                column.min_width = max(widths)
+        if Measurement.get(console, unbounded, table).minimum <= console.width:
+            break
+    console.print(table)
+
+
+def _list_tables(heads: Sequence[Head]) -> list[Table]:
+    """With commands; without; and with what was published beneath what it is."""
+    from rich.text import Text
+
+    any_published = any(head.published for head in heads)
+    caption = Text("`ser recipe show RECIPE` prints its command and settings", style="dim")
+    tables = []
+    for commands, apart in ((True, True), (False, True), (False, False)):
+        table = _table()
+        table.add_column("recipe", no_wrap=True)
+        table.add_column("what it is", min_width=40 if apart else None)
+        if apart and any_published:
+            table.add_column("published", min_width=24, max_width=32)
+        if commands:
+            table.add_column("command", no_wrap=True)
+        else:
+            table.caption, table.caption_justify = caption, "left"
+        for head in heads:
+            cells = [Text(head.recipe), Text(head.about)]
+            if apart and any_published:
+                cells.append(Text(head.published))
+            elif head.published:
+                cells[1].append(f"\nPublished: {head.published}", style="dim")
+            if commands:
+                cells.append(Text(head.command))
+            table.add_row(*cells)
+        tables.append(table)
+    return tables
+
+
+def _settings_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich.text import Text
+
+    table = _table()
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading == "setting", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row), style="dim" if row[2:] == ("default",) else None)
+    return table
+
+
+def _difference_row(one: Difference) -> tuple[str, str, str, str, str]:
+    cells = [
+        ("–", "") if side is None else (_shown(side.value), side.origin)
+        for side in (one.first, one.second)
+    ]
+    return (one.key, *cells[0], *cells[1])
+
+
+def _difference_tables(first: str, second: str, found: Sequence[Difference]) -> list[Table]:
+    """With origins in columns of their own; and beneath the values."""
+    from rich.text import Text
+
+    wide, narrow = _table(), _table()
+    for heading in ("setting", first, "from", second, "from"):
+        wide.add_column(Text(heading), no_wrap=True)
+    for index, heading in enumerate(("setting", first, second)):
+        narrow.add_column(Text(heading), no_wrap=not index, overflow="fold")
+    for one in found:
+        key, value_a, from_a, value_b, from_b = _difference_row(one)
+        cells: list[Text] = [Text(value_a), Text(value_b)]
+        wide.add_row(Text(key), cells[0], Text(from_a, "dim"), cells[1], Text(from_b, "dim"))
+        narrow.add_row(
+            Text(key),
+            *(
+                Text.assemble(cell, *([("\nfrom " + origin, "dim")] if origin else []))
+                for cell, origin in zip(cells, (from_a, from_b), strict=True)
+            ),
+        )
+    return [wide, narrow]
