@@ -43,9 +43,9 @@ def world_size() -> int:
     return dist.get_world_size() if active() else 1
 
 
-def rows_of_rank(total: int, *, first: int = 0) -> list[int]:
+def rows_of_rank(total: int, *, first: int = 0, world: int | None = None) -> list[int]:
     """How many of the global positions first…total−1 each rank holds (position p: rank p mod W)."""
-    world = world_size()
+    world = world or world_size()
     return [len(range(first + (r - first) % world, total, world)) for r in range(world)]
 
 

@@ -85,10 +85,18 @@ class PrototypeHead(nn.Module):
         prototypes: Number K of prototypes.
         norm_last_layer: Keep the prototypes at length 1; otherwise each learns its length (weight
             norm's g).
+        init_std: Of the MLP's weights.
     """
 
     def __init__(
-        self, dim: int, *, hidden: int, bottleneck: int, prototypes: int, norm_last_layer: bool
+        self,
+        dim: int,
+        *,
+        hidden: int,
+        bottleneck: int,
+        prototypes: int,
+        norm_last_layer: bool,
+        init_std: float = 0.02,
     ) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
@@ -100,7 +108,7 @@ class PrototypeHead(nn.Module):
         )
         for module in self.mlp:
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=init_std)
                 nn.init.zeros_(module.bias)
         self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck) / bottleneck**0.5)
         self.lengths = None if norm_last_layer else nn.Parameter(torch.ones(prototypes))

@@ -88,6 +88,7 @@ class Objective(nn.Module):
                 raise UserError(
                     f"train.batch_size {recipe.train.batch_size}",
                     f"{name} needs at least {least} images a step: {why}",
+                    f"use train.batch_size={least} or more",
                 )
         self.plan: ViewPlan = plan_views(
             recipe.views,

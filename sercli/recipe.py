@@ -138,7 +138,7 @@ class Views(Section):
             if local is not None:
                 raise ValueError(
                     f"views.local is of the settings 2+4-crops and 2+4-rotations only; "
-                    f"views.setting is {setting!r}"
+                    f"views.setting is {setting!r}; leave views.local out, or use --views 2+4-crops"
                 )
             return given
         area = {"area": (0.05, 0.14)} if setting == "2+4-rotations" else {}
@@ -261,7 +261,11 @@ class Recipe(Section):
             )
         more = setting == "2+4-crops" or self.addon.adds_views
         if more and not self.method.takes_more_views:
-            what = "views.setting 2+4-crops" if setting == "2+4-crops" else "more invariance views"
+            what = (
+                "views.setting 2+4-crops"
+                if setting == "2+4-crops"
+                else "addon.form predict-and-views"
+            )
             remedy = "--views 2" if setting == "2+4-crops" else "addon.form=predict"
             raise ValueError(
                 f"{what} with method {self.method.name}: its loss takes two views; use {remedy}, "

@@ -143,17 +143,25 @@ _OF_PRESETS = frozenset(
 
 
 def _merge(layers: list[tuple[str, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Later layers win. Choosing another method or add-on drops the settings of the former one."""
+    """Later layers win. Choosing another method or add-on drops the settings of the former one.
+
+    A flag drops nothing of `--set`: both are of one command line.
+    """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+
+    def without(prefix: str) -> dict[str, Any]:
+        kept = {k for k in values if not k.startswith(prefix) or origins[k] == "--set"}
+        return {k: v for k, v in values.items() if k in kept}
+
     for origin, layer in layers:
         for section in ("method", "addon"):
             name = f"{section}.name"
             if name in layer and values.get(name) not in (None, layer[name]):
-                values = {k: v for k, v in values.items() if not k.startswith(f"{section}.")}
+                values = without(f"{section}.")
         setting = "views.setting"
         if setting in layer and str(values.get(setting, "2")) != str(layer[setting]):
-            values = {k: v for k, v in values.items() if not k.startswith("views.local")}
+            values = without("views.local")
         if "addon.preset" in layer:
             values = {k: v for k, v in values.items() if k not in _OF_PRESETS}
         values.update(layer)

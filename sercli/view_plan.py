@@ -184,7 +184,8 @@ def _local_size(config: ViewsConfig, image_size: int, patch_size: int) -> int:
             f"views.local.size {size} with patches of {patch_size} and images of {image_size}",
             "it must be a multiple of the patch, at least two patches (a grid that can be turned) "
             "and at most the image",
-            f"e.g. views.local.size={max(2, size // patch_size) * patch_size}",
+            f"e.g. views.local.size="
+            f"{min(max(2, size // patch_size), image_size // patch_size) * patch_size}",
         )
     return size
 
@@ -219,14 +220,16 @@ class Partition:
         return sum(self.paired_counts)
 
 
-def partition(batch_size: int, paired: PairedViews | None, *, group: int = 1) -> Partition:
-    """Split a global batch.
+def partition(
+    batch_size: int, paired: PairedViews | None, *, group: int = 1, world: int | None = None
+) -> Partition:
+    """Split a global batch over the processes there are (or over `world`, before they start).
 
     Raises:
         UserError: Fewer than two images in b₂ (there would be no negatives), on a rank none, or
             groups that are not full.
     """
-    world, rank = distributed.world_size(), distributed.rank()
+    world, rank = world or distributed.world_size(), distributed.rank()
     if batch_size % group:
         raise UserError(
             f"train.batch_size {batch_size}",
@@ -237,19 +240,22 @@ def partition(batch_size: int, paired: PairedViews | None, *, group: int = 1) ->
         raise UserError(
             f"train.batch_size {batch_size} on {world} processes",
             "each needs an image" if group == 1 else f"each needs {group} images",
+            f"use train.batch_size={group * world} or more, or fewer processes",
         )
     if paired is None:
         mine = [p for p in range(batch_size) if p // group % world == rank]
-        counts = tuple(group * n for n in distributed.rows_of_rank(batch_size // group))
+        counts = tuple(
+            group * n for n in distributed.rows_of_rank(batch_size // group, world=world)
+        )
         return Partition(tuple(mine), counts, (0,) * world, torch.zeros(0).long(), group)
     assert group == 1, "no add-on asks for pairs of views and groups of images"
-    each = distributed.rows_of_rank(batch_size)
+    each = distributed.rows_of_rank(batch_size, world=world)
     if paired.share == "per-rank":
         pairs = [round(paired.fraction * count) for count in each]
         rows = range(sum(pairs[:rank]), sum(pairs[: rank + 1]))
     else:
         first = batch_size - round(paired.fraction * batch_size)
-        pairs = distributed.rows_of_rank(batch_size, first=first)
+        pairs = distributed.rows_of_rank(batch_size, first=first, world=world)
         rows = range((rank - first) % world, batch_size - first, world)
     if sum(pairs) < 2:
         raise UserError(

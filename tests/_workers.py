@@ -33,39 +33,105 @@ COLOURS = {"jitter_p": 1, "grey_p": 0, "blur_p": 0}
 SHARES = {2: ((3, 2), (5, 0)), 3: ((3, 1, 2), (0, 4, 1))}
 
 
+# A narrow recipe of every method and add-on.
+METHODS: dict[str, dict[str, Any]] = {
+    "moco": {"hidden_width": 16, "output_width": 8},
+    "dino": {"prototypes": 32, "hidden_width": 16, "bottleneck_width": 8},
+    "barlow-twins": {"hidden_width": 16, "output_width": 8},
+}
+ADDONS: dict[str, dict[str, Any]] = {
+    "ser": {"fraction": 0.5, "projector_width": 16},
+    "augself": {"hidden_width": 16},
+    "stl": {"transformation_width": 8, "hidden_width": 16, "output_width": 8},
+    "equimod": {"output_width": 8},
+    "essl": {"hidden_width": 8},
+    "none": {},
+}
+SETTINGS = {"equimod": "3", "essl": "2+4-rotations"}  # the others: two views
+
+
+def narrow(
+    method: str, addon: str, setting: str | None = None, *, depth: int = 4, **options: Any
+) -> dict[str, dict[str, Any]]:
+    """Sections of a recipe on images of 4 × 4 patches; `options` are the add-on's."""
+    setting = setting or SETTINGS.get(addon, "2")
+    views = {"setting": setting, "view1": COLOURS, "view2": COLOURS}
+    if setting.startswith("2+4-"):
+        views["local"] = {"colours": COLOURS}
+    return {
+        "data": {"image_size": 32},
+        "model": {
+            "name": "vit_micro", "width": 16, "depth": depth, "num_heads": 2, "patch_size": 8,
+        },
+        "method": {"name": method, **METHODS[method]},
+        "addon": {"name": addon, **ADDONS[addon], **options},
+        "views": views,
+    }  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One objective on one global batch."""
+    """One objective on one global batch. `fraction` is SER's; `addon` has the add-on's settings."""
 
     batch_size: int
-    fraction: float
+    fraction: float = 0.5
     addon: tuple[tuple[str, Any], ...] = ()
     small_buckets: bool = False
+    method: str = "moco"
+    setting: str | None = None
+    drop_path: float = 0.0
 
     @property
     def name(self) -> str:
-        options = ",".join(f"{key}={value}" for key, value in self.addon)
-        return f"{self.batch_size} · {self.fraction:.3g} {options}{' buckets' * self.small_buckets}"
+        parts = [f"{self.method} {self.batch_size} · {self.fraction:.3g}"]
+        parts += [f"{key}={value}" for key, value in self.addon]
+        parts += [self.setting] if self.setting else []
+        parts += [f"drop_path={self.drop_path}"] if self.drop_path else []
+        parts += ["small buckets"] if self.small_buckets else []
+        return ", ".join(parts)
 
 
 def cases(world: int) -> list[Case]:
-    """Equal and unequal shares of b₂, and a rank without any."""
+    """Equal and unequal shares of b₂, and a rank without any; every method and every add-on."""
+
+    def of(addon: str, **options: Any) -> tuple[tuple[str, Any], ...]:
+        return (("name", addon), *options.items())
+
+    both = (("negatives", "both-views"),)
     if world == 2:
         forms = [Case(8, share, (("negatives", f),)) for f in FORMS for share in (0.5, 0.375)]
         return [
             *forms,
-            Case(7, 3 / 7, (("negatives", "both-views"),)),
-            Case(8, 0.375, (("negatives", "both-views"), ("layer", 4))),
+            Case(7, 3 / 7, both),
+            Case(8, 0.375, (*both, ("layer", 4))),
             Case(8, 0.375, (("negatives", "cross-view"), ("elements", "complementary"))),
             Case(8, 0.375, (("weight", 0),), small_buckets=True),
-            Case(8, 0.5, (("name", "none"),)),
-            Case(8, 0.375, (("negatives", "both-views"),), small_buckets=True),
+            Case(8, addon=of("none")),
+            Case(8, 0.375, both, small_buckets=True),
             Case(8, 0.375, (("action", "placebo"),)),
+            Case(8, 0.375, both, setting="2+4-crops"),
+            Case(7, addon=of("none"), method="dino"),
+            Case(8, 0.375, both, method="dino"),
+            Case(8, 0.375, both, method="dino", small_buckets=True),
+            Case(8, 0.375, both, method="dino", drop_path=0.2),
+            Case(7, 3 / 7, both, method="dino", setting="2+4-crops"),
+            Case(7, addon=of("none"), method="barlow-twins"),
+            Case(8, 0.375, both, method="barlow-twins"),
+            Case(7, addon=of("augself", flip=0.5)),
+            Case(8, addon=of("stl")),
+            Case(6, addon=of("stl"), small_buckets=True),  # groups of two: four images and two
+            Case(7, addon=of("equimod")),
+            Case(7, addon=of("essl")),
+            Case(7, addon=of("essl", form="predict-and-views")),
         ]
     return [
-        Case(9, 2 / 9, (("negatives", "both-views"),)),  # n₂ = 2 on three ranks
+        Case(9, 2 / 9, both),  # n₂ = 2 on three ranks
         Case(9, 2 / 9, (("negatives", "cross-view+spatial:1"),), small_buckets=True),
         Case(8, 0.625, (("negatives", "both-views+spatial:1"),)),
+        Case(8, 0.25, both, method="dino", drop_path=0.2),
+        Case(8, 0.25, both, method="barlow-twins"),
+        Case(8, addon=of("stl")),  # four groups: four images, two and two
+        Case(8, addon=of("equimod")),
     ]
 
 
@@ -74,31 +140,22 @@ def cases(world: int) -> list[Case]:
 
 def build(case: Case) -> Objective:
     """The same weights in every process."""
-    addon = {
-        "name": "ser", "layer": 2, "fraction": case.fraction, "projector_width": 16,
-        "weight": 0.7, **dict(case.addon),
-    }  # fmt: skip
-    if addon["name"] == "none":
-        addon = {"name": "none"}
-    recipe = from_mapping(
-        {
-            "data": {"image_size": 32},
-            "model": {
-                "name": "vit_micro", "width": 16, "depth": 4, "num_heads": 2, "patch_size": 8,
-            },
-            "method": {"name": "moco", "hidden_width": 16, "output_width": 8},
-            "addon": addon,
-            "views": {"view1": COLOURS, "view2": COLOURS},
-        },
-        methods=method_configs(),
-        addons=addon_configs(),
-    ).recipe  # fmt: skip
+    given = dict(case.addon)
+    name = given.pop("name", "ser")
+    options = {} if name == "none" else {"layer": 2, "weight": 0.7, **given}
+    if name == "ser":
+        options["fraction"] = case.fraction
+    tree = narrow(case.method, name, case.setting, **options)
+    tree["model"]["drop_path"] = case.drop_path
+    recipe = from_mapping(tree, methods=method_configs(), addons=addon_configs()).recipe
     objective = Objective(recipe).double()
     draws = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        assert objective.teacher is not None
-        for parameter in objective.teacher.parameters():
-            parameter.mul_(1 + 0.1 * torch.rand(1, generator=draws).item())
+        if objective.teacher is not None:
+            for parameter in objective.teacher.parameters():
+                parameter.mul_(1 + 0.1 * torch.rand(1, generator=draws).item())
+        for buffer in objective.buffers():
+            buffer.copy_(0.1 * torch.randn(buffer.shape, generator=draws))
     return objective
 
 
@@ -126,7 +183,10 @@ def make_views(request: PairedViews | ViewPlan | None, batch_size: int, *, seed:
         samples.append(
             Sample(crops, uniforms, boxes, position, (), torch.zeros(number, dtype=torch.long))
         )
-    views = maker(samples, 0, torch.device("cpu"))
+    return in_float64(maker(samples, 0, torch.device("cpu")))
+
+
+def in_float64(views: Views) -> Views:
     return dataclasses.replace(
         views,
         standard=tuple(view.double() for view in views.standard),
@@ -145,7 +205,11 @@ def run_objective(case: Case) -> dict[str, Any]:
         module = DistributedDataParallel(
             objective, broadcast_buffers=False, gradient_as_bucket_view=True, **options
         )
-    found: dict[str, Any] = {"paired_counts": views.paired_counts}
+    found: dict[str, Any] = {
+        "paired_counts": views.paired_counts,
+        "positions": views.positions.tolist(),
+        "group": objective.plan.request.group,
+    }
     for _ in range(1 + case.small_buckets):  # then DDP has its buckets in their final order
         module.zero_grad(set_to_none=not distributed.active())
         losses = module(views)
@@ -158,6 +222,7 @@ def run_objective(case: Case) -> dict[str, Any]:
         for name, parameter in objective.named_parameters()
         if parameter.grad is not None
     }
+    found["buffers"] = {name: buffer.clone() for name, buffer in objective.named_buffers()}
     return found
 
 

@@ -1,5 +1,7 @@
 """Two and three processes give the values and gradients of one on the joined batch (float64)."""
 
+import dataclasses
+
 import _workers as workers
 import pytest
 import torch
@@ -85,7 +87,7 @@ CASES = [
 
 @pytest.mark.parametrize(("world", "case"), CASES)
 def test_the_whole_objective_through_ddp(found, world, case):
-    """Rank r holds the positions p ≡ r modulo the number of ranks; DDP averages."""
+    """DDP averages what the ranks find; a buffer (DINO's centre) is the same on all."""
     expected = workers.run_objective(case)
     shares = [rank[case.name] for rank in found[world]]
     assert sum(shares[0]["paired_counts"]) == sum(expected["paired_counts"])
@@ -103,8 +105,32 @@ def test_the_whole_objective_through_ddp(found, world, case):
                 atol=1e-10,
                 msg=lambda m, n=name: f"{n}: {m}",
             )
+        assert expected["buffers"].keys() == share["buffers"].keys()
+        for name, buffer in expected["buffers"].items():
+            torch.testing.assert_close(share["buffers"][name], buffer, **CLOSE)
+            assert torch.equal(share["buffers"][name], shares[0]["buffers"][name])
     total = sum(g.abs().sum() for g in expected["gradients"].values())
     assert total > 1
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_rank_holds_whole_groups_of_images(found, world):
+    """Position p is on rank ⌊p / group⌋ mod W; a group is two images for STL, else one."""
+    groups = set()
+    for case in workers.cases(world):
+        shares = [rank[case.name] for rank in found[world]]
+        groups.add(shares[0]["group"])
+        for rank, share in enumerate(shares):
+            group, everything = share["group"], range(case.batch_size)
+            assert share["positions"] == [p for p in everything if p // group % world == rank]
+    assert groups == {1, 2}
+
+
+def test_stochastic_depth_shows():
+    case = workers.Case(8, 0.375, method="dino")
+    plain = workers.run_objective(case)["losses"]
+    dropped = workers.run_objective(dataclasses.replace(case, drop_path=0.2))["losses"]
+    assert all(abs(a - b) > 1e-6 for a, b in zip(plain, dropped, strict=True))
 
 
 def test_the_cases_cover_unequal_shares_and_a_rank_without_any(found):

@@ -43,3 +43,26 @@ def test_classes_are_learnt_and_ser_costs_no_accuracy_beyond_the_spread_of_seeds
         differences.append(scores["ser"]["top1"] - scores["none"]["top1"])
     half_width = 4.303 * statistics.stdev(differences) / math.sqrt(3)  # Student's t, 95 %, n = 3
     assert statistics.mean(differences) + half_width >= 0
+
+
+SIX = [(method, addon) for method in ("moco", "dino", "barlow-twins") for addon in ("none", "ser")]
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("method", "addon"), SIX)
+def test_every_objective_learns_the_embedded_world(tmp_path, method, addon):
+    """Losses finite and falling, kNN above the random encoder's."""
+    run = tmp_path / "run"
+    done = ser("pretrain", "--method", method, "--addon", addon, "--out", str(run))
+    assert done.returncode == 0, done.stderr
+    rows = RunDir(run).read_metrics()
+    for key in ("loss", "loss_inv", *(["loss_equiv"] if addon == "ser" else [])):
+        values = [row[key] for row in rows]
+        assert all(value is not None and math.isfinite(value) for value in values)
+        third = len(values) // 3
+        assert statistics.mean(values[-third:]) < statistics.mean(values[:third]), key
+    # DINO's custom is to evaluate the teacher.
+    done = ser("knn", str(run), *(["--teacher"] if method == "dino" else []))
+    assert done.returncode == 0, done.stderr
+    found = {result.name: result.metrics for result in RunDir(run).read_results()}["knn"]
+    assert found["top1"] > found["random/top1"]

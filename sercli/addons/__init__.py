@@ -1,7 +1,7 @@
 """The equivariance add-ons. A new one is one file here and one line in the table."""
 
 from sercli.addons.augself import AugSelf
-from sercli.addons.base import Addon, AddonInput, TermConfig
+from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap, TermConfig
 from sercli.addons.equimod import EquiMod
 from sercli.addons.essl import ESSL
 from sercli.addons.none import NoneConfig
@@ -16,4 +16,12 @@ ADDONS: dict[str, type[Addon]] = {
     "essl": ESSL,
 }
 
-__all__ = ["ADDONS", "Addon", "AddonInput", "NoneConfig", "TermConfig"]
+__all__ = [
+    "ADDONS",
+    "Addon",
+    "AddonInput",
+    "NoneConfig",
+    "SummaryConfig",
+    "Tap",
+    "TermConfig",
+]

@@ -15,7 +15,6 @@ from sercli import distributed
 from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap
 from sercli.heads import mlp
 from sercli.recipe import Count, NotNegative, Views
-from sercli.view_plan import ViewRequest
 from sercli.views import ViewParameters
 
 
@@ -35,18 +34,21 @@ class AugSelfConfig(SummaryConfig):
     def _something_is_predicted(self) -> AugSelfConfig:
         if not any((self.crop, self.colour, self.flip, self.blur, self.rotation)):
             raise ValueError(
-                "addon.crop, colour, flip, blur and rotation are all 0: nothing to predict"
+                "addon.crop, colour, flip, blur and rotation are all 0: nothing to predict; "
+                "give one a weight, or use --addon none"
             )
         return self
 
     def check_views(self, views: Views) -> None:
         constant = {
+            "crop": views.crop_area == (1, 1),
             "flip": views.hflip_p in (0, 1),
             "blur": not (views.view1.blur_p or views.view2.blur_p),
             "colour": not any(v.jitter_p and any(v.jitter) for v in (views.view1, views.view2)),
             "rotation": not views.rot90_p,
         }
         keys = {
+            "crop": "views.crop_area below 1",
             "flip": "views.hflip_p between 0 and 1",
             "blur": "views.view1.blur_p or views.view2.blur_p above 0",
             "colour": "jitter in views.view1 or views.view2",
@@ -90,12 +92,6 @@ class AugSelf(Addon):
                 if weight
             }
         )
-
-    def view_request(self) -> ViewRequest:
-        return ViewRequest()
-
-    def shared_head(self) -> None:
-        return None
 
     def loss(self, given: AddonInput) -> Tensor:
         """Σ over targets of weight · error, mean over images, both orders and components."""

@@ -99,13 +99,13 @@ class Addon(nn.Module, abc.ABC):
     Config: ClassVar[type[TermConfig]]
     needs_images: ClassVar[tuple[int, str]]
 
-    @abc.abstractmethod
     def view_request(self) -> ViewRequest:
-        """The views it works on."""
+        """The views it works on; unless it says otherwise, those of all images."""
+        return ViewRequest()
 
-    @abc.abstractmethod
     def shared_head(self) -> nn.Module | None:
         """The head that the teacher has an averaged copy of, if any."""
+        return None
 
     @abc.abstractmethod
     def loss(self, given: AddonInput) -> Tensor:

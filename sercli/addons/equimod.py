@@ -15,7 +15,6 @@ from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap
 from sercli.heads import BatchNorm, mlp
 from sercli.losses import nt_xent
 from sercli.recipe import Count, Positive, Setting
-from sercli.view_plan import ViewRequest
 from sercli.views import ViewParameters
 
 
@@ -48,12 +47,6 @@ class EquiMod(Addon):
         self.standardise = BatchNorm(NUM_PARAMETERS, affine=False)
         self.parameters_projector = mlp([NUM_PARAMETERS, out], last_norm=True)
         self.predictor = mlp([2 * out, out], last_norm=True)
-
-    def view_request(self) -> ViewRequest:
-        return ViewRequest()
-
-    def shared_head(self) -> None:
-        return None
 
     def loss(self, given: AddonInput) -> Tensor:
         first, second, plain = (self.tap(features) for features in given.students)

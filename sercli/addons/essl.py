@@ -63,9 +63,6 @@ class ESSL(Addon):
     def view_request(self) -> ViewRequest:
         return ViewRequest(turned_views_count=self.config.adds_views)
 
-    def shared_head(self) -> None:
-        return None
-
     def loss(self, given: AddonInput) -> Tensor:
         turned = given.students[2:]
         logits = torch.cat([self.head(self.tap(features)) for features in turned])

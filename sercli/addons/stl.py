@@ -60,9 +60,6 @@ class STL(Addon):
     def view_request(self) -> ViewRequest:
         return ViewRequest(group=2)
 
-    def shared_head(self) -> None:
-        return None
-
     def loss(self, given: AddonInput) -> Tensor:
         first, second = (self.tap(features) for features in given.students[:2])
         forth = self.transformation(torch.cat([first, second], dim=1))

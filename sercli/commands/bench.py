@@ -11,11 +11,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def bench() -> None:
-    """Keeps `loss` a subcommand while it is the only one."""
-
-
 @app.command()
 def loss(
     tokens: Annotated[
@@ -77,3 +72,69 @@ def loss(
         )
     console.print(table)
     print("speed: times faster than the full matrix of the same size (autograd, fp32)")
+
+
+@app.command()
+def addons(
+    method: Annotated[str, typer.Option(help="Objective: moco, dino or barlow-twins.")] = "moco",
+    layer: Annotated[int, typer.Option(min=1, help="Block that the add-ons tap.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=8, help="Images a step.")] = 256,
+    fraction: Annotated[float, typer.Option(help="SER's share of b₂.")] = 0.01,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each.")] = 7,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """A training step of each add-on against none: parameters, FLOPs, time; embedded world's model.
+
+    A step is views, forward, backward, optimiser and teacher. Reading images is left out: loader
+    processes do it meanwhile.
+    """
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from sercli.addons import ADDONS
+    from sercli.benchmarks.addons import run
+    from sercli.engine.pretraining import resolve
+    from sercli.engine.runtime import choose_device, runtime_for
+
+    chosen = choose_device(device)
+    torch.set_num_threads(threads)
+    recipes = []
+    for name in ("none", *ADDONS):
+        settings = [f"train.batch_size={batch_size}"]
+        if name == "ser":
+            settings.append(f"addon.fraction={fraction}")
+        if name != "none":
+            settings.append(f"addon.layer={layer}")
+        resolved = resolve(f"shapes/{method}-{name}", tuple(settings), {})
+        label = f"{name} (fraction {fraction:g})" if name == "ser" else name
+        recipes.append((label, resolved.recipe))
+    table = Table(
+        title=f"One step of {method} with each add-on at layer {layer}: batch {batch_size}, "
+        f"{device}, {threads} thread(s)"
+    )
+    table.add_column("add-on")
+    table.add_column("views")
+    for heading in ("extra parameters", "FLOPs / none", "seconds", "time / none", "quartiles"):
+        table.add_column(heading, justify="right")
+    console = Console()
+    with console.status("measuring") as status:
+        rows = run(
+            recipes,
+            runtime=runtime_for(chosen, "auto"),
+            rounds=rounds,
+            report=lambda number: status.update(f"round {number} of {rounds}"),
+        )
+    for row, (_, recipe) in zip(rows, recipes, strict=True):
+        table.add_row(
+            row.name,
+            recipe.views.setting,
+            f"{row.parameters:+,}",
+            f"{row.flops:.3f}",
+            f"{row.seconds:.3f}",
+            f"{row.ratio:.3f}",
+            f"{row.low:.3f}–{row.high:.3f}",
+        )
+    console.print(table)
+    print(f"time / none: median over {rounds} rounds, each variant once a round")

@@ -117,10 +117,14 @@ def _start(
     device: str | None,
     nproc: int,
 ) -> None:
+    from sercli import distributed
     from sercli.engine import pretraining, runtime
 
     with runtime.process_group(device) as chosen:
-        run = runtime.decided_by_first(lambda: pretraining.prepare(name, settings, flags, out=out))
+        processes = max(nproc, distributed.world_size())
+        run = runtime.decided_by_first(
+            lambda: pretraining.prepare(name, settings, flags, out=out, processes=processes)
+        )
         if nproc == 1:
             _train(run, chosen)
     if nproc > 1:

@@ -72,8 +72,8 @@ class Plan:
     flops: StepFlops
 
 
-def make_plan(recipe: Recipe, source: ImageSource) -> Plan:
-    """Check a recipe against its data and count what it costs.
+def make_plan(recipe: Recipe, source: ImageSource, *, processes: int = 1) -> Plan:
+    """Check a recipe against its data and its processes, and count what it costs.
 
     Raises:
         UserError: Batch larger than the data, n₂ < 2, a layer that does not exist, sizes that do
@@ -84,7 +84,9 @@ def make_plan(recipe: Recipe, source: ImageSource) -> Plan:
         objective = Objective(recipe)
     with distributed.alone():
         plan = objective.plan
-        part = partition(recipe.train.batch_size, plan.paired, group=plan.request.group)
+        size, group = recipe.train.batch_size, plan.request.group
+        part = partition(size, plan.paired, group=group)
+        partition(size, plan.paired, group=group, world=processes)
     encoder = objective.encoder
     tokens = encoder.grid[0] * encoder.grid[1]
     flops = count_flops(recipe)
@@ -146,7 +148,12 @@ def announce(resolved: Resolved, plan: Plan, out: Path, console: Console) -> Non
 
 
 def prepare(
-    name: str, settings: tuple[str, ...], flags: Mapping[str, Any], *, out: Path | None
+    name: str,
+    settings: tuple[str, ...],
+    flags: Mapping[str, Any],
+    *,
+    out: Path | None,
+    processes: int = 1,
 ) -> RunDir:
     """Check everything, make the run directory, and print what was derived.
 
@@ -162,7 +169,8 @@ def prepare(
     resolved = resolve(name, settings, flags)
     if resolved.recipe.train.tensorboard:
         require_tensorboard()
-    plan = make_plan(resolved.recipe, training_source(resolved.recipe))
+    source = training_source(resolved.recipe)
+    plan = make_plan(resolved.recipe, source, processes=processes)
     run = create_run(resolved, plan, out)
     announce(resolved, plan, run.path, Console())
     return run

@@ -25,6 +25,7 @@ class DINOConfig(MethodConfig):
     hidden_width: Count = 2048
     bottleneck_width: Count = Field(256, description="where cosines with the prototypes are taken")
     norm_last_layer: bool = Field(True, description="keep prototypes at length 1")
+    init_std: Positive = Field(0.02, description="of the head's weights; more for narrow heads")
     frozen_epochs: NotNegative = Field(1.0, description="epochs before the prototypes are trained")
     student_temperature: Positive = 0.1
     teacher_temperature: Positive = 0.07
@@ -59,6 +60,7 @@ class DINO(Method):
             bottleneck=config.bottleneck_width,
             prototypes=config.prototypes,
             norm_last_layer=config.norm_last_layer,
+            init_std=config.init_std,
         )
         self.register_buffer("center", torch.zeros(config.prototypes))
 

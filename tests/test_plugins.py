@@ -1,0 +1,143 @@
+"""A new objective or add-on is one file and one line: `_toy_objective.py` and `_toy_addon.py`."""
+
+import math
+from pathlib import Path
+
+import _toy_addon
+import _toy_objective
+import _workers as workers
+import pytest
+import torch
+from test_engine import TINY, interrupt_after, losses, start, train, weights
+
+from sercli.addons import ADDONS
+from sercli.engine import pretraining
+from sercli.engine.flops import count_flops
+from sercli.errors import UserError
+from sercli.methods import METHODS
+from sercli.objective import Objective
+
+TOY_SETTINGS = {"method": {"width": 16}, "addon": {"layer": 2, "width": 8}}
+PAIRS = [("toy", addon) for addon in ("none", *ADDONS, "toy")]
+PAIRS += [(method, "toy") for method in METHODS]
+
+
+@pytest.fixture(autouse=True)
+def _one_line_each(monkeypatch):
+    monkeypatch.setitem(METHODS, "toy", _toy_objective.Toy)
+    monkeypatch.setitem(ADDONS, "toy", _toy_addon.Toy)
+
+
+def settings(method, addon):
+    """`--set` values of a small world of 24 steps."""
+    narrow = {
+        "method": workers.METHODS.get(method, TOY_SETTINGS["method"]),
+        "addon": workers.ADDONS.get(addon, TOY_SETTINGS["addon"]),
+    }
+    chosen = [f"method.name={method}", f"addon.name={addon}"]
+    chosen += [f"{part}.{key}={value}" for part, of in narrow.items() for key, value in of.items()]
+    chosen += [f"views.setting={workers.SETTINGS.get(addon, '2')}"]
+    return (*(s for s in TINY if not s.startswith("method.")), *chosen)
+
+
+def resolve(method="toy", addon="toy", *more):
+    return pretraining.resolve("shapes/moco-none", (*settings(method, addon), *more), {})
+
+
+def test_a_plugin_is_a_short_file():
+    for module in (_toy_objective, _toy_addon):
+        assert len(Path(module.__file__).read_text().splitlines()) <= 40
+
+
+def test_a_recipe_names_it_and_has_its_settings():
+    resolved = resolve()
+    recipe = resolved.recipe
+    assert isinstance(recipe.method, _toy_objective.ToyConfig)
+    assert recipe.method.model_dump() == {"name": "toy", "width": 16, "momentum": 0.99}
+    assert isinstance(recipe.addon, _toy_addon.ToyConfig)
+    assert (recipe.addon.layer, recipe.addon.width, recipe.addon.tap) == (2, 8, "cls")
+    assert resolved.origins["method.width"] == "--set"
+    assert resolved.origins["method.momentum"] == "default"
+    # As `ser pretrain --recipe shapes/moco-ser --method toy`: MoCo's settings are dropped.
+    by_flag = pretraining.resolve("shapes/moco-ser", (), {"method.name": "toy"}).recipe
+    assert (by_flag.method.name, by_flag.method.width, by_flag.addon.name) == ("toy", 64, "ser")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("method.widht=3", "did you mean method.width?"),
+        ("method.temperature=0.2", "unknown recipe key method.temperature"),
+        ("addon.widht=3", "did you mean addon.width?"),
+        ("addon.fraction=0.5", "unknown recipe key addon.fraction"),
+        ("method.momentum=2", "method.momentum = 2 (from --set)"),
+        ("addon.width=0", "addon.width = 0 (from --set)"),
+        ("addon.tap=mean", "addon.tap = 'mean' (from --set)"),
+        ("views.setting=3", "use --views 2"),
+        ("views.setting=2+4-crops", "its loss takes two views"),
+        ("method.name=toi", "did you mean toy?"),
+        ("addon.name=toi", "did you mean toy?"),
+    ],
+)
+def test_what_it_cannot_be_told_is_refused(setting, words):
+    with pytest.raises(UserError) as caught:
+        resolve("toy", "toy", setting)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_its_line_it_is_unknown(monkeypatch):
+    monkeypatch.delitem(METHODS, "toy")
+    with pytest.raises(UserError, match=r"method\.name 'toy'; known: moco, dino, barlow-twins"):
+        resolve("toy", "none")
+
+
+def test_too_small_a_batch_is_refused():
+    for method, addon in (("toy", "none"), ("barlow-twins", "toy")):
+        with pytest.raises(UserError, match="at least 2 images a step: batch norm"):
+            Objective(resolve(method, addon, "train.batch_size=1").recipe)
+
+
+def started(path, method, addon):
+    chosen = (*settings(method, addon), "train.max_steps=5")
+    return start(path, chosen, recipe="shapes/moco-none")
+
+
+@pytest.mark.parametrize(("method", "addon"), PAIRS)
+def test_it_trains(tmp_path, method, addon):
+    run = started(tmp_path / "run", method, addon)
+    train(run)
+    assert run.read_run()["status"] == "done"
+    assert [row["step"] for row in losses(run)] == [1, 2, 3, 4, 5]
+    for row in losses(run):
+        assert not row["skipped"]
+        assert ("loss_equiv" in row) == (addon != "none")
+        assert all(math.isfinite(row[key]) for key in row if key.startswith("loss"))
+
+
+@pytest.mark.parametrize(("method", "addon"), [("toy", "ser"), ("toy", "toy"), ("dino", "toy")])
+def test_it_resumes(tmp_path, method, addon):
+    whole, stopped = (started(tmp_path / name, method, addon) for name in ("whole", "stopped"))
+    train(whole)
+    interrupt_after(stopped, 3)
+    train(stopped)
+    assert losses(stopped) == losses(whole)
+    assert torch.equal(weights(stopped), weights(whole))
+
+
+def test_its_flops_are_counted():
+    alone, both = (count_flops(resolve("toy", addon).recipe) for addon in ("none", "toy"))
+    assert alone.step == alone.none == both.none
+    assert both.ratio_none == both.ratio_weight0 > 1
+    assert both.parameters > alone.parameters > 0
+
+
+def test_the_toy_addon_trains_what_is_below_its_layer(monkeypatch):
+    objective = Objective(resolve("moco", "toy").recipe).double()
+    monkeypatch.setattr(objective.method, "loss", lambda students, *_: students[0].new_zeros(()))
+    objective(workers.make_views(objective.plan, 8, seed=0)).total.backward()
+    for name, p in objective.student.named_parameters():
+        below = name.startswith(("encoder.blocks.0", "encoder.blocks.1", "addon.head"))
+        beyond = name.startswith(("encoder.blocks.2", "encoder.blocks.3", "method"))
+        assert not below or p.grad.norm() > 0, name
+        assert not beyond or p.grad is None or not p.grad.any(), name
