@@ -1,8 +1,9 @@
 """What only a CUDA device can show (marker gpu)."""
 
+import _workers as workers
 import pytest
 import torch
-from test_engine import SER, losses, no_monitor, start
+from test_engine import SER, TINY, losses, no_monitor, start
 
 from sercli.engine import pretraining
 from sercli.losses import patch_nt_xent
@@ -43,3 +44,18 @@ def test_float32_on_cuda_follows_the_cpu(tmp_path):
         found.append(losses(run))
     for on_cpu, on_cuda in zip(*found, strict=True):
         assert on_cuda["loss"] == pytest.approx(on_cpu["loss"], rel=2e-2)
+
+
+@pytest.mark.parametrize("method", list(workers.METHODS))
+@pytest.mark.parametrize("addon", list(workers.ADDONS))
+def test_every_combination_trains_in_mixed_precision(tmp_path, method, addon):
+    narrow = workers.narrow(method, addon, **({} if addon == "none" else {"layer": 2}))
+    chosen = [f"method.name={method}", f"addon.name={addon}"]
+    chosen += [f"views.setting={narrow['views']['setting']}"]
+    for section in ("method", "addon"):
+        chosen += [f"{section}.{key}={value}" for key, value in narrow[section].items()]
+    tiny = [s for s in TINY if not s.startswith("method.")]
+    run = start(tmp_path / "cuda", (*tiny, *chosen, "train.compile=on", "train.max_steps=6"))
+    pretraining.train(run, device=torch.device("cuda"), make_monitor=no_monitor)
+    rows = losses(run)
+    assert all(row["loss"] is not None and not row["skipped"] for row in rows)
