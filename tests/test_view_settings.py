@@ -21,7 +21,7 @@ from sercli.encoder import Features
 from sercli.engine.flops import count_flops
 from sercli.errors import UserError
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe import LocalViews, Photometrics
+from sercli.recipe import Photometrics
 from sercli.recipe import Views as ViewsConfig
 from sercli.recipe_files import from_mapping
 from sercli.view_plan import PairedViews, ViewPlan, ViewRequest, partition, plan_views
@@ -57,9 +57,7 @@ def ranks(monkeypatch):
 
 
 def config_of(setting, colours=ALL_COLOURS, **settings):
-    small = setting.startswith("2+4")
-    area = (0.05, 0.14) if setting == "2+4-rotations" else (0.05, 0.25)
-    local = {"local": LocalViews(area=area, colours=colours)} if small else {}
+    local = {"local": {"colours": colours}} if setting.startswith("2+4") else {}
     return ViewsConfig(
         setting=setting, view1=colours, view2=colours, rot90_p=0.5, **local, **settings
     )
@@ -323,6 +321,30 @@ def test_views_of_b1_are_functions_of_seed_epoch_and_index(setting):
     for epoch, seed in ((2, 0), (1, 1)):
         changed = read(config, request, tickets=[Ticket(5, epoch, False)], seed=seed)
         assert not torch.equal(changed.views.parameters[0].box[0], boxes[0])
+
+
+def test_what_happens_to_a_view_is_drawn_for_itself():
+    """Each event has its probability, and knows nothing of the others, nor of the other views'."""
+    config = config_of("2+4-crops", hflip_p=0.4)
+    plan = plan_views(config, image_size=16, patch_size=8)
+    images = TrainingImages(Pictures(24, sizes=SIZES), config, plan, seed=0)
+    tickets = [Ticket(index, epoch, False) for epoch in range(25) for index in range(24)]
+    make = ViewMaker(config, plan, partition(600, None), seed=0)
+    views = make([images[ticket] for ticket in tickets], 0, torch.device("cpu"))
+    events = []
+    for parameters in views.parameters:
+        c, turns = parameters.colours, parameters.rot90
+        happened = [parameters.hflip, turns > 0, c.jitter, c.grey, c.blur_sigma > 0, c.solarise]
+        events += happened
+        for event, p in zip(happened, (0.4, 0.5, 0.7, 0.3, 0.5, 0.4), strict=True):
+            assert abs(event.float().mean() - p) < 4.5 * math.sqrt(p * (1 - p) / 600)
+        counts = torch.bincount(turns, minlength=4)[1:]
+        assert (counts - 100).abs().max() < 4.5 * math.sqrt(100)
+        # Of 24 images, those of one epoch and those of the next.
+        for event in (parameters.hflip, turns > 0, c.jitter):
+            assert not torch.equal(event[:24], event[24:48])
+    correlations = np.corrcoef(torch.stack(events).numpy()) - np.eye(36)
+    assert np.abs(correlations).max() < 4.5 / math.sqrt(600)
 
 
 @pytest.mark.parametrize("setting", ["2", "2+4-crops"])

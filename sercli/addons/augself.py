@@ -128,7 +128,10 @@ def crop_target(one: ViewParameters, two: ViewParameters) -> Tensor:
 
 
 def colour_target(one: ViewParameters, two: ViewParameters) -> Tensor:
-    """[B, 4] in −1…1: brightness, contrast, saturation, hue, each over the width of its range."""
+    """[B, 4], brightness, contrast, saturation and hue, each over the width of its range.
+
+    In −1…1, and beyond only if the two views' strengths differ and one exceeds 1.
+    """
     relative = []
     for colours in (one.colours, two.colours):
         spans = colours.spans[:, :4]

@@ -105,7 +105,7 @@ class SER(Addon):
         """½ Σ over both directions of the mean over all anchors of the global batch.
 
         With small crops there are three pairs of views; a pair's share is that of its tokens, so
-        that every view's tokens weigh alike.
+        that every view's tokens weigh alike (within a pair, its two directions do).
         """
         layer, actions = self.config.layer, given.views.actions
         anchors = [self.projector(features.grids[layer]) for features in given.students]
