@@ -88,7 +88,7 @@ class DINO(Method):
 
     @torch.no_grad()
     def _move_center(self, logits: Sequence[Tensor], counts: Sequence[int]) -> None:
-        """c ← m · c + (1 − m) · mean over views and the global batch; never by logits not finite."""
+        """c ← m · c + (1 − m) · mean over views and the global batch, if finite."""
         total = distributed.sum_over_ranks(torch.stack([t.sum(0) for t in logits]).sum(0))
         mean = total / (len(logits) * sum(counts))
         moved = torch.lerp(mean, self.center, self.config.center_momentum)
