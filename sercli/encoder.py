@@ -334,8 +334,10 @@ def encode(
     encoded: dict[int, Features] = {}
     for members in groups.values():
         images = torch.cat([views[i] for i in members])
-        keep = None if keeps is None else torch.cat([keeps[i] for i in members])
-        together = encoder(images, layers, keep=keep, until=until)
+        options: dict[str, Any] = {} if until is None else {"until": until}
+        if keeps is not None:
+            options["keep"] = torch.cat([keeps[i] for i in members])
+        together = encoder(images, layers, **options)
         start = 0
         for index in members:
             encoded[index] = together.rows(start, start + len(views[index]))
