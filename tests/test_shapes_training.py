@@ -55,7 +55,7 @@ def test_every_objective_learns_the_embedded_world(tmp_path, method, addon):
     run = tmp_path / "run"
     done = ser("pretrain", "--method", method, "--addon", addon, "--out", str(run))
     assert done.returncode == 0, done.stderr
-    rows = RunDir(run).read_metrics()
+    rows = list(RunDir(run).read_metrics())
     for key in ("loss", "loss_inv", *(["loss_equiv"] if addon == "ser" else [])):
         values = [row[key] for row in rows]
         assert all(value is not None and math.isfinite(value) for value in values)
