@@ -413,8 +413,11 @@ def _initialise_module(module: nn.Module, scheme: str) -> None:
 
 
 def _sincos(grid: tuple[int, int], dim: int) -> Tensor:
-    """The fixed 2-D sine-cosine embedding of MoCo-v3, [1, h·w, D]: sin x, cos x, sin y, cos y."""
+    """The fixed 2-D sine-cosine embedding of MoCo-v3, [1, h·w, D]: sin y, cos y, sin x, cos x.
+
+    Its code names the two the other way round, but its tokens run row by row.
+    """
     omega = 1 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    x, y = (place.flatten()[:, None] * omega for place in (columns, rows))
-    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)[None].float()
+    y, x = (place.flatten()[:, None] * omega for place in (rows, columns))
+    return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=1)[None].float()

@@ -339,8 +339,8 @@ def test_sincos_positions_in_closed_form(size):
             for k in range(8):
                 omega = 10000.0 ** (-k / 8)
                 expected[row * side + column, [k, 8 + k, 16 + k, 24 + k]] = (
-                    math.sin(column * omega), math.cos(column * omega),
                     math.sin(row * omega), math.cos(row * omega),
+                    math.sin(column * omega), math.cos(column * omega),
                 )  # fmt: skip
     np.testing.assert_allclose(encoder.pos_embed[0].detach().numpy(), expected, atol=1e-6)
 
