@@ -1,8 +1,20 @@
-"""Reading encoders: a run directory, a file written by ser, or `timm:NAME`; and writing ours."""
+"""Reading encoders: a run directory, anybody's checkpoint file, or `timm:NAME`; writing ours.
+
+Files are read with `weights_only=True`: tensors, plain values and the harmless records that public
+training scripts store beside them; no code of a file is ever run. A file that needs more is
+refused. If you trust it, convert it once, in a place that may run its code:
+
+    import torch
+    state = torch.load("theirs.pth", "cpu", weights_only=False)["state_dict"]  # runs its code
+    tensors = {k: v for k, v in state.items() if torch.is_tensor(v)}
+    torch.save({"state_dict": tensors}, "plain.pth")
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +29,15 @@ from torch import Tensor
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
 from sercli.encoder import Encoder
 from sercli.errors import UserError, from_os_error
+from sercli.foreign import Hints
+from sercli.foreign import num_heads as heads_of
+from sercli.foreign import read as read_foreign
 from sercli.randomness import seeded
 from sercli.recipe import Model
 from sercli.run_dir import RunDir, write_atomic
 
 _FORMAT = "ser-encoder"
+_OUR_HEADER = {"model", "step"}
 
 
 @dataclass(frozen=True)
@@ -31,11 +47,14 @@ class LoadedEncoder:
     Attributes:
         encoder: In evaluation mode, on the CPU.
         source: What was asked for (a path, or `timm:NAME`).
-        key: Which weights were taken: "student", "teacher", "timm" or "random".
+        key: Which weights were taken: "student", "teacher", "encoder" (a file with one that is
+            neither), "timm" or "random".
         matched: Tensors taken from the source.
         expected: Tensors the encoder has.
         image_size: Side of the images it was trained on, pixels.
         mean, std: Normalisation of its input, RGB in 0…1.
+        layout: "ser", "timm" (also of timm:NAME), or the name of a layout of `sercli.foreign`.
+        place: Where in a file of that layout it was, "" for the file itself.
     """
 
     encoder: Encoder
@@ -46,6 +65,13 @@ class LoadedEncoder:
     image_size: int
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    layout: str = "ser"
+    place: str = ""
+
+    @property
+    def num_heads(self) -> int | None:
+        """Attention heads (None for blocks of an unusual kind)."""
+        return heads_of(self.encoder)
 
     def describe(self) -> dict[str, Any]:
         """The `model` field of a result."""
@@ -54,11 +80,32 @@ class LoadedEncoder:
             "key": self.key,
             "matched": self.matched,
             "expected": self.expected,
+            "layout": self.layout,
+            "place": self.place,
+            "num_heads": self.num_heads,
+            "cls_after": self.encoder.cls_after,
         }
+
+    @property
+    def summary(self) -> str:
+        """What was read, in one line."""
+        encoder, place = self.encoder, f" at {self.place}" if self.place else ""
+        joins = f", [CLS] joins after block {encoder.cls_after}" if encoder.cls_after else ""
+        return (
+            f"{self.source}: {self.key}{place}, layout {self.layout}, {self.matched} of "
+            f"{self.expected} tensors; {encoder.depth} blocks, {encoder.dim} wide, "
+            f"{self.num_heads} heads, patch {encoder.patch_size}, {self.image_size} px{joins}"
+        )
 
 
 def load_encoder(
-    source: str | Path, *, teacher: bool = False, random_init: bool = False
+    source: str | Path,
+    *,
+    teacher: bool = False,
+    random_init: bool = False,
+    num_heads: int | None = None,
+    cls_after: int | None = None,
+    key: str | None = None,
 ) -> Encoder:
     """The encoder of a run directory, a checkpoint file, or `timm:NAME`, in evaluation mode.
 
@@ -66,33 +113,59 @@ def load_encoder(
         source: Run directory, file, or `timm:NAME`.
         teacher: The momentum encoder instead of the student.
         random_init: Random weights for `timm:NAME` (otherwise weights cached on this machine).
+        num_heads: Attention heads, for a file that does not say how many.
+        cls_after: Block after which [CLS] joins, for a file that does not say it.
+        key: Where in the file the encoder is, for a layout that is not known.
 
     Raises:
         UserError: Nothing there, an unknown layout, or tensors that do not match.
     """
-    return read_encoder(source, teacher=teacher, random_init=random_init).encoder
+    return read_encoder(
+        source,
+        teacher=teacher,
+        random_init=random_init,
+        num_heads=num_heads,
+        cls_after=cls_after,
+        key=key,
+    ).encoder
 
 
 def read_encoder(
-    source: str | Path, *, teacher: bool = False, random_init: bool = False
+    source: str | Path,
+    *,
+    teacher: bool = False,
+    random_init: bool = False,
+    num_heads: int | None = None,
+    cls_after: int | None = None,
+    key: str | None = None,
 ) -> LoadedEncoder:
     """`load_encoder` with where the weights come from."""
     name = str(source)
+    hints = Hints(num_heads, cls_after, key)
     if name.startswith("timm:"):
         if teacher:
             raise UserError(f"{name} with the teacher asked for", "timm models have no teacher")
+        _refuse(hints, name)
         return _read_timm(name, random_init=random_init)
     if random_init:
         raise UserError(f"--random-init with {name}", "it goes with timm:NAME only")
     path = Path(source)
-    key = "teacher" if teacher else "student"
+    role = "teacher" if teacher else "student"
     if path.is_dir():
-        return _read_run(RunDir.open(path), name, key)
+        _refuse(hints, name)
+        return _read_run(RunDir.open(path), name, role)
     if not path.is_file():
         raise UserError(
             f"no model at {name}", "a run directory, a checkpoint file or timm:NAME is needed"
         )
-    return _read_file(path, name, key)
+    return _read_file(path, name, role, hints)
+
+
+def _refuse(hints: Hints, name: str) -> None:
+    if hints.given is not None:
+        raise UserError(
+            f"{hints.given} with {name}", "that is known of it; it goes with others' files"
+        )
 
 
 def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
@@ -113,18 +186,19 @@ def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
     )
 
 
-def _read_file(path: Path, name: str, key: str) -> LoadedEncoder:
+def _read_file(path: Path, name: str, key: str, hints: Hints | None = None) -> LoadedEncoder:
+    hints = hints or Hints()
     if path.suffix == ".safetensors":
         header, stored = _read_safetensors(path)
-        return _build(header, _only(stored, "teacher.", key == "teacher"), name, key)
+        if header.get("format") == _FORMAT or header.keys() >= _OUR_HEADER:
+            _refuse(hints, name)
+            return _build(header, _only(stored, "teacher.", key == "teacher"), name, key)
+        return _read_foreign(stored, header, name, key, hints)
     state = load_torch_file(path)
     metadata = state.get("encoder")
     if not isinstance(metadata, Mapping) or "objective" not in state:
-        found = ", ".join(list(map(str, state))[:4]) or "nothing"
-        raise UserError(
-            f"{path} is no checkpoint of ser (it holds {found})",
-            "a run directory, its encoder.safetensors or its checkpoints/*.pt is needed",
-        )
+        return _read_foreign(state, {}, name, key, hints)
+    _refuse(hints, name)
     prefix = f"{key}.encoder."
     stored = state["objective"]
     if not isinstance(stored, Mapping) or not all(isinstance(v, Tensor) for v in stored.values()):
@@ -133,18 +207,83 @@ def _read_file(path: Path, name: str, key: str) -> LoadedEncoder:
     return _build(metadata, tensors, name, key)
 
 
+def _read_foreign(
+    state: Mapping[str, Any], header: Mapping[str, str], name: str, key: str, hints: Hints
+) -> LoadedEncoder:
+    found = read_foreign(state, name, teacher=key == "teacher", hints=hints, header=header)
+    encoder = found.encoder.eval().requires_grad_(False)
+    return LoadedEncoder(
+        encoder,
+        name,
+        found.role,
+        found.matched,
+        len(encoder.state_dict()),
+        encoder.grid[0] * encoder.patch_size,
+        found.mean,
+        found.std,
+        found.layout,
+        found.place,
+    )
+
+
+class _Record:
+    """Stands in for a harmless object of another package; what it held is dropped."""
+
+    def __new__(cls, *_arguments: Any) -> _Record:
+        return super().__new__(cls)
+
+    def __init__(self, *_arguments: Any) -> None:
+        """Take anything, keep nothing."""
+
+    def __setstate__(self, _state: Any) -> None:
+        """Take anything, keep nothing."""
+
+
+# What public training scripts store beside tensors, by the names under which it was pickled: the
+# losses as NumPy arrays, paths and enumerations among the arguments, whole heads as modules (the
+# SER authors'). All become `_Record`: neither these packages nor any code of a file is called.
+_RECORDS = (
+    *(
+        f"numpy.{core}.multiarray.{f}"
+        for core in ("core", "_core")
+        for f in ("_reconstruct", "scalar")
+    ),
+    *("numpy.ndarray", "numpy.dtype"),
+    *(
+        f"{module}.{kind}Path"
+        for module in ("pathlib", "pathlib._local")
+        for kind in ("Posix", "Windows")
+    ),
+    "torchvision.transforms.functional.InterpolationMode",
+    *(f"torch.nn.modules.container.{kind}" for kind in ("Sequential", "ModuleList")),
+    *(f"torch.nn.modules.linear.{kind}" for kind in ("Linear", "Identity")),
+    *(f"torch.nn.modules.batchnorm.{kind}" for kind in ("BatchNorm1d", "SyncBatchNorm")),
+    *(f"torch.nn.modules.activation.{kind}" for kind in ("ReLU", "GELU")),
+)
+
+
 def load_torch_file(path: Path) -> dict[str, Any]:
     """Read a `.pt`/`.pth` mapping with `weights_only=True`: no code of the file's is run.
 
     Raises:
         UserError: Unreadable, damaged, not a mapping, or it needs more than tensors.
     """
+    allowed: list[Any] = [argparse.Namespace, *((_Record, name) for name in _RECORDS)]
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+        with torch.serialization.safe_globals(allowed):
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except OSError as error:
         raise from_os_error(error, f"cannot read {path}") from error
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "unreadable"
+        if needed := re.search(r"GLOBAL (\S+)", str(error)):
+            raise UserError(
+                f"{path} is not only tensors: reading all of it would run {needed[1]}",
+                "code of a file is never run",
+                "`ser export --help` shows how to convert a file that you trust",
+            ) from error
+        # torch puts the reason after advice to run the file's code, which is not passed on.
+        lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+        reason = lines[0][:160] if lines else "unreadable"
         raise UserError(
             f"{path} is no checkpoint that can be read ({type(error).__name__}: {reason})",
             "a file written by torch.save with tensors and plain values only is needed",
@@ -242,7 +381,9 @@ def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
     size = encoder.grid[0] * encoder.patch_size
     mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
     key = "random" if random_init else "timm"
-    return LoadedEncoder(encoder, name, key, count, count, size, tuple(mean), tuple(std))
+    return LoadedEncoder(
+        encoder, name, key, count, count, size, tuple(mean), tuple(std), layout="timm"
+    )
 
 
 # -- Writing --------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from sercli import __version__
-from sercli.commands import bench, compare, data, equiv_score, knn, pretrain, recipe
+from sercli.commands import bench, compare, data, equiv_score, export, knn, pretrain, recipe
 from sercli.errors import SerError
 
 # Typer raises the errors of click, in newer versions of its own copy: UsageError of either.
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("pretrain")(pretrain.pretrain)
 app.command("knn")(knn.knn)
 app.command("equiv-score")(equiv_score.equiv_score)
+app.command("export")(export.export)
 app.command("compare")(compare.compare)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")

@@ -10,16 +10,20 @@ import typer
 
 from sercli.commands.evaluation import (
     BatchSize,
+    ClsAfter,
     Data,
     Device,
+    Key,
     Limit,
     Model,
+    NumHeads,
     Out,
     RandomInit,
     Teacher,
     command_line,
     print_table,
     progress,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +78,9 @@ def equiv_score(
     limit: Limit = None,
     teacher: Teacher = False,
     random_init: RandomInit = False,
+    num_heads: NumHeads = None,
+    cls_after: ClsAfter = None,
+    key: Key = None,
 ) -> None:
     """Score how well each layer's patch tokens follow a transformation of the image.
 
@@ -85,6 +92,7 @@ def equiv_score(
     from sercli.engine.runtime import choose_device
     from sercli.evals.equivariance import evaluate, picture
     from sercli.evals.subject import resolve
+    from sercli.foreign import Hints
     from sercli.report.figures import equivariance_figure, save_figure, token_figure
 
     chosen = choose_device(device)
@@ -96,8 +104,10 @@ def equiv_score(
         out=out,
         teacher=teacher,
         random_init=random_init,
+        hints=Hints(num_heads, cls_after, key),
         image_size=max(size) if size else None,
     )
+    tell(subject.loaded)
     depth, tapped = subject.loaded.encoder.depth, subject.tapped_layer
     shown = picture_layer if picture_layer is not None else tapped
     shown = min(_PICTURED_BLOCK, depth) if shown is None else shown

@@ -6,9 +6,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from sercli.checkpoints import LoadedEncoder
 
 Model = Annotated[
     str,
@@ -44,8 +47,35 @@ Teacher = Annotated[
 RandomInit = Annotated[
     bool, typer.Option("--random-init", help="Random weights (for timm:NAME only).")
 ]
+NumHeads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Attention heads of a checkpoint file that does not say how many."),
+]
+ClsAfter = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="L",
+        help="Block after which [CLS] joins in a checkpoint file that does not say it; 0: from the "
+        "start.",
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PLACE",
+        help="Where the encoder is in a checkpoint file of a layout that is not known, for "
+        "instance state_dict.net.",
+    ),
+]
 
 Progress = Callable[[str, int, int], None]
+
+
+def tell(loaded: LoadedEncoder) -> None:
+    """Say on standard error what was read of a file of another project."""
+    if loaded.layout != "ser" and not loaded.source.startswith("timm:"):
+        typer.echo(loaded.summary, err=True)
 
 
 def command_line() -> list[str]:

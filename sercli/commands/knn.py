@@ -8,15 +8,19 @@ import typer
 
 from sercli.commands.evaluation import (
     BatchSize,
+    ClsAfter,
     Data,
     Device,
+    Key,
     Limit,
     Model,
+    NumHeads,
     Out,
     RandomInit,
     Teacher,
     command_line,
     progress,
+    tell,
 )
 
 
@@ -29,6 +33,9 @@ def knn(
     limit: Limit = None,
     teacher: Teacher = False,
     random_init: RandomInit = False,
+    num_heads: NumHeads = None,
+    cls_after: ClsAfter = None,
+    key: Key = None,
     floor: Annotated[
         bool, typer.Option("--floor/--no-floor", help="Score a random twin of the encoder as well.")
     ] = True,
@@ -42,6 +49,7 @@ def knn(
     from sercli.engine.runtime import choose_device
     from sercli.evals.knn import NEIGHBOURS, REPORTED, evaluate
     from sercli.evals.subject import resolve
+    from sercli.foreign import Hints
 
     chosen = choose_device(device)
     subject = resolve(
@@ -51,7 +59,9 @@ def knn(
         out=out,
         teacher=teacher,
         random_init=random_init,
+        hints=Hints(num_heads, cls_after, key),
     )
+    tell(subject.loaded)
     has_val = subject.images.has("val")
     if not has_val:
         typer.echo(f"{subject.images.path} has no val/: a fifth of train is held out", err=True)

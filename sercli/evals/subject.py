@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sercli.checkpoints import LoadedEncoder, read_encoder
 from sercli.data import ImageSource, has_split, open_source
 from sercli.errors import UserError, from_os_error
+from sercli.foreign import Hints
 from sercli.recipe_yaml import parse_yaml
 from sercli.run_dir import Result, RunDir, write_atomic
 
@@ -114,6 +115,7 @@ def resolve(
     out: Path | None = None,
     teacher: bool = False,
     random_init: bool = False,
+    hints: Hints | None = None,
     image_size: int | None = None,
 ) -> Subject:
     """Find out what is to be evaluated, on which images, and where results go; write nothing.
@@ -125,6 +127,7 @@ def resolve(
         out: Run directory for the results; None: see `destination`.
         teacher: The momentum encoder instead of the student.
         random_init: Random weights for `timm:NAME`.
+        hints: What a checkpoint file of another project does not say itself.
         image_size: Side in pixels at which the embedded world is rendered; None: the model's.
 
     Raises:
@@ -132,7 +135,15 @@ def resolve(
     """
     target = destination(model, out, random_init=random_init)
     recipe = recipe_of(model)
-    loaded = read_encoder(model, teacher=teacher, random_init=random_init)
+    hints = hints or Hints()
+    loaded = read_encoder(
+        model,
+        teacher=teacher,
+        random_init=random_init,
+        num_heads=hints.num_heads,
+        cls_after=hints.cls_after,
+        key=hints.key,
+    )
     images = images_of(recipe, model, data=data, image_size=image_size or loaded.image_size)
     images.has("train")  # a wrong path is told now, not after minutes
     return Subject(loaded, images, target, tapped_layer(recipe), tuple(command))

@@ -1,0 +1,98 @@
+"""`ser export`: an encoder as a file that timm loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sercli.commands.evaluation import (
+    ClsAfter,
+    Key,
+    Model,
+    NumHeads,
+    RandomInit,
+    Teacher,
+    tell,
+)
+
+
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write.")],
+    teacher: Teacher = False,
+    random_init: RandomInit = False,
+    num_heads: NumHeads = None,
+    cls_after: ClsAfter = None,
+    key: Key = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace OUT if it is there already.")
+    ] = False,
+) -> None:
+    """Write an encoder as .safetensors for timm, check it there, and print the line that loads it.
+
+    An ordinary ViT loads with timm alone; one with delayed [CLS] needs `import sercli.timm_models`,
+    which adds `ser_vit` to timm. The file is loaded afresh by timm, and its output must equal ours
+    to 1e-5; what was trained, and how, is in its header. It can be a MODEL again, and so can
+    checkpoints of moco-v3, DINO, Barlow Twins, the SER authors, dinov2, timm, lightly, solo-learn.
+
+    Code in a checkpoint is never run. One that needs it to be read is refused; convert it once,
+    where you trust it, in Python:
+
+    \b
+    import torch
+    state = torch.load("theirs.pth", "cpu", weights_only=False)["state_dict"]
+    tensors = {k: v for k, v in state.items() if torch.is_tensor(v)}
+    torch.save({"state_dict": tensors}, "plain.pth")
+    """
+    from sercli.checkpoints import read_encoder
+    from sercli.evals.subject import recipe_of
+    from sercli.timm_models import export as write
+    from sercli.timm_models import require_free
+
+    require_free(out, force=force)
+    loaded = read_encoder(
+        model,
+        teacher=teacher,
+        random_init=random_init,
+        num_heads=num_heads,
+        cls_after=cls_after,
+        key=key,
+    )
+    tell(loaded)
+    exported = write(loaded, out, facts=_facts(Path(model), recipe_of(model)), force=force)
+    typer.echo(
+        f"wrote {exported.path}: {exported.tensors} tensors, {loaded.key} of {model}; "
+        f"timm's output differs from ours by {exported.difference:.1e} at most\n"
+        f"{exported.code}"
+    )
+
+
+def _facts(model: Path, recipe: Mapping[str, Any]) -> dict[str, str]:
+    """What a run was, for the header; nothing of other models."""
+    from sercli.run_dir import RunDir
+
+    if not recipe:
+        return {}
+    run = RunDir.open(model).read_run()
+    settings = {
+        "recipe": run.get("recipe_name"),
+        "status": run.get("status"),
+        "seed": recipe.get("seed"),
+        **{
+            name: recipe.get(section, {}).get(setting)
+            for name, section, setting in (
+                ("method", "method", "name"),
+                ("addon", "addon", "name"),
+                ("addon_layer", "addon", "layer"),
+                ("addon_weight", "addon", "weight"),
+                ("views", "views", "setting"),
+                ("data", "data", "path"),
+                ("epochs", "train", "epochs"),
+                ("max_steps", "train", "max_steps"),
+            )
+        },
+    }
+    return {name: str(value) for name, value in settings.items() if value is not None}
