@@ -9,7 +9,17 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from sercli import __version__
-from sercli.commands import bench, compare, data, equiv_score, export, knn, pretrain, recipe
+from sercli.commands import (
+    bench,
+    compare,
+    data,
+    equiv_score,
+    export,
+    knn,
+    linear_eval,
+    pretrain,
+    recipe,
+)
 from sercli.errors import SerError
 
 # Typer raises the errors of click, in newer versions of its own copy: UsageError of either.
@@ -25,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("pretrain")(pretrain.pretrain)
+app.command("linear-eval")(linear_eval.linear_eval)
 app.command("knn")(knn.knn)
 app.command("equiv-score")(equiv_score.equiv_score)
 app.command("export")(export.export)

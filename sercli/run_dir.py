@@ -4,7 +4,8 @@
 recipe.yaml  run.json  metrics.jsonl  encoder.safetensors
 checkpoints/step-00000100.pt (+ .sha256)
 results/<protocol>[--<variant>].json (+ .npz)
-heads/<protocol>.safetensors
+heads/<result>.safetensors (+ .unfinished, while a probe is not done)
+cache/features-<split>.safetensors
 figures/
 ```
 """
@@ -233,6 +234,18 @@ class RunDir:
     @property
     def heads(self) -> Path:
         return self.path / "heads"
+
+    def head(self, name: str) -> Path:
+        """The trained head of a probe whose result has this name."""
+        return self.heads / f"{name}.safetensors"
+
+    def unfinished_head(self, name: str) -> Path:
+        """What an interrupted probe goes on from."""
+        return self.heads / f"{name}.unfinished"
+
+    def feature_cache(self, split: str) -> Path:
+        """Features of a split, kept between probes; may be removed at any time."""
+        return self.path / "cache" / f"features-{split}.safetensors"
 
     @property
     def figures(self) -> Path:

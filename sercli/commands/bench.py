@@ -138,3 +138,84 @@ def addons(
         )
     console.print(table)
     print(f"time / none: median over {rounds} rounds, each variant once a round")
+
+
+@app.command()
+def probe(
+    recipe: Annotated[
+        str, typer.Option(help="Whose model: shapes/moco-ser, imagenet/moco-ser (ViT-S/16) …")
+    ] = "shapes/moco-ser",
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="Default: 10, on ImageNet's recipes 1000.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each.")] = 9,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """A step of the linear probe's 13 learning rates × 3 feature sets, against a step of one head.
+
+    A step is the encoder's forward pass and every head's update. Reading images is left out:
+    loader processes do it meanwhile.
+    """
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from sercli.benchmarks.probe import run
+    from sercli.encoder import Encoder
+    from sercli.engine.pretraining import resolve
+    from sercli.engine.runtime import choose_device, runtime_for
+    from sercli.evals.linear_protocol import PRESETS
+
+    chosen = choose_device(device)
+    torch.set_num_threads(threads)
+    resolved = resolve(recipe, (), {}).recipe
+    model, size = resolved.model, resolved.data.image_size
+    preset = PRESETS["ser"]
+    number = classes or (10 if resolved.data.path == "shapes" else 1000)
+    encoder = Encoder.from_model(model, image_size=size).initialise(0).to(chosen).eval()
+    all_rates, one_rate = preset.learning_rates, preset.learning_rates[:1]
+    grids = [
+        (("cls4",), one_rate),
+        (("cls4",), all_rates),
+        (preset.feature_sets, one_rate),
+        (preset.feature_sets, all_rates),
+    ]
+    table = Table(
+        title=f"One step of the linear probe of {model.name}, {size} px, {number} classes: "
+        f"batch {batch_size}, {device}, {threads} thread(s)"
+    )
+    columns = ("sets", "rates", "weights", "seconds", "heads", "time/one", "quartiles")
+    for heading in (*columns, "by parts"):
+        table.add_column(heading, justify="right")
+    console = Console()
+    with console.status("measuring") as status:
+        rows = run(
+            encoder.requires_grad_(False),
+            grids,
+            image_size=size,
+            num_classes=number,
+            batch_size=batch_size,
+            runtime=runtime_for(chosen, "auto"),
+            rounds=rounds,
+            report=lambda done: status.update(f"round {done} of {rounds}"),
+        )
+    for row in rows:
+        table.add_row(
+            str(row.sets),
+            str(row.rates),
+            f"{row.parameters / 1e6:.3f} M",
+            f"{row.seconds:.3f}",
+            f"{row.heads_seconds:.4f}",
+            f"{row.ratio:.3f}",
+            f"{row.low:.2f}–{row.high:.2f}",
+            f"{row.by_parts:.3f}",
+        )
+    console.print(table)
+    print(
+        "one: cls4 with one rate; sets: feature sets; rates: learning rates; heads: the part of "
+        "the seconds\nthat is not the encoder's; "
+        f"time/one: median over {rounds} rounds, each grid once a round; by parts: from "
+        "medians\nof the encoder's seconds, alike for all grids, and of the heads'"
+    )

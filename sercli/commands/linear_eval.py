@@ -1,0 +1,253 @@
+"""`ser linear-eval`: a linear probe on frozen features."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sercli.commands.evaluation import (
+    ClsAfter,
+    Data,
+    Device,
+    Key,
+    Limit,
+    Model,
+    NumHeads,
+    Out,
+    RandomInit,
+    Teacher,
+    command_line,
+    print_table,
+    progress,
+    tell,
+)
+from sercli.errors import UserError
+
+if TYPE_CHECKING:
+    from sercli.evals.linear import Outcome
+    from sercli.evals.linear_protocol import Probe
+    from sercli.evals.subject import Subject
+    from sercli.run_dir import RunDir
+
+
+def linear_eval(
+    model: Model,
+    data: Data = None,
+    preset: Annotated[
+        str,
+        typer.Option(
+            metavar="ser|dino|moco-v3",
+            help="ser: 13 learning rates x 3 feature sets, the best chosen on a hold-out of train; "
+            "dino, moco-v3: their one learning rate and feature set.",
+        ),
+    ] = "ser",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Default: the preset's (50, 100, 90).")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Training images a step; part of the protocol. Default: the preset's, at most a "
+            "sixteenth of the images.",
+        ),
+    ] = None,
+    lr: Annotated[
+        list[float] | None,
+        typer.Option(help="Learning rate for 256 images (repeat it), instead of the preset's."),
+    ] = None,
+    cached_features: Annotated[
+        bool,
+        typer.Option(
+            "--cached-features",
+            help="No augmentation: central crops are encoded once, kept, and standardised; another "
+            "probe takes seconds, and --epochs 500 hardly more.",
+        ),
+    ] = False,
+    shots: Annotated[
+        str | None,
+        typer.Option(metavar="1%|10%", help="Use this share of train, as many of each class."),
+    ] = None,
+    out: Out = None,
+    encode_batch: Annotated[
+        int,
+        typer.Option(min=1, help="Images the encoder takes at a time; no number depends on it."),
+    ] = 256,
+    device: Device = None,
+    limit: Limit = None,
+    teacher: Teacher = False,
+    random_init: RandomInit = False,
+    num_heads: NumHeads = None,
+    cls_after: ClsAfter = None,
+    key: Key = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of hold-out, shots, order, crops and first weights.")
+    ] = 0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Drop an unfinished probe instead of going on.")
+    ] = False,
+) -> None:
+    """Train linear classifiers on frozen features, choose on a hold-out of train, test once on val.
+
+    One pass trains a classifier for every learning rate and feature set: [CLS] of the last block
+    (cls1), of the last four (cls4), and [CLS] with the mean patch token (cls1+pooled). Interrupted,
+    the same command goes on where it stopped. Several processes: torchrun -m sercli linear-eval …
+    Written are results/linear-eval--PRESET.json, its predictions, and the head.
+    """
+    from sercli.engine.preemption import stop_request
+    from sercli.engine.runtime import is_first_process, process_group, runtime_for
+    from sercli.evals.linear import evaluate
+    from sercli.evals.linear_protocol import Options, prepare
+    from sercli.evals.subject import resolve
+    from sercli.foreign import Hints
+
+    options = Options(
+        preset=preset,
+        learning_rates=tuple(lr) if lr else None,
+        epochs=epochs,
+        batch_size=batch_size,
+        augment=not cached_features,
+        shots=_share(shots),
+        seed=seed,
+        limit=limit,
+        at_once=encode_batch,
+    )
+    options.resolve()  # wrong options are told before anything is read
+
+    def say(text: str) -> None:
+        if is_first_process():
+            typer.echo(text, err=True)
+
+    with process_group(device) as chosen, stop_request() as request:
+        subject = resolve(
+            model,
+            command=command_line(),
+            data=data,
+            out=out,
+            teacher=teacher,
+            random_init=random_init,
+            hints=Hints(num_heads, cls_after, key),
+        )
+        if is_first_process():
+            tell(subject.loaded)
+        has_val = subject.images.has("val")
+        if not has_val:
+            say(f"{subject.images.path} has no val/: the test set is a fifth of train")
+        probe = prepare(
+            subject.loaded,
+            subject.images.open("train"),
+            subject.images.open("val") if has_val else None,
+            options,
+        )
+        _announce(probe, say)
+        run = _run_directory(subject)
+        unfinished = run.unfinished_head(probe.name)
+        if restart and is_first_process():
+            unfinished.unlink(missing_ok=True)
+        with _progress(is_first_process()) as show:
+            outcome = evaluate(
+                probe,
+                runtime=runtime_for(chosen),
+                unfinished=unfinished,
+                cache=None if options.augment else run.feature_cache("train"),
+                request=request,
+                progress=show,
+                say=say,
+            )
+    if is_first_process():
+        outcome.head.save(run.head(probe.name))
+        subject.save(outcome.result, outcome.arrays)
+        unfinished.unlink(missing_ok=True)
+        _report(model, probe, outcome, run)
+
+
+def _share(shots: str | None) -> float | None:
+    if shots is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", shots.strip())
+    if match is None or not 0 < float(match[1]) < 100:
+        raise UserError(f"--shots {shots}", "it must be a percentage below 100", "such as 1%")
+    return float(match[1]) / 100
+
+
+def _run_directory(subject: Subject) -> RunDir:
+    """The directory for the results; made by the first process, as soon as nothing can be wrong."""
+    from sercli.engine.runtime import decided_by_first
+    from sercli.evals.subject import open_or_create
+
+    return decided_by_first(
+        lambda: open_or_create(subject.out, owner=subject.owner, command=subject.command)
+    )
+
+
+@contextmanager
+def _progress(wanted: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    if not wanted:
+        yield None
+        return
+    with progress() as show:
+        yield show
+
+
+def _announce(probe: Probe, say: Callable[[str], None]) -> None:
+    preset, split, order = probe.preset, probe.split, probe.order
+    for note in probe.plan.notes:
+        say(note)
+    say(
+        f"{len(preset.learning_rates)} learning rates x {len(preset.feature_sets)} feature sets, "
+        f"{preset.epochs} epochs of {order.steps_per_epoch} steps of {probe.batch_size} images; "
+        f"{len(split.train):,} images to train on, {len(split.hold_out):,} to choose on, "
+        f"{len(split.test):,} to test on"
+    )
+
+
+def _report(model: str, probe: Probe, outcome: Outcome, run: RunDir) -> None:
+    values, facts = outcome.result.metrics, outcome.result.data
+    chosen = facts["chosen"]
+    sets, rates = list(outcome.table), probe.preset.learning_rates
+    if len(rates) * len(sets) > 1:
+        rows = [
+            [f"{rate:g}", *(_cell(outcome.table[name][index]) for name in sets)]
+            for index, rate in enumerate(rates)
+        ]
+        print_table(
+            ["learning rate", *sets],
+            rows,
+            title=f"Hold-out accuracy, percent of {facts['hold_out']:,} images of train",
+            caption=f"each head at its best epoch; learning rates are for 256 images, here times "
+            f"{probe.batch_size / 256:g}",
+            marked=rates.index(chosen["learning_rate"]),
+        )
+
+    def shown(name: str) -> str:
+        low, high = values[f"{name}/low"], values[f"{name}/high"]
+        return f"{values[name]:.2f} % [{low:.2f}, {high:.2f}]"
+
+    partial = " (partial)" if facts["partial"] else ""
+    typer.echo(
+        f"linear probe of {model} ({outcome.result.model['key']}) on {facts['path']}: "
+        f"{facts['n']} test images{partial}\n"
+        f"chosen on the hold-out: {chosen['feature_set']}, learning rate "
+        f"{chosen['learning_rate']:g}, epoch {chosen['epoch']} of {probe.preset.epochs}\n"
+        f"top-1  {shown('top1')}   95 % interval\n"
+        f"top-5  {shown('top5')}\n"
+        f"top-1 of the best epoch {_cell(values['best/top1'])}, of the last "
+        f"{_cell(values['last/top1'])}; "
+        + ", ".join(f"{name} {_cell(values[f'{name}/top1'])}" for name in sets)
+        + f"\nchance  {outcome.chance:.2f} % (always the most frequent class)"
+    )
+    if outcome.edge is not None:
+        typer.echo(
+            f"warning: the chosen learning rate {chosen['learning_rate']:g} is the {outcome.edge} "
+            "of the grid; a better one may lie beyond: repeat with --lr …",
+            err=True,
+        )
+    typer.echo(f"wrote {run.result(outcome.result.name)}\nwrote {run.head(probe.name)}")
+
+
+def _cell(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.2f}"
