@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from sercli.data.check import SplitReport
+    from sercli.data.check import CheckReport, SplitReport
 
 app = typer.Typer(help="Write the embedded world as files; check a data set.", no_args_is_help=True)
 
@@ -29,17 +29,44 @@ def shapes(
     val: Annotated[int, typer.Option(help="Images in val/ and in each of the other sets.")] = 1024,
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 96,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other images.")] = 0,
+    corrupted: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Images of val in each of the 75 cells of imagenet-c/; 0: none. Default: 20, or "
+            "all of val if it has fewer.",
+        ),
+    ] = None,
+    perturbed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Images of val in each of the 10 perturbations of imagenet-p/, as videos, which "
+            "need PyAV (pip install 'sercli[robustness]'); 0: none.",
+        ),
+    ] = 0,
+    derived_size: Annotated[
+        int,
+        typer.Option(
+            help="Side in pixels in imagenet-c/ and imagenet-p/: that which the model takes, as "
+            "these are not resized. The default is that of recipes/shapes."
+        ),
+    ] = 48,
 ) -> None:
     """Write the embedded world as JPEG files.
 
     DIR gets train/<class>/ and val/<class>/; and, for `ser robustness`, imagenet-r/<class>/
-    (painted), sketch/<class>/ (drawn) and imagenet-v2/{matched-frequency,threshold-0.7,top-images}/
-    with class folders named 0, 1, 2…. DIR appears when it is complete, or not at all.
+    (painted) and imagenet-a/<class>/ (turned), each with some of the classes, sketch/<class>/
+    (drawn), imagenet-v2/{matched-frequency,threshold-0.7,top-images}/ with class folders named 0,
+    1, 2…, imagenet-c/<corruption>/<severity>/<class>/ and, if asked for, imagenet-p/. DIR appears
+    when it is complete, or not at all.
     """
-    from sercli.data.shapes_files import file_sets, write_sets
+    from sercli.data.shapes_files import Derived, file_sets, write_sets
 
     sets = file_sets(train, val)
-    total, done = sum(one.num_images for one in sets), 0
+    corrupted = min(20, val) if corrupted is None else corrupted
+    derived = Derived(derived_size, corrupted, perturbed)
+    total, done = sum(one.num_images for one in sets) + derived.num_files, 0
     with _progress() as show:
 
         def count(number: int) -> None:
@@ -47,10 +74,14 @@ def shapes(
             done += number
             show(f"writing {directory}", done, total)
 
-        write_sets(directory, sets, size=size, seed=seed, progress=count)
+        write_sets(directory, sets, derived, size=size, seed=seed, progress=count)
+    more = [f"{len(sets) - 2} robustness sets of {val}"]
+    if corrupted:
+        more.append(f"imagenet-c with {corrupted} images of {derived_size} px in each of 75 cells")
+    if perturbed:
+        more.append(f"imagenet-p with {perturbed} videos of each of 10 perturbations")
     typer.echo(
-        f"wrote {directory}: {train} train and {val} val images of {size} px, "
-        f"and {len(sets) - 2} robustness sets of {val}"
+        f"wrote {directory}: {train} train and {val} val images of {size} px; {', '.join(more)}"
     )
 
 
@@ -60,25 +91,50 @@ def check(
     fast: Annotated[
         bool, typer.Option("--fast", help="Read only the files' headers, not their pixels.")
     ] = False,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="folder, imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 (or one of its "
+            "sets, imagenet-v2-top-images), imagenet-c or imagenet-p. Default: by DIR's folders."
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A data set whose classes a robustness set must have. Default: ImageNet's, or "
+            "those of train/ or val/ beside DIR.",
+        ),
+    ] = None,
 ) -> None:
     """Read every image of a data set and report what is there and what is wrong.
 
     DIR holds train/<class>/ and val/<class>/, or class folders of its own. Reported are images per
     split and class, sizes, pixel formats, files that cannot be read, empty class folders, and
-    classes that only train or only val has. The exit status is 0 if nothing is wrong, otherwise 2.
+    classes that only train or only val has. Or DIR is ImageNet-R, -A, -Sketch, -V2, -C or -P: then
+    also what is not as published, such as a missing corruption or class, or images of another set.
+    The exit status is 0 if nothing is wrong, otherwise 2.
     """
     from rich.console import Console
 
-    from sercli.data.check import check as check_data_set
     from sercli.errors import UserError
 
     with _progress() as show:
-        report = check_data_set(
+        report = _check(
             directory,
+            layout,
+            classes,
             decode=not fast,
-            progress=lambda split, done, total: show(f"reading {split}", done, total),
+            progress=lambda what, done, total: show(f"reading {what}", done, total),
         )
     console = Console()
+    if report.taken_as:
+        console.print(
+            f"{directory} is taken as {report.taken_as}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     if report.splits:
         console.print(_summary(directory, report.splits))
     if report.problems:
@@ -86,11 +142,46 @@ def check(
         number = len(report.problems)
         raise UserError(
             f"{directory} has {number} problem{'s' if number > 1 else ''}",
-            "every image must be readable and every class filled in each split",
+            "every image must be readable and every class filled in each split"
+            if not report.taken_as
+            else "a robustness set must be what was published",
             "mend or remove what is listed above",
         )
     how = "have a readable header" if fast else "can be read"
-    console.print(f"all {sum(split.num_images for split in report.splits):,} images {how}")
+    total = sum(split.num_images for split in report.splits)
+    files = "videos" if report.taken_as.startswith("imagenet-p") else "images"
+    console.print(f"all {total:,} {files} {how}")
+
+
+def _check(
+    directory: Path,
+    layout: str | None,
+    classes: Path | None,
+    *,
+    decode: bool,
+    progress: Callable[[str, int, int], object],
+) -> CheckReport:
+    """Check an ordinary data set or a robustness set.
+
+    Raises:
+        UserError: `classes` is given for an ordinary data set, or as the checks raise.
+    """
+    from sercli.data.check import check as check_data_set
+    from sercli.data.robustness_check import check_set, recognise
+    from sercli.errors import UserError
+
+    if layout is None and directory.is_dir():
+        layout = recognise(directory)
+    if layout in (None, "folder"):
+        if classes is not None:
+            raise UserError(
+                f"--classes {classes} for {directory}, an ordinary data set",
+                "only robustness sets are measured against other classes",
+                "leave it out, or name the --layout",
+            )
+        return check_data_set(directory, decode=decode, progress=progress)
+    assert layout is not None
+    return check_set(directory, layout, classes_of=classes, decode=decode, progress=progress)
 
 
 def _summary(directory: Path, splits: tuple[SplitReport, ...]) -> Table:

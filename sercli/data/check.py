@@ -13,10 +13,12 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sercli.data.decode import Header
 from sercli.data.image_folder import (
     ImageFolder,
     class_differences,
@@ -24,6 +26,7 @@ from sercli.data.image_folder import (
     split_folder,
 )
 from sercli.data.source import UnreadableImage
+from sercli.data.videos import UnreadableVideo
 from sercli.errors import RunFailed, UserError
 
 _CHUNK = 256  # files a task
@@ -32,10 +35,10 @@ _FEW = 2 * _CHUNK  # fewer are read here: starting processes would take longer
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What was found in one split.
+    """What was found in one split, or in one of the robustness sets.
 
     Attributes:
-        split: "train" or "val".
+        split: "train", "val", or the set's name.
         classes: Class names.
         class_counts: int64 [C], files of each class.
         sizes: int32 [readable files, 2], width and height in pixels.
@@ -57,10 +60,30 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What was found in a data set: its splits, and everything that is wrong with it."""
+    """What was found in a data set.
+
+    Attributes:
+        splits: Each of its splits.
+        problems: Everything that is wrong with it, a line each.
+        taken_as: What it was measured against; "" for an ordinary one.
+    """
 
     splits: tuple[SplitReport, ...]
     problems: tuple[str, ...]
+    taken_as: str = ""
+
+
+class Readable(Protocol):
+    """Labelled files whose headers can be read; picklable."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+    def __len__(self) -> int: ...
+    def header(self, index: int, *, decode: bool) -> Header: ...
 
 
 @dataclass(frozen=True)
@@ -111,8 +134,8 @@ def check(
         except UserError as error:
             problems.append(str(error))
             continue
-        report = _check_split(
-            source, decode=decode, processes=processes or _num_cores(), progress=progress
+        report = read_files(
+            source, name=split, decode=decode, processes=processes, progress=progress
         )
         reports.append(report)
         problems.extend(report.problems)
@@ -122,25 +145,30 @@ def check(
     return CheckReport(tuple(reports), tuple(problems))
 
 
-def _check_split(
-    source: ImageFolder,
+def read_files(
+    source: Readable,
     *,
+    name: str,
     decode: bool,
-    processes: int,
+    processes: int | None,
     progress: Callable[[str, int, int], object],
 ) -> SplitReport:
+    """Read every file of a source, and report on them under a name.
+
+    Arguments and errors are those of `check`.
+    """
     total, done = len(source), 0
     sizes: list[NDArray[np.int32]] = []
     modes: Counter[str] = Counter()
     problems: list[tuple[int, str]] = []
-    for found in _read_all(source, decode=decode, processes=processes):
+    for found in _read_all(source, decode=decode, processes=processes or _num_cores()):
         sizes.append(found.sizes)
         modes += found.modes
         problems.extend(found.problems)
         done += len(found.sizes) + len(found.problems)
-        progress(source.split, done, total)
+        progress(name, done, total)
     return SplitReport(
-        split=source.split,
+        split=name,
         classes=source.classes,
         class_counts=np.bincount(source.labels, minlength=len(source.classes)).astype(np.int64),
         sizes=np.concatenate(sizes),
@@ -149,14 +177,14 @@ def _check_split(
     )
 
 
-def _read(source: ImageFolder, start: int, stop: int, *, decode: bool) -> _Findings:
+def _read(source: Readable, start: int, stop: int, *, decode: bool) -> _Findings:
     sizes: list[tuple[int, int]] = []
     modes: Counter[str] = Counter()
     problems: list[tuple[int, str]] = []
     for index in range(start, min(stop, len(source))):
         try:
             header = source.header(index, decode=decode)
-        except UnreadableImage as error:
+        except (UnreadableImage, UnreadableVideo) as error:
             problems.append((index, str(error)))
         else:
             sizes.append((header.width, header.height))
@@ -166,10 +194,10 @@ def _read(source: ImageFolder, start: int, stop: int, *, decode: bool) -> _Findi
 
 # -- in several processes ----------------------------------------------------------------------
 
-_source: ImageFolder | None = None  # of a reading process: sent once, not with every task
+_source: Readable | None = None  # of a reading process: sent once, not with every task
 
 
-def _start_reading(source: ImageFolder) -> None:
+def _start_reading(source: Readable) -> None:
     global _source
     _source = source
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -185,7 +213,7 @@ def _read_task(start: int, decode: bool) -> _Findings:
     return _read(_source, start, start + _CHUNK, decode=decode)
 
 
-def _read_all(source: ImageFolder, *, decode: bool, processes: int) -> Iterator[_Findings]:
+def _read_all(source: Readable, *, decode: bool, processes: int) -> Iterator[_Findings]:
     """Findings of all images, in chunks, in the order in which they are ready."""
     starts = iter(range(0, len(source), _CHUNK))
     if processes == 1 or len(source) <= _FEW:

@@ -1,0 +1,282 @@
+"""What the corruptions share: their task, and blurs, resampling and noise in NumPy.
+
+The operations add in a fixed order and call no BLAS, whose sums depend on its number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Levels = NDArray[np.float32]  # [H, W] or [H, W, 3], in 0…255 unless said otherwise
+
+PUBLISHED_SIDE = 224
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A picture to corrupt.
+
+    Attributes:
+        image: RGB and square.
+        severity: 1…5.
+        random: All randomness.
+    """
+
+    image: Image.Image
+    severity: int
+    random: np.random.Generator
+
+    @property
+    def side(self) -> int:
+        return self.image.width
+
+    @property
+    def scale(self) -> float:
+        """What lengths are multiplied by: they are given for pictures of 224 pixels."""
+        return self.side / PUBLISHED_SIDE
+
+    @property
+    def levels(self) -> Levels:
+        """[S, S, 3] in 0…255, a copy."""
+        return np.array(self.image, np.float32)
+
+    def pick(self, *strengths: _T) -> _T:
+        """The strength of this severity, of five."""
+        return strengths[self.severity - 1]
+
+
+def gaussian_blur(levels: Levels, sigma: float) -> Levels:
+    """Blur with a Gaussian of `sigma` pixels, cut at 4 sigma; the border is continued."""
+    radius = int(4 * sigma + 0.5)
+    weights = _gaussian(radius, sigma)
+    for axis in (0, 1):
+        padded = _pad(levels, radius, "edge", axes=(axis,))
+        size = levels.shape[axis]
+        blurred = weights[radius] * _slice(padded, axis, radius, size)
+        for k in range(1, radius + 1):
+            pair = _slice(padded, axis, radius - k, size) + _slice(padded, axis, radius + k, size)
+            pair *= weights[radius + k]
+            blurred += pair
+        levels = blurred
+    return levels
+
+
+def smooth_field(field: Levels, sigma: float) -> Levels:
+    """Blur [S, S] with a Gaussian cut at 3 sigma, which may be wider than the field.
+
+    The border is mirrored (…b a | a b…), so that the field has period 2S: a product of spectra.
+    """
+    side = len(field)
+    radius = int(3 * sigma + 0.5)
+    kernel = np.zeros(2 * side)
+    np.add.at(kernel, np.arange(-radius, radius + 1) % (2 * side), _gaussian(radius, sigma))
+    spectrum = np.fft.fft(kernel).real  # the kernel is even
+    mirrored = np.pad(field, ((0, side), (0, side)), mode="symmetric")
+    product = np.fft.rfft2(mirrored) * spectrum[:, None] * spectrum[: side + 1]
+    return np.fft.irfft2(product, s=mirrored.shape)[:side, :side].astype(np.float32)
+
+
+def convolve(levels: Levels, kernel: NDArray[np.float64]) -> Levels:
+    """Correlate each channel with a square kernel of odd side; the border is mirrored (…b | a b…).
+
+    By spectra: the time does not depend on the kernel.
+    """
+    half = len(kernel) // 2
+    padded = _pad(levels, half, "reflect", axes=(0, 1))
+    height, width = levels.shape[:2]
+    # Valid positions need no room for the wrap-around; multiples of 32 transform fast.
+    period = [-(-length // 32) * 32 for length in padded.shape[:2]]
+    picture = np.fft.rfft2(padded, s=period, axes=(0, 1))
+    filter_ = np.conj(np.fft.rfft2(kernel, s=period))
+    if levels.ndim == 3:
+        filter_ = filter_[..., None]
+    found = np.fft.irfft2(picture * filter_, s=period, axes=(0, 1))
+    return found[:height, :width].astype(np.float32)
+
+
+def box_blur(levels: Levels) -> Levels:
+    """Mean of 3 × 3; the border is mirrored (…b | a b…)."""
+    return correlate_3x3(levels, np.full((3, 3), 1 / 9))
+
+
+def correlate_3x3(levels: Levels, kernel: NDArray[np.float64]) -> Levels:
+    """Correlate [H, W] with a 3 × 3 kernel; the border is mirrored (…b | a b…)."""
+    padded = _pad(levels, 1, "reflect", axes=(0, 1))
+    height, width = levels.shape
+    total = np.zeros((height, width), np.float32)
+    for (i, j), weight in np.ndenumerate(kernel):
+        total += np.float32(weight) * padded[i : i + height, j : j + width]
+    return total
+
+
+def motion_blur(levels: Levels, *, radius: int, sigma: float, degrees: float) -> Levels:
+    """Trail each pixel along a line, as ImageMagick's MotionBlur does.
+
+    Args:
+        levels: [H, W] or [H, W, 3].
+        radius: The trail has 2·radius + 1 pixels; it leads to one side.
+        sigma: Of the half Gaussian that weighs the trail, in pixels.
+        degrees: The line's direction.
+    """
+    steps = np.arange(2 * radius + 1)
+    weights = np.exp(-(steps**2) / (2 * sigma**2))
+    weights /= weights.sum()
+    angle = np.deg2rad(degrees)
+    rows = np.ceil(steps * np.sin(angle) - 0.5).astype(int)
+    columns = np.ceil(steps * np.cos(angle) - 0.5).astype(int)
+    reach = steps[-1]
+    padded = _pad(levels, int(reach), "edge", axes=(0, 1))
+    height, width = levels.shape[:2]
+    total = np.zeros_like(levels, np.float32)
+    for row, column, weight in zip(rows + reach, columns + reach, weights, strict=True):
+        total += np.float32(weight) * padded[row : row + height, column : column + width]
+    return total
+
+
+def clipped_zoom(levels: Levels, factor: float) -> Levels:
+    """The middle of a square picture, enlarged `factor` ≥ 1 times bilinearly to its full side."""
+    side = len(levels)
+    inner = int(np.ceil(side / factor))
+    start = (side - inner) // 2
+    enlarged = round(inner * factor)
+    first = (enlarged - side) // 2
+    position = (first + np.arange(side)) * ((inner - 1) / max(1, enlarged - 1))
+    low = np.minimum(position.astype(int), inner - 1)
+    high = np.minimum(low + 1, inner - 1)
+    share = (position - low).astype(np.float32)
+    for axis in (0, 1):
+        near = levels.take(start + low, axis)
+        far = levels.take(start + high, axis)
+        far -= near
+        far *= share.reshape([-1 if k == axis else 1 for k in range(levels.ndim)])
+        near += far
+        levels = near
+    return levels
+
+
+def sample(
+    levels: Levels,
+    rows: NDArray[np.floating],
+    columns: NDArray[np.floating],
+    *,
+    border: Literal["reflect", "symmetric"],
+) -> Levels:
+    """Read [H, W, 3] bilinearly at positions [H', W'], in pixels.
+
+    Outside, the picture is mirrored: without repeating the border pixel ("reflect"), or with.
+    """
+    height, width, channels = levels.shape
+    flat = levels.reshape(-1, channels)
+    row, column = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    down, right = (rows - row).astype(np.float32), (columns - column).astype(np.float32)
+    total = np.zeros((*rows.shape, channels), np.float32)
+    for i, row_share in ((0, 1 - down), (1, down)):
+        start = _mirrored(row + i, height, border) * width
+        for j, column_share in ((0, 1 - right), (1, right)):
+            part = flat[start + _mirrored(column + j, width, border)]
+            part *= (row_share * column_share)[..., None]
+            total += part
+    return total
+
+
+def plasma(side: int, decay: float, random: np.random.Generator) -> Levels:
+    """A cloudy field [side, side] in 0…1 by the diamond-square algorithm, periodic.
+
+    Args:
+        side: A power of two.
+        decay: What the amplitude's root is divided by at each halving of the scale.
+        random: Where the noise comes from.
+    """
+    heights = np.zeros((side, side))
+    reach, step = 100.0, side
+    while step >= 2:
+        half = step // 2
+
+        def noise(like: NDArray[np.float64], reach: float = reach) -> NDArray[np.float64]:
+            return reach * random.uniform(-reach, reach, like.shape)
+
+        corners = heights[::step, ::step]
+        rows = corners + np.roll(corners, -1, axis=0)  # pairs that lie one above the other
+        columns = corners + np.roll(corners, -1, axis=1)
+        centres = (rows + np.roll(rows, -1, axis=1)) / 4 + noise(corners)
+        heights[half::step, half::step] = centres
+        across = (columns + centres + np.roll(centres, 1, axis=0)) / 4 + noise(corners)
+        down = (rows + centres + np.roll(centres, 1, axis=1)) / 4 + noise(corners)
+        heights[::step, half::step] = across
+        heights[half::step, ::step] = down
+        reach, step = reach / decay, half
+    heights -= heights.min()
+    field: Levels = (heights / heights.max()).astype(np.float32)
+    return field
+
+
+def power_noise(side: int, exponent: float, random: np.random.Generator) -> Levels:
+    """Noise [side, side] with amplitudes |f|^-exponent, of mean 0 and deviation 1."""
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(random.standard_normal((side, side))) * frequency**-exponent
+    field = np.fft.irfft2(spectrum, s=(side, side))
+    noise: Levels = (field / field.std()).astype(np.float32)
+    return noise
+
+
+def distance_to(mask: NDArray[np.bool_], at_most: int) -> Levels:
+    """Euclidean distance [H, W] in pixels to the nearest pixel of `mask`, cut at `at_most`."""
+    far = np.float32(at_most)
+    vertical = np.where(mask, np.float32(0), far)
+    for _ in range(at_most):  # distances along columns, a pixel further each time
+        np.minimum(vertical[1:], vertical[:-1] + 1, out=vertical[1:])
+        np.minimum(vertical[:-1], vertical[1:] + 1, out=vertical[:-1])
+    squares = vertical**2
+    padded = np.pad(squares, ((0, 0), (at_most, at_most)), constant_values=far**2)
+    nearest = squares.copy()
+    width = mask.shape[1]
+    for offset in range(-at_most, at_most + 1):
+        shifted = padded[:, at_most + offset : at_most + offset + width]
+        np.minimum(nearest, shifted + np.float32(offset**2), out=nearest)
+    distance: Levels = np.minimum(np.sqrt(nearest), far)
+    return distance
+
+
+def equalised(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Histogram equalisation of [H, W]; the darkest level present becomes 0."""
+    counts = np.bincount(levels.ravel(), minlength=256)
+    counts[np.flatnonzero(counts)[0]] = 0
+    if not counts.any():
+        return levels
+    table = np.rint(np.cumsum(counts) * (255 / counts.sum())).astype(np.uint8)
+    spread: NDArray[np.uint8] = table[levels]
+    return spread
+
+
+def _gaussian(radius: int, sigma: float) -> NDArray[np.float32]:
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    shares: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
+    return shares
+
+
+def _pad(
+    levels: Levels, by: int, mode: Literal["edge", "reflect"], *, axes: Sequence[int]
+) -> Levels:
+    return np.pad(levels, [(by, by) if k in axes else (0, 0) for k in range(levels.ndim)], mode)
+
+
+def _slice(levels: Levels, axis: int, start: int, size: int) -> Levels:
+    return levels[start : start + size] if axis == 0 else levels[:, start : start + size]
+
+
+def _mirrored(index: NDArray[np.int_], size: int, border: str) -> NDArray[np.int_]:
+    """Indices of a mirrored axis back into 0…size-1."""
+    if border == "reflect":
+        index = np.abs(index) % max(1, 2 * (size - 1))
+        return np.minimum(index, 2 * (size - 1) - index)
+    index = index % (2 * size)
+    return np.minimum(index, 2 * size - 1 - index)

@@ -1,0 +1,77 @@
+"""What the published robustness sets consist of: classes, numbers of images, names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sercli.data.imagenet_classes import (
+    imagenet_a_classes,
+    imagenet_classes,
+    imagenet_r_classes,
+    is_imagenet,
+)
+from sercli.data.robustness_folders import FolderRule
+
+V2_VARIANTS = ("matched-frequency", "threshold-0.7", "top-images")
+KINDS = (
+    *("imagenet-r", "imagenet-a", "imagenet-sketch"),
+    *(f"imagenet-v2-{variant}" for variant in V2_VARIANTS),
+)
+PERTURBATIONS = (
+    *("gaussian_noise", "shot_noise", "motion_blur", "zoom_blur", "snow"),
+    *("brightness", "translate", "rotate", "tilt", "scale"),
+)
+TITLES = {
+    "imagenet-r": "ImageNet-R",
+    "imagenet-a": "ImageNet-A",
+    "imagenet-sketch": "ImageNet-Sketch",
+    **{f"imagenet-v2-{variant}": f"ImageNet-V2 {variant}" for variant in V2_VARIANTS},
+    "imagenet-c": "ImageNet-C",
+    "imagenet-p": "ImageNet-P",
+}
+
+_NUM_IMAGES = {"imagenet-r": 30_000, "imagenet-a": 7_500, "imagenet-sketch": 50_000}
+_V2_PER_CLASS, _C_PER_CLASS = 10, 50
+
+
+def folder_rule(kind: str, classes: Sequence[str]) -> FolderRule:
+    """What the class folders of a set, or of a cell of "imagenet-c", must be for a head."""
+    index = {name: label for label, name in enumerate(classes)}
+    published = is_imagenet(classes)
+    if kind in ("imagenet-c", "imagenet-p"):
+        known = published and kind == "imagenet-c"
+        return FolderRule(index, per_class=_C_PER_CLASS if known else None)
+    if kind.startswith("imagenet-v2"):
+        # Folders are numbered by the sorted classes; those of a head for some of ImageNet's classes
+        # cannot be told from the whole's, so that ImageNet's own numbers are meant.
+        of_imagenet = set(index) <= set(imagenet_classes())
+        order = imagenet_classes() if of_imagenet else sorted(classes)
+        numbered = {str(i): index[name] for i, name in enumerate(order) if name in index}
+        per_class = _V2_PER_CLASS if published else None
+        return FolderRule(numbered, per_class=per_class, refuses_val=published)
+    if not published:
+        return FolderRule(index, complete=kind == "imagenet-sketch")
+    subsets = {
+        "those of ImageNet-R": imagenet_r_classes(),
+        "those of ImageNet-A": imagenet_a_classes(),
+        "all 1000": imagenet_classes(),
+    }
+    names = {
+        "imagenet-r": imagenet_r_classes(),
+        "imagenet-a": imagenet_a_classes(),
+        "imagenet-sketch": imagenet_classes(),
+    }[kind]
+    labels = {name: index[name] for name in names}
+    return FolderRule(labels, total=_NUM_IMAGES[kind], others=subsets, refuses_val=True)
+
+
+def published_rule(kind: str, classes: Sequence[str]) -> str:
+    """What a set must be, in words."""
+    if not is_imagenet(classes):
+        which = "folders of" if kind in ("imagenet-r", "imagenet-a") else "a folder for each of"
+        return f"{TITLES[kind]} must hold {which} the head's {len(classes)} classes"
+    rule = folder_rule(kind, classes)
+    each = f"{rule.per_class} images each" if rule.per_class else f"{rule.total:,} images in all"
+    named = ", named 0 to 999" if kind.startswith("imagenet-v2") else ""
+    cells = ", in each of 15 corruptions × 5 severities" if kind == "imagenet-c" else ""
+    return f"{TITLES[kind]} has exactly {len(rule.labels)} classes{named}, with {each}{cells}"
