@@ -4,7 +4,7 @@
 - `image_folder.py`: class folders; `manifest.py` keeps their file lists; `decode.py` reads files.
 - `shapes.py`: the embedded world; `shapes_files.py` writes it as files in the layouts of real sets.
 - `check.py`, `robustness_check.py`: is a directory fit for use?
-- `robustness_*.py`, `imagenet_classes.py`, `videos.py`: ImageNet-C, -P, -R, -A, -Sketch and -V2 as published.
+- `robustness_*.py`, `imagenet_classes.py`, `videos.py`: ImageNet-C, -P, -R, -A, -Sketch, -V2.
 - `corruptions*.py`: the 19 corruptions of ImageNet-C, deterministic for each image.
 """
 
