@@ -19,6 +19,7 @@ from sercli.commands import (
     linear_eval,
     pretrain,
     recipe,
+    robustness,
 )
 from sercli.errors import SerError
 
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command("pretrain")(pretrain.pretrain)
 app.command("linear-eval")(linear_eval.linear_eval)
 app.command("knn")(knn.knn)
+app.command("robustness")(robustness.robustness)
 app.command("equiv-score")(equiv_score.equiv_score)
 app.command("export")(export.export)
 app.command("compare")(compare.compare)

@@ -38,9 +38,11 @@ _RUN_QUANTITIES: dict[str, tuple[str, str, str, Kind, str]] = {
     ),
 }
 _SETS = {
+    "val": "Clean val",
     "imagenet-c": "ImageNet-C",
     "imagenet-c-otf": "ImageNet-C on the fly",
     "imagenet-p": "ImageNet-P",
+    "imagenet-p-mfr": "ImageNet-P",
     "imagenet-r": "ImageNet-R",
     "imagenet-a": "ImageNet-A",
     "imagenet-sketch": "ImageNet-Sketch",
@@ -56,14 +58,23 @@ _METRICS = {
     "mask_ap": "mask AP",
     "mce": "mCE",
     "relative_mce": "relative mCE",
+    "ce": "CE",
+    "relative_ce": "relative CE",
     "fp": "FP",
     "ut5d": "uT5D",
+    "mfr": "mFR",
+    "mt5d": "mT5D",
+    "fr": "FR",
+    "t5d": "T5D",
 }
-_LOWER_IS_BETTER = {"mce", "relative_mce", "fp", "ut5d"}
+_LOWER_IS_BETTER = {
+    *("mce", "relative_mce", "ce", "relative_ce"),
+    *("fp", "ut5d", "mfr", "mt5d", "fr", "t5d"),
+}
 _DEFAULT_METRICS = {
     "knn": ("top1",),
     "linear-eval": ("top1", "top5"),
-    "robustness": ("top1", "mce", "fp"),
+    "robustness": ("top1", "mce", "fp", "mfr"),
     "coco-detect": ("ap",),
 }
 _PROTOCOLS = ("knn", "linear-eval", "robustness", "coco-detect", "equiv-score")

@@ -1,0 +1,405 @@
+"""`ser robustness`: a trained probe, or a classifier of timm's, on shifted test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sercli.commands.evaluation import (
+    BatchSize,
+    ClsAfter,
+    Device,
+    Key,
+    Limit,
+    Model,
+    NumHeads,
+    Out,
+    Progress,
+    RandomInit,
+    Teacher,
+    command_line,
+    print_table,
+    progress,
+    tell,
+)
+from sercli.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from sercli.checkpoints import LoadedEncoder
+    from sercli.data import ImageSource
+    from sercli.evals.robustness import Outcome
+    from sercli.evals.robustness_classifier import Classifier
+    from sercli.foreign import Hints
+    from sercli.run_dir import Result
+
+_OWN = "own"
+_HEAD = "linear-eval--ser"
+# Folders below --all, by the set they hold.
+_FOLDERS = {
+    "imagenet-r": ("imagenet-r",),
+    "imagenet-a": ("imagenet-a",),
+    "imagenet-sketch": ("imagenet-sketch", "sketch"),
+    "imagenet-v2": ("imagenet-v2", "imagenetv2"),
+    "imagenet-c": ("imagenet-c",),
+    "imagenet-p": ("imagenet-p",),
+}
+
+
+def _directory(text: str) -> Any:
+    return typer.Option(metavar="DIR", help=text)
+
+
+def robustness(
+    model: Model,
+    imagenet_c: Annotated[Path | None, _directory("ImageNet-C: <corruption>/1…5/<wnid>/.")] = None,
+    imagenet_p: Annotated[Path | None, _directory("ImageNet-P: <perturbation>/<wnid>/.")] = None,
+    imagenet_r: Annotated[Path | None, _directory("ImageNet-R: 200 of the classes.")] = None,
+    imagenet_a: Annotated[Path | None, _directory("ImageNet-A: 200 of the classes.")] = None,
+    sketch: Annotated[Path | None, _directory("ImageNet-Sketch.")] = None,
+    v2: Annotated[
+        list[Path] | None,
+        _directory("ImageNet-V2: one of its three sets, or what holds them. May be repeated."),
+    ] = None,
+    imagenet_c_otf: Annotated[
+        bool,
+        typer.Option(
+            "--imagenet-c-otf",
+            help="Corrupt val while reading it: a protocol of its own, not ImageNet-C.",
+        ),
+    ] = False,
+    everything: Annotated[
+        Path | None,
+        typer.Option(
+            "--all",
+            metavar="DIR",
+            help="Evaluate every set found below DIR (imagenet-r, sketch, imagenet-v2, …, val), as "
+            "`ser data shapes DIR` writes them.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|shapes",
+            help="Evaluate val of this set as well: its error is subtracted in relative mCE.",
+        ),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|own",
+            help="The probe, or `own`: the head of timm:NAME. Default: the run's "
+            f"heads/{_HEAD}.safetensors, or the only one there is.",
+        ),
+    ] = None,
+    alexnet_p: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="AlexNet's numbers on ImageNet-P (JSON), for mFR."),
+    ] = None,
+    allow_partial: Annotated[
+        bool,
+        typer.Option("--allow-partial", help="Accept incomplete sets; results are marked partial."),
+    ] = False,
+    out: Out = None,
+    batch_size: BatchSize = 256,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Loader processes. Default: by the number of cores.")
+    ] = None,
+    device: Device = None,
+    limit: Limit = None,
+    teacher: Teacher = False,
+    random_init: RandomInit = False,
+    num_heads: NumHeads = None,
+    cls_after: ClsAfter = None,
+    key: Key = None,
+) -> None:
+    """Measure a classifier on ImageNet-C, -P, -R, -A, -Sketch and -V2.
+
+    The classifier is the probe that `ser linear-eval` trained, or with `--head own` any classifier
+    of timm's, by its own transform. Each set gives results/robustness--<set>.json and, beside it,
+    the predictions for each image; ImageNet-C gives a heat map as well. Under torchrun, processes
+    share the images.
+    """
+    wanted = _wanted(
+        {
+            "imagenet-r": imagenet_r,
+            "imagenet-a": imagenet_a,
+            "imagenet-sketch": sketch,
+            "imagenet-c": imagenet_c,
+            "imagenet-p": imagenet_p,
+        },
+        v2=v2 or (),
+        everything=everything,
+        data=data,
+        on_the_fly=imagenet_c_otf,
+        normalised=alexnet_p is not None,
+    )
+    from sercli.data.loading import default_workers
+    from sercli.engine.runtime import is_first_process, process_group, runtime_for
+    from sercli.evals.robustness import evaluate, open_sets
+    from sercli.evals.robustness_classifier import own_head
+    from sercli.evals.robustness_reading import Reading
+    from sercli.evals.robustness_scores import Normalisers
+    from sercli.evals.subject import destination
+    from sercli.foreign import Hints
+
+    hints = Hints(num_heads, cls_after, key)
+    normalisers = None if alexnet_p is None else Normalisers.from_file(alexnet_p)
+    first = is_first_process()
+    results: dict[str, Result] = {}
+    with process_group(device) as chosen, _shown(first) as show:
+        target = destination(model, out, random_init=random_init)
+        owner = _owner(model, random_init=random_init)
+        if head == _OWN:
+            if teacher or hints != Hints():
+                raise UserError(
+                    "--teacher, --num-heads, --cls-after or --key with --head own",
+                    "they tell how to read a checkpoint, timm's classifiers are whole",
+                    "leave them out",
+                )
+            classifier = own_head(model, device=chosen, random_init=random_init)
+        else:
+            file = _head_file(model, target) if head is None else Path(head)
+            classifier, loaded = _probe(
+                model, file, chosen, teacher=teacher, random_init=random_init, hints=hints
+            )
+            if first:
+                tell(loaded)
+        sets = open_sets(
+            wanted.folders,
+            classifier.classes,
+            v2=wanted.v2,
+            val=_open_val(wanted, classifier, model),
+            on_the_fly=wanted.on_the_fly,
+            image_size=classifier.image_size,
+            allow_partial=allow_partial,
+        )
+        if workers is None:
+            workers = default_workers(runtime_for(chosen).ranks_here)
+        reading = Reading(batch_size, limit, workers, show)
+        for outcome in evaluate(classifier, sets, reading=reading, alexnet=normalisers):
+            results[outcome.result.protocol["variant"]] = outcome.result
+            if first:
+                _save(target, outcome, model, owner)
+    if first:
+        _tell(results, model, target)
+
+
+# -- What is asked for ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The sets asked for, by their paths.
+
+    Attributes:
+        folders: Set → directory.
+        v2: Directories that are or hold sets of ImageNet-V2.
+        data: Whose val is evaluated; None: none.
+        on_the_fly: Whether val is corrupted.
+    """
+
+    folders: Mapping[str, Path]
+    v2: Sequence[Path]
+    data: str | None
+    on_the_fly: bool
+
+
+def _wanted(
+    asked: Mapping[str, Path | None],
+    *,
+    v2: Sequence[Path],
+    everything: Path | None,
+    data: str | None,
+    on_the_fly: bool,
+    normalised: bool,
+) -> _Wanted:
+    """Merge what is named with what lies below --all; a name goes first.
+
+    Raises:
+        UserError: Nothing is asked for, nothing is found, or a table is given in vain.
+    """
+    folders = {name: path for name, path in asked.items() if path is not None}
+    if everything is not None:
+        if not everything.is_dir():
+            raise UserError(f"--all {everything}", "it must be a directory that holds the sets")
+        found = {
+            name: everything / folder
+            for name, names in _FOLDERS.items()
+            for folder in reversed(names)
+            if (everything / folder).is_dir()
+        }
+        v2 = v2 or [path for name, path in found.items() if name == "imagenet-v2"]
+        folders = {name: path for name, path in found.items() if name != "imagenet-v2"} | folders
+        if data is None and (everything / "val").is_dir():
+            data = str(everything)
+        if not (found or data):
+            known = ", ".join(names[0] for names in _FOLDERS.values())
+            raise UserError(f"--all {everything} holds none of the sets", f"known are {known}, val")
+    if not (folders or v2 or data or on_the_fly):
+        raise UserError(
+            "no set to evaluate on",
+            "at least one must be named",
+            "add --all DIR, --data DIR, or a set such as --imagenet-r DIR",
+        )
+    if normalised and "imagenet-p" not in folders:
+        raise UserError("--alexnet-p without ImageNet-P", "it normalises that set's numbers only")
+    return _Wanted(folders, v2, data, on_the_fly)
+
+
+def _open_val(wanted: _Wanted, classifier: Classifier, model: str) -> ImageSource | None:
+    """The val split, where it is asked for.
+
+    Raises:
+        UserError: No data set is named or known, or it has no val.
+    """
+    from sercli.evals.subject import images_of, recipe_of
+
+    if wanted.data is None and not wanted.on_the_fly:
+        return None
+    images = images_of(recipe_of(model), model, data=wanted.data, image_size=classifier.image_size)
+    if not images.has("val"):
+        raise UserError(
+            f"{images.path} has no val/", "clean images are those of val", "name another --data"
+        )
+    return images.open("val")
+
+
+# -- The classifier -------------------------------------------------------------------------------
+
+
+def _probe(
+    model: str,
+    file: Path,
+    device: torch.device,
+    *,
+    teacher: bool,
+    random_init: bool,
+    hints: Hints,
+) -> tuple[Classifier, LoadedEncoder]:
+    """The encoder with the probe in `file` that was trained on it.
+
+    Raises:
+        UserError: There is no probe, or it is another encoder's.
+    """
+    from sercli.checkpoints import read_encoder
+    from sercli.evals.linear_heads import load_head
+    from sercli.evals.robustness_classifier import CentreView, Classifier
+
+    probe = load_head(file)
+    loaded = read_encoder(
+        model,
+        teacher=teacher,
+        random_init=random_init,
+        num_heads=hints.num_heads,
+        cls_after=hints.cls_after,
+        key=hints.key,
+    )
+    probe.require_encoder(loaded.encoder)
+    facts = probe.facts
+    encoder, probe = loaded.encoder.to(device).eval(), probe.to(device).eval()
+    red, green, blue = facts.mean
+    classifier = Classifier(
+        network=lambda images: probe(encoder(images, probe.layers)),
+        classes=facts.classes,
+        image_size=facts.image_size,
+        view=CentreView(facts.resize, facts.image_size, facts.interpolation),
+        mean=(red, green, blue),
+        std=(facts.std[0], facts.std[1], facts.std[2]),
+        device=device,
+        rule={
+            "head": "probe of linear-eval",
+            "head_protocol_id": facts.protocol_id,
+            "view": "the head's: resize 256/224 of the side, central crop",
+            "interpolation": facts.interpolation,
+        },
+        model={
+            **loaded.describe(),
+            "head": {
+                "file": str(file),
+                "feature_set": facts.feature_set,
+                "learning_rate": facts.learning_rate,
+                "epoch": facts.epoch,
+            },
+        },
+    )
+    return classifier, loaded
+
+
+def _head_file(model: str, target: Path) -> Path:
+    """The head beside the results, or else that of the model's own run directory.
+
+    Where neither has the default probe's, the only one that there is.
+    """
+    from sercli.run_dir import RunDir
+
+    places = [RunDir(place) for place in dict.fromkeys((target, Path(model)))]
+    found = [run.head(_HEAD) for run in places if run.head(_HEAD).is_file()]
+    found = found or [file for run in places for file in sorted(run.heads.glob("*.safetensors"))]
+    if len(found) > 1 and found[0].stem != _HEAD:
+        raise UserError(
+            f"{model} has {len(found)} heads: {', '.join(file.stem for file in found)}",
+            f"none of them is {_HEAD}, which is taken by default",
+            f"choose one, e.g. --head {found[0]}",
+        )
+    return found[0] if found else places[0].head(_HEAD)
+
+
+def _owner(model: str, *, random_init: bool) -> str:
+    """What a directory that only collects results says it is for, as `evals.subject` does."""
+    name = model if model.startswith("timm:") else str(Path(model))
+    return f"{name} with random weights" if random_init else name
+
+
+# -- Results --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _shown(first: bool) -> Iterator[Progress | None]:
+    """Progress of the first process; the others are silent."""
+    if not first:
+        yield None
+        return
+    with progress() as show:
+        yield show
+
+
+def _save(target: Path, outcome: Outcome, model: str, owner: str) -> None:
+    """Write a result, its predictions, and the heat map of a grid of corruptions."""
+    import numpy as np
+
+    from sercli.evals.subject import open_or_create
+    from sercli.report.figures import corruption_figure, save_figure
+    from sercli.report.robustness import GRIDS, corruption_rows, grid_title
+    from sercli.run_dir import write_atomic
+
+    run = open_or_create(target, owner=owner, command=command_line())
+    result, arrays = outcome.result, outcome.arrays
+    if arrays:
+        write_atomic(
+            run.predictions(result.name),
+            lambda file: np.savez_compressed(file, **arrays),  # type: ignore[arg-type]
+        )
+    run.write_result(result)
+    if result.protocol["variant"] in GRIDS:
+        title = "\n".join(grid_title(result, model))
+        figure = corruption_figure(corruption_rows(result.metrics), title=title)
+        save_figure(figure, run.figures, result.name)
+
+
+def _tell(results: Mapping[str, Result], model: str, target: Path) -> None:
+    from sercli.report.robustness import blocks, notes
+    from sercli.run_dir import RunDir
+
+    for note in notes(results.values()):
+        typer.echo(note, err=True)
+    for block in blocks(results, model):
+        print_table(block.headings, block.rows, title=block.title, caption=block.caption)
+    written = [str(RunDir(target).result(result.name)) for result in results.values()]
+    typer.echo(f"wrote {', '.join(written)}")

@@ -1,0 +1,168 @@
+"""The classifier under test: images to logits, the classes' names, and the transform of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sercli.data.imagenet_classes import imagenet_classes
+from sercli.data.loading import image_to_tensor, normalise, resize_and_crop
+from sercli.errors import RunFailed, UserError
+from sercli.randomness import seeded
+
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Images to logits over named classes.
+
+    Attributes:
+        network: Normalised images float [B, 3, S, S] on `device` → logits [B, C], in evaluation
+            mode.
+        classes: Their names, in the order of the logits.
+        image_size: S, pixels.
+        view: A picture to uint8 [3, S, S]; picklable, loader processes call it.
+        mean, std: Normalisation of the input, RGB in 0…1.
+        device: Where the network is.
+        rule: What of it belongs to the protocol: which head, and how images reach it.
+        model: The `model` field of results.
+    """
+
+    network: Callable[[Tensor], Tensor]
+    classes: tuple[str, ...]
+    image_size: int
+    view: Callable[[Image.Image], Tensor]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    device: torch.device
+    rule: dict[str, Any]
+    model: dict[str, Any]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits float32 [B, C] on `device` of uint8 images [B, 3, S, S].
+
+        Raises:
+            UserError: The network has not one logit for each class.
+            RunFailed: A logit is not finite.
+        """
+        inputs = images.to(self.device, non_blocking=True).float() / 255
+        with torch.no_grad():
+            logits = self.network(normalise(inputs, self.mean, self.std)).float()
+        if logits.shape[1] != len(self.classes):
+            raise UserError(
+                f"the head gives {logits.shape[1]} logits for {len(self.classes)} classes",
+                "each class needs one",
+            )
+        if not logits.isfinite().all():
+            raise RunFailed("a logit is not finite: the weights or the head are damaged")
+        return logits
+
+
+@dataclass(frozen=True)
+class CentreView:
+    """Resize of the shorter side to `resize` pixels, then the central `crop`×`crop`.
+
+    Attributes:
+        resize, crop: Pixels.
+        interpolation: "bicubic" or "bilinear".
+    """
+
+    resize: int
+    crop: int
+    interpolation: str = "bicubic"
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """uint8 [3, crop, crop]."""
+        if self.interpolation == "bilinear":  # `resize_and_crop` then leaves the size alone
+            scale = self.resize / min(image.size)
+            width, height = (max(self.crop, round(side * scale)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        return image_to_tensor(resize_and_crop(image, resize=self.resize, crop=self.crop))
+
+
+def own_head(name: str, *, device: torch.device, random_init: bool = False) -> Classifier:
+    """Any classifier of timm's on ImageNet's 1000 classes, with its own head.
+
+    The transform is timm's, from the model's own `pretrained_cfg` (crop_pct, crop_mode,
+    interpolation, mean, std, the size it was trained at), so that published accuracies can be
+    reproduced.
+
+    Args:
+        name: `timm:NAME`.
+        device: Where to compute.
+        random_init: Random weights; otherwise those cached on this machine.
+
+    Raises:
+        UserError: No such model, no weights, or a head over other classes.
+    """
+    import timm
+    from timm.data import create_transform, resolve_data_config
+
+    stem = name.removeprefix("timm:")
+    if not name.startswith("timm:") or stem.partition(".")[0] not in timm.list_models():
+        raise UserError(
+            f"--head own with {name}",
+            "only a classifier of timm's has a head of its own",
+            "give timm:NAME, or leave --head out to use the head that `ser linear-eval` trained",
+        )
+    model = _create(stem, name, random_init=random_init)
+    if model.num_classes != IMAGENET_CLASSES:
+        raise UserError(
+            f"the head of {name} has {model.num_classes} classes",
+            f"ImageNet's {IMAGENET_CLASSES} are needed",
+            "name weights that end in _in1k",
+        )
+    config = resolve_data_config({}, model=model)
+    _, height, width = config["input_size"]
+    if height != width:
+        raise UserError(f"{name} takes images of {height}×{width}", "they must be square")
+    shown = {key: config[key] for key in ("crop_pct", "crop_mode", "interpolation")}
+    # "Prefetcher" is timm's word for pictures that stay uint8 until they are on the device.
+    view = create_transform(config["input_size"], use_prefetcher=True, **shown)
+    count = len(model.state_dict())
+    return Classifier(
+        network=model.to(device).eval().requires_grad_(False),
+        classes=imagenet_classes(),
+        image_size=height,
+        view=view,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        device=device,
+        rule={"head": "own", "view": "timm's evaluation transform by the model's pretrained_cfg"},
+        model={
+            "source": name,
+            "key": "random" if random_init else "timm",
+            "matched": count,
+            "expected": count,
+            "head": "own",
+            "view": {**shown, "image_size": height, "mean": config["mean"], "std": config["std"]},
+        },
+    )
+
+
+def _create(stem: str, name: str, *, random_init: bool) -> Any:
+    import huggingface_hub.constants
+    import timm
+
+    if "." in stem and not timm.is_model_pretrained(stem):
+        raise UserError(f"{name}: timm knows no weights {stem!r}")
+    # Nothing is downloaded behind the user's back, as in `checkpoints`.
+    before = huggingface_hub.constants.HF_HUB_OFFLINE
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        with seeded(0, "timm"):
+            return timm.create_model(stem, pretrained=not random_init)
+    except Exception as error:
+        raise UserError(
+            f"{name} has no weights on this machine ({type(error).__name__})",
+            "weights must be cached, nothing is downloaded",
+            "use --random-init for random weights",
+        ) from error
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = before
