@@ -350,7 +350,17 @@ def _build(
     return LoadedEncoder(encoder, name, key, count, count, image_size, mean, std)
 
 
-def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
+def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
+    """A model of timm's, with weights cached on this machine or random ones.
+
+    Args:
+        name: `timm:NAME`.
+        random_init: Random weights, the same at every call.
+        options: Of `timm.create_model`.
+
+    Raises:
+        UserError: timm knows no such model or weights, or they are not cached.
+    """
     import huggingface_hub.constants
     import timm
 
@@ -366,7 +376,7 @@ def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
     huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
         with seeded(0, "timm"):
-            vit = timm.create_model(stem, pretrained=not random_init, num_classes=0)
+            return timm.create_model(stem, pretrained=not random_init, **options)
     except Exception as error:
         raise UserError(
             f"{name} has no weights on this machine ({type(error).__name__})",
@@ -375,6 +385,10 @@ def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
         ) from error
     finally:
         huggingface_hub.constants.HF_HUB_OFFLINE = before
+
+
+def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
+    vit = create_timm(name, random_init=random_init, num_classes=0)
     encoder = Encoder.from_timm(vit).eval().requires_grad_(False)
     config = vit.pretrained_cfg or {}
     count = len(encoder.state_dict())

@@ -125,6 +125,10 @@ class ViewPlan:
             first.setdefault(spec.base if paired else spec.crop, spec)
         return tuple(first[index] for index in sorted(first))
 
+    def split(self, batch_size: int, *, world: int | None = None) -> Partition:
+        """Split a global batch as the add-on asks; see `partition`."""
+        return partition(batch_size, self.paired, group=self.request.group, world=world)
+
     def grid(self, view: int) -> Grid:
         """Patches of a view, unscaled."""
         size = self.specs[view].size

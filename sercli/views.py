@@ -21,7 +21,13 @@ from torch.utils.data import Dataset
 
 from sercli import photometrics, randomness
 from sercli.actions import GeometricAction, Grid
-from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, image_to_tensor, normalise
+from sercli.data.loading import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    RESAMPLING,
+    image_to_tensor,
+    normalise,
+)
 from sercli.data.source import ImageSource, UnreadableImage
 from sercli.errors import RunFailed
 from sercli.photometrics import PhotometricParameters
@@ -29,7 +35,6 @@ from sercli.recipe import Views as ViewsConfig
 from sercli.view_plan import PairedViews, Partition, ViewPlan, ViewSpec
 
 _MAX_REPLACEMENTS = 20
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 # -- Reading --------------------------------------------------------------------------------------
@@ -140,9 +145,8 @@ class TrainingImages(Dataset[Sample]):
     def _box(
         self, spec: ViewSpec, size: tuple[int, int], ticket: Ticket, draws: np.random.Generator
     ) -> tuple[int, int, int, int]:
-        paired = self.plan.paired
-        whole = ticket.paired and spec.kind == "global" and paired is not None
-        if spec.kind == "plain" or (whole and paired is not None and paired.base == "full"):
+        paired = self.plan.paired if ticket.paired and spec.kind == "global" else None
+        if spec.kind == "plain" or (paired is not None and paired.base == "full"):
             return _central_square(*size)
         aspect = self.config.crop_aspect
         if ticket.leader is None:
@@ -173,7 +177,7 @@ def cut(
 ) -> Image.Image:
     """The part (left, top, width, height) of an image, in pixels, resized to size × size."""
     x, y, w, h = box
-    return image.crop((x, y, x + w, y + h)).resize((size, size), _RESAMPLING[interpolation])
+    return image.crop((x, y, x + w, y + h)).resize((size, size), RESAMPLING[interpolation])
 
 
 def random_crop(

@@ -10,7 +10,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from sercli import distributed
 from sercli.encoder import Features
+from sercli.losses import nt_xent
 from sercli.recipe import AddonConfig, NotNegative
 from sercli.view_plan import ViewRequest
 from sercli.views import Views
@@ -84,6 +86,25 @@ class Tap(nn.Module):
             vector = features.grids[self.layer].mean((2, 3))
         normed: Tensor = self.norm(vector)
         return normed
+
+
+def contrast(one: Tensor, two: Tensor, counts: Sequence[int], *, temperature: float) -> Tensor:
+    """NT-Xent over the rows of all ranks: a scalar whose mean over ranks is that of all rows.
+
+    Args:
+        one, two: [n, E] of this rank; row i of one belongs to row i of the other.
+        counts: Rows of each on each rank.
+        temperature: τ.
+    """
+    loss: Tensor = nt_xent(
+        one,
+        two,
+        temperature=temperature,
+        all_first=distributed.gather_rows(one, counts),
+        all_second=distributed.gather_rows(two, counts),
+        offset=distributed.offset_of(counts),
+    )
+    return loss * distributed.share_of(counts)
 
 
 class Addon(nn.Module, abc.ABC):

@@ -10,10 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sercli import distributed
-from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap
+from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap, contrast
 from sercli.heads import BatchNorm, mlp
-from sercli.losses import nt_xent
 from sercli.recipe import Count, Positive, Setting
 from sercli.views import ViewParameters
 
@@ -58,15 +56,7 @@ class EquiMod(Addon):
         augmentation = self.parameters_projector(vectors)
         predicted = self.predictor(torch.cat([source.repeat(2, 1), augmentation], dim=1))
         counts = [2 * n for n in given.counts]
-        loss = nt_xent(
-            real,
-            predicted,
-            temperature=self.config.temperature,
-            all_first=distributed.gather_rows(real, counts),
-            all_second=distributed.gather_rows(predicted, counts),
-            offset=distributed.offset_of(counts),
-        )
-        return loss * distributed.share_of(counts)
+        return contrast(real, predicted, counts, temperature=self.config.temperature)
 
 
 NUM_PARAMETERS = 20

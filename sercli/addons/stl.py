@@ -3,16 +3,12 @@ Learning for Equivariant Representations", NeurIPS 2024)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sercli import distributed
-from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap
+from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap, contrast
 from sercli.heads import BatchNorm, mlp
-from sercli.losses import nt_xent
 from sercli.recipe import Count, NotNegative, Positive
 from sercli.view_plan import ViewRequest
 
@@ -69,10 +65,11 @@ class STL(Addon):
         real = [self.projector(y) for y in (first, second)]
         carried = [self.projector(y) for y in (carried_first, carried_second)]
         twice = [2 * n for n in given.counts]
-        equivariance = self._contrast(torch.cat(real), torch.cat(carried), twice)
+        tau = self.config.temperature
+        equivariance = contrast(torch.cat(real), torch.cat(carried), twice, temperature=tau)
         said = [self.transformation_projector(t) for t in (forth, back)]
         even, odd = (torch.cat([t[start::2] for t in said]) for start in (0, 1))
-        transformation = self._contrast(even, odd, given.counts)
+        transformation = contrast(even, odd, given.counts, temperature=tau)
         return equivariance + self.config.transformation_weight * transformation
 
     def carry(self, vectors: Tensor, transformations: Tensor) -> Tensor:
@@ -85,17 +82,6 @@ class STL(Addon):
         moved = (vectors @ maps).view(len(vectors), width, dim)
         carried: Tensor = (transformations[:, None] @ moved)[:, 0]
         return carried
-
-    def _contrast(self, one: Tensor, two: Tensor, counts: Sequence[int]) -> Tensor:
-        loss: Tensor = nt_xent(
-            one,
-            two,
-            temperature=self.config.temperature,
-            all_first=distributed.gather_rows(one, counts),
-            all_second=distributed.gather_rows(two, counts),
-            offset=distributed.offset_of(counts),
-        )
-        return loss * distributed.share_of(counts)
 
 
 def _partners(rows: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from sercli.engine.runtime import Runtime
 from sercli.objective import Objective
 from sercli.photometrics import NUM_UNIFORMS
 from sercli.recipe import Recipe, Schedule
-from sercli.view_plan import partition
 from sercli.views import Sample, ViewMaker
 
 
@@ -96,7 +95,7 @@ class Stepper:
         self.recipe, self.runtime = recipe, runtime
         self.objective = Objective(recipe).to(runtime.device)
         plan = self.objective.plan
-        self.part = partition(recipe.train.batch_size, plan.paired, group=plan.request.group)
+        self.part = plan.split(recipe.train.batch_size)
         self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]

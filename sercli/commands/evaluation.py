@@ -84,6 +84,16 @@ def command_line() -> list[str]:
 
 
 @contextmanager
+def progress_of(first: bool) -> Iterator[Progress | None]:
+    """`progress` of the first of several processes; the others are silent."""
+    if not first:
+        yield None
+        return
+    with progress() as show:
+        yield show
+
+
+@contextmanager
 def progress() -> Iterator[Progress]:
     """A function (what, done, total): bars with the time left on a terminal, else a line a tenth.
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,7 +21,7 @@ from sercli.commands.evaluation import (
     Teacher,
     command_line,
     print_table,
-    progress,
+    progress_of,
     tell,
 )
 from sercli.errors import UserError
@@ -148,7 +147,7 @@ def linear_eval(
         unfinished = run.unfinished_head(probe.name)
         if restart and is_first_process():
             unfinished.unlink(missing_ok=True)
-        with _progress(is_first_process()) as show:
+        with progress_of(is_first_process()) as show:
             outcome = evaluate(
                 probe,
                 runtime=runtime_for(chosen),
@@ -182,15 +181,6 @@ def _run_directory(subject: Subject) -> RunDir:
     return decided_by_first(
         lambda: open_or_create(subject.out, owner=subject.owner, command=subject.command)
     )
-
-
-@contextmanager
-def _progress(wanted: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    if not wanted:
-        yield None
-        return
-    with progress() as show:
-        yield show
 
 
 def _announce(probe: Probe, say: Callable[[str], None]) -> None:

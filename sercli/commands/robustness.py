@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,12 +18,11 @@ from sercli.commands.evaluation import (
     Model,
     NumHeads,
     Out,
-    Progress,
     RandomInit,
     Teacher,
     command_line,
     print_table,
-    progress,
+    progress_of,
     tell,
 )
 from sercli.errors import UserError
@@ -146,16 +144,16 @@ def robustness(
     from sercli.evals.robustness_classifier import own_head
     from sercli.evals.robustness_reading import Reading
     from sercli.evals.robustness_scores import Normalisers
-    from sercli.evals.subject import destination
+    from sercli.evals.subject import destination, owner_of
     from sercli.foreign import Hints
 
     hints = Hints(num_heads, cls_after, key)
     normalisers = None if alexnet_p is None else Normalisers.from_file(alexnet_p)
     first = is_first_process()
     results: dict[str, Result] = {}
-    with process_group(device) as chosen, _shown(first) as show:
+    with process_group(device) as chosen, progress_of(first) as show:
         target = destination(model, out, random_init=random_init)
-        owner = _owner(model, random_init=random_init)
+        owner = owner_of(model, random_init=random_init)
         if head == _OWN:
             if teacher or hints != Hints():
                 raise UserError(
@@ -297,9 +295,7 @@ def _probe(
         model,
         teacher=teacher,
         random_init=random_init,
-        num_heads=hints.num_heads,
-        cls_after=hints.cls_after,
-        key=hints.key,
+        **asdict(hints),
     )
     probe.require_encoder(loaded.encoder)
     facts = probe.facts
@@ -351,42 +347,17 @@ def _head_file(model: str, target: Path) -> Path:
     return found[0] if found else places[0].head(_HEAD)
 
 
-def _owner(model: str, *, random_init: bool) -> str:
-    """What a directory that only collects results says it is for, as `evals.subject` does."""
-    name = model if model.startswith("timm:") else str(Path(model))
-    return f"{name} with random weights" if random_init else name
-
-
 # -- Results --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _shown(first: bool) -> Iterator[Progress | None]:
-    """Progress of the first process; the others are silent."""
-    if not first:
-        yield None
-        return
-    with progress() as show:
-        yield show
 
 
 def _save(target: Path, outcome: Outcome, model: str, owner: str) -> None:
     """Write a result, its predictions, and the heat map of a grid of corruptions."""
-    import numpy as np
-
-    from sercli.evals.subject import open_or_create
+    from sercli.evals.subject import save
     from sercli.report.figures import corruption_figure, save_figure
     from sercli.report.robustness import GRIDS, corruption_rows, grid_title
-    from sercli.run_dir import write_atomic
 
-    run = open_or_create(target, owner=owner, command=command_line())
-    result, arrays = outcome.result, outcome.arrays
-    if arrays:
-        write_atomic(
-            run.predictions(result.name),
-            lambda file: np.savez_compressed(file, **arrays),  # type: ignore[arg-type]
-        )
-    run.write_result(result)
+    result = outcome.result
+    run = save(target, result, outcome.arrays, owner=owner, command=command_line())
     if result.protocol["variant"] in GRIDS:
         title = "\n".join(grid_title(result, model))
         figure = corruption_figure(corruption_rows(result.metrics), title=title)

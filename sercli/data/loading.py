@@ -85,13 +85,18 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
 
 
-def resize_and_crop(image: Image.Image, *, resize: int, crop: int) -> Image.Image:
-    """Bicubic resize of the shorter side to `resize` pixels, then the central `crop`×`crop`."""
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def resize_and_crop(
+    image: Image.Image, *, resize: int, crop: int, interpolation: str = "bicubic"
+) -> Image.Image:
+    """Resize of the shorter side to `resize` pixels, then the central `crop`×`crop`."""
     width, height = image.size
     scale = resize / min(width, height)
     size = (max(crop, round(width * scale)), max(crop, round(height * scale)))
     if size != image.size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
+        image = image.resize(size, RESAMPLING[interpolation])
     left, top = (size[0] - crop) // 2, (size[1] - crop) // 2
     return image.crop((left, top, left + crop, top + crop))
 

@@ -13,7 +13,7 @@ from sercli.actions import GeometricAction
 from sercli.addons import NoneConfig
 from sercli.objective import Objective
 from sercli.recipe import Recipe
-from sercli.view_plan import ViewPlan, partition
+from sercli.view_plan import ViewPlan
 from sercli.views import ViewMaker, ViewParameters, Views
 
 
@@ -90,7 +90,7 @@ def _views(recipe: Recipe, plan: ViewPlan) -> Views:
     if request.paired is not None:
         unscaled = replace(request.paired, scale=(1.0, 1.0), aspect=(1.0, 1.0))
         plan = replace(plan, request=replace(request, paired=unscaled))
-    part = partition(recipe.train.batch_size, plan.paired, group=request.group)
+    part = plan.split(recipe.train.batch_size)
     actions = ViewMaker(recipe.views, plan, part, seed=recipe.seed).actions(0)
     batch, patch = len(part.positions), plan.patch_size
     element = GeometricAction.identity(batch, plan.grid(0))

@@ -26,7 +26,6 @@ from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.objective import Losses, Objective
 from sercli.recipe import Moment, Recipe, Schedule
 from sercli.run_dir import RunDir
-from sercli.view_plan import partition
 from sercli.views import Sample, TrainingImages, ViewMaker, Views, batches
 
 MAX_NON_FINITE = 3  # in a row
@@ -94,7 +93,7 @@ class Trainer:
         self.schedule = Schedule.of(recipe.train, len(source))
         self.objective = Objective(recipe).to(runtime.device)
         plan = self.objective.plan
-        self.part = partition(recipe.train.batch_size, plan.paired, group=plan.request.group)
+        self.part = plan.split(recipe.train.batch_size)
         self.images = TrainingImages(source, recipe.views, plan, seed=recipe.seed)
         self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
         self.optimiser = make_optimiser(self.objective, recipe.train)

@@ -29,7 +29,7 @@ from sercli.objective import Objective, addon_configs, method_configs
 from sercli.recipe import Recipe, Schedule
 from sercli.recipe_files import Resolved
 from sercli.run_dir import RunDir, next_free
-from sercli.view_plan import ViewPlan, partition
+from sercli.view_plan import ViewPlan
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 
@@ -84,9 +84,8 @@ def make_plan(recipe: Recipe, source: ImageSource, *, processes: int = 1) -> Pla
         objective = Objective(recipe)
     with distributed.alone():
         plan = objective.plan
-        size, group = recipe.train.batch_size, plan.request.group
-        part = partition(size, plan.paired, group=group)
-        partition(size, plan.paired, group=group, world=processes)
+        part = plan.split(recipe.train.batch_size)
+        plan.split(recipe.train.batch_size, world=processes)  # refused now, not by the processes
     encoder = objective.encoder
     tokens = encoder.grid[0] * encoder.grid[1]
     flops = count_flops(recipe)

@@ -244,11 +244,7 @@ class ProbeImages(Dataset[Tensor]):
 def central_crop(image: Image.Image, size: int, interpolation: str) -> Image.Image:
     """Resize the shorter side to 256/224 of `size`, then take the central square."""
     resize = evaluation_resize(size)
-    if interpolation == "bilinear":  # `resize_and_crop` is bicubic, but then leaves the size alone
-        scale = resize / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return resize_and_crop(image, resize=resize, crop=size)
+    return resize_and_crop(image, resize=resize, crop=size, interpolation=interpolation)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sercli.checkpoints import create_timm
 from sercli.data.imagenet_classes import imagenet_classes
 from sercli.data.loading import image_to_tensor, normalise, resize_and_crop
 from sercli.errors import RunFailed, UserError
-from sercli.randomness import seeded
 
 IMAGENET_CLASSES = 1000
 
@@ -79,11 +79,10 @@ class CentreView:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """uint8 [3, crop, crop]."""
-        if self.interpolation == "bilinear":  # `resize_and_crop` then leaves the size alone
-            scale = self.resize / min(image.size)
-            width, height = (max(self.crop, round(side * scale)) for side in image.size)
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        return image_to_tensor(resize_and_crop(image, resize=self.resize, crop=self.crop))
+        shown = resize_and_crop(
+            image, resize=self.resize, crop=self.crop, interpolation=self.interpolation
+        )
+        return image_to_tensor(shown)
 
 
 def own_head(name: str, *, device: torch.device, random_init: bool = False) -> Classifier:
@@ -101,17 +100,15 @@ def own_head(name: str, *, device: torch.device, random_init: bool = False) -> C
     Raises:
         UserError: No such model, no weights, or a head over other classes.
     """
-    import timm
     from timm.data import create_transform, resolve_data_config
 
-    stem = name.removeprefix("timm:")
-    if not name.startswith("timm:") or stem.partition(".")[0] not in timm.list_models():
+    if not name.startswith("timm:"):
         raise UserError(
             f"--head own with {name}",
             "only a classifier of timm's has a head of its own",
             "give timm:NAME, or leave --head out to use the head that `ser linear-eval` trained",
         )
-    model = _create(stem, name, random_init=random_init)
+    model = create_timm(name, random_init=random_init)
     if model.num_classes != IMAGENET_CLASSES:
         raise UserError(
             f"the head of {name} has {model.num_classes} classes",
@@ -144,25 +141,3 @@ def own_head(name: str, *, device: torch.device, random_init: bool = False) -> C
             "view": {**shown, "image_size": height, "mean": config["mean"], "std": config["std"]},
         },
     )
-
-
-def _create(stem: str, name: str, *, random_init: bool) -> Any:
-    import huggingface_hub.constants
-    import timm
-
-    if "." in stem and not timm.is_model_pretrained(stem):
-        raise UserError(f"{name}: timm knows no weights {stem!r}")
-    # Nothing is downloaded behind the user's back, as in `checkpoints`.
-    before = huggingface_hub.constants.HF_HUB_OFFLINE
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
-    try:
-        with seeded(0, "timm"):
-            return timm.create_model(stem, pretrained=not random_init)
-    except Exception as error:
-        raise UserError(
-            f"{name} has no weights on this machine ({type(error).__name__})",
-            "weights must be cached, nothing is downloaded",
-            "use --random-init for random weights",
-        ) from error
-    finally:
-        huggingface_hub.constants.HF_HUB_OFFLINE = before

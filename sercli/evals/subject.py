@@ -7,7 +7,7 @@ the protocol, and saves what comes back.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ class Subject:
     @property
     def owner(self) -> str:
         """What a run directory that only collects results says it is for."""
-        return _owner(self.loaded.source, random_init=self.loaded.key == "random")
+        return owner_of(self.loaded.source, random_init=self.loaded.key == "random")
 
     def save(self, result: Result, arrays: Mapping[str, NDArray[Any]]) -> RunDir:
         """Write a result and, beside it, its arrays; the directory is made if there is none.
@@ -98,13 +98,26 @@ class Subject:
         Returns:
             The run directory.
         """
-        run = open_or_create(self.out, owner=self.owner, command=self.command)
+        return save(self.out, result, arrays, owner=self.owner, command=self.command)
+
+
+def save(
+    path: Path,
+    result: Result,
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    owner: str,
+    command: Sequence[str],
+) -> RunDir:
+    """Write a result and, beside it, its arrays, if any; see `open_or_create`."""
+    run = open_or_create(path, owner=owner, command=command)
+    if arrays:
         write_atomic(
             run.predictions(result.name),
             lambda file: np.savez_compressed(file, **arrays),  # type: ignore[arg-type]
         )
-        run.write_result(result)
-        return run
+    run.write_result(result)
+    return run
 
 
 def resolve(
@@ -140,9 +153,7 @@ def resolve(
         model,
         teacher=teacher,
         random_init=random_init,
-        num_heads=hints.num_heads,
-        cls_after=hints.cls_after,
-        key=hints.key,
+        **asdict(hints),
     )
     images = images_of(recipe, model, data=data, image_size=image_size or loaded.image_size)
     images.has("train")  # a wrong path is told now, not after minutes
@@ -227,7 +238,7 @@ def destination(model: str, out: Path | None, *, random_init: bool = False) -> P
             model.removeprefix("timm:") if model.startswith("timm:") else Path(model).stem
         )
     if out.exists():
-        _require_for(_owner(model, random_init=random_init), RunDir.open(out))
+        _require_for(owner_of(model, random_init=random_init), RunDir.open(out))
     return out
 
 
@@ -250,6 +261,7 @@ def _require_for(model: str, run: RunDir) -> None:
         )
 
 
-def _owner(model: str, *, random_init: bool) -> str:
+def owner_of(model: str, *, random_init: bool) -> str:
+    """What a run directory that only collects results of `model` says it is for."""
     name = model if model.startswith("timm:") else str(Path(model))
     return f"{name} with random weights" if random_init else name
