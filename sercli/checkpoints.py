@@ -13,6 +13,7 @@ refused. If you trust it, convert it once, in a place that may run its code:
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -348,6 +349,18 @@ def _build(
     encoder.eval().requires_grad_(False)
     count = len(expected)
     return LoadedEncoder(encoder, name, key, count, count, image_size, mean, std)
+
+
+def encoder_sha256(encoder: Encoder) -> str:
+    """The SHA-256 over names and bytes of all parameters and buffers, in hex.
+
+    Attention heads and the block after which [CLS] joins, which no tensor shows, are hashed too.
+    """
+    digest = hashlib.sha256(f"{heads_of(encoder)} {encoder.cls_after} ".encode())
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:

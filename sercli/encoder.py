@@ -345,6 +345,11 @@ def encode(
     return [encoded[index] for index in range(len(views))]
 
 
+def final_norm(encoder: Encoder) -> nn.Module:
+    """The norm behind the last block (timm's average-pooling models call it `fc_norm`)."""
+    return encoder.fc_norm if isinstance(encoder.norm, nn.Identity) else encoder.norm
+
+
 def cls_after_of(model: Model, *, layer: int | None, taps_cls: bool) -> int:
     """Where [CLS] joins: it follows the tapped layer, except where it has to be there already.
 

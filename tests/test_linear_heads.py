@@ -13,13 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from sercli.benchmarks import probe as benchmark
-from sercli.encoder import Encoder
+from sercli.checkpoints import encoder_sha256
+from sercli.encoder import Encoder, final_norm
 from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
 from sercli.evals.linear_features import (
     Scale,
-    encoder_sha256,
-    final_norm,
     layers_of,
     parts_of,
     plan_features,

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from sercli.checkpoints import encoder_metadata, read_encoder, write_encoder
+from sercli.checkpoints import encoder_metadata, encoder_sha256, read_encoder, write_encoder
 from sercli.commands.robustness import robustness
 from sercli.data.imagenet_classes import imagenet_classes
 from sercli.data.loading import resize_and_crop
@@ -32,7 +32,6 @@ from sercli.data.source import ImageSource
 from sercli.data.videos import write_video
 from sercli.encoder import Encoder
 from sercli.errors import RunFailed, UserError
-from sercli.evals.linear_features import encoder_sha256
 from sercli.evals.linear_heads import HeadFacts, ProbeHead, load_head
 from sercli.evals.robustness import (
     Sets,

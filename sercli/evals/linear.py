@@ -17,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sercli.checkpoints import encoder_sha256
 from sercli.data import ImageSource
 from sercli.data.loading import evaluation_resize
+from sercli.encoder import final_norm
 from sercli.engine.preemption import StopRequest
 from sercli.engine.runtime import Runtime
 from sercli.errors import Interrupted, Preempted, RunFailed
@@ -26,8 +28,6 @@ from sercli.evals.linear_features import (
     Reader,
     Scale,
     cached,
-    encoder_sha256,
-    final_norm,
     fingerprint,
 )
 from sercli.evals.linear_heads import Choice, HeadFacts, HeadRow, ProbeHead, choose

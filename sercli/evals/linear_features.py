@@ -36,10 +36,9 @@ from sercli.data.loading import (
     normalise,
     resize_and_crop,
 )
-from sercli.encoder import Encoder, Features
+from sercli.encoder import Encoder, Features, final_norm
 from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
-from sercli.foreign import num_heads
 from sercli.randomness import numpy_generator
 from sercli.run_dir import write_atomic
 from sercli.views import cut, random_crop
@@ -171,11 +170,6 @@ def layers_of(parts: Iterable[str]) -> tuple[int, ...]:
     return tuple(sorted({int(part.partition("@")[2]) for part in parts if "@" in part}))
 
 
-def final_norm(encoder: Encoder) -> nn.Module:
-    """The norm behind the last block (timm's average-pooling models call it `fc_norm`)."""
-    return encoder.fc_norm if isinstance(encoder.norm, nn.Identity) else encoder.norm
-
-
 def parts_of(features: Features, parts: Sequence[str], norm: nn.Module) -> Tensor:
     """The parts of B images, after the final norm: float32 [B, len(parts), D].
 
@@ -195,18 +189,6 @@ def parts_of(features: Features, parts: Sequence[str], norm: nn.Module) -> Tenso
             patches = features.grids[int(layer)].flatten(2).transpose(1, 2)
             vectors.append(norm(patches).mean(1))
     return torch.stack([vector.float() for vector in vectors], dim=1)
-
-
-def encoder_sha256(encoder: Encoder) -> str:
-    """The SHA-256 over names and bytes of all parameters and buffers, in hex.
-
-    Attention heads and the block after which [CLS] joins, which no tensor shows, are hashed too.
-    """
-    digest = hashlib.sha256(f"{num_heads(encoder)} {encoder.cls_after} ".encode())
-    for name, tensor in encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 # -- Reading images -------------------------------------------------------------------------------

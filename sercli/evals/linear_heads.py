@@ -13,9 +13,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from sercli.checkpoints import encoder_sha256
 from sercli.encoder import Encoder, Features
 from sercli.errors import UserError, from_os_error
-from sercli.evals.linear_features import encoder_sha256, layers_of, parts_of
+from sercli.evals.linear_features import layers_of, parts_of
 from sercli.randomness import generator
 from sercli.run_dir import write_atomic
 
