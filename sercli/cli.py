@@ -11,6 +11,7 @@ import typer
 from sercli import __version__
 from sercli.commands import (
     bench,
+    coco_detect,
     compare,
     data,
     equiv_score,
@@ -39,6 +40,7 @@ app.command("pretrain")(pretrain.pretrain)
 app.command("linear-eval")(linear_eval.linear_eval)
 app.command("knn")(knn.knn)
 app.command("robustness")(robustness.robustness)
+app.command("coco-detect")(coco_detect.coco_detect)
 app.command("equiv-score")(equiv_score.equiv_score)
 app.command("export")(export.export)
 app.command("compare")(compare.compare)

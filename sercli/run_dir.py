@@ -5,7 +5,8 @@ recipe.yaml  run.json  metrics.jsonl  encoder.safetensors
 checkpoints/step-00000100.pt (+ .sha256)
 results/<protocol>[--<variant>].json (+ .npz)
 heads/<result>.safetensors (+ .unfinished, while a probe is not done)
-cache/features-<split>.safetensors
+cache/features-<split>.safetensors, cache/grids-<what>.npy
+detection/<engine>-<what>/metrics.jsonl, checkpoints/: the training of a detector
 figures/
 ```
 """
@@ -246,6 +247,14 @@ class RunDir:
     def feature_cache(self, split: str) -> Path:
         """Features of a split, kept between probes; may be removed at any time."""
         return self.path / "cache" / f"features-{split}.safetensors"
+
+    def grid_cache(self, what: str) -> Path:
+        """Token grids of images, kept between detectors; may be removed at any time."""
+        return self.path / "cache" / f"grids-{what}.npy"
+
+    def detection(self, what: str) -> RunDir:
+        """Where the training of a detector keeps its metrics and checkpoints."""
+        return RunDir(self.path / "detection" / what)
 
     @property
     def figures(self) -> Path:

@@ -21,7 +21,7 @@ from sercli.checkpoints import encoder_sha256
 from sercli.data import ImageSource
 from sercli.data.loading import evaluation_resize
 from sercli.encoder import final_norm
-from sercli.engine.preemption import StopRequest
+from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.runtime import Runtime
 from sercli.errors import Interrupted, Preempted, RunFailed
 from sercli.evals.linear_features import (
@@ -32,7 +32,7 @@ from sercli.evals.linear_features import (
 )
 from sercli.evals.linear_heads import Choice, HeadFacts, HeadRow, ProbeHead, choose
 from sercli.evals.linear_protocol import Probe
-from sercli.evals.linear_training import HeldOut, Stopping, Unfinished, train_heads
+from sercli.evals.linear_training import HeldOut, Unfinished, train_heads
 from sercli.report.statistics import wilson_interval
 from sercli.run_dir import Result, protocol_id
 

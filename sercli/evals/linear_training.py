@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sercli import distributed
-from sercli.engine.preemption import StopRequest
-from sercli.errors import Interrupted, Preempted, UserError
+from sercli.engine.preemption import Stopping
+from sercli.errors import UserError
 from sercli.evals.linear_features import FeaturePlan
 from sercli.evals.linear_heads import HeadRow
 from sercli.randomness import numpy_generator
@@ -80,36 +80,6 @@ class HeldOut:
 
     features: Mapping[str, Tensor]
     labels: Tensor
-
-
-class Stopping:
-    """Turns a signal that any rank got into an error on all of them.
-
-    Args:
-        request: Set by signal handlers; None: nothing stops the probe.
-        device: For what the ranks tell each other.
-    """
-
-    def __init__(self, request: StopRequest | None, device: torch.device) -> None:
-        self.request = request
-        self.device = device
-
-    def requested(self) -> type[Interrupted] | type[Preempted] | None:
-        """What the ranks have to stop with, if anything; every rank must ask."""
-        if self.request is None:
-            return None
-        flag = 2 if self.request.interrupted else 1 if self.request.preempted else 0
-        return (None, Preempted, Interrupted)[distributed.any_rank(flag, self.device)]
-
-    def check(self) -> None:
-        """Stop while features are read.
-
-        Raises:
-            Interrupted, Preempted: As asked for.
-        """
-        stop = self.requested()
-        if stop is not None:
-            raise stop("stopped while reading images; repeat the command to go on")
 
 
 # -- Checkpoints ----------------------------------------------------------------------------------

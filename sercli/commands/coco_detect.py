@@ -1,0 +1,338 @@
+"""`ser coco-detect`: Mask R-CNN on the frozen encoder, scored as COCO does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sercli.commands.evaluation import (
+    ClsAfter,
+    Device,
+    Key,
+    Limit,
+    Model,
+    NumHeads,
+    Out,
+    RandomInit,
+    Teacher,
+    command_line,
+    print_table,
+    progress_of,
+    tell,
+)
+from sercli.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sercli.data.coco import DetectionSource
+    from sercli.evals.detection import Outcome, Task
+    from sercli.run_dir import Result, RunDir
+
+_SHAPES = "shapes"
+_COLUMNS = {
+    "AP": "ap",
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "APs": "ap_small",
+    "APm": "ap_medium",
+    "APl": "ap_large",
+}
+_FEW_CLASSES = 20
+_SURE = 0.5  # detections below this score are not pictured
+
+
+def coco_detect(
+    model: Model,
+    coco: Annotated[
+        str | None,
+        typer.Option(
+            "--coco",
+            "--data",
+            metavar="DIR|shapes",
+            help="annotations/instances_train2017.json, train2017/ and the same of val2017; or "
+            "`shapes`, the embedded world. Default: shapes, if the run was trained on it.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="detectron2|torchvision",
+            help="Default: detectron2 for a directory (the paper's setting), torchvision for the "
+            "embedded world. Numbers of different engines are not comparable.",
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1x|3x|STEPS",
+            help="1x: 90,000 steps. 0: the detector untrained, a floor. Default: the preset's.",
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of the square canvas in pixels, a multiple of two patches."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="standard|tiny",
+            help="standard: 256 channels, 512 regions, 1024 px, 1x of 16 images at 1e-4. tiny, for "
+            "a laptop: 64 channels, 64 regions, small heads, 128 px, a few hundred steps of 8 "
+            "images at 1e-3. Default: standard for a directory, tiny for the embedded world.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Training images a step; part of the protocol.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
+    no_flip: Annotated[bool, typer.Option("--no-flip", help="Do not mirror images.")] = False,
+    cache_features: Annotated[
+        bool,
+        typer.Option(
+            "--cache-features",
+            help="Encode each training image once and keep its grid on disk; nothing is mirrored "
+            "then.",
+        ),
+    ] = False,
+    metric: Annotated[
+        str,
+        typer.Option(
+            metavar="pycocotools|faster-coco-eval",
+            help="Implementation of average precision; the faster one gives no intervals.",
+        ),
+    ] = "pycocotools",
+    out: Out = None,
+    eval_batch: Annotated[
+        int,
+        typer.Option(min=1, help="Images scored at a time; no number depends on it."),
+    ] = 8,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Loader processes. Default: by the number of cores.")
+    ] = None,
+    device: Device = None,
+    limit: Limit = None,
+    teacher: Teacher = False,
+    random_init: RandomInit = False,
+    num_heads: NumHeads = None,
+    cls_after: ClsAfter = None,
+    key: Key = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of heads, order, mirroring and sampled regions.")
+    ] = 0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Train anew instead of going on.")
+    ] = False,
+) -> None:
+    """Train Mask R-CNN on the frozen encoder and score its boxes and masks on val.
+
+    The encoder sees a fixed square canvas, with [CLS], its final norm and global attention, and
+    does not move; a simple feature pyramid, proposals, box and mask heads are trained. Interrupted,
+    the same command goes on where it stopped. Several processes: torchrun -m sercli coco-detect …
+    Written are results/coco-detect--ENGINE.json, the detections, the heads and a figure.
+    """
+    from sercli.evals.detection import Options
+    from sercli.evals.subject import recipe_of
+
+    recipe = recipe_of(model)
+    place = coco or _default_data(recipe, model)
+    options = Options(
+        engine=engine or ("torchvision" if place == _SHAPES else "detectron2"),
+        preset=preset or ("tiny" if place == _SHAPES else "standard"),
+        image_size=image_size,
+        batch_size=batch_size,
+        schedule=schedule,
+        lr=lr,
+        flip=not no_flip,
+        cache_features=cache_features,
+        seed=seed,
+        limit=limit,
+        at_once=eval_batch,
+        metric=metric,
+    )
+    from sercli.engine.runtime import is_first_process, process_group, runtime_for
+
+    first = is_first_process()
+    if first:
+        typer.echo(f"engine {options.engine}, preset {options.preset}")
+    options.require_valid()
+    from sercli.checkpoints import read_encoder
+    from sercli.engine.preemption import stop_request
+    from sercli.engine.progress import TrainingProgress
+    from sercli.engine.runtime import decided_by_first
+    from sercli.evals.detection import evaluate, prepare
+    from sercli.evals.subject import destination, open_or_create, owner_of
+
+    def say(text: str) -> None:
+        if first:
+            typer.echo(text, err=True)
+
+    with process_group(device) as chosen, stop_request() as request:
+        target = destination(model, out, random_init=random_init)
+        loaded = read_encoder(
+            model,
+            teacher=teacher,
+            random_init=random_init,
+            num_heads=num_heads,
+            cls_after=cls_after,
+            key=key,
+        )
+        if first:
+            tell(loaded)
+        canvas = options.canvas(loaded.encoder.patch_size)  # a wrong size is told first
+        train, val = _open(place, recipe, canvas.size)
+        task = prepare(loaded, train, val, options)
+        say(_announcement(task))
+        owner = owner_of(model, random_init=random_init)
+        run = decided_by_first(lambda: open_or_create(target, owner=owner, command=command_line()))
+        with progress_of(first) as show:
+            outcome = evaluate(
+                task,
+                run,
+                runtime=runtime_for(chosen),
+                request=request,
+                restart=restart,
+                workers=workers,
+                training=TrainingProgress(task.schedule.total_steps, quiet=not first),
+                progress=show,
+                say=say,
+            )
+    if first:
+        _save(run, outcome, task, model)
+        _report(outcome.result, model, run)
+
+
+def _default_data(recipe: Mapping[str, Any], model: str) -> str:
+    data = recipe.get("data")
+    if isinstance(data, dict) and data.get("path") == _SHAPES:
+        return _SHAPES
+    raise UserError(
+        f"{model} was not trained on the embedded world",
+        "a detection set must be named",
+        "add --coco DIR (COCO's annotations/, train2017/ and val2017/), or --coco shapes",
+    )
+
+
+def _open(
+    place: str, recipe: Mapping[str, Any], size: int
+) -> tuple[DetectionSource, DetectionSource]:
+    """Train and val of a COCO directory, or of the embedded world rendered for the canvas."""
+    from sercli.data.coco import CocoFolder
+    from sercli.data.shapes_detection import ShapesDetection
+
+    if place != _SHAPES:
+        return CocoFolder(Path(place), "train"), CocoFolder(Path(place), "val")
+    seed = recipe.get("seed", 0)
+    return (
+        ShapesDetection("train", image_size=size, seed=seed),
+        ShapesDetection("val", image_size=size, seed=seed),
+    )
+
+
+def _announcement(task: Task) -> str:
+    schedule = task.schedule
+    return (
+        f"{len(task.order.indices):,} of {len(task.train):,} images to train on (those with "
+        f"objects), {len(task.scored):,} to score; {len(task.train.categories)} categories; "
+        f"canvas {task.canvas.size} px, {task.canvas.grid} x {task.canvas.grid} patches; "
+        f"{schedule.total_steps:,} steps of {task.order.batch_size} images, "
+        f"learning rate {schedule.lr:g}"
+    )
+
+
+def _save(run: RunDir, outcome: Outcome, task: Task, model: str) -> None:
+    from sercli.evals.detection import save_head
+    from sercli.evals.subject import save
+    from sercli.report.detections import detection_figure
+    from sercli.report.figures import save_figure
+
+    save_head(outcome, run)
+    result = outcome.result
+    save(run.path, result, outcome.arrays, owner="", command=command_line())
+    figure = detection_figure(_panels(outcome, task), title=f"{model}: {result.name}")
+    save_figure(figure, run.figures, result.name)
+
+
+def _panels(outcome: Outcome, task: Task) -> list[Any]:
+    import numpy as np
+    from pycocotools.coco import COCO
+
+    from sercli.report.detections import Panel, Shown
+
+    source = task.val
+    names = [category.name for category in source.categories]
+    labels = source.labels_by_id()
+    panels = []
+    for index, found in sorted(outcome.pictured.items()):
+        width, height = source.sizes[index].tolist()
+        coco = COCO()
+        coco.imgs = {int(source.image_ids[index]): {"width": width, "height": height}}
+        truth = [
+            Shown(
+                names[labels[one["category_id"]]],
+                tuple(one["bbox"]),
+                coco.annToMask(one).astype(bool),
+                None,
+            )
+            for one in source.annotations(index)
+        ]
+        boxes = found.boxes.numpy()
+        seen = [
+            Shown(
+                names[label],
+                (*map(float, box[:2]), *map(float, box[2:] - box[:2])),
+                mask,
+                score,
+            )
+            for label, box, mask, score in zip(
+                found.labels.tolist(),
+                boxes,
+                found.masks.numpy(),
+                found.scores.tolist(),
+                strict=True,
+            )
+            if score >= _SURE
+        ]
+        panels.append(Panel(np.asarray(source.load(index)), truth, seen))
+    return panels
+
+
+def _report(result: Result, model: str, run: RunDir) -> None:
+    values, facts = result.metrics, result.data
+    rows = []
+    for name, prefix in (("boxes", ""), ("masks", "mask_")):
+        rows.append([name, *(_cell(values, f"{prefix}{key}") for key in _COLUMNS.values())])
+    partial = " (partial)" if facts["partial"] else ""
+    print_table(
+        ["", *_COLUMNS],
+        rows,
+        title=f"{model} ({result.model['key']}) on {facts['path']}: {facts['n']} images{partial}, "
+        f"{result.protocol['variant']}",
+        caption="average precision in percent; 95 % bootstrap intervals over images; - : no "
+        "objects of that size",
+    )
+    classes = [key.removeprefix("ap/") for key in values if key.startswith("ap/")]
+    classes = [name for name in classes if name not in ("low", "high")]
+    if len(classes) <= _FEW_CLASSES:
+        print_table(
+            ["class", "box AP", "mask AP"],
+            [
+                [name, _cell(values, f"ap/{name}"), _cell(values, f"mask_ap/{name}")]
+                for name in classes
+            ],
+            title="By class",
+            caption="over IoU 0.50 to 0.95",
+        )
+    typer.echo(f"wrote {run.result(result.name)}\nwrote {run.head(result.name)}")
+
+
+def _cell(values: Mapping[str, float | None], name: str) -> str:
+    value = values.get(name)
+    if value is None:
+        return "-"
+    low, high = values.get(f"{name}/low"), values.get(f"{name}/high")
+    if low is None or high is None:
+        return f"{value:.1f}"
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"

@@ -1,0 +1,492 @@
+"""Detection on a frozen encoder: train Mask R-CNN's pyramid and heads, score them as COCO does.
+
+There is no standard protocol for frozen ViTs, so only differences within one engine and one preset
+mean anything; both are part of the protocol that is hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.torch
+from numpy.typing import NDArray
+
+from sercli import distributed
+from sercli.checkpoints import LoadedEncoder
+from sercli.data.coco import DetectionSource, require_same_categories
+from sercli.data.loading import default_workers
+from sercli.engine.preemption import Stopping, StopRequest
+from sercli.engine.progress import TrainingProgress
+from sercli.engine.runtime import Runtime, decided_by_first
+from sercli.engine.stepping import Plan, Stepper
+from sercli.errors import RunFailed, UserError
+from sercli.evals.detection_backbone import FrozenEncoder, GridCache
+from sercli.evals.detection_detector import (
+    ENGINES,
+    MAX_DETECTIONS,
+    PRESETS,
+    Detections,
+    Detector,
+    Heads,
+    Schedule,
+    make_optimiser,
+    settings,
+)
+from sercli.evals.detection_images import (
+    Canvas,
+    DetectionImages,
+    TrainingOrder,
+    trainable_images,
+)
+from sercli.evals.detection_scores import KINDS, METRICS, coco_scores, metrics_of
+from sercli.evals.detection_training import Grids, detect, train
+from sercli.randomness import numpy_generator, seeded
+from sercli.run_dir import Result, RunDir, protocol_id, write_atomic
+
+if TYPE_CHECKING:
+    from sercli.evals.detection_detectron2 import Evaluator
+
+VERSION = 1
+_PICTURED = 4
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose; None: the preset's.
+
+    Attributes:
+        engine: "detectron2" or "torchvision".
+        preset: "standard" or "tiny".
+        image_size: Side of the canvas in pixels.
+        batch_size: Training images a step, of all ranks.
+        schedule: "1x", "3x", or a number of steps.
+        lr: Peak learning rate.
+        flip: Mirror half of the training images.
+        cache_features: Encode each training image once and keep its grid; then nothing is mirrored.
+        seed: Of heads, order, mirroring and sampled regions.
+        limit: Use at most this many images of train and of val.
+        at_once: Images taken at a time in evaluation.
+        metric: Implementation of average precision.
+    """
+
+    engine: str
+    preset: str = "standard"
+    image_size: int | None = None
+    batch_size: int | None = None
+    schedule: str | None = None
+    lr: float | None = None
+    flip: bool = True
+    cache_features: bool = False
+    seed: int = 0
+    limit: int | None = None
+    at_once: int = 8
+    metric: str = "pycocotools"
+
+    def require_valid(self) -> None:
+        """Raise a UserError for what cannot be, before anything is read."""
+        for name, value, known in (
+            ("engine", self.engine, ENGINES),
+            ("preset", self.preset, tuple(PRESETS)),
+            ("metric", self.metric, METRICS),
+        ):
+            if value not in known:
+                raise UserError(f"--{name} {value}", f"it must be {' or '.join(known)}")
+        if self.lr is not None and not 0 < self.lr < 1:
+            raise UserError(f"--lr {self.lr:g}", "it must be above 0 and below 1")
+        Schedule.of(self.schedule or PRESETS[self.preset].schedule, lr=self.lr or 1e-4)
+        if self.engine == "detectron2":
+            require_detectron2()
+
+    def canvas(self, patch_size: int) -> Canvas:
+        """What an encoder of this patch size is shown.
+
+        Raises:
+            UserError: The size is no multiple of two patches.
+        """
+        return Canvas.of(self.image_size or PRESETS[self.preset].image_size, patch_size=patch_size)
+
+
+INSTALL_DETECTRON2 = (
+    "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2'"
+)
+
+
+def require_detectron2() -> None:
+    """Raise a UserError that says how to install detectron2, if it is missing or does not load."""
+    try:
+        import detectron2._C
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "detectron2"
+        raise UserError(
+            "detectron2 is not installed" if missing else f"detectron2 does not load ({error})",
+            "it is built from source against the torch that is installed: " + INSTALL_DETECTRON2,
+            "or use --engine torchvision, which needs no build",
+        ) from error
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that is decided before anything is trained.
+
+    Attributes:
+        loaded: The encoder.
+        train, val: The images.
+        options: As given.
+        canvas: What the encoder is shown.
+        heads: Sizes.
+        schedule: Steps and learning rates.
+        order: Which images each step takes.
+        scored: int64 [N], images of val that are scored.
+    """
+
+    loaded: LoadedEncoder
+    train: DetectionSource
+    val: DetectionSource
+    options: Options
+    canvas: Canvas
+    heads: Heads
+    schedule: Schedule
+    order: TrainingOrder
+    scored: NDArray[np.int64]
+
+    @property
+    def flips(self) -> bool:
+        return self.options.flip and not self.options.cache_features
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The rule."""
+        return {
+            "name": "coco-detect",
+            "variant": self.options.engine,
+            "version": VERSION,
+            "settings": {
+                "detector": "Mask R-CNN on a simple feature pyramid, backbone frozen",
+                "features": "patch tokens of the last block after the final norm, [CLS] kept",
+                "image_size": self.canvas.size,
+                "canvas": "longer side to image_size, upper left of a square",
+                "augmentation": "flip" if self.flips else "none",
+                "metric": f"COCO AP, at most {MAX_DETECTIONS} detections",
+                "preset": self.options.preset,
+                **settings(self.heads, self.schedule, batch_size=self.order.batch_size),
+            },
+        }
+
+    @property
+    def partial(self) -> bool:
+        return len(self.scored) < len(self.val) or self.options.limit is not None
+
+
+def prepare(
+    loaded: LoadedEncoder, train_images: DetectionSource, val: DetectionSource, options: Options
+) -> Task:
+    """Decide everything.
+
+    Raises:
+        UserError: An option that cannot be, categories that differ, or nothing to train on.
+    """
+    options.require_valid()
+    preset = PRESETS[options.preset]
+    canvas = options.canvas(loaded.encoder.patch_size)
+    schedule = Schedule.of(options.schedule or preset.schedule, lr=options.lr or preset.lr)
+    require_same_categories(train_images, val)
+    batch_size = options.batch_size or preset.batch_size
+    if batch_size < distributed.world_size():
+        raise UserError(
+            f"--batch-size {batch_size} on {distributed.world_size()} processes",
+            "each needs an image",
+        )
+    usable = _some(trainable_images(train_images), options)
+    return Task(
+        loaded=loaded,
+        train=train_images,
+        val=val,
+        options=options,
+        canvas=canvas,
+        heads=preset.heads,
+        schedule=schedule,
+        order=TrainingOrder(usable, batch_size, options.seed),
+        scored=_some(np.arange(len(val)), options),
+    )
+
+
+def _some(indices: NDArray[np.int64], options: Options) -> NDArray[np.int64]:
+    if options.limit is None or options.limit >= len(indices):
+        return indices
+    draws = numpy_generator(options.seed, "coco-detect", "limit")
+    return np.sort(draws.choice(indices, options.limit, replace=False))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found.
+
+    Attributes:
+        result: With its metrics.
+        arrays: image_ids [M]; of every detection image_id, category_id, box (x, y, width, height),
+            score, and the run lengths of its mask, one after the other, with their ends.
+        pictured: Index in val → detections in pixels.
+        head: Bytes of a safetensors file of the trained pyramid and heads.
+    """
+
+    result: Result
+    arrays: dict[str, NDArray[Any]]
+    pictured: dict[int, Detections]
+    head: bytes
+
+
+def evaluate(
+    task: Task,
+    run: RunDir,
+    *,
+    runtime: Runtime,
+    request: StopRequest,
+    restart: bool = False,
+    workers: int | None = None,
+    training: TrainingProgress,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda _text: None,
+) -> Outcome:
+    """Train (or go on), detect, score. Every rank gets the same outcome.
+
+    Args:
+        task: From `prepare`.
+        run: The run directory: takes checkpoints, metrics and cached grids.
+        runtime: Device and precision of the encoder; heads are float32.
+        request: Set by signal handlers.
+        restart: Drop what an earlier training left.
+        workers: Loader processes; None: by the number of cores.
+        training: Shows steps.
+        progress: Called with what is done, how much of it, and all of it.
+        say: Told what a person should know.
+
+    Raises:
+        Preempted, Interrupted: As asked for; what is trained is kept.
+        RunFailed: The loss is not finite, the encoder changed, or the disk is too small.
+    """
+    options = task.options
+    workers = default_workers(runtime.ranks_here) if workers is None else workers
+    frozen = FrozenEncoder(task.loaded, task.canvas, runtime)
+    detector = make_detector(task, frozen)
+    identity = _identity(task, frozen)
+    place = run.detection(f"{options.engine}-{protocol_id(identity)}")
+    if restart and distributed.rank() == 0:
+        shutil.rmtree(place.path, ignore_errors=True)
+    distributed.barrier()
+    plan = Plan(
+        total_steps=task.schedule.total_steps,
+        batch_size=task.order.batch_size,
+        epoch_images=len(task.order.indices),
+        lr_at=task.schedule.lr_at,
+    )
+    stepper = Stepper(
+        place,
+        plan,
+        detector,
+        make_optimiser(detector),
+        identity=identity,
+        request=request,
+        progress=training,
+    )
+    first = stepper.resume()
+    if first:
+        say(f"goes on after step {first} of {plan.total_steps}")
+    if first < plan.total_steps:
+        grids_of, images = _training_features(task, run, frozen, workers, progress, say)
+        with training:
+            _train(detector, grids_of, images, task, stepper, workers)
+    stopping = Stopping(request, runtime.device)
+    second = _second_opinion(task)
+    found, pictured = detect(
+        detector,
+        frozen.grids_of,
+        DetectionImages(task.val, task.canvas),
+        task.scored,
+        batch_size=options.at_once,
+        workers=workers,
+        stopping=stopping,
+        progress=progress,
+        keep=pictured_images(task),
+        tell=None if second is None else second.tell,
+    )
+    frozen.require_unchanged()
+    if distributed.rank() == 0:
+        say(f"scoring {len(found):,} detections in {len(task.scored):,} images")
+    metrics = decided_by_first(lambda: _metrics(task, found))
+    versions: dict[str, Any] = {"versions": detector.versions()}
+    if second is not None:
+        versions["detectron2_evaluator"] = second.scores()
+    result = Result(
+        protocol=task.protocol,
+        model={**task.loaded.describe(), "sha256": frozen.sha256},
+        data={
+            "path": task.val.name,
+            "n": len(task.scored),
+            "train": len(task.order.indices),
+            "partial": task.partial,
+            "seed": options.seed,
+            "metric": options.metric,
+            "train_seconds": stepper.train_seconds,
+            **versions,
+        },
+        metrics=metrics,
+    )
+    arrays = _arrays(task.val.image_ids[task.scored], found)
+    return Outcome(result, arrays, pictured, _head(task, stepper, frozen))
+
+
+def _metrics(task: Task, found: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    truth = task.val.ground_truth(task.scored.tolist())
+    metric = task.options.metric
+    return metrics_of({kind: coco_scores(truth, found, kind=kind, metric=metric) for kind in KINDS})
+
+
+def _second_opinion(task: Task) -> Evaluator | None:
+    """detectron2's own evaluator beside ours, with its engine."""
+    if task.options.engine != "detectron2":
+        return None
+    from sercli.evals.detection_detectron2 import Evaluator
+
+    return Evaluator(task.val, task.scored.tolist())
+
+
+def make_detector(task: Task, frozen: FrozenEncoder) -> Detector:
+    """The detector of the engine asked for, its weights drawn from the seed."""
+    classes = len(task.train.categories)
+    with seeded(task.options.seed, "coco-detect", "heads"):
+        if task.options.engine == "torchvision":
+            from sercli.evals.detection_torchvision import TorchvisionDetector
+
+            return TorchvisionDetector(frozen.dim, classes, task.heads).to(frozen.runtime.device)
+        from sercli.evals.detection_detectron2 import Detectron2Detector
+
+        return Detectron2Detector(frozen, classes, task.heads)
+
+
+def _train(
+    detector: Detector,
+    grids_of: Grids,
+    images: DetectionImages,
+    task: Task,
+    stepper: Stepper,
+    workers: int,
+) -> None:
+    seed = task.options.seed
+    if task.options.engine == "torchvision":
+        train(detector, grids_of, images, task.order, stepper, seed=seed, workers=workers)
+        return
+    from sercli.evals import detection_detectron2 as other
+
+    other.train(detector, grids_of, images, task.order, stepper, seed=seed, workers=workers)
+
+
+def _identity(task: Task, frozen: FrozenEncoder) -> dict[str, Any]:
+    """What a training is of; another one must not go on from its checkpoints."""
+    digest = hashlib.sha256()
+    for index in task.order.indices.tolist():
+        digest.update(task.train.describe(index).encode())
+        digest.update(json.dumps(task.train.annotations(index)).encode())
+    return {
+        "protocol": protocol_id(task.protocol),
+        "encoder": frozen.sha256,
+        "images": digest.hexdigest(),
+        "seed": task.options.seed,
+        "world_size": distributed.world_size(),
+    }
+
+
+def _training_features(
+    task: Task,
+    run: RunDir,
+    frozen: FrozenEncoder,
+    workers: int,
+    progress: Progress | None,
+    say: Callable[[str], None],
+) -> tuple[Grids, DetectionImages]:
+    """Features of training samples: encoded as they come, or once for all."""
+    options = task.options
+    if not options.cache_features:
+        images = DetectionImages(task.train, task.canvas, seed=options.seed, flip=task.flips)
+        return frozen.grids_of, images
+    indices = task.order.indices
+    key = hashlib.sha256(
+        " ".join(
+            (frozen.sha256, str(task.canvas.size), str(frozen.runtime.autocast_dtype))
+        ).encode()
+    )
+    for index in indices.tolist():
+        key.update(task.train.describe(index).encode())
+    path = run.grid_cache(key.hexdigest()[:12])
+    if not path.is_file() and distributed.rank() == 0:
+        size = 4 if frozen.runtime.autocast_dtype is None else 2
+        needed = len(indices) * frozen.dim * task.canvas.grid**2 * size
+        free = shutil.disk_usage(run.path).free
+        say(f"features of {len(indices):,} images take {needed / 2**30:,.2f} GiB in {path}")
+        if needed > free:
+            raise RunFailed(
+                f"features would take {needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB are free; "
+                "leave --cache-features out, or name another disk with --out"
+            )
+    cache = GridCache.of(
+        path,
+        task.train,
+        indices,
+        frozen,
+        batch_size=options.at_once,
+        workers=workers,
+        progress=progress,
+    )
+    device = frozen.runtime.device
+    images = DetectionImages(task.train, task.canvas, seed=options.seed, with_images=False)
+    return (lambda samples: cache.grids_of(samples, device)), images
+
+
+def pictured_images(task: Task) -> list[int]:
+    """Indices of a few images of val, evenly spaced among those scored."""
+    places = np.linspace(0, len(task.scored) - 1, min(_PICTURED, len(task.scored)))
+    return [int(task.scored[int(place)]) for place in places.round()]
+
+
+def _arrays(
+    image_ids: NDArray[np.int64], found: Sequence[Mapping[str, Any]]
+) -> dict[str, NDArray[Any]]:
+    counts = [one["segmentation"]["counts"] for one in found]
+    return {
+        "image_ids": image_ids,
+        "image_id": np.array([one["image_id"] for one in found], np.int64),
+        "category_id": np.array([one["category_id"] for one in found], np.int64),
+        "box": np.array([one["bbox"] for one in found], np.float64).reshape(-1, 4),
+        "score": np.array([one["score"] for one in found], np.float64),
+        "mask_size": np.array([one["segmentation"]["size"] for one in found], np.int64).reshape(
+            -1, 2
+        ),
+        "mask_counts": np.frombuffer(b"".join(counts), np.uint8),
+        "mask_ends": np.cumsum([len(one) for one in counts], dtype=np.int64),
+    }
+
+
+def _head(task: Task, stepper: Stepper, frozen: FrozenEncoder) -> bytes:
+    header = {
+        "format": "ser-detector",
+        "engine": task.options.engine,
+        "protocol_id": protocol_id(task.protocol),
+        "encoder_sha256": frozen.sha256,
+        "heads": json.dumps(asdict(task.heads)),
+        "image_size": str(task.canvas.size),
+        "categories": json.dumps([asdict(one) for one in task.train.categories]),
+    }
+    tensors = {name: p.detach().cpu().contiguous() for name, p in stepper.trained.items()}
+    return safetensors.torch.save(tensors, header)
+
+
+def save_head(outcome: Outcome, run: RunDir) -> None:
+    """Write the trained pyramid and heads beside the results."""
+    write_atomic(run.head(outcome.result.name), lambda file: file.write(outcome.head))
