@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from sercli.data.check import CheckReport, SplitReport
+    from sercli.data.check import CheckReport, Fact, SplitReport
 
 app = typer.Typer(help="Write the embedded world as files; check a data set.", no_args_is_help=True)
 
@@ -142,9 +142,7 @@ def check(
         number = len(report.problems)
         raise UserError(
             f"{directory} has {number} problem{'s' if number > 1 else ''}",
-            "every image must be readable and every class filled in each split"
-            if not report.taken_as
-            else "a robustness set must be what was published",
+            report.rule,
             "mend or remove what is listed above",
         )
     how = "have a readable header" if fast else "can be read"
@@ -191,31 +189,35 @@ def _summary(directory: Path, splits: tuple[SplitReport, ...]) -> Table:
 
     table = Table(title=Text(str(directory)), title_justify="left")
     table.add_column("")
-    rows: dict[str, list[str]] = {}
+    columns = []
     for split in splits:
         table.add_column(split.split, justify="right")
-        counts = split.class_counts
-        rows.setdefault("images", []).append(f"{split.num_images:,}")
-        rows.setdefault("classes", []).append(f"{len(split.classes):,}")
-        rows.setdefault("images per class: min / median / max", []).append(_spread(counts))
-        for axis, name in enumerate(("width", "height")):
-            rows.setdefault(f"{name} in pixels: min / median / max", []).append(
-                _spread(split.sizes[:, axis])
-            )
-        rows.setdefault("pixel formats", []).append(
-            ", ".join(f"{mode} {number:,}" for mode, number in split.modes.most_common()) or "-"
+        column = dict(
+            [
+                _row("images", split.num_images),
+                *(_row(name, fact) for name, fact in split.facts.items()),
+                _row("width in pixels", split.sizes[:, 0]),
+                _row("height in pixels", split.sizes[:, 1]),
+            ]
         )
-    for name, cells in rows.items():
-        table.add_row(name, *cells)
+        modes = (f"{mode} {number:,}" for mode, number in split.modes.most_common())
+        column["pixel formats"] = ", ".join(modes) or "-"
+        columns.append(column)
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
     return table
 
 
-def _spread(values: NDArray[np.int32] | NDArray[np.int64]) -> str:
+def _row(name: str, fact: Fact | NDArray[np.int32]) -> tuple[str, str]:
+    """What a fact is called, and what it says."""
     import numpy as np
 
-    if not values.size:
-        return "-"
-    return f"{values.min():,} / {np.median(values):,g} / {values.max():,}"
+    if isinstance(fact, int):
+        return name, f"{fact:,}"
+    name += ": min / median / max"
+    if not fact.size:
+        return name, "-"
+    return name, f"{fact.min():,} / {np.median(fact):,g} / {fact.max():,}"
 
 
 def _print_problems(console: Console, problems: tuple[str, ...]) -> None:
