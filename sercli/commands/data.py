@@ -94,8 +94,9 @@ def check(
     layout: Annotated[
         str | None,
         typer.Option(
-            help="folder, imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 (or one of its "
-            "sets, imagenet-v2-top-images), imagenet-c or imagenet-p. Default: by DIR's folders."
+            help="folder, coco, imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 (or one of "
+            "its sets, imagenet-v2-top-images), imagenet-c or imagenet-p. Default: by what is in "
+            "DIR."
         ),
     ] = None,
     classes: Annotated[
@@ -113,6 +114,8 @@ def check(
     split and class, sizes, pixel formats, files that cannot be read, empty class folders, and
     classes that only train or only val has. Or DIR is ImageNet-R, -A, -Sketch, -V2, -C or -P: then
     also what is not as published, such as a missing corruption or class, or images of another set.
+    Or DIR is in COCO's format (annotations/instances_*.json): then also annotations that break a
+    rule or do not fit their image, and categories that train and val do not share.
     The exit status is 0 if nothing is wrong, otherwise 2.
     """
     from rich.console import Console
@@ -137,6 +140,8 @@ def check(
         )
     if report.splits:
         console.print(_summary(directory, report.splits))
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if report.problems:
         _print_problems(console, report.problems)
         number = len(report.problems)
@@ -159,26 +164,31 @@ def _check(
     decode: bool,
     progress: Callable[[str, int, int], object],
 ) -> CheckReport:
-    """Check an ordinary data set or a robustness set.
+    """Check an ordinary data set, a detection set or a robustness set.
 
     Raises:
-        UserError: `classes` is given for an ordinary data set, or as the checks raise.
+        UserError: `classes` is given for another than a robustness set, or as the checks raise.
     """
     from sercli.data.check import check as check_data_set
+    from sercli.data.coco import is_coco
+    from sercli.data.coco_check import check_coco
     from sercli.data.robustness_check import check_set, recognise
     from sercli.errors import UserError
 
     if layout is None and directory.is_dir():
-        layout = recognise(directory)
-    if layout in (None, "folder"):
-        if classes is not None:
-            raise UserError(
-                f"--classes {classes} for {directory}, an ordinary data set",
-                "only robustness sets are measured against other classes",
-                "leave it out, or name the --layout",
-            )
+        layout = "coco" if is_coco(directory) else recognise(directory)
+    layout = layout or "folder"
+    kinds = {"folder": "an ordinary data set", "coco": "a set in COCO's format"}
+    if layout in kinds and classes is not None:
+        raise UserError(
+            f"--classes {classes} for {directory}, {kinds[layout]}",
+            "only robustness sets are measured against other classes",
+            "leave it out, or name the --layout",
+        )
+    if layout == "folder":
         return check_data_set(directory, decode=decode, progress=progress)
-    assert layout is not None
+    if layout == "coco":
+        return check_coco(directory, decode=decode, progress=progress)
     return check_set(directory, layout, classes_of=classes, decode=decode, progress=progress)
 
 
