@@ -52,21 +52,32 @@ def shapes(
             "these are not resized. The default is that of recipes/shapes."
         ),
     ] = 48,
+    detection: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Images in coco/train2017; coco/val2017 has a quarter as many; 0: none."
+        ),
+    ] = 256,
+    detection_size: Annotated[
+        int, typer.Option(help="Side in pixels of the images in coco/.")
+    ] = 128,
 ) -> None:
     """Write the embedded world as JPEG files.
 
     DIR gets train/<class>/ and val/<class>/; and, for `ser robustness`, imagenet-r/<class>/
     (painted) and imagenet-a/<class>/ (turned), each with some of the classes, sketch/<class>/
     (drawn), imagenet-v2/{matched-frequency,threshold-0.7,top-images}/ with class folders named 0,
-    1, 2…, imagenet-c/<corruption>/<severity>/<class>/ and, if asked for, imagenet-p/. DIR appears
-    when it is complete, or not at all.
+    1, 2…, imagenet-c/<corruption>/<severity>/<class>/ and, if asked for, imagenet-p/. For object
+    detection it gets coco/, in COCO's format. DIR appears when it is complete, or not at all.
     """
-    from sercli.data.shapes_files import Derived, file_sets, write_sets
+    from sercli.data.shapes_files import Derived, Detection, file_sets, write_sets
 
     sets = file_sets(train, val)
     corrupted = min(20, val) if corrupted is None else corrupted
     derived = Derived(derived_size, corrupted, perturbed)
-    total, done = sum(one.num_images for one in sets) + derived.num_files, 0
+    coco = Detection(detection, detection_size)
+    total = sum(one.num_images for one in sets) + derived.num_files + coco.num_files
+    done = 0
     with _progress() as show:
 
         def count(number: int) -> None:
@@ -74,12 +85,15 @@ def shapes(
             done += number
             show(f"writing {directory}", done, total)
 
-        write_sets(directory, sets, derived, size=size, seed=seed, progress=count)
+        write_sets(directory, sets, derived, detection=coco, size=size, seed=seed, progress=count)
     more = [f"{len(sets) - 2} robustness sets of {val}"]
     if corrupted:
         more.append(f"imagenet-c with {corrupted} images of {derived_size} px in each of 75 cells")
     if perturbed:
         more.append(f"imagenet-p with {perturbed} videos of each of 10 perturbations")
+    if detection:
+        numbers = " and ".join(f"{number} {split}" for split, number in coco.num_images.items())
+        more.append(f"coco with {numbers} images of {detection_size} px")
     typer.echo(
         f"wrote {directory}: {train} train and {val} val images of {size} px; {', '.join(more)}"
     )
