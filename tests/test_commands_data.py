@@ -16,11 +16,13 @@ from typer.testing import CliRunner, Result
 
 from sercli.commands.data import app
 from sercli.data import check, open_source, shapes_files
+from sercli.data.coco import CocoFolder
 from sercli.data.corruptions import CORRUPTIONS
 from sercli.data.imagenet_classes import imagenet_a_classes, imagenet_classes, imagenet_r_classes
 from sercli.data.robustness_check import recognise
 from sercli.data.robustness_corrupted import middle
 from sercli.data.shapes import render
+from sercli.data.shapes_detection import ShapesDetection
 from sercli.data.shapes_outlines import CLASSES
 from sercli.errors import RunFailed, UserError
 
@@ -59,10 +61,13 @@ _SUBSETS = {
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("world") / "set"
-    result = _run("shapes", directory, "--train", 23, "--val", 12, "--size", 40, "--seed", 3)
+    counts = ("--train", 23, "--val", 12, "--detection", 11, "--detection-size", 64)
+    result = _run("shapes", directory, *counts, "--size", 40, "--seed", 3)
     assert result.exit_code == 0, result.output
     assert "23 train and 12 val images of 40 px; 6 robustness sets of 12" in result.stdout
     assert "imagenet-c with 12 images of 48 px in each of 75 cells" in result.stdout
+    assert "coco with 11 train and 2 val images of 64 px" in result.stdout
+    assert result.stderr.endswith(f"writing {directory}: {23 + 7 * 12 + 900 + 13} of 1020\n")
     assert result.stdout.count("\n") == 1
     return directory
 
@@ -82,9 +87,16 @@ def test_sets_have_the_counts_asked_for_and_every_class(written: Path, folder: s
 
 def test_nothing_else_is_written(written: Path) -> None:
     folders = ["imagenet-a", "imagenet-c", "imagenet-r", "imagenet-v2", "sketch", "train", "val"]
-    assert sorted(os.listdir(written)) == folders
+    assert sorted(os.listdir(written)) == ["coco", *folders]
     assert os.listdir(written.parent) == ["set"]
-    assert all(file.suffix == ".JPEG" for file in written.rglob("*") if file.is_file())
+    files = {folder: list((written / folder).rglob("*")) for folder in folders}
+    assert all(one.suffix == ".JPEG" for found in files.values() for one in found if one.is_file())
+    coco = sorted(str(one.relative_to(written)) for one in (written / "coco").rglob("*.*"))
+    assert coco == [
+        *(f"coco/annotations/instances_{split}2017.json" for split in ("train", "val")),
+        *(f"coco/train2017/{number:012d}.jpg" for number in range(1, 12)),
+        *(f"coco/val2017/{number:012d}.jpg" for number in (1, 2)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -140,13 +152,37 @@ def test_every_cell_of_imagenet_c_holds_the_first_pictures_of_val(written: Path)
 
 
 def test_imagenet_c_can_be_smaller_larger_or_left_out(tmp_path: Path) -> None:
-    common = ("--train", 10, "--val", 11, "--size", 32)
+    common = ("--train", 10, "--val", 11, "--size", 32, "--detection", 0)
     _run("shapes", tmp_path / "without", *common, "--corrupted", 0)
     assert "imagenet-c" not in os.listdir(tmp_path / "without")
     _run("shapes", tmp_path / "few", *common, "--corrupted", 10, "--derived-size", 20)
     cell = tmp_path / "few/imagenet-c/fog/3"
     assert len(list(cell.rglob("*.JPEG"))) == 10
     assert Image.open(next(cell.rglob("*.JPEG"))).size == (20, 20)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_coco_holds_the_pictures_and_annotations_of_the_world_in_memory(
+    written: Path, split: str
+) -> None:
+    files = CocoFolder(written / "coco", split)
+    memory = ShapesDetection(split, image_size=64, num_images=len(files), seed=3)
+    assert files.ground_truth(range(len(files))) == memory.ground_truth(range(len(memory)))
+    for index in range(len(files)):
+        read, drawn = (np.asarray(one.load(index), int) for one in (files, memory))
+        assert np.abs(read - drawn).mean() < 6
+        with Image.open(files.path(index)) as image:
+            assert (image.format, image.mode) == ("JPEG", "RGB")
+
+
+def test_coco_can_be_left_out_and_has_a_val_image_at_least(tmp_path: Path) -> None:
+    common = ("--train", 10, "--val", 10, "--size", 16, "--corrupted", 0)
+    result = _run("shapes", tmp_path / "without", *common, "--detection", 0)
+    assert "coco" not in os.listdir(tmp_path / "without")
+    assert "; 6 robustness sets of 10\n" in result.stdout
+    result = _run("shapes", tmp_path / "one", *common, "--detection", 1)
+    assert "coco with 1 train and 1 val images of 128 px" in result.stdout
+    assert CocoFolder(tmp_path / "one/coco", "val").sizes.tolist() == [[128, 128]]
 
 
 def test_derived_sets_have_the_side_of_the_embedded_recipes() -> None:
@@ -187,6 +223,7 @@ def test_a_directory_that_exists_is_left_alone(written: Path) -> None:
         ("--corrupted", 9, "9 images for each part of imagenet-c; every class needs an image"),
         ("--corrupted", 2000, "made of val, which has 1024"),
         ("--derived-size", 8, "image size 8"),
+        ("--detection-size", 5000, "image size 5000"),
         ("--perturbed", 3, "3 images for each part of imagenet-p"),
     ],
 )
@@ -347,8 +384,12 @@ def test_several_processes_find_what_one_finds(
     assert alone.problems == together.problems
     assert len(alone.problems) == 1
     for one, other in zip(alone.splits, together.splits, strict=True):
-        assert (one.split, one.classes, one.modes) == (other.split, other.classes, other.modes)
-        np.testing.assert_array_equal(one.class_counts, other.class_counts)
+        assert (one.split, one.num_images, one.modes) == (
+            other.split,
+            other.num_images,
+            other.modes,
+        )
+        np.testing.assert_equal(one.facts, other.facts)
         np.testing.assert_array_equal(one.sizes, other.sizes)
     assert told[-1] == ("val", 12, 12)
 
@@ -487,7 +528,7 @@ def test_options_of_check_that_do_not_fit(written: Path) -> None:
 def test_videos_are_checked_too(tmp_path: Path) -> None:
     pytest.importorskip("av")
     counts = ("--train", 10, "--val", 10, "--perturbed", 10, "--corrupted", 0)
-    _run("shapes", tmp_path / "set", *counts, "--size", 32, "--derived-size", 16)
+    _run("shapes", tmp_path / "set", *counts, "--detection", 0, "--size", 32, "--derived-size", 16)
     root = tmp_path / "set/imagenet-p"
     for fast in ((), ("--fast",)):
         result = _run("check", root, *fast)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from sercli.data.check import CheckReport, SplitReport
+    from sercli.data.check import CheckReport, Fact, SplitReport
 
 app = typer.Typer(help="Write the embedded world as files; check a data set.", no_args_is_help=True)
 
@@ -52,21 +52,32 @@ def shapes(
             "these are not resized. The default is that of recipes/shapes."
         ),
     ] = 48,
+    detection: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Images in coco/train2017; coco/val2017 has a quarter as many; 0: none."
+        ),
+    ] = 256,
+    detection_size: Annotated[
+        int, typer.Option(help="Side in pixels of the images in coco/.")
+    ] = 128,
 ) -> None:
     """Write the embedded world as JPEG files.
 
     DIR gets train/<class>/ and val/<class>/; and, for `ser robustness`, imagenet-r/<class>/
     (painted) and imagenet-a/<class>/ (turned), each with some of the classes, sketch/<class>/
     (drawn), imagenet-v2/{matched-frequency,threshold-0.7,top-images}/ with class folders named 0,
-    1, 2…, imagenet-c/<corruption>/<severity>/<class>/ and, if asked for, imagenet-p/. DIR appears
-    when it is complete, or not at all.
+    1, 2…, imagenet-c/<corruption>/<severity>/<class>/ and, if asked for, imagenet-p/. For object
+    detection it gets coco/, in COCO's format. DIR appears when it is complete, or not at all.
     """
-    from sercli.data.shapes_files import Derived, file_sets, write_sets
+    from sercli.data.shapes_files import Derived, Detection, file_sets, write_sets
 
     sets = file_sets(train, val)
     corrupted = min(20, val) if corrupted is None else corrupted
     derived = Derived(derived_size, corrupted, perturbed)
-    total, done = sum(one.num_images for one in sets) + derived.num_files, 0
+    coco = Detection(detection, detection_size)
+    total = sum(one.num_images for one in sets) + derived.num_files + coco.num_files
+    done = 0
     with _progress() as show:
 
         def count(number: int) -> None:
@@ -74,12 +85,15 @@ def shapes(
             done += number
             show(f"writing {directory}", done, total)
 
-        write_sets(directory, sets, derived, size=size, seed=seed, progress=count)
+        write_sets(directory, sets, derived, detection=coco, size=size, seed=seed, progress=count)
     more = [f"{len(sets) - 2} robustness sets of {val}"]
     if corrupted:
         more.append(f"imagenet-c with {corrupted} images of {derived_size} px in each of 75 cells")
     if perturbed:
         more.append(f"imagenet-p with {perturbed} videos of each of 10 perturbations")
+    if detection:
+        numbers = " and ".join(f"{number} {split}" for split, number in coco.num_images.items())
+        more.append(f"coco with {numbers} images of {detection_size} px")
     typer.echo(
         f"wrote {directory}: {train} train and {val} val images of {size} px; {', '.join(more)}"
     )
@@ -94,8 +108,9 @@ def check(
     layout: Annotated[
         str | None,
         typer.Option(
-            help="folder, imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 (or one of its "
-            "sets, imagenet-v2-top-images), imagenet-c or imagenet-p. Default: by DIR's folders."
+            help="folder, coco, imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 (or one of "
+            "its sets, imagenet-v2-top-images), imagenet-c or imagenet-p. Default: by what is in "
+            "DIR."
         ),
     ] = None,
     classes: Annotated[
@@ -113,6 +128,8 @@ def check(
     split and class, sizes, pixel formats, files that cannot be read, empty class folders, and
     classes that only train or only val has. Or DIR is ImageNet-R, -A, -Sketch, -V2, -C or -P: then
     also what is not as published, such as a missing corruption or class, or images of another set.
+    Or DIR is in COCO's format (annotations/instances_*.json): then also annotations that break a
+    rule or do not fit their image, and categories that train and val do not share.
     The exit status is 0 if nothing is wrong, otherwise 2.
     """
     from rich.console import Console
@@ -137,14 +154,14 @@ def check(
         )
     if report.splits:
         console.print(_summary(directory, report.splits))
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if report.problems:
         _print_problems(console, report.problems)
         number = len(report.problems)
         raise UserError(
             f"{directory} has {number} problem{'s' if number > 1 else ''}",
-            "every image must be readable and every class filled in each split"
-            if not report.taken_as
-            else "a robustness set must be what was published",
+            report.rule,
             "mend or remove what is listed above",
         )
     how = "have a readable header" if fast else "can be read"
@@ -161,26 +178,31 @@ def _check(
     decode: bool,
     progress: Callable[[str, int, int], object],
 ) -> CheckReport:
-    """Check an ordinary data set or a robustness set.
+    """Check an ordinary data set, a detection set or a robustness set.
 
     Raises:
-        UserError: `classes` is given for an ordinary data set, or as the checks raise.
+        UserError: `classes` is given for another than a robustness set, or as the checks raise.
     """
     from sercli.data.check import check as check_data_set
+    from sercli.data.coco import is_coco
+    from sercli.data.coco_check import check_coco
     from sercli.data.robustness_check import check_set, recognise
     from sercli.errors import UserError
 
     if layout is None and directory.is_dir():
-        layout = recognise(directory)
-    if layout in (None, "folder"):
-        if classes is not None:
-            raise UserError(
-                f"--classes {classes} for {directory}, an ordinary data set",
-                "only robustness sets are measured against other classes",
-                "leave it out, or name the --layout",
-            )
+        layout = "coco" if is_coco(directory) else recognise(directory)
+    layout = layout or "folder"
+    kinds = {"folder": "an ordinary data set", "coco": "a set in COCO's format"}
+    if layout in kinds and classes is not None:
+        raise UserError(
+            f"--classes {classes} for {directory}, {kinds[layout]}",
+            "only robustness sets are measured against other classes",
+            "leave it out, or name the --layout",
+        )
+    if layout == "folder":
         return check_data_set(directory, decode=decode, progress=progress)
-    assert layout is not None
+    if layout == "coco":
+        return check_coco(directory, decode=decode, progress=progress)
     return check_set(directory, layout, classes_of=classes, decode=decode, progress=progress)
 
 
@@ -191,31 +213,35 @@ def _summary(directory: Path, splits: tuple[SplitReport, ...]) -> Table:
 
     table = Table(title=Text(str(directory)), title_justify="left")
     table.add_column("")
-    rows: dict[str, list[str]] = {}
+    columns = []
     for split in splits:
         table.add_column(split.split, justify="right")
-        counts = split.class_counts
-        rows.setdefault("images", []).append(f"{split.num_images:,}")
-        rows.setdefault("classes", []).append(f"{len(split.classes):,}")
-        rows.setdefault("images per class: min / median / max", []).append(_spread(counts))
-        for axis, name in enumerate(("width", "height")):
-            rows.setdefault(f"{name} in pixels: min / median / max", []).append(
-                _spread(split.sizes[:, axis])
-            )
-        rows.setdefault("pixel formats", []).append(
-            ", ".join(f"{mode} {number:,}" for mode, number in split.modes.most_common()) or "-"
+        column = dict(
+            [
+                _row("images", split.num_images),
+                *(_row(name, fact) for name, fact in split.facts.items()),
+                _row("width in pixels", split.sizes[:, 0]),
+                _row("height in pixels", split.sizes[:, 1]),
+            ]
         )
-    for name, cells in rows.items():
-        table.add_row(name, *cells)
+        modes = (f"{mode} {number:,}" for mode, number in split.modes.most_common())
+        column["pixel formats"] = ", ".join(modes) or "-"
+        columns.append(column)
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
     return table
 
 
-def _spread(values: NDArray[np.int32] | NDArray[np.int64]) -> str:
+def _row(name: str, fact: Fact | NDArray[np.int32]) -> tuple[str, str]:
+    """What a fact is called, and what it says."""
     import numpy as np
 
-    if not values.size:
-        return "-"
-    return f"{values.min():,} / {np.median(values):,g} / {values.max():,}"
+    if isinstance(fact, int):
+        return name, f"{fact:,}"
+    name += ": min / median / max"
+    if not fact.size:
+        return name, "-"
+    return name, f"{fact.min():,} / {np.median(fact):,g} / {fact.max():,}"
 
 
 def _print_problems(console: Console, problems: tuple[str, ...]) -> None:

@@ -3,7 +3,8 @@
 - `open_source(path, split, …)`: a directory of class folders, or "shapes", the embedded world.
 - `image_folder.py`: class folders; `manifest.py` keeps their file lists; `decode.py` reads files.
 - `shapes.py`: the embedded world; `shapes_files.py` writes it as files in the layouts of real sets.
-- `check.py`, `robustness_check.py`: is a directory fit for use?
+- `coco.py`: detection sets in COCO's format; `shapes_detection.py`: the embedded world as one.
+- `check.py`, `robustness_check.py`, `coco_check.py`: is a directory fit for use?
 - `robustness_*.py`, `imagenet_classes.py`, `videos.py`: ImageNet-C, -P, -R, -A, -Sketch, -V2.
 - `corruptions*.py`: the 19 corruptions of ImageNet-C, deterministic for each image.
 """

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -33,29 +33,29 @@ _CHUNK = 256  # files a task
 _FEW = 2 * _CHUNK  # fewer are read here: starting processes would take longer
 
 
+# What a report says under a name: a number, or numbers whose least, median and greatest are told.
+Fact = int | NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class SplitReport:
     """What was found in one split, or in one of the robustness sets.
 
     Attributes:
         split: "train", "val", or the set's name.
-        classes: Class names.
-        class_counts: int64 [C], files of each class.
+        num_images: Files, readable or not.
+        facts: What else there is to count in a set of its layout, by name.
         sizes: int32 [readable files, 2], width and height in pixels.
         modes: Files by stored pixel format, Pillow's names.
         problems: One line each.
     """
 
     split: str
-    classes: tuple[str, ...]
-    class_counts: NDArray[np.int64]
+    num_images: int
+    facts: Mapping[str, Fact]
     sizes: NDArray[np.int32]
     modes: Counter[str]
     problems: tuple[str, ...]
-
-    @property
-    def num_images(self) -> int:
-        return int(self.class_counts.sum())
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,22 @@ class CheckReport:
         splits: Each of its splits.
         problems: Everything that is wrong with it, a line each.
         taken_as: What it was measured against; "" for an ordinary one.
+        rule: What it must be to have no problems.
+        notes: What is not wrong, but should be known, a line each.
     """
 
     splits: tuple[SplitReport, ...]
     problems: tuple[str, ...]
     taken_as: str = ""
+    rule: str = "every image must be readable and every class filled in each split"
+    notes: tuple[str, ...] = ()
 
 
 class Readable(Protocol):
-    """Labelled files whose headers can be read; picklable."""
+    """Files whose headers can be read; picklable."""
 
     @property
     def name(self) -> str: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def labels(self) -> NDArray[np.int64]: ...
     def __len__(self) -> int: ...
     def header(self, index: int, *, decode: bool) -> Header: ...
 
@@ -134,8 +134,9 @@ def check(
         except UserError as error:
             problems.append(str(error))
             continue
+        facts = class_facts(source.labels, num_classes=len(source.classes))
         report = read_files(
-            source, name=split, decode=decode, processes=processes, progress=progress
+            source, facts, name=split, decode=decode, processes=processes, progress=progress
         )
         reports.append(report)
         problems.extend(report.problems)
@@ -145,20 +146,27 @@ def check(
     return CheckReport(tuple(reports), tuple(problems))
 
 
+def class_facts(labels: NDArray[np.int64], *, num_classes: int) -> dict[str, Fact]:
+    """How many classes there are, and images of each; labels int64 [N]."""
+    counts = np.bincount(labels, minlength=num_classes).astype(np.int64)
+    return {"classes": num_classes, "images per class": counts}
+
+
 def read_files(
     source: Readable,
+    facts: Mapping[str, Fact],
     *,
     name: str,
     decode: bool,
     processes: int | None,
     progress: Callable[[str, int, int], object],
 ) -> SplitReport:
-    """Read every file of a source, and report on them under a name.
+    """Read every file of a source, and report on them under a name, together with `facts`.
 
-    Arguments and errors are those of `check`.
+    Other arguments and errors are those of `check`.
     """
     total, done = len(source), 0
-    sizes: list[NDArray[np.int32]] = []
+    sizes = [np.zeros((0, 2), np.int32)]
     modes: Counter[str] = Counter()
     problems: list[tuple[int, str]] = []
     for found in _read_all(source, decode=decode, processes=processes or _num_cores()):
@@ -169,8 +177,8 @@ def read_files(
         progress(name, done, total)
     return SplitReport(
         split=name,
-        classes=source.classes,
-        class_counts=np.bincount(source.labels, minlength=len(source.classes)).astype(np.int64),
+        num_images=total,
+        facts=facts,
         sizes=np.concatenate(sizes),
         modes=modes,
         problems=tuple(line for _, line in sorted(problems)),

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sercli.data.decode import Header, read_header, read_rgb
+from sercli.data.decode import read_rgb
 from sercli.data.source import UnreadableImage
 from sercli.errors import UserError, from_os_error
 
@@ -162,27 +162,24 @@ class CocoFolder(DetectionSource):
     def load(self, index: int) -> Image.Image:
         path = self.path(index)
         image = read_rgb(str(path), called=str(path))
-        self._require_size(index, *image.size)
+        require_size(path, image.size, self.sizes[index], said_by=self.file)
         return image
 
-    def header(self, index: int, *, decode: bool) -> Header:
-        """What the file says of its pixels.
 
-        Raises:
-            UnreadableImage: It cannot be read or has another size than the annotations say.
-        """
-        path = self.path(index)
-        header = read_header(str(path), called=str(path), decode=decode)
-        self._require_size(index, header.width, header.height)
-        return header
+def require_size(
+    path: Path, size: tuple[int, int], said: NDArray[np.int64], *, said_by: Path
+) -> None:
+    """An image must have the width and height, in pixels, that the annotations say.
 
-    def _require_size(self, index: int, width: int, height: int) -> None:
-        said = tuple(self.sizes[index].tolist())
-        if (width, height) != said:
-            raise UnreadableImage(
-                str(self.path(index)),
-                f"it is {width} x {height} pixels, but {self.file.name} says {said[0]} x {said[1]}",
-            )
+    Raises:
+        UnreadableImage: It has others.
+    """
+    width, height = said.tolist()
+    if size != (width, height):
+        raise UnreadableImage(
+            str(path),
+            f"it is {size[0]} × {size[1]} pixels, but {said_by.name} says {width} × {height}",
+        )
 
 
 # -- Where things are -----------------------------------------------------------------------------
@@ -248,7 +245,7 @@ def read_annotations(file: Path) -> dict[str, Any]:
         UserError: It cannot be read, is no JSON, or lacks one of the three lists.
     """
     try:
-        content = json.loads(file.read_bytes())
+        content: dict[str, Any] = json.loads(file.read_bytes())
     except OSError as error:
         raise from_os_error(error, f"cannot read {file}") from error
     except ValueError as error:
@@ -271,9 +268,9 @@ def faults(content: Mapping[str, Any]) -> Iterator[str]:
 
     Every image, annotation and category has its own whole number as id; an annotation's is
     positive (pycocotools takes a match with annotation 0 for no match); it names an image and a
-    category that exist, and has a box of four numbers and a segmentation.
+    category that exist, and has a box of no negative extent, a segmentation, an area and iscrowd.
     """
-    categories = set()
+    categories: set[int] = set()
     for one in content["categories"]:
         yield from _bad_id(one, "category", categories)
         if not isinstance(one, dict) or not isinstance(one.get("name"), str):
@@ -293,19 +290,21 @@ def faults(content: Mapping[str, Any]) -> Iterator[str]:
         yield from _bad_id(one, "annotation", annotations, least=1)
         if not isinstance(one, dict):
             continue
-        if one.get("image_id") not in images:
+        if not _is_number(one.get("image_id")) or one["image_id"] not in images:
             yield f"annotation {_shown(one)} names image {one.get('image_id')}, which is not listed"
-        if one.get("category_id") not in categories:
+        if not _is_number(one.get("category_id")) or one["category_id"] not in categories:
             yield (
                 f"annotation {_shown(one)} has category {one.get('category_id')}, which is not "
                 "listed"
             )
-        if not _is_box(one.get("bbox")):
-            yield f"annotation {_shown(one)} has no bbox of x, y, width and height"
+        if not is_box(one.get("bbox")):
+            yield f"annotation {_shown(one)} has no bbox of x, y, width ≥ 0 and height ≥ 0"
         if not isinstance(one.get("segmentation"), (list, dict)):
             yield f"annotation {_shown(one)} has no segmentation"
         if not _is_number(one.get("area")):
             yield f"annotation {_shown(one)} has no area"
+        if one.get("iscrowd") not in (0, 1):
+            yield f"annotation {_shown(one)} has no iscrowd of 0 or 1"
 
 
 def _bad_id(one: Any, what: str, seen: set[int], *, least: int = 0) -> Iterator[str]:
@@ -328,8 +327,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
+def is_box(box: Any) -> bool:
+    """Whether it is x, y, width and height, of no negative extent."""
+    return (
+        isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)) and min(box[2:]) >= 0
+    )
 
 
 def require_same_categories(train: DetectionSource, val: DetectionSource) -> None:
@@ -338,17 +340,22 @@ def require_same_categories(train: DetectionSource, val: DetectionSource) -> Non
     Raises:
         UserError: They differ; the line names some.
     """
-    ours, theirs = set(train.categories), set(val.categories)
+    if difference := category_difference(train.categories, val.categories):
+        raise UserError(f"{train.name}: {difference}", "both must list the same ids and names")
+
+
+def category_difference(train: Iterable[Category], val: Iterable[Category]) -> str:
+    """How the categories of train and val differ, naming some; "" if they do not."""
+    ours, theirs = set(train), set(val)
     if ours == theirs:
-        return
+        return ""
 
     def some(categories: set[Category]) -> str:
         ordered = sorted(categories, key=lambda one: one.id)
         listed = ", ".join(f"{one.id} {one.name}" for one in ordered[:3])
         return f"{listed}{', …' if len(ordered) > 3 else ''}" or "none"
 
-    raise UserError(
-        f"{train.name}: the categories of train and val differ (only train: {some(ours - theirs)}; "
-        f"only val: {some(theirs - ours)})",
-        "both must list the same ids and names",
+    return (
+        f"the categories of train and val differ (only train: {some(ours - theirs)}; "
+        f"only val: {some(theirs - ours)})"
     )

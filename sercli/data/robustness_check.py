@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.check import CheckReport, Readable, SplitReport, read_files
+from sercli.data.check import CheckReport, Readable, SplitReport, class_facts, read_files
 from sercli.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
 from sercli.data.decode import Header
 from sercli.data.image_folder import class_names, require_directory, split_folder
@@ -27,6 +28,7 @@ from sercli.errors import UserError
 
 LAYOUTS = (*KINDS, "imagenet-v2", "imagenet-c", "imagenet-p")
 
+_RULE = "a robustness set must be what was published"
 _WNID = re.compile(r"n\d{8}")
 # Folder names that tell a set.
 _NAMES = {
@@ -113,50 +115,47 @@ def check_set(
         RunFailed: A reading process was killed.
     """
     if layout not in LAYOUTS:
-        raise UserError(f"layout {layout}", f"it must be folder or one of {', '.join(LAYOUTS)}")
+        raise UserError(
+            f"layout {layout}", f"it must be folder, coco or one of {', '.join(LAYOUTS)}"
+        )
     require_directory(root)
     classes, whose = _classes(root, layout, classes_of)
     reports: list[SplitReport] = []
     problems: list[str] = []
 
-    def read(source: Readable, name: str) -> None:
+    def read(source: _Labelled, name: str) -> None:
         if not len(source):
             return
+        there, labels = np.unique(source.labels, return_inverse=True)  # 200 of 1000 in -R and -A
+        facts = class_facts(labels, num_classes=len(there))
         report = read_files(
-            source, name=name, decode=decode, processes=processes, progress=progress
+            source, facts, name=name, decode=decode, processes=processes, progress=progress
         )
-        there = np.flatnonzero(report.class_counts)  # ImageNet-R and -A have 200 of 1000
-        reports.append(
-            replace(
-                report,
-                classes=tuple(report.classes[label] for label in there.tolist()),
-                class_counts=report.class_counts[there],
-            )
-        )
+        reports.append(report)
         problems.extend(report.problems)
 
     if layout == "imagenet-c":
         cells, found = inspect_corrupted(root, classes)
         problems += [f"{root}: {line}" for line in found.all]
-        read(_Joined(str(root), tuple(classes), tuple(cells.values())), layout)
+        read(_Joined(str(root), tuple(cells.values())), layout)
     elif layout == "imagenet-p":
         perturbed, found = inspect_perturbed(root, classes)
         problems += [f"{root}: {line}" for line in found.all]
         if perturbed.perturbations:
             require_av()
-        each = tuple(_Videos(perturbed, name, tuple(classes)) for name in perturbed.perturbations)
-        read(_Joined(str(root), tuple(classes), each), layout)
+        each = tuple(_Videos(perturbed, name) for name in perturbed.perturbations)
+        read(_Joined(str(root), each), layout)
     else:
         try:
             kinds = _kinds(root, layout)
         except UserError as error:
-            return CheckReport((), (str(error),), f"{layout}, with {whose}")
+            return CheckReport((), (str(error),), f"{layout}, with {whose}", _RULE)
         for kind, path in kinds.items():
             source, found = inspect_set(kind, path, classes)
             problems += [f"{path}: {line}" for line in found.all]
             if source is not None:
                 read(source, kind.removeprefix("imagenet-v2-"))
-    return CheckReport(tuple(reports), tuple(problems), f"{layout}, with {whose}")
+    return CheckReport(tuple(reports), tuple(problems), f"{layout}, with {whose}", _RULE)
 
 
 def _kinds(root: Path, layout: str) -> dict[str, Path]:
@@ -203,13 +202,19 @@ def _nearby_classes(root: Path) -> Path | None:
     return next((one for one in folders if one.is_dir() and class_names(one)), None)
 
 
+class _Labelled(Readable, Protocol):
+    """Files of known classes."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+
 @dataclass(frozen=True)
 class _Joined:
     """Several sources read as one, so that one set of processes reads them all."""
 
     name: str
-    classes: tuple[str, ...]
-    sources: tuple[Readable, ...]
+    sources: tuple[_Labelled, ...]
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -232,7 +237,6 @@ class _Videos:
 
     perturbed: PerturbedSet
     name: str
-    classes: tuple[str, ...]
 
     @property
     def labels(self) -> NDArray[np.int64]:

@@ -1,7 +1,8 @@
-"""The embedded world as files, in the layouts of ImageNet and of its robustness sets."""
+"""The embedded world as files, in the layouts of ImageNet, of its robustness sets and of COCO."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -15,6 +16,7 @@ from sercli.data.corruptions_sequences import perturb
 from sercli.data.robustness_corrupted import JPEG_QUALITY, middle, scaled_side
 from sercli.data.robustness_published import PERTURBATIONS
 from sercli.data.shapes import Style, render, require_drawable
+from sercli.data.shapes_detection import ShapesDetection
 from sercli.data.shapes_outlines import CLASSES
 from sercli.errors import UserError
 from sercli.run_dir import replacing_directory
@@ -66,6 +68,31 @@ class Derived:
         return self.corrupted * grid + self.perturbed * len(PERTURBATIONS)
 
 
+@dataclass(frozen=True)
+class Detection:
+    """A set in COCO's format; val has a quarter as many images as train, at least one.
+
+    Attributes:
+        num_train: Images in coco/train2017; 0: there is no coco/.
+        size: Side of the pictures in pixels.
+    """
+
+    num_train: int
+    size: int
+
+    @property
+    def num_images(self) -> dict[str, int]:
+        """Images by split."""
+        if not self.num_train:
+            return {}
+        return {"train": self.num_train, "val": max(1, self.num_train // 4)}
+
+    @property
+    def num_files(self) -> int:
+        """Images of both splits."""
+        return sum(self.num_images.values())
+
+
 def file_sets(num_train: int, num_val: int) -> tuple[FileSet, ...]:
     """The sets of pictures of their own: train, val, and six as large as val."""
     return (
@@ -85,6 +112,7 @@ def write_sets(
     sets: tuple[FileSet, ...],
     derived: Derived | None = None,
     *,
+    detection: Detection | None = None,
     size: int,
     seed: int,
     progress: Callable[[int], object],
@@ -97,13 +125,14 @@ def write_sets(
         directory: Must not exist.
         sets: What to write, with a "val" if anything is derived.
         derived: What to make of val.
+        detection: The set to write in COCO's format.
         size: Side of the pictures in pixels, 16…4096.
         seed: Of the embedded world, 0…2^64-1.
-        progress: Called with 1 after each file.
+        progress: Called with 1 after each image or video.
 
     Raises:
         UserError: The directory exists or cannot be written, a set is smaller than the number of
-            its classes, `size` or `seed` is out of range, `derived` asks for more than val has or
+            its classes, a size or `seed` is out of range, `derived` asks for more than val has or
             for a side that is, or for videos without PyAV.
         RunFailed: The disk is full.
     """
@@ -112,12 +141,16 @@ def write_sets(
     require_drawable(size=size, seed=seed)
     if derived is not None and derived.num_files:
         _require_derivable(derived, next(one for one in sets if one.folder == "val"))
+    if detection is not None and detection.num_files:
+        require_drawable(size=detection.size, seed=seed)
     with replacing_directory(directory, what="a new data set") as draft:
         for one in sets:
             _write_set(draft, one, size=size, seed=seed, progress=progress)
         if derived is not None:
             _write_corrupted(draft, derived, size=size, seed=seed, progress=progress)
             _write_perturbed(draft, derived, size=size, seed=seed, progress=progress)
+        if detection is not None:
+            _write_detection(draft, detection, seed=seed, progress=progress)
 
 
 def _require_every_class(number: int, classes: tuple[str, ...], folder: str) -> None:
@@ -207,3 +240,21 @@ def _write_perturbed(
             frames = perturb(image, perturbation, random, side=derived.side)
             videos.write_video(folder / name, frames)
             progress(1)
+
+
+def _write_detection(
+    draft: Path, detection: Detection, *, seed: int, progress: Callable[[int], object]
+) -> None:
+    for split, number in detection.num_images.items():
+        source = ShapesDetection(split, image_size=detection.size, num_images=number, seed=seed)
+        content = source.ground_truth(range(number))
+        folder = draft / "coco" / f"{split}2017"
+        folder.mkdir(parents=True)
+        for index, image in enumerate(content["images"]):
+            image["file_name"] = f"{image['id']:012d}.jpg"
+            path = folder / image["file_name"]
+            source.load(index).save(path, "JPEG", quality=_QUALITY, subsampling=0)
+            progress(1)
+        annotations = draft / "coco/annotations"
+        annotations.mkdir(exist_ok=True)
+        (annotations / f"instances_{split}2017.json").write_text(json.dumps(content))

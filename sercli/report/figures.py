@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from sercli.run_dir import write_atomic
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B6B6B"
-_DOTS_PER_INCH = 200
-_STYLE: Any = {
+DOTS_PER_INCH = 200
+STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
@@ -98,7 +98,7 @@ def equivariance_figure(
         title: Of the whole figure.
         tapped_layer: Marked with a line, if it is among `layers`.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.4 * len(panels) + 0.3, 2.9), layout="constrained")
         FigureCanvasAgg(figure)
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -166,7 +166,7 @@ def token_figure(rows: Sequence[TokenRow], *, title: str) -> Figure:
     Each row's three maps share one colour code: the first three principal components of its
     tokens as red, green and blue. Pictures are drawn to scale.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 1.42 * len(rows) + 0.55), layout="constrained")
         FigureCanvasAgg(figure)
         table = figure.subplots(len(rows), len(_HEADINGS), squeeze=False)
@@ -253,7 +253,7 @@ def corruption_figure(rows: Sequence[CorruptionRow], *, title: str) -> Figure:
     cells = np.array([_numbers(row.accuracy) for row in rows])
     means = np.array([_numbers([row.mean]) for row in rows])
     severities, bottom = cells.shape[1], len(rows) - 0.5
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 0.24 * len(rows) + 1.25), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
@@ -313,8 +313,8 @@ def save_figure(figure: Figure, directory: Path, name: str) -> list[Path]:
     paths = []
     for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
         buffer = io.BytesIO()
-        with mpl.rc_context(_STYLE):
-            figure.savefig(buffer, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata)
+        with mpl.rc_context(STYLE):
+            figure.savefig(buffer, format=suffix, dpi=DOTS_PER_INCH, metadata=metadata)
         path = directory / f"{name}.{suffix}"
         data = buffer.getvalue()
         write_atomic(path, lambda file, data=data: file.write(data))  # type: ignore[misc]
