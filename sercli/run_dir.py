@@ -347,6 +347,7 @@ class RunDir:
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one object to metrics.jsonl (one write, so a reader sees whole lines)."""
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             with open(self.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
         except OSError as error:

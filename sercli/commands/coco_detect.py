@@ -259,7 +259,7 @@ def _panels(outcome: Outcome, task: Task) -> list[Any]:
     import numpy as np
     from pycocotools.coco import COCO
 
-    from sercli.report.detections import Panel, Shown
+    from sercli.report.detections import DetectionPanel, Shown
 
     source = task.val
     names = [category.name for category in source.categories]
@@ -278,24 +278,23 @@ def _panels(outcome: Outcome, task: Task) -> list[Any]:
             )
             for one in source.annotations(index)
         ]
-        boxes = found.boxes.numpy()
         seen = [
             Shown(
                 names[label],
-                (*map(float, box[:2]), *map(float, box[2:] - box[:2])),
+                (x1, y1, x2 - x1, y2 - y1),
                 mask,
                 score,
             )
-            for label, box, mask, score in zip(
+            for label, (x1, y1, x2, y2), mask, score in zip(
                 found.labels.tolist(),
-                boxes,
+                found.boxes.tolist(),
                 found.masks.numpy(),
                 found.scores.tolist(),
                 strict=True,
             )
             if score >= _SURE
         ]
-        panels.append(Panel(np.asarray(source.load(index)), truth, seen))
+        panels.append(DetectionPanel(np.asarray(source.load(index)), truth, seen))
     return panels
 
 

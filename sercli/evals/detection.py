@@ -7,10 +7,13 @@ mean anything; both are part of the protocol that is hashed.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,7 +125,7 @@ INSTALL_DETECTRON2 = (
 def require_detectron2() -> None:
     """Raise a UserError that says how to install detectron2, if it is missing or does not load."""
     try:
-        import detectron2._C
+        importlib.import_module("detectron2._C")
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "detectron2"
         raise UserError(
@@ -353,9 +356,8 @@ def _second_opinion(task: Task) -> Evaluator | None:
     """detectron2's own evaluator beside ours, with its engine."""
     if task.options.engine != "detectron2":
         return None
-    from sercli.evals.detection_detectron2 import Evaluator
-
-    return Evaluator(task.val, task.scored.tolist())
+    second: Evaluator = _detectron2().Evaluator(task.val, task.scored.tolist())
+    return second
 
 
 def make_detector(task: Task, frozen: FrozenEncoder) -> Detector:
@@ -366,9 +368,8 @@ def make_detector(task: Task, frozen: FrozenEncoder) -> Detector:
             from sercli.evals.detection_torchvision import TorchvisionDetector
 
             return TorchvisionDetector(frozen.dim, classes, task.heads).to(frozen.runtime.device)
-        from sercli.evals.detection_detectron2 import Detectron2Detector
-
-        return Detectron2Detector(frozen, classes, task.heads)
+        detector: Detector = _detectron2().Detectron2Detector(frozen, classes, task.heads)
+        return detector
 
 
 def _train(
@@ -383,9 +384,15 @@ def _train(
     if task.options.engine == "torchvision":
         train(detector, grids_of, images, task.order, stepper, seed=seed, workers=workers)
         return
-    from sercli.evals import detection_detectron2 as other
+    _detectron2().train(detector, grids_of, images, task.order, stepper, seed=seed, workers=workers)
 
-    other.train(detector, grids_of, images, task.order, stepper, seed=seed, workers=workers)
+
+def _detectron2() -> ModuleType:
+    """The module of that engine, without warnings of what it still calls of torch."""
+    warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return importlib.import_module("sercli.evals.detection_detectron2")
 
 
 def _identity(task: Task, frozen: FrozenEncoder) -> dict[str, Any]:
@@ -484,7 +491,8 @@ def _head(task: Task, stepper: Stepper, frozen: FrozenEncoder) -> bytes:
         "categories": json.dumps([asdict(one) for one in task.train.categories]),
     }
     tensors = {name: p.detach().cpu().contiguous() for name, p in stepper.trained.items()}
-    return safetensors.torch.save(tensors, header)
+    head: bytes = safetensors.torch.save(tensors, header)
+    return head
 
 
 def save_head(outcome: Outcome, run: RunDir) -> None:

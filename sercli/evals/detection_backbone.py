@@ -63,7 +63,8 @@ class FrozenEncoder:
         with self.runtime.autocast():
             raw = self.encoder(images, (layer,)).grids[layer]
             tokens = final_norm(self.encoder)(raw.permute(0, 2, 3, 1))
-        return tokens.permute(0, 3, 1, 2).float().contiguous()
+        grids: Tensor = tokens.permute(0, 3, 1, 2).float().contiguous()
+        return grids
 
     def grids_of(self, samples: Sequence[Sample]) -> Tensor:
         """The grids of samples with images."""
@@ -88,13 +89,13 @@ class SimpleFeaturePyramid(nn.Module):
     def __init__(self, dim: int, channels: int) -> None:
         super().__init__()
         half, quarter = dim // 2, dim // 4
-        enlarge4 = [
+        enlarge4: list[nn.Module] = [
             nn.ConvTranspose2d(dim, half, 2, stride=2),
             LayerNorm2d(half),
             nn.GELU(),
             nn.ConvTranspose2d(half, quarter, 2, stride=2),
         ]
-        enlarge2 = [nn.ConvTranspose2d(dim, half, 2, stride=2)]
+        enlarge2: list[nn.Module] = [nn.ConvTranspose2d(dim, half, 2, stride=2)]
         stages: list[tuple[list[nn.Module], int]] = [
             (enlarge4, quarter),
             (enlarge2, half),

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -94,7 +95,7 @@ class SerBackbone(Backbone):
         return levels
 
 
-@BACKBONE_REGISTRY.register()
+@BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]
 def build_ser_backbone(cfg: CfgNode, _input_shape: ShapeSpec) -> SerBackbone:
     """`cfg.SER.SOURCE` (a run directory, a file, timm:NAME) as a frozen backbone; see `add_config`.
 
@@ -149,7 +150,7 @@ def add_config(cfg: CfgNode, heads: Heads, *, num_classes: int) -> CfgNode:
 
 
 @META_ARCH_REGISTRY.register()
-class FrozenEncoderRCNN(GeneralizedRCNN):  # type: ignore[misc]
+class FrozenEncoderRCNN(GeneralizedRCNN):
     """detectron2's R-CNN that takes our samples, whose frame has 16 units a patch."""
 
     def preprocess_image(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
@@ -241,7 +242,7 @@ class _Places(Dataset[Sample | SerError]):
         self.images, self.order = images, order
 
     def __len__(self) -> int:
-        return _NEVER
+        return len(self.order.indices)  # of an epoch; places go on beyond it
 
     def __getitem__(self, place: int) -> Sample | SerError:
         try:
@@ -386,12 +387,18 @@ class Evaluator:
         one.pred_classes, one.pred_masks = found.labels, found.masks
         self._evaluator.process([{"image_id": image_id}], [{"instances": one}])
 
-    def scores(self) -> dict[str, float]:
-        """AP of boxes (`ap`) and masks (`mask_ap`), in percent; every rank must ask."""
+    def scores(self) -> dict[str, float | None]:
+        """AP of boxes (`ap`) and masks (`mask_ap`), in percent; every rank must ask.
+
+        None where nothing was found, which it does not score.
+        """
         with contextlib.redirect_stdout(io.StringIO()), _quiet("detectron2.evaluation"):
             found = self._evaluator.evaluate() or {}
         DatasetCatalog.remove(self._name)
         MetadataCatalog.pop(self._name)
         self._folder.cleanup()
         kinds = {"ap": "bbox", "mask_ap": "segm"}
-        return {name: float(found[kind]["AP"]) for name, kind in kinds.items() if kind in found}
+        values = {
+            name: float(found.get(kind, {}).get("AP", math.nan)) for name, kind in kinds.items()
+        }
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}

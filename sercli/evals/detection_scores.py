@@ -221,7 +221,8 @@ def average_precision(
         precisions.append(at)
     if not precisions:
         return np.full(len(matches[0].hit) if matches else 0, np.nan)
-    return np.mean(precisions, axis=0)
+    mean: NDArray[np.float64] = np.mean(precisions, axis=0)
+    return mean
 
 
 def intervals(matches: Sequence[Matches], *, seed: int = 0) -> dict[str, tuple[float, float]]:

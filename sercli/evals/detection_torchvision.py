@@ -112,7 +112,7 @@ class TorchvisionDetector(Detector):
         self, grids: Tensor, samples: Sequence[Sample]
     ) -> tuple[dict[str, Tensor], ImageList]:
         sizes = [sample.frame for sample in samples]
-        return self.pyramid(grids), ImageList(grids, sizes)  # type: ignore[arg-type]
+        return self.pyramid(grids), ImageList(grids, sizes)
 
 
 class _Anchors(AnchorGenerator):
