@@ -36,7 +36,14 @@ from sercli.data.coco import (
     require_same_categories,
 )
 from sercli.data.coco_check import check_coco
-from sercli.data.shapes_detection import CATEGORIES, ShapesDetection, category_id, run_lengths
+from sercli.data.shapes import Rendered, RenderedObject
+from sercli.data.shapes_detection import (
+    CATEGORIES,
+    ShapesDetection,
+    annotations_of,
+    category_id,
+    run_lengths,
+)
 from sercli.data.shapes_outlines import CLASSES
 from sercli.errors import UserError
 
@@ -332,6 +339,21 @@ def _with_names(source: DetectionSource) -> dict[str, Any]:
     for image in content["images"]:
         image["file_name"] = "x.jpg"
     return content
+
+
+def test_objects_that_are_hardly_seen_are_no_annotations() -> None:
+    def thing(label: int, pixels: int) -> RenderedObject:
+        mask = np.zeros((20, 20), bool)
+        mask[3, :pixels] = True
+        return RenderedObject(label, (0, 3, pixels, 1), mask)
+
+    image = np.zeros((20, 20, 3), np.uint8)
+    picture = Rendered(image, (thing(0, 16), thing(1, 15), thing(2, 0), thing(3, 20)))
+    found = annotations_of(picture, image_id=7, first_id=5)
+    assert [one["id"] for one in found] == [5, 6]
+    assert [one["category_id"] for one in found] == [category_id(0), category_id(3)]
+    assert [one["area"] for one in found] == [16, 20]
+    assert {one["image_id"] for one in found} == {7}
 
 
 def test_raw_ids_have_gaps_and_labels_do_not() -> None:
