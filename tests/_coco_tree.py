@@ -88,7 +88,7 @@ def write_coco_tree(root: Path, *, num_train: int = 6, num_val: int = 4, seed: i
             "licenses": [],
             "images": images,
             "annotations": annotations,
-            "categories": CATEGORIES,
+            "categories": [dict(category) for category in CATEGORIES],
         }
     tree = CocoTree(root, content)
     for split in content:
