@@ -161,7 +161,9 @@ def test_detections_in_images_without_objects_cost_precision(truth):
 
 def test_corners_instead_of_sizes_change_the_number(truth):
     wrong = [
-        {**one, "bbox": [x, y, x + w, y + h]} for one in perfect(truth) for x, y, w, h in [one["bbox"]]
+        {**one, "bbox": [x, y, x + w, y + h]}
+        for one in perfect(truth)
+        for x, y, w, h in [one["bbox"]]
     ]
     assert coco_scores(truth, wrong, kind="bbox").values["ap"] < 0.5
 
@@ -194,11 +196,16 @@ def test_an_unknown_implementation_is_refused(truth):
         coco_scores(truth, [], kind="bbox", metric="exact")
 
 
-def test_a_mask_is_small_or_large_by_its_own_area(tmp_path):
-    """Not by its box, which loadRes would take."""
-    source = world("val", size=96, num_images=40)
-    truth = source.ground_truth(range(40))
-    scores = coco_scores(truth, perfect(truth), kind="segm")
+def test_a_mask_is_small_or_large_by_its_own_area():
+    """A thin diagonal is small though its box is not: as a mistake it costs small objects only."""
+    truth = world("val", size=96, num_images=40).ground_truth(range(40))
     areas = [one["area"] for one in truth["annotations"]]
     assert min(areas) < 32**2 < max(areas)
-    assert scores.values["ap_small"] == scores.values["ap_medium"] == 1.0
+    thin = np.asfortranarray(np.eye(96, dtype=np.uint8))
+    mistakes = [
+        {**one, "score": 1.0, "bbox": [0, 0, 96, 96], "segmentation": coco_mask.encode(thin)}
+        for one in perfect(truth)
+    ]
+    scores = coco_scores(truth, perfect(truth) + mistakes, kind="segm")
+    assert scores.values["ap_medium"] == 1.0
+    assert scores.values["ap_small"] < 0.9

@@ -82,7 +82,9 @@ def coco_scores(
     _require_known(truth, found)
     with contextlib.redirect_stdout(io.StringIO()):
         reference = coco()
-        reference.dataset = dict(truth)
+        # Masks are converted in place: the caller's annotations stay as they are.
+        copies = [dict(one) for one in truth["annotations"]]
+        reference.dataset = {**truth, "annotations": copies}
         reference.createIndex()
         evaluator = evaluator_class(reference, _results(coco, reference, found, kind), kind)
         evaluator.params.imgIds = sorted(image["id"] for image in truth["images"])
