@@ -256,6 +256,10 @@ class RunDir:
         """Where the training of a detector keeps its metrics and checkpoints."""
         return RunDir(self.path / "detection" / what)
 
+    def detections(self) -> Iterator[RunDir]:
+        """Those that there are."""
+        return (RunDir(path) for path in sorted((self.path / "detection").glob("*")))
+
     @property
     def figures(self) -> Path:
         return self.path / "figures"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import safetensors.torch
 import torch
+from torch import Tensor
 
 from sercli.checkpoints import LoadedEncoder
 from sercli.data.shapes_detection import ShapesDetection
@@ -41,3 +43,8 @@ def frozen(size: int = 64, *, patch_size: int = 8, cls_after: int = 0) -> Frozen
 
 def world(split: str = "train", *, size: int = 64, num_images: int = 8) -> ShapesDetection:
     return ShapesDetection(split, image_size=size, num_images=num_images)
+
+
+def weights(head: bytes) -> dict[str, Tensor]:
+    """Of a trained detector; a safetensors file may order its header as it likes."""
+    return safetensors.torch.load(head)

@@ -9,11 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-import safetensors.torch
 import timm
 import torch
 from _coco_tree import write_coco_tree
-from _detection import CPU, HEADS, frozen, small_encoder, world
+from _detection import CPU, HEADS, frozen, small_encoder, weights, world
 from torch import nn
 
 from sercli import load_encoder
@@ -325,20 +324,14 @@ def test_a_training_interrupted_and_resumed_is_the_uninterrupted_one(engine, tmp
     assert parts.result.metrics == whole.result.metrics
     again = run(task_of(engine), directory)  # nothing is trained a second time
     assert_equal_heads(again, whole)
-    steps = [row["step"] for row in directory.detection(place(directory)).read_metrics()]
+    steps = [row["step"] for row in next(directory.detections()).read_metrics()]
     assert steps == [6]
 
 
 def assert_equal_heads(one, two):
-    """Bit for bit; a safetensors file may order its header as it likes."""
-    one, two = (safetensors.torch.load(outcome.head) for outcome in (one, two))
+    one, two = (weights(outcome.head) for outcome in (one, two))
     assert set(one) == set(two)
     assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def place(directory):
-    (only,) = (directory.path / "detection").iterdir()
-    return only.name
 
 
 @each_engine
@@ -350,7 +343,7 @@ def test_training_helps_and_the_result_says_what_was_done(engine, tmp_path):
     directory = run_dir(tmp_path / "run")
     outcome = run(task, directory)
     assert encoder_sha256(loaded.encoder) == before
-    rows = list(directory.detection(place(directory)).read_metrics())
+    rows = list(next(directory.detections()).read_metrics())
     losses = [row["loss"] for row in rows]
     assert [row["step"] for row in rows] == [20, 30]
     assert losses[-1] < losses[0]
@@ -366,7 +359,7 @@ def test_training_helps_and_the_result_says_what_was_done(engine, tmp_path):
     assert not result.data["partial"]
     assert set(outcome.pictured) <= set(range(6))
     trained = {name for name, _ in detector_of(engine)[0].named_parameters()}
-    assert set(safetensors.torch.load(outcome.head)) == trained
+    assert set(weights(outcome.head)) == trained
     directory.write_result(result)
     assert Result.from_file(directory.result(result.name)).metrics == result.metrics
     if engine == "detectron2":
@@ -486,13 +479,13 @@ def test_another_training_does_not_go_on_from_these_checkpoints(tmp_path):
     run(task_of("torchvision"), directory)
     run(task_of("torchvision", seed=1), directory)
     run(task_of("torchvision", small_encoder(seed=1)), directory)
-    assert len(list((directory.path / "detection").iterdir())) == 3
+    assert len(list(directory.detections())) == 3
 
 
 def test_restart_trains_anew(tmp_path):
     directory = run_dir(tmp_path / "run")
     first = run(task_of("torchvision"), directory)
-    stale = directory.detection(place(directory)).path / "stale"
+    stale = next(directory.detections()).path / "stale"
     stale.touch()
     assert_equal_heads(run(task_of("torchvision"), directory, restart=True), first)
     assert not stale.exists()

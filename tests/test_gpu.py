@@ -1,12 +1,20 @@
 """What only a CUDA device can show (marker gpu)."""
 
+import _detection
 import _workers as workers
 import pytest
 import torch
 from test_engine import SER, TINY, losses, no_monitor, start
 
 from sercli.engine import pretraining
+from sercli.engine.preemption import StopRequest
+from sercli.engine.progress import TrainingProgress
+from sercli.engine.runtime import runtime_for
+from sercli.evals.detection import Options, evaluate, prepare
+from sercli.evals.detection_backbone import FrozenEncoder
+from sercli.evals.detection_images import Canvas
 from sercli.losses import patch_nt_xent
+from sercli.run_dir import RunDir
 
 pytestmark = [
     pytest.mark.gpu,
@@ -59,3 +67,38 @@ def test_every_combination_trains_in_mixed_precision(tmp_path, method, addon):
     pretraining.train(run, device=torch.device("cuda"), make_monitor=no_monitor)
     rows = losses(run)
     assert all(row["loss"] is not None and not row["skipped"] for row in rows)
+
+
+def test_a_frozen_backbone_in_bf16_gives_nearly_the_same_grids():
+    images = torch.randn(2, 3, 64, 64)
+    expected = _detection.frozen().grids(images)
+    canvas = Canvas.of(64, patch_size=8)
+    encoder = FrozenEncoder(_detection.small_encoder(), canvas, runtime_for(torch.device("cuda")))
+    found = encoder.grids(images.cuda())
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+    torch.testing.assert_close(found.cpu(), expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    "engine", ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)]
+)
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_detector_trains_on_cuda(engine, cached, tmp_path):
+    task = prepare(
+        _detection.small_encoder(),
+        _detection.world(num_images=16),
+        _detection.world("val", num_images=8),
+        Options(engine=engine, preset="tiny", image_size=64, schedule="40", cache_features=cached),
+    )
+    run = RunDir.create(tmp_path / "run", recipe=None, run={})
+    outcome = evaluate(
+        task,
+        run,
+        runtime=runtime_for(torch.device("cuda")),
+        request=StopRequest(),
+        training=TrainingProgress(40, quiet=True),
+    )
+    losses = [row["loss"] for row in next(run.detections()).read_metrics()]
+    assert losses[-1] < losses[0]
+    assert outcome.result.metrics["ap"] is not None

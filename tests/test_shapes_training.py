@@ -66,3 +66,21 @@ def test_every_objective_learns_the_embedded_world(tmp_path, method, addon):
     assert done.returncode == 0, done.stderr
     found = {result.name: result.metrics for result in RunDir(run).read_results()}["knn"]
     assert found["top1"] > found["random/top1"]
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "engine", ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)]
+)
+def test_a_detector_learns_the_embedded_world(tmp_path, engine):
+    run = str(tmp_path / "run")
+    assert ser("pretrain", "--out", run, OMP_NUM_THREADS="2").returncode == 0
+    found = []
+    for out, options in ((run, ()), (str(tmp_path / "untrained"), ("--schedule", "0"))):
+        done = ser("coco-detect", run, "--engine", engine, "--out", out, *options)
+        assert done.returncode == 0, done.stderr
+        (result,) = RunDir(out).read_results()
+        found.append(result.metrics)
+    learnt, untrained = found
+    for name in ("ap50", "mask_ap50"):
+        assert learnt[f"{name}/low"] > untrained[f"{name}/high"]

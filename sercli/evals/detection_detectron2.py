@@ -267,7 +267,13 @@ class _Keeper(HookBase):
         self.stepper, self.seed = stepper, seed
         self.losses: dict[str, Tensor] = {}
         self.images: list[str] = []
+        model.register_forward_pre_hook(self._seed)
         model.register_forward_hook(self._note)
+
+    def _seed(self, _model: nn.Module, _given: Any) -> None:
+        # Not in before_step: the loader's iterator, made within the first step, draws a number.
+        purpose = ("coco-detect", "regions", self.stepper.step, distributed.rank())
+        torch.manual_seed(derive(self.seed, *purpose))
 
     def _note(self, _model: nn.Module, _given: Any, losses: dict[str, Tensor]) -> None:
         if isinstance(losses, dict):
@@ -275,8 +281,6 @@ class _Keeper(HookBase):
 
     def before_step(self) -> None:
         self.stepper.before()
-        purpose = ("coco-detect", "regions", self.stepper.step, distributed.rank())
-        torch.manual_seed(derive(self.seed, *purpose))
 
     def after_backward(self) -> None:
         self.stepper.backward_done(self.losses)
