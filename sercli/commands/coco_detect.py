@@ -309,8 +309,9 @@ def _report(result: Result, model: str, run: RunDir) -> None:
         rows,
         title=f"{model} ({result.model['key']}) on {facts['path']}: {facts['n']} images{partial}, "
         f"{result.protocol['variant']}",
-        caption="average precision in percent; 95 % bootstrap intervals over images; - : no "
-        "objects of that size",
+        caption="average precision in percent; "
+        + ("95 % bootstrap intervals over images; " if "ap/low" in values else "")
+        + "-: no objects of that size",
     )
     classes = [key.removeprefix("ap/") for key in values if key.startswith("ap/")]
     classes = [name for name in classes if name not in ("low", "high")]

@@ -9,6 +9,7 @@ raw ids. Boxes are x, y, width, height in pixels.
 from __future__ import annotations
 
 import abc
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -80,9 +81,20 @@ class DetectionSource(abc.ABC):
     def annotations(self, index: int) -> list[Annotation]:
         """The objects of an image as in COCO's JSON: id, image_id, category_id (raw), bbox, area,
         iscrowd, segmentation (polygons or run lengths)."""
-        start = int(self._ends[index - 1]) if index else 0
-        found: list[Annotation] = json.loads(self._packed[start : int(self._ends[index])].tobytes())
+        found: list[Annotation] = json.loads(self._bytes(index))
         return found
+
+    def _bytes(self, index: int) -> bytes:
+        start = int(self._ends[index - 1]) if index else 0
+        return self._packed[start : int(self._ends[index])].tobytes()
+
+    def fingerprint(self, indices: Iterable[int]) -> str:
+        """A hash of which images these are and of their annotations, in hex; no file is read."""
+        digest = hashlib.sha256()
+        for index in indices:
+            digest.update(self.describe(index).encode())
+            digest.update(self._bytes(index))
+        return digest.hexdigest()
 
     def _pack(self, groups: Iterable[Sequence[Annotation]]) -> None:
         # One buffer instead of millions of objects: loader processes then share it.

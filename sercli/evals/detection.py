@@ -6,7 +6,6 @@ mean anything; both are part of the protocol that is hashed.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import shutil
@@ -397,14 +396,10 @@ def _detectron2() -> ModuleType:
 
 def _identity(task: Task, frozen: FrozenEncoder) -> dict[str, Any]:
     """What a training is of; another one must not go on from its checkpoints."""
-    digest = hashlib.sha256()
-    for index in task.order.indices.tolist():
-        digest.update(task.train.describe(index).encode())
-        digest.update(json.dumps(task.train.annotations(index)).encode())
     return {
         "protocol": protocol_id(task.protocol),
         "encoder": frozen.sha256,
-        "images": digest.hexdigest(),
+        "images": task.train.fingerprint(task.order.indices.tolist()),
         "seed": task.options.seed,
         "world_size": distributed.world_size(),
     }
@@ -424,14 +419,13 @@ def _training_features(
         images = DetectionImages(task.train, task.canvas, seed=options.seed, flip=task.flips)
         return frozen.grids_of, images
     indices = task.order.indices
-    key = hashlib.sha256(
-        " ".join(
-            (frozen.sha256, str(task.canvas.size), str(frozen.runtime.autocast_dtype))
-        ).encode()
-    )
-    for index in indices.tolist():
-        key.update(task.train.describe(index).encode())
-    path = run.grid_cache(key.hexdigest()[:12])
+    what = {
+        "encoder": frozen.sha256,
+        "images": task.train.fingerprint(indices.tolist()),
+        "image_size": task.canvas.size,
+        "dtype": str(frozen.runtime.autocast_dtype),
+    }
+    path = run.grid_cache(protocol_id(what))
     if not path.is_file() and distributed.rank() == 0:
         size = 4 if frozen.runtime.autocast_dtype is None else 2
         needed = len(indices) * frozen.dim * task.canvas.grid**2 * size
