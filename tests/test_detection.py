@@ -21,9 +21,9 @@ from sercli.data.coco import CocoFolder
 from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.errors import Preempted, RunFailed, UserError
-from sercli.evals import detection
-from sercli.evals.detection import Options, evaluate, make_detector, prepare
-from sercli.evals.detection_backbone import LEVELS, GridCache, SimpleFeaturePyramid
+from sercli.evals import detection, detection_task
+from sercli.evals.detection import evaluate, make_detector
+from sercli.evals.detection_backbone import LEVELS, FrozenEncoder, GridCache, SimpleFeaturePyramid
 from sercli.evals.detection_detector import (
     PRESETS,
     Detections,
@@ -34,6 +34,7 @@ from sercli.evals.detection_detector import (
     to_coco,
 )
 from sercli.evals.detection_images import Canvas, DetectionImages, Sample, trainable_images
+from sercli.evals.detection_task import Options, prepare
 from sercli.evals.detection_training import detect
 from sercli.run_dir import Result, RunDir
 
@@ -93,7 +94,7 @@ def test_features_of_a_timm_vit_are_timms_tokens():
     loaded = dataclasses.replace(
         small_encoder(), encoder=type(small_encoder().encoder).from_timm(vit)
     )
-    encoder = detection.FrozenEncoder(loaded, Canvas.of(224 // 32 * 32, patch_size=16), CPU)
+    encoder = FrozenEncoder(loaded, Canvas.of(224 // 32 * 32, patch_size=16), CPU)
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         expected = vit.forward_features(images)[:, 1:].transpose(1, 2).unflatten(2, (14, 14))
@@ -531,7 +532,7 @@ def test_a_missing_detectron2_is_told_with_the_remedy(monkeypatch):
     def missing(_name):
         raise ModuleNotFoundError("No module named 'detectron2'", name="detectron2")
 
-    monkeypatch.setattr(detection.importlib, "import_module", missing)
+    monkeypatch.setattr(detection_task.importlib, "import_module", missing)
     with pytest.raises(UserError, match=r"pip install --no-build-isolation .*--engine torchvision"):
         task_of("detectron2")
 
@@ -619,7 +620,7 @@ def test_the_default_engine_for_a_directory_is_detectron2(coco, tmp_path, capsys
     def missing(_name):
         raise ModuleNotFoundError("No module named 'detectron2'", name="detectron2")
 
-    monkeypatch.setattr(detection.importlib, "import_module", missing)
+    monkeypatch.setattr(detection_task.importlib, "import_module", missing)
     status, out, err = command(capsys, saved_run(tmp_path / "run").path, "--coco", coco.root)
     assert status == 2
     assert out.splitlines()[0] == "engine detectron2, preset standard"
@@ -703,7 +704,7 @@ def test_load_encoder_gives_what_the_backbone_gives(tmp_path):
     path = saved_run(tmp_path / "run").path
     encoder = load_encoder(path)
     loaded = read_encoder(path)
-    backbone = detection.FrozenEncoder(loaded, Canvas.of(64, patch_size=8), CPU)
+    backbone = FrozenEncoder(loaded, Canvas.of(64, patch_size=8), CPU)
     images = torch.randn(2, 3, 64, 64)
     grid = encoder(images, (3,)).grids[3]
     expected = encoder.norm(grid.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sercli.data.coco import DetectionSource
-    from sercli.evals.detection import Outcome, Task
+    from sercli.evals.detection import Outcome
+    from sercli.evals.detection_task import Task
     from sercli.run_dir import Result, RunDir
 
 _SHAPES = "shapes"
@@ -133,7 +135,7 @@ def coco_detect(
     the same command goes on where it stopped. Several processes: torchrun -m sercli coco-detect …
     Written are results/coco-detect--ENGINE.json, the detections, the heads and a figure.
     """
-    from sercli.evals.detection import Options
+    from sercli.evals.detection_task import Options
     from sercli.evals.subject import recipe_of
 
     recipe = recipe_of(model)
@@ -162,8 +164,10 @@ def coco_detect(
     from sercli.engine.preemption import stop_request
     from sercli.engine.progress import TrainingProgress
     from sercli.engine.runtime import decided_by_first
-    from sercli.evals.detection import evaluate, prepare
+    from sercli.evals.detection import evaluate
+    from sercli.evals.detection_task import prepare
     from sercli.evals.subject import destination, open_or_create, owner_of
+    from sercli.foreign import Hints
 
     def say(text: str) -> None:
         if first:
@@ -175,9 +179,7 @@ def coco_detect(
             model,
             teacher=teacher,
             random_init=random_init,
-            num_heads=num_heads,
-            cls_after=cls_after,
-            key=key,
+            **asdict(Hints(num_heads, cls_after, key)),
         )
         if first:
             tell(loaded)
