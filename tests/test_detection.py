@@ -20,7 +20,7 @@ from sercli.checkpoints import encoder_sha256, read_encoder
 from sercli.data.coco import CocoFolder
 from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.progress import TrainingProgress
-from sercli.errors import Preempted, RunFailed, UserError
+from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.evals import detection, detection_task
 from sercli.evals.detection import evaluate, make_detector
 from sercli.evals.detection_backbone import LEVELS, FrozenEncoder, GridCache, SimpleFeaturePyramid
@@ -397,13 +397,21 @@ def test_cached_features_train_the_same_detector(engine, tmp_path):
 def test_the_grid_cache_is_what_the_encoder_gives(tmp_path):
     encoder, source = frozen(), world()
     indices = trainable_images(source)[::2]
-    cache = GridCache.of(tmp_path / "grids.npy", source, indices, encoder,
-                         batch_size=3, workers=0, progress=None)  # fmt: skip
+    GridCache.write(tmp_path / "grids.npy", source, indices, encoder, batch_size=3, workers=0,
+                    progress=None, check=lambda: None)  # fmt: skip
+    cache = GridCache(tmp_path / "grids.npy", indices)
     images = DetectionImages(source, encoder.canvas)
     samples = [images[int(index), None] for index in indices[::-1]]
     torch.testing.assert_close(
         cache.grids_of(samples, torch.device("cpu")), encoder.grids_of(samples)
     )
+
+
+def test_writing_a_cache_can_be_stopped_and_leaves_nothing_half_written(tmp_path):
+    directory, request = run_dir(tmp_path / "run"), StopRequest(interrupted=True)
+    with pytest.raises(Interrupted, match="repeat the command"):
+        run(task_of("torchvision", cache_features=True), directory, request=request)
+    assert not list((directory.path / "cache").iterdir())
 
 
 def test_a_cache_larger_than_the_disk_is_refused(tmp_path, monkeypatch):

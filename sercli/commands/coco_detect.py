@@ -202,7 +202,7 @@ def coco_detect(
                 say=say,
             )
     if first:
-        _save(run, outcome, task, model)
+        _save(run, outcome, task, model, owner)
         _report(outcome.result, model, run)
 
 
@@ -244,7 +244,7 @@ def _announcement(task: Task) -> str:
     )
 
 
-def _save(run: RunDir, outcome: Outcome, task: Task, model: str) -> None:
+def _save(run: RunDir, outcome: Outcome, task: Task, model: str, owner: str) -> None:
     from sercli.evals.detection import save_head
     from sercli.evals.subject import save
     from sercli.report.detections import detection_figure
@@ -252,7 +252,7 @@ def _save(run: RunDir, outcome: Outcome, task: Task, model: str) -> None:
 
     save_head(outcome, run)
     result = outcome.result
-    save(run.path, result, outcome.arrays, owner="", command=command_line())
+    save(run.path, result, outcome.arrays, owner=owner, command=command_line())
     figure = detection_figure(_panels(outcome, task), title=f"{model}: {result.name}")
     save_figure(figure, run.figures, result.name)
 

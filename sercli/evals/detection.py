@@ -120,14 +120,14 @@ def evaluate(
         request=request,
         progress=training,
     )
+    stopping = Stopping(request, runtime.device)
     first = stepper.resume()
     if first:
         say(f"goes on after step {first} of {plan.total_steps}")
     if first < plan.total_steps:
-        grids_of, images = _training_features(task, run, frozen, workers, progress, say)
+        grids_of, images = _training_features(task, run, frozen, workers, stopping, progress, say)
         with training:
             _train(detector, grids_of, images, task, stepper, workers)
-    stopping = Stopping(request, runtime.device)
     second = _second_opinion(task)
     found, pictured = detect(
         detector,
@@ -232,6 +232,7 @@ def _training_features(
     run: RunDir,
     frozen: FrozenEncoder,
     workers: int,
+    stopping: Stopping,
     progress: Progress | None,
     say: Callable[[str], None],
 ) -> tuple[Grids, DetectionImages]:
@@ -245,12 +246,14 @@ def _training_features(
         "encoder": frozen.sha256,
         "images": task.train.fingerprint(indices.tolist()),
         "image_size": task.canvas.size,
-        "dtype": str(frozen.runtime.autocast_dtype),
+        "mixed": frozen.mixed,
     }
     path = run.grid_cache(protocol_id(what))
-    if not path.is_file() and distributed.rank() == 0:
-        size = 4 if frozen.runtime.autocast_dtype is None else 2
-        needed = len(indices) * frozen.dim * task.canvas.grid**2 * size
+
+    def write() -> None:
+        if path.is_file():
+            return
+        needed = len(indices) * frozen.dim * task.canvas.grid**2 * (2 if frozen.mixed else 4)
         free = shutil.disk_usage(run.path).free
         say(f"features of {len(indices):,} images take {needed / 2**30:,.2f} GiB in {path}")
         if needed > free:
@@ -258,15 +261,20 @@ def _training_features(
                 f"features would take {needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB are free; "
                 "leave --cache-features out, or name another disk with --out"
             )
-    cache = GridCache.of(
-        path,
-        task.train,
-        indices,
-        frozen,
-        batch_size=options.at_once,
-        workers=workers,
-        progress=progress,
-    )
+        with distributed.alone():  # the other ranks wait
+            GridCache.write(
+                path,
+                task.train,
+                indices,
+                frozen,
+                batch_size=options.at_once,
+                workers=workers,
+                progress=progress,
+                check=stopping.check,
+            )
+
+    decided_by_first(write)
+    cache = GridCache(path, indices)
     device = frozen.runtime.device
     images = DetectionImages(task.train, task.canvas, seed=options.seed, with_images=False)
     return (lambda samples: cache.grids_of(samples, device)), images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from sercli import distributed
 from sercli.checkpoints import LoadedEncoder, encoder_sha256
 from sercli.data.coco import DetectionSource
 from sercli.data.loading import load_batches
@@ -46,6 +46,11 @@ class FrozenEncoder:
     @property
     def dim(self) -> int:
         return self.encoder.dim
+
+    @property
+    def mixed(self) -> bool:
+        """Whether it computes in bf16."""
+        return self.runtime.autocast_dtype is not None
 
     @torch.no_grad()
     def grids(self, images: Tensor) -> Tensor:
@@ -145,7 +150,7 @@ class GridCache:
         return torch.from_numpy(rows).to(device).float()
 
     @classmethod
-    def of(
+    def write(
         cls,
         path: Path,
         source: DetectionSource,
@@ -155,33 +160,40 @@ class GridCache:
         batch_size: int,
         workers: int,
         progress: Progress | None,
-    ) -> GridCache:
-        """The cache in `path`, made by rank 0 if it is not there.
+        check: Callable[[], None],
+    ) -> None:
+        """Encode the images and write their grids, all of them or none.
 
         Grids of a bf16 encoder are kept as float16, which loses nothing of its 8 bits unless a
         value is beyond ±65504; those of a float32 encoder as they are.
+
+        Args:
+            path: The file.
+            source: The images.
+            indices: int64 [N], those wanted.
+            frozen: The encoder.
+            batch_size: Images taken at a time.
+            workers: Loader processes.
+            progress: Called with "features", the images done, and all.
+            check: Called after each batch; may raise to end the writing.
         """
-        if distributed.rank() == 0 and not path.is_file():
-            mixed = frozen.runtime.autocast_dtype is not None
-            kind = np.dtype(np.float16 if mixed else np.float32)
-            side = frozen.canvas.grid
-            shape = (len(indices), frozen.dim, side, side)
+        kind = np.dtype(np.float16 if frozen.mixed else np.float32)
+        shape = (len(indices), frozen.dim, frozen.canvas.grid, frozen.canvas.grid)
+        batches = [
+            [(int(index), None) for index in indices[start : start + batch_size]]
+            for start in range(0, len(indices), batch_size)
+        ]
+        images = DetectionImages(source, frozen.canvas)
 
-            def write(file: object) -> None:
-                header = {"descr": kind.str, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
-                batches = [
-                    [(int(i), None) for i in indices[start : start + batch_size]]
-                    for start in range(0, len(indices), batch_size)
-                ]
-                images, done = DetectionImages(source, frozen.canvas), 0
-                for samples in load_batches(images, batches, workers=workers):
-                    grids = frozen.grids_of(samples).cpu().numpy().astype(kind)
-                    file.write(grids.tobytes())  # type: ignore[attr-defined]
-                    done += len(samples)
-                    if progress is not None:
-                        progress("features", done, len(indices))
+        def write(file: BinaryIO) -> None:
+            header = {"descr": kind.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            done = 0
+            for samples in load_batches(images, batches, workers=workers):
+                file.write(frozen.grids_of(samples).cpu().numpy().astype(kind).tobytes())
+                done += len(samples)
+                if progress is not None:
+                    progress("features", done, len(indices))
+                check()
 
-            write_atomic(path, write)
-        distributed.barrier()
-        return cls(path, indices)
+        write_atomic(path, write)
