@@ -55,6 +55,7 @@ class LoadedEncoder:
         mean, std: Normalisation of its input, RGB in 0…1.
         layout: "ser", "timm" (also of timm:NAME), or the name of a layout of `sercli.foreign`.
         place: Where in a file of that layout it was, "" for the file itself.
+        usual_heads: Attention heads that the layout's own code gives such a ViT, if it is known.
     """
 
     encoder: Encoder
@@ -67,6 +68,7 @@ class LoadedEncoder:
     std: tuple[float, float, float] = IMAGENET_STD
     layout: str = "ser"
     place: str = ""
+    usual_heads: int | None = None
 
     @property
     def num_heads(self) -> int | None:
@@ -91,10 +93,13 @@ class LoadedEncoder:
         """What was read, in one line."""
         encoder, place = self.encoder, f" at {self.place}" if self.place else ""
         joins = f", [CLS] joins after block {encoder.cls_after}" if encoder.cls_after else ""
+        usual = self.usual_heads
+        asked = "" if usual in (None, self.num_heads) else f" (its own code gives it {usual})"
         return (
             f"{self.source}: {self.key}{place}, layout {self.layout}, {self.matched} of "
             f"{self.expected} tensors; {encoder.depth} blocks, {encoder.dim} wide, "
-            f"{self.num_heads} heads, patch {encoder.patch_size}, {self.image_size} px{joins}"
+            f"{self.num_heads} heads{asked}, patch {encoder.patch_size}, "
+            f"{self.image_size} px{joins}"
         )
 
 
@@ -223,6 +228,7 @@ def _read_foreign(
         found.std,
         found.layout,
         found.place,
+        found.usual_heads,
     )
 
 
@@ -283,7 +289,7 @@ def load_torch_file(path: Path) -> dict[str, Any]:
             ) from error
         # torch puts the reason after advice to run the file's code, which is not passed on.
         lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
-        reason = lines[0][:160] if lines else "unreadable"
+        reason = lines[0].partition(". ")[0][:160] if lines else "unreadable"
         raise UserError(
             f"{path} is no checkpoint that can be read ({type(error).__name__}: {reason})",
             "a file written by torch.save with tensors and plain values only is needed",
