@@ -668,7 +668,7 @@ def test_sigterm_is_75_and_the_same_command_goes_on(
     runs = [run_directory(tmp_path / name) for name in ("whole", "stopped")]
     invoke(runs[0].path, *SHORT)
     with monkeypatch.context() as patched:
-        patched.setattr(command, "progress", lambda: killing(3))
+        patched.setattr(command, "progress_of", lambda _first: killing(3))
         with pytest.raises(Preempted, match="the same command goes on") as stop:
             invoke(runs[1].path, *SHORT)
     assert stop.value.exit_status == 75
@@ -689,7 +689,7 @@ def test_sigterm_is_75_and_the_same_command_goes_on(
 def test_restart_drops_what_is_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_directory(tmp_path / "run")
     with monkeypatch.context() as patched:
-        patched.setattr(command, "progress", lambda: killing(3))
+        patched.setattr(command, "progress_of", lambda _first: killing(3))
         with pytest.raises(Preempted):
             invoke(run.path, *SHORT)
     _, errors = invoke(run.path, "--epochs", "1", "--batch-size", "16", "--restart")

@@ -505,7 +505,7 @@ def test_own_head_has_its_own_transform_and_imagenets_classes() -> None:
     ("name", "message"),
     [
         ("runs/x", "only a classifier of timm's"),
-        ("timm:nothing", "only a classifier of timm's"),
+        ("timm:nothing", "timm knows no model"),
         ("timm:test_vit.nothing", "knows no weights"),
     ],
 )
