@@ -192,7 +192,7 @@ def best_classes(
         rows.append(top_classes(classifier(torch.stack(images)), top=TOP, subset=allowed))
         done += len(images)
         tell(min(done * distributed.world_size(), len(indices)))
-    best: Best = _gathered(torch.cat(rows), len(indices)).cpu().numpy()
+    best: Best = distributed.gather_in_order(torch.cat(rows), len(indices)).cpu().numpy()
     return best
 
 
@@ -226,9 +226,9 @@ def watch(
     for row, one in zip(table, predictions, strict=True):
         row[: len(one)] = one
     measured = torch.tensor(changes, dtype=torch.float64, device=device).view(-1, 2)
-    flips, distances = _gathered(measured, len(videos)).cpu().numpy().T
+    flips, distances = distributed.gather_in_order(measured, len(videos)).cpu().numpy().T
     return Sequences(
-        _gathered(table, len(videos)).cpu().numpy(),
+        distributed.gather_in_order(table, len(videos)).cpu().numpy(),
         perturbed.labels(perturbation)[videos],
         flips,
         distances,
@@ -246,11 +246,3 @@ def _read(
 def _share(indices: Indices) -> list[int]:
     """What this process reads: every W-th."""
     return [int(i) for i in indices[distributed.rank() :: distributed.world_size()]]
-
-
-def _gathered(rows: Tensor, total: int) -> Tensor:
-    """The rows of all processes, in the order before `_share`."""
-    world = distributed.world_size()
-    gathered = distributed.gather_rows(rows, distributed.rows_of_rank(total))
-    order = torch.cat([torch.arange(first, total, world) for first in range(world)])
-    return gathered[order.argsort().to(rows.device)]
