@@ -16,7 +16,7 @@ import argparse
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,21 @@ class LoadedEncoder:
     def num_heads(self) -> int | None:
         """Attention heads (None for blocks of an unusual kind)."""
         return heads_of(self.encoder)
+
+    def at(self, image_size: int | None) -> LoadedEncoder:
+        """The same encoder for images of another side; None: as it is.
+
+        Raises:
+            UserError: It is no multiple of the patch.
+        """
+        if image_size is None:
+            return self
+        if image_size % self.encoder.patch_size:
+            raise UserError(
+                f"--image-size {image_size}",
+                f"it must be a multiple of the patch, which is {self.encoder.patch_size} px",
+            )
+        return replace(self, image_size=image_size)
 
     def describe(self) -> dict[str, Any]:
         """The `model` field of a result."""

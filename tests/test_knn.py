@@ -236,6 +236,21 @@ def test_limit_and_hold_out_are_marked(tmp_path: Path) -> None:
     assert usual.protocol_id != whole.protocol_id
 
 
+def test_another_image_size_is_another_protocol() -> None:
+    subject = loaded()
+    train, val = (ShapesSource(s, image_size=48, num_images=40) for s in ("train", "val"))
+    usual = evaluate(subject, train, val, device=CPU, floor=False).result
+    larger = evaluate(subject, train, val, device=CPU, floor=False, image_size=48)
+    assert (usual.data["image_size"], larger.result.data["image_size"]) == (32, 48)
+    assert larger.result.protocol["settings"]["image_size"] == 48
+    assert larger.result.protocol_id != usual.protocol_id
+    parts = [extract(subject.encoder, source, image_size=48, workers=0) for source in (train, val)]
+    score = knn_scores(*parts[0], *parts[1], num_classes=10)[20]
+    assert larger.arrays["predictions"].tolist() == score.predictions.tolist()
+    with pytest.raises(UserError, match=r"--image-size 50; it must be a multiple of the patch.* 8"):
+        evaluate(subject, train, val, device=CPU, image_size=50)
+
+
 # -- Several processes ----------------------------------------------------------------------------
 
 

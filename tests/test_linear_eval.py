@@ -374,6 +374,17 @@ def test_loader_processes_do_not_change_the_number() -> None:
     assert one.result.metrics == other.result.metrics
 
 
+def test_another_image_size_is_the_heads_and_another_protocol() -> None:
+    options = dataclasses.replace(QUICK, image_size=32)
+    usual, larger = probe(), probe(options)
+    assert (usual.result.data["image_size"], larger.result.data["image_size"]) == (16, 32)
+    assert (larger.head.facts.image_size, larger.head.facts.resize) == (32, 37)
+    assert larger.result.protocol["settings"]["image_size"] == 32
+    assert larger.result.protocol_id != usual.result.protocol_id
+    with pytest.raises(UserError, match="--image-size 33; it must be a multiple of the patch"):
+        probe(dataclasses.replace(QUICK, image_size=33))
+
+
 def test_delayed_cls_has_its_sets_and_says_so() -> None:
     made = prepare(loaded(cls_after=3), shapes("train", 60), shapes("val", 40), QUICK)
     assert made.plan.notes == (
@@ -703,7 +714,8 @@ def test_wrong_usage_is_told_before_any_work(tmp_path: Path) -> None:
         (("--preset", "sre"), "known: ser, dino, moco-v3"),
         (("--shots", "150%"), "--shots 150%; it must be a percentage below 100"),
         (("--shots", "few"), "--shots few"),
-        (("--lr", "0"), "--lr 0; a learning rate must be above 0"),
+        (("--lr", "0.1", "--lr", "nan"), "--lr nan;"),
+        (("--lr", "0"), "--lr 0; a learning rate must be a number above 0"),
         (("--device", "tpu"), "it must be cpu or cuda"),
         (("--data", tmp_path / "nowhere", "--out", tmp_path / "new"), "does not exist"),
     ):

@@ -740,7 +740,8 @@ def test_the_sets_must_be_the_heads(tmp_path: Path, world: Path) -> None:
     for severity in SEVERITIES:
         folders(large / "fog" / str(severity), CLASSES, side=48)
     with pytest.raises(UserError, match="48×48 pixels, the model takes 32×32"):
-        invoke(run.path, "--imagenet-c", large, "--allow-partial")
+        invoke(run.path, "--imagenet-c", large, "--sketch", world / "sketch", "--allow-partial")
+    assert not run.results.exists()  # told before any set is evaluated
     top = world / "imagenet-v2" / "top-images"
     with pytest.raises(UserError, match="two directories hold imagenet-v2-top-images"):
         invoke(run.path, "--v2", top, "--v2", world / "imagenet-v2")

@@ -11,6 +11,7 @@ from sercli.commands.evaluation import (
     ClsAfter,
     Data,
     Device,
+    ImageSize,
     Key,
     Limit,
     Model,
@@ -29,6 +30,7 @@ def knn(
     data: Data = None,
     out: Out = None,
     batch_size: BatchSize = 256,
+    image_size: ImageSize = None,
     device: Device = None,
     limit: Limit = None,
     teacher: Teacher = False,
@@ -63,6 +65,7 @@ def knn(
             teacher=teacher,
             random_init=random_init,
             hints=Hints(num_heads, cls_after, key),
+            image_size=image_size,
         )
         has_val = subject.images.has("val")
         if first:
@@ -78,6 +81,7 @@ def knn(
             batch_size=batch_size,
             limit=limit,
             floor=floor,
+            image_size=image_size,
             workers=default_workers(runtime_for(chosen).ranks_here),
             progress=show,
         )

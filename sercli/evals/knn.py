@@ -324,6 +324,7 @@ def evaluate(
     batch_size: int = 256,
     limit: int | None = None,
     floor: bool = True,
+    image_size: int | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -341,12 +342,15 @@ def evaluate(
         limit: At most this many images of the bank and of the queries each; the result is partial
             if that leaves any out.
         floor: Score a randomly initialised twin of the encoder as well.
+        image_size: Side in pixels, a multiple of the patch; None: what it was trained on.
         workers: Loader processes; None: by the number of cores.
         progress: Called with the split, the images done, and all of them.
 
     Raises:
-        UserError: No class of `train` has two images to hold one out.
+        UserError: No class of `train` has two images to hold one out, or `image_size` does not
+            fit the patch.
     """
+    loaded = loaded.at(image_size)
     if val is None:
         bank, queries = hold_out(train)
         asked = train
@@ -402,7 +406,7 @@ def evaluate(
             "name": "knn",
             "variant": None,
             "version": 1,
-            "settings": _settings(held_out=val is None),
+            "settings": _settings(held_out=val is None, image_size=image_size),
         },
         model=loaded.describe(),
         data={
@@ -469,7 +473,7 @@ def _metrics(scores: Sequence[dict[int, KnnScore]], count: int) -> dict[str, flo
     return values
 
 
-def _settings(*, held_out: bool) -> dict[str, Any]:
+def _settings(*, held_out: bool, image_size: int | None) -> dict[str, Any]:
     """The rule, all of it hashed; nothing that follows from the model."""
     return {
         "features": "[CLS] after the final norm, L2-normalised",
@@ -479,7 +483,7 @@ def _settings(*, held_out: bool) -> dict[str, Any]:
         "reported_k": REPORTED,
         "bank": "train without the queries" if held_out else "train",
         "queries": f"a seeded {HELD_OUT:.0%} of each class of train" if held_out else "val",
-        "image_size": "of training",
+        "image_size": image_size or "of training",
         "resize": "256/224 of the side, bicubic, central crop",
         "precision": "float32",
         "interval": "Wilson over queries",

@@ -142,7 +142,7 @@ class AsTheyAre(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         image = self._source.load(index)
-        _require_side(image.size, self._side, self._source.describe(index))
+        require_side(image.size, self._side, self._source.describe(index))
         return image_to_tensor(image)
 
 
@@ -155,18 +155,24 @@ class _Videos(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         frames = self._set.frames(self._name, index)
         called = f"sequence {index} of {self._name}"
-        _require_side((frames.shape[2], frames.shape[1]), self._side, called)
+        require_side((frames.shape[2], frames.shape[1]), self._side, called)
         if len(frames) < 2:
             raise UserError(f"{called} has {len(frames)} frames", "two are needed to compare")
         return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
 
 
-def _require_side(size: tuple[int, int], side: int, called: str) -> None:
+def require_side(size: tuple[int, int], side: int, called: str) -> None:
+    """Refuse a picture that would have to be resized.
+
+    Raises:
+        UserError: Its size is not `side` × `side`.
+    """
     if size != (side, side):
         raise UserError(
             f"{called} has {size[0]}×{size[1]} pixels, the model takes {side}×{side}",
             "corrupted and perturbed files are never resized, that would undo them",
-            f"use files made at {side} pixels, or --imagenet-c-otf",
+            f"use files made at {side} pixels, a probe trained with `ser linear-eval --image-size "
+            f"{size[0]}`, or --imagenet-c-otf",
         )
 
 
