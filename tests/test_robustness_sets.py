@@ -692,6 +692,17 @@ def test_the_embedded_corruptions_have_one_side(world: Path, tmp_path: Path) -> 
     _refuses("33 × 33 pixels instead of 32 × 32", lambda: open_corrupted(copy, _WORLD))
 
 
+@pytest.mark.parametrize("allow_partial", [False, True])
+def test_the_embedded_r_and_a_are_not_taken_for_each_other(
+    world: Path, allow_partial: bool
+) -> None:
+    for kind, other in (KINDS[:2], KINDS[1::-1]):
+        _refuses(
+            f"its classes are those of the embedded world's {other}",
+            lambda k=kind, o=other: open_set(k, world / o, CLASSES, allow_partial=allow_partial),
+        )
+
+
 @pytest.mark.parametrize("kind", KINDS[:3])
 def test_folders_of_other_classes_are_refused(world: Path, kind: str) -> None:
     folder = world / ("sketch" if kind == "imagenet-sketch" else kind)
