@@ -38,6 +38,7 @@ from sercli.run_dir import RunDir, write_atomic
 
 _FORMAT = "ser-encoder"
 _OUR_HEADER = {"model", "step"}
+_LOCAL = "local-dir:"
 
 
 @dataclass(frozen=True)
@@ -372,10 +373,11 @@ def _build(
 
 
 def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
-    """A model of timm's, with weights cached on this machine or random ones.
+    """A model of timm's, with weights on this machine or random ones.
 
     Args:
-        name: `timm:NAME`.
+        name: `timm:NAME`, or `timm:local-dir:DIR` for a folder with config.json and weights, as the
+            Hugging Face Hub has them.
         random_init: Random weights, the same at every call.
         options: Of `timm.create_model`.
 
@@ -387,9 +389,15 @@ def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
 
     stem = name.removeprefix("timm:")
     architecture = stem.partition(".")[0]
-    if architecture not in timm.list_models():
+    if stem.startswith(_LOCAL):
+        config = Path(stem.removeprefix(_LOCAL)) / "config.json"
+        if not config.is_file():
+            raise UserError(
+                f"{name}: there is no {config}", "a folder with config.json and weights is needed"
+            )
+    elif architecture not in timm.list_models():
         raise UserError(f"{name}: timm knows no model {architecture!r}")
-    if not timm.is_model_pretrained(stem) and "." in stem:
+    elif not timm.is_model_pretrained(stem) and "." in stem:
         raise UserError(f"{name}: timm knows no weights {stem!r}")
     # Nothing is downloaded behind the user's back. The environment variable of this name is read
     # when huggingface_hub is imported, which is over.
@@ -399,6 +407,9 @@ def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
         with seeded(0, "timm"):
             return timm.create_model(stem, pretrained=not random_init, **options)
     except Exception as error:
+        if stem.startswith(_LOCAL):
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"{name} cannot be read ({type(error).__name__}: {reason})") from error
         raise UserError(
             f"{name} has no weights on this machine ({type(error).__name__})",
             "weights must be cached, nothing is downloaded",

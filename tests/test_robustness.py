@@ -501,6 +501,33 @@ def test_own_head_has_its_own_transform_and_imagenets_classes() -> None:
     assert classifier(mine[None]).shape == (1, 1000)
 
 
+def test_a_classifier_in_a_folder_as_the_hub_has_it(tmp_path: Path) -> None:
+    import timm
+    from timm.models import save_for_hf
+
+    model = timm.create_model("test_vit").eval()
+    nn.init.normal_(model.head.weight)
+    save_for_hf(model, tmp_path / "mine")
+    name = f"timm:local-dir:{tmp_path / 'mine'}"
+    classifier = own_head(name, device=CPU)
+    images = torch.randint(0, 255, (2, 3, 160, 160), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (classifier.mean, classifier.std))
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(images), model((images / 255 - mean) / std))
+        features = read_encoder(name).encoder((images / 255 - mean) / std)
+        torch.testing.assert_close(model.forward_features((images / 255 - mean) / std)[:, 0],
+                                   features.cls, rtol=1e-4, atol=1e-5)  # fmt: skip
+    fewer = timm.create_model("test_vit", num_classes=999)
+    save_for_hf(fewer, tmp_path / "fewer")
+    with pytest.raises(UserError, match="has 999 classes"):
+        own_head(f"timm:local-dir:{tmp_path / 'fewer'}", device=CPU)
+    with pytest.raises(UserError, match=r"there is no .*none/config\.json"):
+        own_head(f"timm:local-dir:{tmp_path / 'none'}", device=CPU)
+    (tmp_path / "fewer" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="fewer cannot be read"):
+        own_head(f"timm:local-dir:{tmp_path / 'fewer'}", device=CPU)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
