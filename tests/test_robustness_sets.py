@@ -271,7 +271,10 @@ def test_missing_and_empty_directories(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     for kind in KINDS[:3]:
-        _refuses("no images", lambda kind=kind: _open(kind, tmp_path / "empty", allow_partial=True))
+        _refuses(
+            "no class folders",
+            lambda kind=kind: _open(kind, tmp_path / "empty", allow_partial=True),
+        )
     for kind in KINDS:
         _refuses("does not exist", lambda kind=kind: _open(kind, tmp_path / "none"))
         _refuses("is a file", lambda kind=kind: _open(kind, tmp_path / "file"))

@@ -98,7 +98,7 @@ class FolderRule:
         elif mistaken and not self.complete:
             wrong += mistaken
         elif not sum(counts.values()):
-            wrong.append(f"no {noun}s")
+            wrong.append(f"no {noun}s" if counts else f"no class folders, and so no {noun}s")
         else:
             lacking += self._missing(counts, noun)
         return Findings(tuple(wrong), tuple(lacking))
