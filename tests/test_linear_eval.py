@@ -149,6 +149,9 @@ def test_a_limit_is_marked() -> None:
     assert (len(split.train) + len(split.hold_out), len(split.test)) == (30, 30)
     assert split.partial
     assert not split_images(shapes("train", 99), shapes("val", 50), Options(limit=99)).partial
+    trial = probe(dataclasses.replace(QUICK, limit=50))
+    assert (trial.result.data["partial"], trial.head.facts.partial) == (True, True)
+    assert not probe().head.facts.partial
 
 
 def test_hold_out_is_never_trained_on_and_val_is_read_once_at_the_end(

@@ -699,6 +699,19 @@ def test_the_probe_is_applied_by_its_own_rule(tmp_path: Path, world: Path) -> No
         assert prediction == max(allowed, key=lambda label: logits[label].item())
 
 
+def test_the_head_of_a_trial_makes_every_result_partial(tmp_path: Path, world: Path) -> None:
+    run = run_directory(tmp_path / "run")
+    head = load_head(run.head("linear-eval--ser"))
+    head.facts = replace(head.facts, partial=True)
+    head.save(run.head("linear-eval--ser"))
+    _, remarks = invoke(run.path, "--imagenet-r", world / "imagenet-r", "--imagenet-c-otf",
+                        "--batch-size", "40")  # fmt: skip
+    results = run.read_results()
+    assert len(results) == 3
+    assert all(result.data["partial"] for result in results)
+    assert "the head was trained on a part of the images" in remarks
+
+
 def test_on_the_fly_takes_the_runs_own_images(tmp_path: Path) -> None:
     run = run_directory(tmp_path / "run")
     text, _ = invoke(run.path, "--imagenet-c-otf", "--limit", "2")

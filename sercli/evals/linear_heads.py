@@ -253,6 +253,7 @@ class HeadFacts:
         interpolation: Of that resize.
         mean, std: Normalisation of the input.
         protocol_id: Of the result that it stands beside.
+        partial: Whether that result is partial: trained on a part of the images, for a trial.
     """
 
     classes: tuple[str, ...]
@@ -267,6 +268,7 @@ class HeadFacts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     protocol_id: str
+    partial: bool = False
 
 
 class ProbeHead(nn.Module):
@@ -366,6 +368,7 @@ def load_head(path: Path) -> ProbeHead:
     try:
         if header.get("format") != _FORMAT:
             raise KeyError(f"format {_FORMAT}")
+        header = {"partial": "false", **header}  # heads of earlier versions do not say it
         values = {name: _value(header[name]) for name in HeadFacts.__dataclass_fields__}
         return ProbeHead(
             HeadFacts(**values), tensors["weight"], tensors["bias"], _norm_of(header, tensors)

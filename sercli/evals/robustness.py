@@ -231,10 +231,10 @@ def evaluate_images(
         data={
             "path": source.name,
             "n": len(indices),
-            "partial": images.partial or reading.leaves_out(len(source)),
+            "partial": classifier.partial or images.partial or reading.leaves_out(len(source)),
             "image_size": classifier.image_size,
             "classes": len(classifier.classes) if images.subset is None else len(images.subset),
-            "notes": list(images.notes),
+            "notes": [*classifier.notes, *images.notes],
         },
         metrics=scores.accuracy_metrics(Right.of(best, labels)),
     )
@@ -297,11 +297,12 @@ def evaluate_corruptions(
             "path": path,
             "n": done,
             "cells": len(cells),
-            "partial": corrupted.partial
+            "partial": classifier.partial
+            or corrupted.partial
             or any(map(reading.leaves_out, sizes.values()))
             or (clean is not None and bool(clean.data["partial"])),
             "image_size": classifier.image_size,
-            "notes": [*corrupted.notes, *_unit(classifier)],
+            "notes": [*classifier.notes, *corrupted.notes, *_unit(classifier)],
         },
         metrics=scores.corruption_metrics(
             rights, clean=None if clean is None else clean.metrics["top1"]
@@ -348,9 +349,11 @@ def evaluate_perturbed(
             "path": path,
             "n": len(identifiers),
             "frames": sum(int((one.predictions >= 0).sum()) for one in everything),
-            "partial": perturbed.partial or any(map(reading.leaves_out, counts.values())),
+            "partial": classifier.partial
+            or perturbed.partial
+            or any(map(reading.leaves_out, counts.values())),
             "image_size": classifier.image_size,
-            "notes": list(perturbed.notes),
+            "notes": [*classifier.notes, *perturbed.notes],
         },
         metrics=scores.perturbation_metrics(found),
     )
