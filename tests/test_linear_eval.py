@@ -223,7 +223,7 @@ def test_presets_are_the_published_ones() -> None:
     assert moco.interpolation == "bilinear"
     with pytest.raises(UserError, match="--preset sre; known: ser, dino, moco-v3"):
         Options(preset="sre").resolve()
-    with pytest.raises(UserError, match="--lr -1; a learning rate must be above 0"):
+    with pytest.raises(UserError, match="--lr -1; a learning rate must be a number above 0"):
         Options(learning_rates=(1.0, -1.0)).resolve()
 
 
