@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
     from sercli.checkpoints import load_encoder
 
 __version__ = "0.1.0"
@@ -18,3 +24,28 @@ def __getattr__(name: str) -> Any:
 
         return load_encoder
     raise AttributeError(f"module 'sercli' has no attribute {name!r}")
+
+
+class _AfterTimm(MetaPathFinder):
+    """Adds `ser_vit` to timm's models once timm is imported, which `import sercli` alone is not."""
+
+    def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> ModuleSpec | None:
+        if name != "timm":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_register(module: ModuleType) -> None:
+                load(module)
+                importlib.import_module("sercli.timm_entry")
+
+            spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
+        return spec
+
+
+if "timm" in sys.modules:
+    importlib.import_module("sercli.timm_entry")
+else:
+    sys.meta_path.insert(0, _AfterTimm())

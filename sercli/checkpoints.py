@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from sercli.run_dir import RunDir, write_atomic
 
 _FORMAT = "ser-encoder"
 _OUR_HEADER = {"model", "step"}
+_LOCAL = "local-dir:"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class LoadedEncoder:
         mean, std: Normalisation of its input, RGB in 0…1.
         layout: "ser", "timm" (also of timm:NAME), or the name of a layout of `sercli.foreign`.
         place: Where in a file of that layout it was, "" for the file itself.
+        usual_heads: Attention heads that the layout's own code gives such a ViT, if it is known.
     """
 
     encoder: Encoder
@@ -68,11 +70,27 @@ class LoadedEncoder:
     std: tuple[float, float, float] = IMAGENET_STD
     layout: str = "ser"
     place: str = ""
+    usual_heads: int | None = None
 
     @property
     def num_heads(self) -> int | None:
         """Attention heads (None for blocks of an unusual kind)."""
         return heads_of(self.encoder)
+
+    def at(self, image_size: int | None) -> LoadedEncoder:
+        """The same encoder for images of another side; None: as it is.
+
+        Raises:
+            UserError: It is no multiple of the patch.
+        """
+        if image_size is None:
+            return self
+        if image_size % self.encoder.patch_size:
+            raise UserError(
+                f"--image-size {image_size}",
+                f"it must be a multiple of the patch, which is {self.encoder.patch_size} px",
+            )
+        return replace(self, image_size=image_size)
 
     def describe(self) -> dict[str, Any]:
         """The `model` field of a result."""
@@ -92,10 +110,13 @@ class LoadedEncoder:
         """What was read, in one line."""
         encoder, place = self.encoder, f" at {self.place}" if self.place else ""
         joins = f", [CLS] joins after block {encoder.cls_after}" if encoder.cls_after else ""
+        usual = self.usual_heads
+        asked = "" if usual in (None, self.num_heads) else f" (its own code gives it {usual})"
         return (
             f"{self.source}: {self.key}{place}, layout {self.layout}, {self.matched} of "
             f"{self.expected} tensors; {encoder.depth} blocks, {encoder.dim} wide, "
-            f"{self.num_heads} heads, patch {encoder.patch_size}, {self.image_size} px{joins}"
+            f"{self.num_heads} heads{asked}, patch {encoder.patch_size}, "
+            f"{self.image_size} px{joins}"
         )
 
 
@@ -224,6 +245,7 @@ def _read_foreign(
         found.std,
         found.layout,
         found.place,
+        found.usual_heads,
     )
 
 
@@ -284,7 +306,7 @@ def load_torch_file(path: Path) -> dict[str, Any]:
             ) from error
         # torch puts the reason after advice to run the file's code, which is not passed on.
         lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
-        reason = lines[0][:160] if lines else "unreadable"
+        reason = lines[0].partition(". ")[0][:160] if lines else "unreadable"
         raise UserError(
             f"{path} is no checkpoint that can be read ({type(error).__name__}: {reason})",
             "a file written by torch.save with tensors and plain values only is needed",
@@ -364,10 +386,11 @@ def encoder_sha256(encoder: Encoder) -> str:
 
 
 def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
-    """A model of timm's, with weights cached on this machine or random ones.
+    """A model of timm's, with weights on this machine or random ones.
 
     Args:
-        name: `timm:NAME`.
+        name: `timm:NAME`, or `timm:local-dir:DIR` for a folder with config.json and weights, as the
+            Hugging Face Hub has them.
         random_init: Random weights, the same at every call.
         options: Of `timm.create_model`.
 
@@ -379,9 +402,15 @@ def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
 
     stem = name.removeprefix("timm:")
     architecture = stem.partition(".")[0]
-    if architecture not in timm.list_models():
+    if stem.startswith(_LOCAL):
+        config = Path(stem.removeprefix(_LOCAL)) / "config.json"
+        if not config.is_file():
+            raise UserError(
+                f"{name}: there is no {config}", "a folder with config.json and weights is needed"
+            )
+    elif architecture not in timm.list_models():
         raise UserError(f"{name}: timm knows no model {architecture!r}")
-    if not timm.is_model_pretrained(stem) and "." in stem:
+    elif not timm.is_model_pretrained(stem) and "." in stem:
         raise UserError(f"{name}: timm knows no weights {stem!r}")
     # Nothing is downloaded behind the user's back. The environment variable of this name is read
     # when huggingface_hub is imported, which is over.
@@ -391,6 +420,9 @@ def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
         with seeded(0, "timm"):
             return timm.create_model(stem, pretrained=not random_init, **options)
     except Exception as error:
+        if stem.startswith(_LOCAL):
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"{name} cannot be read ({type(error).__name__}: {reason})") from error
         raise UserError(
             f"{name} has no weights on this machine ({type(error).__name__})",
             "weights must be cached, nothing is downloaded",

@@ -102,6 +102,26 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     return cast(Tensor, _GatherRows.apply(rows, counts))
 
 
+def gather_in_order(rows: Tensor, total: int) -> Tensor:
+    """The rows of all ranks, of which rank r holds the positions r, r + W, …, by position.
+
+    Args:
+        rows: [positions of this rank, …].
+        total: Positions of all ranks.
+
+    Returns:
+        [total, …].
+    """
+    world = world_size()
+    gathered = gather_rows(rows, rows_of_rank(total))
+    if world == 1:
+        return gathered
+    places = torch.cat([torch.arange(first, total, world) for first in range(world)])
+    ordered = torch.empty_like(gathered)
+    ordered[places.to(gathered.device)] = gathered
+    return ordered
+
+
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(_ctx: Any, value: Tensor) -> Tensor:

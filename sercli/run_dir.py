@@ -307,7 +307,8 @@ class RunDir:
         """
         run_dir = cls(Path(path))
         if not run_dir.run.is_file():
-            what = "has no run.json" if run_dir.path.is_dir() else "does not exist"
+            missing = "is a file" if run_dir.path.exists() else "does not exist"
+            what = "has no run.json" if run_dir.path.is_dir() else missing
             raise UserError(
                 f"{path} {what}",
                 "a run directory made by ser is needed",

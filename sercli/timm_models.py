@@ -1,7 +1,7 @@
 """Our encoders in timm: a model with delayed [CLS], and writing files that timm loads.
 
-`import sercli.timm_models` registers `ser_vit`, a timm VisionTransformer whose [CLS] joins after
-block `cls_after`. Encoders whose [CLS] is there from the start are written for timm's own
+`import sercli` registers `ser_vit` (in `timm_entry.py`), a timm VisionTransformer whose [CLS] joins
+after block `cls_after`. Encoders whose [CLS] is there from the start are written for timm's own
 `vit_*`, which need nothing of ser.
 """
 
@@ -18,14 +18,12 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sercli import __version__
 from sercli.checkpoints import LoadedEncoder
-from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
 from sercli.encoder import Encoder
 from sercli.errors import RunFailed, UserError, from_os_error
 from sercli.foreign import EXPORT_LAYOUT
@@ -34,21 +32,6 @@ from sercli.run_dir import write_atomic
 TOLERANCE = 1e-5
 
 # -- The model ------------------------------------------------------------------------------------
-
-default_cfgs = generate_default_cfgs(
-    {
-        "ser_vit": {
-            "num_classes": 0,
-            "input_size": (3, 224, 224),
-            "interpolation": "bicubic",
-            "crop_pct": 0.875,
-            "mean": IMAGENET_MEAN,
-            "std": IMAGENET_STD,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        }
-    }
-)
 
 
 class DelayedVisionTransformer(VisionTransformer):
@@ -129,22 +112,6 @@ class DelayedVisionTransformer(VisionTransformer):
         """Refused: the encoder's pass does not recompute blocks."""
         if enable:
             raise ValueError("ser_vit does not recompute blocks in the backward pass")
-
-
-def ser_vit(pretrained: bool = False, **options: Any) -> DelayedVisionTransformer:
-    """ViT-S/16 with 6 heads unless other sizes are given, and `cls_after`."""
-    sizes = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
-    model: DelayedVisionTransformer = build_model_with_cfg(
-        DelayedVisionTransformer,
-        "ser_vit",
-        pretrained,
-        feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **{**sizes, **options},
-    )
-    return model
-
-
-register_model(ser_vit)
 
 
 # -- Writing --------------------------------------------------------------------------------------
@@ -312,7 +279,7 @@ def timm_tensors(encoder: Encoder, options: Mapping[str, Any]) -> dict[str, Tens
 
 def loading_code(path: Path, name: str, options: Mapping[str, Any]) -> str:
     """One line of Python that loads an exported file."""
-    modules = "timm, sercli.timm_models" if name == "ser_vit" else "timm"
+    modules = "timm, sercli" if name == "ser_vit" else "timm"
     arguments = "".join(f"{key}={value!r}, " for key, value in options.items())
     return (
         f"import {modules}; "

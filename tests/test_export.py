@@ -89,6 +89,32 @@ torch.save(outputs, "outputs.pt")
     torch.testing.assert_close(torch.load(tmp_path / "outputs.pt"), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import sercli, timm",
+        "import timm, sercli",
+        "import sercli, timm.models",
+        "import sercli.timm_models, timm",
+        "from sercli import load_encoder; import timm",
+    ],
+)
+def test_importing_sercli_in_any_order_registers_the_delayed_vit(imports):
+    code = f"""
+import sys
+{imports}
+assert timm.list_models("ser_vit*") == ["ser_vit"]
+model = timm.create_model("ser_vit", cls_after=3, depth=4)
+assert (model.cls_after, len(model.blocks)) == (3, 4)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_sercli_imports_neither_torch_nor_timm():
+    code = "import sys, sercli; assert not {'torch', 'timm', 'numpy'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_an_ordinary_vit_of_a_usual_size_needs_only_its_name():
     from sercli.recipe import Model
 

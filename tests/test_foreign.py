@@ -700,6 +700,103 @@ def test_stored_objects_are_neither_built_nor_kept(tmp_path):
     )
 
 
+# -- blocks, wrappers, numbers --------------------------------------------------------------------
+
+
+def cut_short(state, *, depth=12):
+    """Without the last block, as its numbering alone does not show."""
+    last = f"blocks.{depth - 1}."
+    return {key: value for key, value in state.items() if last not in key}
+
+
+def test_a_lost_last_block_is_told_by_the_teacher_the_width_or_the_name(tmp_path):
+    tiny = moco_v3(vit(0), vit(1))
+    tiny["state_dict"] = {
+        key: value
+        for key, value in tiny["state_dict"].items()
+        if not key.startswith("module.base_encoder.blocks.2.")
+    }
+    path = saved(tmp_path, tiny)
+    refused(lambda: load_encoder(path, num_heads=4), "student", "no blocks.2.", "teacher has")
+    assert read_encoder(path, num_heads=4, teacher=True).encoder.depth == 3
+    assert read_encoder(path, num_heads=4, key="state_dict.base_encoder").encoder.depth == 2
+    model = small(6)
+    path = saved(tmp_path, cut_short(named(model)))
+    refused(lambda: load_encoder(path, num_heads=6), "11 blocks", "384 wide has 12", "--key")
+    assert read_encoder(path, num_heads=6, key=".").encoder.depth == 11
+    named_one = timm.create_model("test_vit", num_classes=0)
+    depth = len(named_one.blocks)
+    state = {"arch": "test_vit", "state_dict": cut_short(named(named_one), depth=depth)}
+    refused(
+        lambda: load_encoder(saved(tmp_path, state)), f"{depth - 1} blocks", f"test_vit has {depth}"
+    )
+
+
+def test_the_named_model_must_have_that_width_and_patch(tmp_path):
+    state = {"arch": "vit_small_patch32_224", "state_dict": named(small(6))}
+    refused(lambda: load_encoder(saved(tmp_path, state)), "patches of 16 px", "patch32_224", "32")
+    state["arch"] = "vit_base_patch16_224"
+    refused(lambda: load_encoder(saved(tmp_path, state)), "width of 384", "768")
+    path = tmp_path / "named.safetensors"
+    header = {"format": "pt", "architecture": "vit_small_patch16_224"}
+    safetensors.torch.save_file(named(small(6)), path, metadata=header)
+    assert same(read_encoder(path), small(6))
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_wrappers_around_a_part(tmp_path, wrapper):
+    student, teacher = vit(0), vit(1)
+    state = moco_v3(student, teacher)
+    inner = "module.base_encoder."
+    state["state_dict"] = {
+        key.replace(inner, inner + wrapper): value for key, value in state["state_dict"].items()
+    }
+    path = saved(tmp_path, state)
+    loaded = read_encoder(path, num_heads=4)
+    assert same(loaded, student)
+    assert loaded.place == f"state_dict.{inner}{wrapper}".rstrip(".")
+    assert same(read_encoder(path, num_heads=4, key="state_dict.base_encoder"), student)
+    assert same(read_encoder(path, num_heads=4, teacher=True), teacher)
+
+
+def test_quantised_weights_are_not_read_as_numbers(tmp_path):
+    state = {key: (20 * value).to(torch.int8) for key, value in named(vit()).items()}
+    refused(lambda: load_encoder(saved(tmp_path, state), num_heads=4), "int8", "floating-point")
+
+
+def test_heads_that_the_layouts_own_code_does_not_have_are_told(tmp_path):
+    path = saved(tmp_path, moco_v3(small(12, "moco-v3"), small(12, "moco-v3")))
+    assert "12 heads, patch" in read_encoder(path).summary
+    told = read_encoder(path, num_heads=6).summary
+    assert "6 heads (its own code gives it 12), patch" in told
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bare", [False, True])
+def test_the_authors_vit_in_other_wrappers(tmp_path, bare):
+    """In MoCo-v3's wrapper, or alone: `norm_equiv` tells whose it is, and so 6 heads."""
+    student, teacher = (vit(s, **SMALL, num_heads=6, no_embed_class=True) for s in (0, 1))
+    norm = {"norm_equiv.weight": torch.ones(384), "norm_equiv.bias": torch.zeros(384)}
+    if bare:
+        state = {**named(student), **norm}
+    else:
+        state = moco_v3(student, teacher)
+        state["state_dict"] |= {f"module.base_encoder.{k}": v for k, v in norm.items()}
+        state["state_dict"]["module.projector_equiv.0.weight"] = torch.randn(8, 384, 1, 1)
+        state["args"] = argparse.Namespace(equiv_layer=3, equiv_mode="erl_inv")
+    path = saved(tmp_path, state)
+    loaded = read_encoder(path, cls_after=3)
+    assert (loaded.layout, loaded.num_heads, loaded.encoder.cls_after) == ("ser-authors", 6, 3)
+    images = torch.randn(2, 3, 32, 32)
+    reference = delayed_reference(student, images, 3)
+    torch.testing.assert_close(loaded.encoder(images).cls, reference[:, 0], rtol=1e-4, atol=1e-4)
+    if bare:
+        refused(lambda: load_encoder(path), "--cls-after L")
+    else:
+        assert read_encoder(path).encoder.cls_after == 3
+        assert read_encoder(path, teacher=True).place == "state_dict.module.momentum_encoder"
+
+
 # -- the commands ---------------------------------------------------------------------------------
 
 

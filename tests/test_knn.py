@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import typer
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
@@ -232,6 +234,61 @@ def test_limit_and_hold_out_are_marked(tmp_path: Path) -> None:
     val = ShapesSource("val", image_size=32, num_images=5)
     usual = evaluate(loaded(), val, val, device=CPU, floor=False).result
     assert usual.protocol_id != whole.protocol_id
+
+
+def test_another_image_size_is_another_protocol() -> None:
+    subject = loaded()
+    train, val = (ShapesSource(s, image_size=48, num_images=40) for s in ("train", "val"))
+    usual = evaluate(subject, train, val, device=CPU, floor=False).result
+    larger = evaluate(subject, train, val, device=CPU, floor=False, image_size=48)
+    assert (usual.data["image_size"], larger.result.data["image_size"]) == (32, 48)
+    assert larger.result.protocol["settings"]["image_size"] == 48
+    assert larger.result.protocol_id != usual.protocol_id
+    parts = [extract(subject.encoder, source, image_size=48, workers=0) for source in (train, val)]
+    score = knn_scores(*parts[0], *parts[1], num_classes=10)[20]
+    assert larger.arrays["predictions"].tolist() == score.predictions.tolist()
+    with pytest.raises(UserError, match=r"--image-size 50; it must be a multiple of the patch.* 8"):
+        evaluate(subject, train, val, device=CPU, image_size=50)
+
+
+# -- Several processes ----------------------------------------------------------------------------
+
+
+def shared_outcome(
+    queries: int, batch_size: int = 64
+) -> tuple[dict[str, Any], list[int], list[str]]:
+    train, val = (
+        ShapesSource(s, image_size=32, num_images=n) for s, n in (("train", 61), ("val", 30))
+    )
+    outcome = evaluate(
+        loaded(), train, val, device=CPU, batch_size=batch_size, limit=queries, workers=0
+    )
+    arrays = outcome.arrays
+    metrics = outcome.result.metrics
+    return metrics, arrays["predictions"].tolist(), arrays["image_ids"].tolist()
+
+
+def in_process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    reads: list[int] = []
+    usual = ShapesSource.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShapesSource, "load", lambda s, i: (reads.append(i), usual(s, i))[1])
+        found = [shared_outcome(queries) for queries in (61, 1)]
+    torch.save((found, len(reads)), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.distributed
+def test_two_processes_find_what_one_does_and_read_each_image_once(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(in_process, (str(tmp_path),), nprocs=2)
+    alone = [shared_outcome(queries) for queries in (61, 1)]  # one query: a process without any
+    told = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    assert told[0][0] == told[1][0] == alone
+    assert sum(reads for _, reads in told) == 61 + 30 + 1 + 1
+    assert shared_outcome(61, batch_size=7) == alone[0]
 
 
 # -- The command ----------------------------------------------------------------------------------

@@ -149,6 +149,9 @@ def test_a_limit_is_marked() -> None:
     assert (len(split.train) + len(split.hold_out), len(split.test)) == (30, 30)
     assert split.partial
     assert not split_images(shapes("train", 99), shapes("val", 50), Options(limit=99)).partial
+    trial = probe(dataclasses.replace(QUICK, limit=50))
+    assert (trial.result.data["partial"], trial.head.facts.partial) == (True, True)
+    assert not probe().head.facts.partial
 
 
 def test_hold_out_is_never_trained_on_and_val_is_read_once_at_the_end(
@@ -220,7 +223,7 @@ def test_presets_are_the_published_ones() -> None:
     assert moco.interpolation == "bilinear"
     with pytest.raises(UserError, match="--preset sre; known: ser, dino, moco-v3"):
         Options(preset="sre").resolve()
-    with pytest.raises(UserError, match="--lr -1; a learning rate must be above 0"):
+    with pytest.raises(UserError, match="--lr -1; a learning rate must be a number above 0"):
         Options(learning_rates=(1.0, -1.0)).resolve()
 
 
@@ -372,6 +375,17 @@ def test_loader_processes_do_not_change_the_number() -> None:
     one, other = (evaluate(made, runtime=CPU, workers=workers) for workers in (0, 2))
     assert torch.equal(one.head.weight, other.head.weight)
     assert one.result.metrics == other.result.metrics
+
+
+def test_another_image_size_is_the_heads_and_another_protocol() -> None:
+    options = dataclasses.replace(QUICK, image_size=32)
+    usual, larger = probe(), probe(options)
+    assert (usual.result.data["image_size"], larger.result.data["image_size"]) == (16, 32)
+    assert (larger.head.facts.image_size, larger.head.facts.resize) == (32, 37)
+    assert larger.result.protocol["settings"]["image_size"] == 32
+    assert larger.result.protocol_id != usual.result.protocol_id
+    with pytest.raises(UserError, match="--image-size 33; it must be a multiple of the patch"):
+        probe(dataclasses.replace(QUICK, image_size=33))
 
 
 def test_delayed_cls_has_its_sets_and_says_so() -> None:
@@ -668,7 +682,7 @@ def test_sigterm_is_75_and_the_same_command_goes_on(
     runs = [run_directory(tmp_path / name) for name in ("whole", "stopped")]
     invoke(runs[0].path, *SHORT)
     with monkeypatch.context() as patched:
-        patched.setattr(command, "progress", lambda: killing(3))
+        patched.setattr(command, "progress_of", lambda _first: killing(3))
         with pytest.raises(Preempted, match="the same command goes on") as stop:
             invoke(runs[1].path, *SHORT)
     assert stop.value.exit_status == 75
@@ -689,7 +703,7 @@ def test_sigterm_is_75_and_the_same_command_goes_on(
 def test_restart_drops_what_is_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_directory(tmp_path / "run")
     with monkeypatch.context() as patched:
-        patched.setattr(command, "progress", lambda: killing(3))
+        patched.setattr(command, "progress_of", lambda _first: killing(3))
         with pytest.raises(Preempted):
             invoke(run.path, *SHORT)
     _, errors = invoke(run.path, "--epochs", "1", "--batch-size", "16", "--restart")
@@ -703,7 +717,8 @@ def test_wrong_usage_is_told_before_any_work(tmp_path: Path) -> None:
         (("--preset", "sre"), "known: ser, dino, moco-v3"),
         (("--shots", "150%"), "--shots 150%; it must be a percentage below 100"),
         (("--shots", "few"), "--shots few"),
-        (("--lr", "0"), "--lr 0; a learning rate must be above 0"),
+        (("--lr", "0.1", "--lr", "nan"), "--lr nan;"),
+        (("--lr", "0"), "--lr 0; a learning rate must be a number above 0"),
         (("--device", "tpu"), "it must be cpu or cuda"),
         (("--data", tmp_path / "nowhere", "--out", tmp_path / "new"), "does not exist"),
     ):

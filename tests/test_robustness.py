@@ -500,11 +500,38 @@ def test_own_head_has_its_own_transform_and_imagenets_classes() -> None:
     assert classifier(mine[None]).shape == (1, 1000)
 
 
+def test_a_classifier_in_a_folder_as_the_hub_has_it(tmp_path: Path) -> None:
+    import timm
+    from timm.models import save_for_hf
+
+    model = timm.create_model("test_vit").eval()
+    nn.init.normal_(model.head.weight)
+    save_for_hf(model, tmp_path / "mine")
+    name = f"timm:local-dir:{tmp_path / 'mine'}"
+    classifier = own_head(name, device=CPU)
+    images = torch.randint(0, 255, (2, 3, 160, 160), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (classifier.mean, classifier.std))
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(images), model((images / 255 - mean) / std))
+        features = read_encoder(name).encoder((images / 255 - mean) / std)
+        torch.testing.assert_close(model.forward_features((images / 255 - mean) / std)[:, 0],
+                                   features.cls, rtol=1e-4, atol=1e-5)  # fmt: skip
+    fewer = timm.create_model("test_vit", num_classes=999)
+    save_for_hf(fewer, tmp_path / "fewer")
+    with pytest.raises(UserError, match="has 999 classes"):
+        own_head(f"timm:local-dir:{tmp_path / 'fewer'}", device=CPU)
+    with pytest.raises(UserError, match=r"there is no .*none/config\.json"):
+        own_head(f"timm:local-dir:{tmp_path / 'none'}", device=CPU)
+    (tmp_path / "fewer" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="fewer cannot be read"):
+        own_head(f"timm:local-dir:{tmp_path / 'fewer'}", device=CPU)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("runs/x", "only a classifier of timm's"),
-        ("timm:nothing", "only a classifier of timm's"),
+        ("timm:nothing", "timm knows no model"),
         ("timm:test_vit.nothing", "knows no weights"),
     ],
 )
@@ -671,6 +698,19 @@ def test_the_probe_is_applied_by_its_own_rule(tmp_path: Path, world: Path) -> No
         assert prediction == max(allowed, key=lambda label: logits[label].item())
 
 
+def test_the_head_of_a_trial_makes_every_result_partial(tmp_path: Path, world: Path) -> None:
+    run = run_directory(tmp_path / "run")
+    head = load_head(run.head("linear-eval--ser"))
+    head.facts = replace(head.facts, partial=True)
+    head.save(run.head("linear-eval--ser"))
+    _, remarks = invoke(run.path, "--imagenet-r", world / "imagenet-r", "--imagenet-c-otf",
+                        "--batch-size", "40")  # fmt: skip
+    results = run.read_results()
+    assert len(results) == 3
+    assert all(result.data["partial"] for result in results)
+    assert "the head was trained on a part of the images" in remarks
+
+
 def test_on_the_fly_takes_the_runs_own_images(tmp_path: Path) -> None:
     run = run_directory(tmp_path / "run")
     text, _ = invoke(run.path, "--imagenet-c-otf", "--limit", "2")
@@ -739,7 +779,8 @@ def test_the_sets_must_be_the_heads(tmp_path: Path, world: Path) -> None:
     for severity in SEVERITIES:
         folders(large / "fog" / str(severity), CLASSES, side=48)
     with pytest.raises(UserError, match="48×48 pixels, the model takes 32×32"):
-        invoke(run.path, "--imagenet-c", large, "--allow-partial")
+        invoke(run.path, "--imagenet-c", large, "--sketch", world / "sketch", "--allow-partial")
+    assert not run.results.exists()  # told before any set is evaluated
     top = world / "imagenet-v2" / "top-images"
     with pytest.raises(UserError, match="two directories hold imagenet-v2-top-images"):
         invoke(run.path, "--v2", top, "--v2", world / "imagenet-v2")

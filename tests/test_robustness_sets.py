@@ -271,7 +271,10 @@ def test_missing_and_empty_directories(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     for kind in KINDS[:3]:
-        _refuses("no images", lambda kind=kind: _open(kind, tmp_path / "empty", allow_partial=True))
+        _refuses(
+            "no class folders",
+            lambda kind=kind: _open(kind, tmp_path / "empty", allow_partial=True),
+        )
     for kind in KINDS:
         _refuses("does not exist", lambda kind=kind: _open(kind, tmp_path / "none"))
         _refuses("is a file", lambda kind=kind: _open(kind, tmp_path / "file"))
@@ -690,6 +693,17 @@ def test_the_embedded_corruptions_have_one_side(world: Path, tmp_path: Path) -> 
     copy = shutil.copytree(world / "imagenet-c", tmp_path / "c")
     _jpeg(next((copy / "snow/2/arrow").iterdir()), (33, 33))
     _refuses("33 × 33 pixels instead of 32 × 32", lambda: open_corrupted(copy, _WORLD))
+
+
+@pytest.mark.parametrize("allow_partial", [False, True])
+def test_the_embedded_r_and_a_are_not_taken_for_each_other(
+    world: Path, allow_partial: bool
+) -> None:
+    for kind, other in (KINDS[:2], KINDS[1::-1]):
+        _refuses(
+            f"its classes are those of the embedded world's {other}",
+            lambda k=kind, o=other: open_set(k, world / o, CLASSES, allow_partial=allow_partial),
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +70,17 @@ Key = Annotated[
     ),
 ]
 
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Side in pixels of the images, a multiple of the patch; the positional embedding is "
+        "resampled. Default: of training (518 for DINOv2, whose authors evaluate at 224).",
+    ),
+]
+
 Progress = Callable[[str, int, int], None]
+_PLAIN_SECONDS = 60.0  # most time between two plain lines
 
 
 def tell(loaded: LoadedEncoder) -> None:
@@ -95,9 +106,9 @@ def progress_of(first: bool) -> Iterator[Progress | None]:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A function (what, done, total): bars with the time left on a terminal, else a line a tenth.
+    """A function (what, done, total): bars on a terminal, else a line a tenth or a minute.
 
-    Both go to standard error, so that standard output holds only the result.
+    Both say the time left, on standard error, so that standard output holds only the result.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -105,13 +116,21 @@ def progress() -> Iterator[Progress]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        told: dict[str, int] = {}
+        begun: dict[str, float] = {}
+        before = time.monotonic()  # when the set before was done, and this one began
+        told: dict[str, tuple[int, float]] = {}
 
         def tell(what: str, done: int, total: int) -> None:
+            nonlocal before
+            now = time.monotonic()
+            start = begun.setdefault(what, before)
+            before = now
+            tenths, last = told.get(what, (0, start))
             tenth = 10 * done // total
-            if tenth > told.get(what, 0):
-                told[what] = tenth
-                typer.echo(f"{what}: {done} of {total}", err=True)
+            if tenth > tenths or now - last > _PLAIN_SECONDS:
+                told[what] = tenth, now
+                left = _left((now - start) * (total - done) / done) if 0 < done < total else ""
+                typer.echo(f"{what}: {done} of {total}{left}", err=True)
 
         yield tell
         return
@@ -125,6 +144,18 @@ def progress() -> Iterator[Progress]:
             bars.update(tasks[what], completed=done)
 
         yield show
+
+
+def _left(seconds: float) -> str:
+    """The time left in words; nothing below a second."""
+    if seconds < 1:
+        return ""
+    if seconds < 100:
+        return f", about {seconds:.0f} s left"
+    minutes = seconds / 60
+    return (
+        f", about {minutes:.0f} min left" if minutes < 100 else f", about {minutes / 60:.1f} h left"
+    )
 
 
 def print_table(

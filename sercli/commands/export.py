@@ -33,8 +33,8 @@ def export(
 ) -> None:
     """Write an encoder as .safetensors for timm, check it there, and print the line that loads it.
 
-    An ordinary ViT loads with timm alone; one with delayed [CLS] needs `import sercli.timm_models`,
-    which adds `ser_vit` to timm. The file is loaded afresh by timm, and its output must equal ours
+    An ordinary ViT loads with timm alone; one with delayed [CLS] needs `import sercli`, which adds
+    `ser_vit` to timm. The file is loaded afresh by timm, and its output must equal ours
     to 1e-5; what was trained, and how, is in its header. It can be a MODEL again, and so can
     checkpoints of moco-v3, DINO, Barlow Twins, the SER authors, dinov2, timm, lightly, solo-learn.
 

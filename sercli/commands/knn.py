@@ -11,6 +11,7 @@ from sercli.commands.evaluation import (
     ClsAfter,
     Data,
     Device,
+    ImageSize,
     Key,
     Limit,
     Model,
@@ -19,7 +20,7 @@ from sercli.commands.evaluation import (
     RandomInit,
     Teacher,
     command_line,
-    progress,
+    progress_of,
     tell,
 )
 
@@ -29,6 +30,7 @@ def knn(
     data: Data = None,
     out: Out = None,
     batch_size: BatchSize = 256,
+    image_size: ImageSize = None,
     device: Device = None,
     limit: Limit = None,
     teacher: Teacher = False,
@@ -44,28 +46,33 @@ def knn(
 
     Features are [CLS] after the final norm; the 20 most similar training images vote with
     exp(cosine / 0.07). Queries are the val split; a set without one lends a seeded fifth of each
-    class. Written are results/knn.json and, beside it, the predictions.
+    class. Written are results/knn.json and, beside it, the predictions. Under torchrun, processes
+    share the images.
     """
-    from sercli.engine.runtime import choose_device
+    from sercli.data.loading import default_workers
+    from sercli.engine.runtime import is_first_process, process_group, runtime_for
     from sercli.evals.knn import NEIGHBOURS, REPORTED, evaluate
     from sercli.evals.subject import resolve
     from sercli.foreign import Hints
 
-    chosen = choose_device(device)
-    subject = resolve(
-        model,
-        command=command_line(),
-        data=data,
-        out=out,
-        teacher=teacher,
-        random_init=random_init,
-        hints=Hints(num_heads, cls_after, key),
-    )
-    tell(subject.loaded)
-    has_val = subject.images.has("val")
-    if not has_val:
-        typer.echo(f"{subject.images.path} has no val/: a fifth of train is held out", err=True)
-    with progress() as show:
+    first = is_first_process()
+    with process_group(device) as chosen, progress_of(first) as show:
+        subject = resolve(
+            model,
+            command=command_line(),
+            data=data,
+            out=out,
+            teacher=teacher,
+            random_init=random_init,
+            hints=Hints(num_heads, cls_after, key),
+            image_size=image_size,
+        )
+        has_val = subject.images.has("val")
+        if first:
+            tell(subject.loaded)
+            if not has_val:
+                note = "has no val/: a fifth of train is held out"
+                typer.echo(f"{subject.images.path} {note}", err=True)
         outcome = evaluate(
             subject.loaded,
             subject.images.open("train"),
@@ -74,8 +81,12 @@ def knn(
             batch_size=batch_size,
             limit=limit,
             floor=floor,
+            image_size=image_size,
+            workers=default_workers(runtime_for(chosen).ranks_here),
             progress=show,
         )
+    if not first:
+        return
     run = subject.save(outcome.result, outcome.arrays)
     values, facts = outcome.result.metrics, outcome.result.data
 

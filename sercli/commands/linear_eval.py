@@ -12,6 +12,7 @@ from sercli.commands.evaluation import (
     ClsAfter,
     Data,
     Device,
+    ImageSize,
     Key,
     Limit,
     Model,
@@ -76,6 +77,7 @@ def linear_eval(
         int,
         typer.Option(min=1, help="Images the encoder takes at a time; no number depends on it."),
     ] = 256,
+    image_size: ImageSize = None,
     device: Device = None,
     limit: Limit = None,
     teacher: Teacher = False,
@@ -114,6 +116,7 @@ def linear_eval(
         seed=seed,
         limit=limit,
         at_once=encode_batch,
+        image_size=image_size,
     )
     options.resolve()  # wrong options are told before anything is read
 
@@ -130,6 +133,7 @@ def linear_eval(
             teacher=teacher,
             random_init=random_init,
             hints=Hints(num_heads, cls_after, key),
+            image_size=image_size,
         )
         if is_first_process():
             tell(subject.loaded)

@@ -324,6 +324,7 @@ def _probe(
                 "epoch": facts.epoch,
             },
         },
+        partial=facts.partial,
     )
     return classifier, loaded
 

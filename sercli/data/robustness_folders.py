@@ -86,13 +86,19 @@ class FolderRule:
         """Measure files per class folder against the rule."""
         wrong: list[str] = []
         lacking: list[str] = []
+        mistaken = [
+            f"its classes are {what}"
+            for what, names in self.others.items()
+            if set(names) == counts.keys() != self.labels.keys()
+        ]
         if unknown := [name for name in counts if name not in self.labels]:
             are = "is no class of it" if len(unknown) == 1 else "are no classes of it"
             line = f"{counted(unknown, 'folder')} that {are} ({some(unknown)})"
-            mistaken = [what for what, names in self.others.items() if set(names) == counts.keys()]
-            wrong.append(line + "".join(f": its classes are {what}" for what in mistaken))
+            wrong.append(": ".join([line, *mistaken]))
+        elif mistaken and not self.complete:
+            wrong += mistaken
         elif not sum(counts.values()):
-            wrong.append(f"no {noun}s")
+            wrong.append(f"no {noun}s" if counts else f"no class folders, and so no {noun}s")
         else:
             lacking += self._missing(counts, noun)
         return Findings(tuple(wrong), tuple(lacking))

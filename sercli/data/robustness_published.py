@@ -11,6 +11,7 @@ from sercli.data.imagenet_classes import (
     is_imagenet,
 )
 from sercli.data.robustness_folders import FolderRule
+from sercli.data.shapes_outlines import A_CLASSES, R_CLASSES
 
 V2_VARIANTS = ("matched-frequency", "threshold-0.7", "top-images")
 KINDS = (
@@ -50,7 +51,13 @@ def folder_rule(kind: str, classes: Sequence[str]) -> FolderRule:
         per_class = _V2_PER_CLASS if published else None
         return FolderRule(numbered, per_class=per_class, refuses_val=published)
     if not published:
-        return FolderRule(index, complete=kind == "imagenet-sketch")
+        of_the_world = {"imagenet-r": R_CLASSES, "imagenet-a": A_CLASSES}
+        swapped = {
+            f"those of the embedded world's {other}": names
+            for other, names in of_the_world.items()
+            if kind in of_the_world and other != kind and set(names) <= set(index)
+        }
+        return FolderRule(index, complete=kind == "imagenet-sketch", others=swapped)
     subsets = {
         "those of ImageNet-R": imagenet_r_classes(),
         "those of ImageNet-A": imagenet_a_classes(),

@@ -17,14 +17,11 @@ from sercli.data.robustness_corrupted import JPEG_QUALITY, middle, scaled_side
 from sercli.data.robustness_published import PERTURBATIONS
 from sercli.data.shapes import Style, render, require_drawable
 from sercli.data.shapes_detection import ShapesDetection
-from sercli.data.shapes_outlines import CLASSES
+from sercli.data.shapes_outlines import A_CLASSES, CLASSES, R_CLASSES
 from sercli.errors import UserError
 from sercli.run_dir import replacing_directory
 
 _QUALITY = 92
-# As the published sets have them: fewer classes than the world, and not the same ones.
-_R_CLASSES = ("arrow", "cross", "disc", "heart", "ring", "star")
-_A_CLASSES = ("crescent", "dumbbell", "heart", "star", "triangle")
 
 
 @dataclass(frozen=True)
@@ -98,8 +95,8 @@ def file_sets(num_train: int, num_val: int) -> tuple[FileSet, ...]:
     return (
         FileSet("train", num_train),
         FileSet("val", num_val),
-        FileSet("imagenet-r", num_val, style="rendition", classes=_R_CLASSES),
-        FileSet("imagenet-a", num_val, classes=_A_CLASSES, turned=True),
+        FileSet("imagenet-r", num_val, style="rendition", classes=R_CLASSES),
+        FileSet("imagenet-a", num_val, classes=A_CLASSES, turned=True),
         FileSet("sketch", num_val, style="sketch"),
         FileSet("imagenet-v2/matched-frequency", num_val, numbered=True),
         FileSet("imagenet-v2/threshold-0.7", num_val, numbered=True),

@@ -99,6 +99,9 @@ OUTLINES: dict[str, Callable[[Field, Field], Field]] = {
 }
 # Sorted, as folders are: written as files, the world has the labels that it has in memory.
 CLASSES = tuple(sorted(OUTLINES))
+# As the published sets have them: fewer classes than the world, and not the same ones.
+R_CLASSES = ("arrow", "cross", "disc", "heart", "ring", "star")
+A_CLASSES = ("crescent", "dumbbell", "heart", "star", "triangle")
 
 
 def _ramp(wave: Field) -> Field:

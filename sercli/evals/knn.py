@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sercli import distributed
 from sercli.checkpoints import LoadedEncoder
 from sercli.data import ImageSource
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, evaluation_batches
@@ -116,10 +117,25 @@ def knn_scores(
         raise ValueError("a label for each feature is needed")
     if not len(bank) or not len(queries) or min(ks) < 1:
         raise ValueError(f"{len(bank)} in the bank, {len(queries)} queries, k {min(ks)}: need ≥ 1")
+    told = _voted(bank, bank_labels, queries, labels, num_classes, ks, temperature)
+    return {k: _score(*told[k]) for k in ks}
+
+
+def _voted(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    ks: Sequence[int],
+    temperature: float,
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """k → for each query the classes before its own (`_ranks`), and the class with most votes."""
     bank = F.normalize(bank, dim=1)
     bank_labels, labels = bank_labels.to(bank.device), labels.to(bank.device)
-    ranks: dict[int, list[Tensor]] = {k: [] for k in ks}
-    predictions: dict[int, list[Tensor]] = {k: [] for k in ks}
+    none = labels.new_empty(0)
+    ranks: dict[int, list[Tensor]] = {k: [none] for k in ks}
+    predictions: dict[int, list[Tensor]] = {k: [none] for k in ks}
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         rows = slice(start, start + _QUERIES_AT_ONCE)
         similarity, index = nearest(bank, F.normalize(queries[rows], dim=1), max(ks))
@@ -130,7 +146,7 @@ def knn_scores(
             votes.scatter_add_(1, voters[:, :k], weights[:, :k])
             predictions[k].append(votes.argmax(1))
             ranks[k].append(_ranks(votes, labels[rows]))
-    return {k: _score(torch.cat(ranks[k]), torch.cat(predictions[k])) for k in ks}
+    return {k: (torch.cat(ranks[k]), torch.cat(predictions[k])) for k in ks}
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -268,7 +284,7 @@ def _extract_each(
             done += len(images)
             if progress is not None:
                 progress(source.split, done, len(indices))
-    return features, torch.from_numpy(source.labels[np.asarray(indices)]).to(device)
+    return features, torch.from_numpy(source.labels[np.asarray(indices, np.int64)]).to(device)
 
 
 @contextmanager
@@ -308,9 +324,14 @@ def evaluate(
     batch_size: int = 256,
     limit: int | None = None,
     floor: bool = True,
+    image_size: int | None = None,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Classify val images by their neighbours in train.
+    """Classify val images by their neighbours in train; every rank gets the same outcome.
+
+    Ranks take turns with the images: each encodes its share of the bank, which all then hold, and
+    of the queries, which it classifies.
 
     Args:
         loaded: The encoder; it is moved to `device`.
@@ -321,11 +342,15 @@ def evaluate(
         limit: At most this many images of the bank and of the queries each; the result is partial
             if that leaves any out.
         floor: Score a randomly initialised twin of the encoder as well.
+        image_size: Side in pixels, a multiple of the patch; None: what it was trained on.
+        workers: Loader processes; None: by the number of cores.
         progress: Called with the split, the images done, and all of them.
 
     Raises:
-        UserError: No class of `train` has two images to hold one out.
+        UserError: No class of `train` has two images to hold one out, or `image_size` does not
+            fit the patch.
     """
+    loaded = loaded.at(image_size)
     if val is None:
         bank, queries = hold_out(train)
         asked = train
@@ -340,30 +365,48 @@ def evaluate(
         encoders.append(loaded.encoder.cpu().random_twin(SEED))
     encoders = [encoder.to(device) for encoder in encoders]
 
+    rank, world = distributed.rank(), distributed.world_size()
+
     def features(source: ImageSource, indices: NDArray[np.int64]) -> tuple[list[Tensor], Tensor]:
+        def tell(what: str, done: int, _total: int) -> None:
+            if progress is not None:
+                progress(what, min(done * world, len(indices)), len(indices))
+
         return _extract_each(
             encoders,
             source,
-            indices=indices.tolist(),
+            indices=indices[rank::world].tolist(),
             image_size=loaded.image_size,
             batch_size=batch_size,
             mean=loaded.mean,
             std=loaded.std,
-            progress=progress,
+            workers=workers,
+            progress=tell,
         )
 
-    bank_features, bank_labels = features(train, bank)
-    query_features, labels = features(asked, queries)
-    scores = [
-        knn_scores(known, bank_labels, unknown, labels, num_classes=len(train.classes))
-        for known, unknown in zip(bank_features, query_features, strict=True)
-    ]
+    own_bank, own_bank_labels = features(train, bank)
+    bank_labels = distributed.gather_in_order(own_bank_labels, len(bank))
+    own_queries, own_labels = features(asked, queries)
+    labels = distributed.gather_in_order(own_labels, len(queries))
+    scores = []
+    for own_part, asking in zip(own_bank, own_queries, strict=True):
+        known = distributed.gather_in_order(own_part, len(bank))
+        told = _voted(
+            *(known, bank_labels, asking, own_labels),
+            *(len(train.classes), NEIGHBOURS, TEMPERATURE),
+        )
+        scores.append(
+            {
+                k: _score(*(distributed.gather_in_order(one, len(queries)) for one in told[k]))
+                for k in NEIGHBOURS
+            }
+        )
     result = Result(
         protocol={
             "name": "knn",
             "variant": None,
             "version": 1,
-            "settings": _settings(held_out=val is None),
+            "settings": _settings(held_out=val is None, image_size=image_size),
         },
         model=loaded.describe(),
         data={
@@ -430,7 +473,7 @@ def _metrics(scores: Sequence[dict[int, KnnScore]], count: int) -> dict[str, flo
     return values
 
 
-def _settings(*, held_out: bool) -> dict[str, Any]:
+def _settings(*, held_out: bool, image_size: int | None) -> dict[str, Any]:
     """The rule, all of it hashed; nothing that follows from the model."""
     return {
         "features": "[CLS] after the final norm, L2-normalised",
@@ -440,7 +483,7 @@ def _settings(*, held_out: bool) -> dict[str, Any]:
         "reported_k": REPORTED,
         "bank": "train without the queries" if held_out else "train",
         "queries": f"a seeded {HELD_OUT:.0%} of each class of train" if held_out else "val",
-        "image_size": "of training",
+        "image_size": image_size or "of training",
         "resize": "256/224 of the side, bicubic, central crop",
         "precision": "float32",
         "interval": "Wilson over queries",

@@ -344,5 +344,6 @@ def _head(probe: Probe, folded: tuple[Tensor, Tensor], chosen: Choice, encoder: 
         mean=tuple(loaded.mean),
         std=tuple(loaded.std),
         protocol_id=protocol_id(probe.protocol),
+        partial=probe.split.partial,
     )
     return ProbeHead(facts, *folded, copy.deepcopy(final_norm(loaded.encoder)))

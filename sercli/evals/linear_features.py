@@ -268,8 +268,7 @@ class Reader:
             workers = default_workers(self.runtime.ranks_here)
         mine = (list(batch[rank::world]) for batch in first)
         for images, batch in zip(load_batches(dataset, mine, workers=workers), second, strict=True):
-            counts = distributed.rows_of_rank(len(batch))
-            yield _in_order(distributed.gather_rows(self._encode(images), counts), len(batch))
+            yield distributed.gather_in_order(self._encode(images), len(batch))
 
     def table(
         self,
@@ -309,17 +308,6 @@ class Reader:
                 )
                 pieces.append(parts_of(features, parts, norm))
         return torch.cat(pieces)
-
-
-def _in_order(gathered: Tensor, total: int) -> Tensor:
-    """Rows in rank order → in the order of the global batch."""
-    world = distributed.world_size()
-    if world == 1:
-        return gathered
-    places = torch.cat([torch.arange(rank, total, world) for rank in range(world)])
-    ordered = torch.empty_like(gathered)
-    ordered[places.to(gathered.device)] = gathered
-    return ordered
 
 
 # -- A table that is kept -------------------------------------------------------------------------

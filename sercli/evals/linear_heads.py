@@ -254,6 +254,7 @@ class HeadFacts:
         interpolation: Of that resize.
         mean, std: Normalisation of the input.
         protocol_id: Of the result that it stands beside.
+        partial: Whether that result is partial: trained on a part of the images, for a trial.
     """
 
     classes: tuple[str, ...]
@@ -268,6 +269,7 @@ class HeadFacts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     protocol_id: str
+    partial: bool = False
 
 
 class ProbeHead(nn.Module):
@@ -367,6 +369,7 @@ def load_head(path: Path) -> ProbeHead:
     try:
         if header.get("format") != _FORMAT:
             raise KeyError(f"format {_FORMAT}")
+        header = {"partial": "false", **header}  # heads of earlier versions do not say it
         values = {name: _value(header[name]) for name in HeadFacts.__dataclass_fields__}
         return ProbeHead(
             HeadFacts(**values), tensors["weight"], tensors["bias"], _norm_of(header, tensors)

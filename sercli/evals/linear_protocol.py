@@ -75,6 +75,7 @@ class Options:
         seed: Of the hold-out, the shots, the order, the crops and the first weights.
         limit: At most this many images of train and of the test set each.
         at_once: Images the encoder takes at a time: the number does not depend on it.
+        image_size: Side in pixels, a multiple of the patch; None: what the encoder was trained on.
     """
 
     preset: str = "ser"
@@ -86,6 +87,7 @@ class Options:
     seed: int = 0
     limit: int | None = None
     at_once: int = 256
+    image_size: int | None = None
 
     def resolve(self) -> Preset:
         """The preset with what is chosen instead.
@@ -97,8 +99,8 @@ class Options:
             raise UserError(f"--preset {self.preset}", f"known: {', '.join(PRESETS)}")
         preset = PRESETS[self.preset]
         rates = tuple(sorted(set(self.learning_rates or preset.learning_rates)))
-        if not all(0 < rate < float("inf") for rate in rates):
-            raise UserError(f"--lr {rates[0]:g}", "a learning rate must be above 0")
+        if wrong := [rate for rate in rates if not 0 < rate < float("inf")]:
+            raise UserError(f"--lr {wrong[0]:g}", "a learning rate must be a number above 0")
         return Preset(
             preset.feature_sets,
             rates,
@@ -262,7 +264,7 @@ class Probe:
             },
             "choice": "most of the hold-out right, then lowest loss, over all heads and epochs",
             "test": "val" if self.has_val else f"a seeded {TEST_SHARE:.0%} of each class of train",
-            "image_size": "of training",
+            "image_size": options.image_size or "of training",
             "resize": "256/224 of the side, central crop",
             "interpolation": preset.interpolation,
             "precision": "encoder bfloat16 on CUDA, else float32; heads float32",
@@ -297,6 +299,7 @@ def prepare(
         UserError: The options, the encoder or the images do not allow such a probe.
     """
     preset = options.resolve()
+    loaded = loaded.at(options.image_size)
     plan = plan_features(loaded.encoder, preset.feature_sets)
     split = split_images(train, val, options)
     return Probe(

@@ -33,6 +33,7 @@ from sercli.evals.robustness_reading import (
     Reading,
     Viewed,
     best_classes,
+    require_side,
     watch,
 )
 from sercli.evals.robustness_scores import Best, Normalisers, Right, Sequences
@@ -107,12 +108,12 @@ def open_sets(
         v2: Directories that are or hold sets of ImageNet-V2.
         val: Clean images.
         on_the_fly: Whether `val` is corrupted while it is read.
-        image_size: The classifier's, for those.
+        image_size: The classifier's; files of ImageNet-C and -P must have it.
         allow_partial: Whether incomplete sets are accepted.
 
     Raises:
-        UserError: A set is missing, incomplete, or of other classes than the head; or the head
-            knows some of ImageNet's classes, but not all.
+        UserError: A set is missing, incomplete, of other classes than the head, or its pictures
+            have another side; or the head knows some of ImageNet's classes, but not all.
     """
     from sercli.data import robustness_sets as files
 
@@ -137,9 +138,14 @@ def open_sets(
         labelled[kind] = files.open_set(kind, path, classes, allow_partial=allow_partial)
     if (grid := folders.get("imagenet-c")) is not None:
         opened = files.open_corrupted(grid, classes, allow_partial=allow_partial)
+        cell = opened.source(opened.corruptions[0], 1)
+        require_side(cell.load(0).size, image_size, cell.describe(0))
         grids = {"imagenet-c": (str(grid), opened), **grids}
     if (videos := folders.get("imagenet-p")) is not None:
         found = files.open_perturbed(videos, classes, allow_partial=allow_partial)
+        name = found.perturbations[0]
+        _, width, height = found.header(name, 0)
+        require_side((width, height), image_size, f"{videos}/{name}/{found.identifier(name, 0)}")
         perturbed = (str(videos), found)
     return Sets(labelled, grids, perturbed)
 
@@ -225,10 +231,10 @@ def evaluate_images(
         data={
             "path": source.name,
             "n": len(indices),
-            "partial": images.partial or reading.leaves_out(len(source)),
+            "partial": classifier.partial or images.partial or reading.leaves_out(len(source)),
             "image_size": classifier.image_size,
             "classes": len(classifier.classes) if images.subset is None else len(images.subset),
-            "notes": list(images.notes),
+            "notes": [*classifier.notes, *images.notes],
         },
         metrics=scores.accuracy_metrics(Right.of(best, labels)),
     )
@@ -291,11 +297,12 @@ def evaluate_corruptions(
             "path": path,
             "n": done,
             "cells": len(cells),
-            "partial": corrupted.partial
+            "partial": classifier.partial
+            or corrupted.partial
             or any(map(reading.leaves_out, sizes.values()))
             or (clean is not None and bool(clean.data["partial"])),
             "image_size": classifier.image_size,
-            "notes": [*corrupted.notes, *_unit(classifier)],
+            "notes": [*classifier.notes, *corrupted.notes, *_unit(classifier)],
         },
         metrics=scores.corruption_metrics(
             rights, clean=None if clean is None else clean.metrics["top1"]
@@ -342,9 +349,11 @@ def evaluate_perturbed(
             "path": path,
             "n": len(identifiers),
             "frames": sum(int((one.predictions >= 0).sum()) for one in everything),
-            "partial": perturbed.partial or any(map(reading.leaves_out, counts.values())),
+            "partial": classifier.partial
+            or perturbed.partial
+            or any(map(reading.leaves_out, counts.values())),
             "image_size": classifier.image_size,
-            "notes": list(perturbed.notes),
+            "notes": [*classifier.notes, *perturbed.notes],
         },
         metrics=scores.perturbation_metrics(found),
     )

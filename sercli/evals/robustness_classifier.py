@@ -32,6 +32,7 @@ class Classifier:
         device: Where the network is.
         rule: What of it belongs to the protocol: which head, and how images reach it.
         model: The `model` field of results.
+        partial: Whether its head is of a trial on a part of the images, and so every result of it.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -43,6 +44,12 @@ class Classifier:
     device: torch.device
     rule: dict[str, Any]
     model: dict[str, Any]
+    partial: bool = False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What every result of it has to say."""
+        return ("the head was trained on a part of the images (--limit)",) if self.partial else ()
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits float32 [B, C] on `device` of uint8 images [B, 3, S, S].

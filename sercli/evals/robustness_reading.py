@@ -142,7 +142,7 @@ class AsTheyAre(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         image = self._source.load(index)
-        _require_side(image.size, self._side, self._source.describe(index))
+        require_side(image.size, self._side, self._source.describe(index))
         return image_to_tensor(image)
 
 
@@ -155,18 +155,24 @@ class _Videos(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         frames = self._set.frames(self._name, index)
         called = f"sequence {index} of {self._name}"
-        _require_side((frames.shape[2], frames.shape[1]), self._side, called)
+        require_side((frames.shape[2], frames.shape[1]), self._side, called)
         if len(frames) < 2:
             raise UserError(f"{called} has {len(frames)} frames", "two are needed to compare")
         return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
 
 
-def _require_side(size: tuple[int, int], side: int, called: str) -> None:
+def require_side(size: tuple[int, int], side: int, called: str) -> None:
+    """Refuse a picture that would have to be resized.
+
+    Raises:
+        UserError: Its size is not `side` × `side`.
+    """
     if size != (side, side):
         raise UserError(
             f"{called} has {size[0]}×{size[1]} pixels, the model takes {side}×{side}",
             "corrupted and perturbed files are never resized, that would undo them",
-            f"use files made at {side} pixels, or --imagenet-c-otf",
+            f"use files made at {side} pixels, a probe trained with `ser linear-eval --image-size "
+            f"{size[0]}`, or --imagenet-c-otf",
         )
 
 
@@ -192,7 +198,7 @@ def best_classes(
         rows.append(top_classes(classifier(torch.stack(images)), top=TOP, subset=allowed))
         done += len(images)
         tell(min(done * distributed.world_size(), len(indices)))
-    best: Best = _gathered(torch.cat(rows), len(indices)).cpu().numpy()
+    best: Best = distributed.gather_in_order(torch.cat(rows), len(indices)).cpu().numpy()
     return best
 
 
@@ -226,9 +232,9 @@ def watch(
     for row, one in zip(table, predictions, strict=True):
         row[: len(one)] = one
     measured = torch.tensor(changes, dtype=torch.float64, device=device).view(-1, 2)
-    flips, distances = _gathered(measured, len(videos)).cpu().numpy().T
+    flips, distances = distributed.gather_in_order(measured, len(videos)).cpu().numpy().T
     return Sequences(
-        _gathered(table, len(videos)).cpu().numpy(),
+        distributed.gather_in_order(table, len(videos)).cpu().numpy(),
         perturbed.labels(perturbation)[videos],
         flips,
         distances,
@@ -246,11 +252,3 @@ def _read(
 def _share(indices: Indices) -> list[int]:
     """What this process reads: every W-th."""
     return [int(i) for i in indices[distributed.rank() :: distributed.world_size()]]
-
-
-def _gathered(rows: Tensor, total: int) -> Tensor:
-    """The rows of all processes, in the order before `_share`."""
-    world = distributed.world_size()
-    gathered = distributed.gather_rows(rows, distributed.rows_of_rank(total))
-    order = torch.cat([torch.arange(first, total, world) for first in range(world)])
-    return gathered[order.argsort().to(rows.device)]

@@ -234,9 +234,8 @@ def destination(model: str, out: Path | None, *, random_init: bool = False) -> P
     if out is None:
         if Path(model).is_dir():
             return Path(model)
-        out = _RESULTS_ROOT / (
-            model.removeprefix("timm:") if model.startswith("timm:") else Path(model).stem
-        )
+        known = model.startswith("timm:") and not model.startswith("timm:local-dir:")
+        out = _RESULTS_ROOT / (model.removeprefix("timm:") if known else Path(model).stem)
     if out.exists():
         _require_for(owner_of(model, random_init=random_init), RunDir.open(out))
     return out

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
@@ -20,6 +21,8 @@ from sercli.foreign.layouts import (
     EXPORT_LAYOUT,
     SOLO_FIXED_HEADS,
     UNKNOWN,
+    USUAL_DEPTHS,
+    Heads,
     Layout,
     Role,
 )
@@ -35,7 +38,8 @@ class Hints:
     Attributes:
         num_heads: Attention heads.
         cls_after: Block after which [CLS] joins.
-        key: Where the encoder is, as the message that asks for it names it.
+        key: Where the encoder is, as the message that asks for it names it; what is usual of such
+            encoders is then not insisted on.
     """
 
     num_heads: int | None = None
@@ -62,6 +66,8 @@ class Facts:
         num_heads: Attention heads.
         cls_after: Block after which [CLS] joins.
         patch_size: Side of a patch, in pixels.
+        named: The model it says it is.
+        width, depth: Of that model.
         role: Whose encoder it is, where the place in the file does not tell.
         mean, std: Normalisation of its input, RGB in 0…1.
     """
@@ -70,6 +76,9 @@ class Facts:
     num_heads: int | None = None
     cls_after: int | None = None
     patch_size: int | None = None
+    named: str | None = None
+    width: int | None = None
+    depth: int | None = None
     role: Role | None = None
     mean: Colour = IMAGENET_MEAN
     std: Colour = IMAGENET_STD
@@ -86,6 +95,7 @@ class Architecture:
         slots: Places in front of that grid in the file's positional embedding.
         positions: Which embedding that is.
         num_heads: Attention heads.
+        usual_heads: Those that the layout's own code gives such a ViT, if it is known.
         cls_after: Block after which [CLS] joins.
     """
 
@@ -96,6 +106,7 @@ class Architecture:
     slots: int
     positions: Positions
     num_heads: int
+    usual_heads: int | None
     cls_after: int
 
 
@@ -125,15 +136,22 @@ def stated_facts(state: Mapping[str, Any], header: Mapping[str, str], found: Can
         return Facts(layout.name, None, layer if delayed else None, patch_size)
     if layout.name != "timm":
         return Facts(layout.name, patch_size=patch_size)
-    for architecture in (state.get("arch"), arguments.get("model"), arguments.get("arch")):
+    for architecture in (
+        *(state.get("arch"), arguments.get("model"), arguments.get("arch")),
+        header.get("architecture"),
+    ):
         if isinstance(architecture, str) and timm.is_model(architecture):
             with torch.device("meta"):
                 vit = timm.create_model(architecture, num_classes=0)
             config = vit.pretrained_cfg or {}
+            weight = vit.state_dict().get("patch_embed.proj.weight")
             return Facts(
                 layout.name,
                 num_heads=num_heads(vit),
-                patch_size=patch_size,
+                patch_size=patch_size or (None if weight is None else int(weight.shape[-1])),
+                named=architecture,
+                width=None if weight is None else int(weight.shape[0]),
+                depth=len(vit.blocks) if isinstance(vit, VisionTransformer) else None,
                 mean=_colour(arguments.get("mean") or config.get("mean"), IMAGENET_MEAN),
                 std=_colour(arguments.get("std") or config.get("std"), IMAGENET_STD),
             )
@@ -201,8 +219,10 @@ def architecture_of(
     )
     if depth > len(given):
         raise UserError(f"{name} numbers its blocks up to {depth - 1}", "most of them are missing")
+    _require_depth(depth, width, facts, hints, name)
     side, slots = _grid(given, width, name)
     positions = _kind(given["pos_embed"][:, slots:], side)
+    usual_heads = _table(layout, positions).get((width, depth))
     return Architecture(
         width=width,
         depth=depth,
@@ -210,7 +230,8 @@ def architecture_of(
         side=side,
         slots=slots,
         positions=positions,
-        num_heads=_heads(layout, facts, hints, positions, (width, depth), name),
+        num_heads=_heads(usual_heads, facts, hints, (width, depth), name),
+        usual_heads=usual_heads,
         cls_after=_cls_after(given, facts, hints, slots, depth, name),
     )
 
@@ -223,13 +244,30 @@ def _patches(weight: Tensor, facts: Facts, name: str) -> tuple[int, int]:
             f"{name}: its patch embedding has shape {shape}",
             "[width, 3, patch, patch] is needed: RGB and square patches",
         )
-    if facts.patch_size not in (None, shape[2]):
-        raise UserError(
-            f"{name}: its patches are {shape[2]} px, but the arguments stored with it say "
-            f"{facts.patch_size}",
-            "both must agree",
-        )
+    stated = f"the {facts.named} stored with it has" if facts.named else "its arguments say"
+    for what, found, said in (
+        ("patches of {} px", shape[2], facts.patch_size),
+        ("a width of {}", shape[0], facts.width),
+    ):
+        if said not in (None, found):
+            raise UserError(
+                f"{name} has {what.format(found)}, but {stated} {said}", "both must agree"
+            )
     return shape[0], shape[2]
+
+
+def _require_depth(depth: int, width: int, facts: Facts, hints: Hints, name: str) -> None:
+    """Blocks at the end cannot be missed in the numbering, only against what is known."""
+    if facts.layout == EXPORT_LAYOUT or hints.key is not None:
+        return
+    usual = facts.depth or USUAL_DEPTHS.get(width, 0)
+    if depth < usual or (facts.depth and depth != facts.depth):
+        whose = facts.named or f"a ViT {width} wide"
+        raise UserError(
+            f"{name} has {depth} blocks, {whose} has {usual}",
+            "no block may be missing",
+            "if it is meant to be so, add --key PLACE to take the encoder that is there",
+        )
 
 
 def _grid(given: Mapping[str, Tensor], width: int, name: str) -> tuple[int, int]:
@@ -278,9 +316,17 @@ def _kind(positions: Tensor, side: int) -> Positions:
     return "learned"
 
 
-def _heads(
-    layout: Layout, facts: Facts, hints: Hints, kind: Positions, shape: tuple[int, int], name: str
-) -> int:
+def _table(layout: Layout, kind: Positions) -> Heads:
+    """The layout's numbers of heads, for a ViT with such a positional embedding."""
+    anybody = layout.num_heads is AGREED_HEADS
+    if (layout.name == "solo-learn" and kind != "learned") or (anybody and kind == "moco-v3"):
+        return SOLO_FIXED_HEADS
+    if anybody and kind == "mae":  # solo-learn has 12 heads where timm has 3
+        return {key: heads for key, heads in AGREED_HEADS.items() if key[0] != 192}
+    return layout.num_heads
+
+
+def _heads(usual: int | None, facts: Facts, hints: Hints, shape: tuple[int, int], name: str) -> int:
     width, depth = shape
     asked = hints.num_heads
     if asked is not None and facts.num_heads not in (None, asked):
@@ -289,13 +335,7 @@ def _heads(
         raise UserError(
             f"--num-heads {asked} with {name}, which is {width} wide", "heads must divide the width"
         )
-    table = layout.num_heads
-    anybody = table is AGREED_HEADS
-    if (layout.name == "solo-learn" and kind != "learned") or (anybody and kind == "moco-v3"):
-        table = SOLO_FIXED_HEADS
-    elif anybody and kind == "mae":  # solo-learn has 12 heads where timm has 3
-        table = {key: heads for key, heads in AGREED_HEADS.items() if key[0] != 192}
-    heads = asked or facts.num_heads or table.get(shape)
+    heads = asked or facts.num_heads or usual
     if heads is None:
         both = ": 6 in DINO, DeiT and timm, 12 in MoCo-v3" if shape == (384, 12) else ""
         raise UserError(

@@ -22,7 +22,12 @@ from sercli.foreign.architecture import (
     architecture_of,
     stated_facts,
 )
-from sercli.foreign.finding import Candidate, choose, find_candidates
+from sercli.foreign.finding import (
+    Candidate,
+    choose,
+    find_candidates,
+    require_like_its_twin,
+)
 from sercli.foreign.layouts import EXPORT_LAYOUT, UNKNOWN, Role
 
 _RENAMES = tuple(
@@ -56,6 +61,7 @@ class ForeignEncoder:
         role: "student", "teacher", or "encoder" where there is one only.
         matched: Tensors of ours that the file filled (all of them).
         mean, std: Normalisation of its input, RGB in 0…1.
+        usual_heads: Attention heads that the layout's own code gives such a ViT, if it is known.
     """
 
     encoder: Encoder
@@ -65,6 +71,7 @@ class ForeignEncoder:
     matched: int
     mean: Colour
     std: Colour
+    usual_heads: int | None
 
 
 def read(
@@ -91,23 +98,36 @@ def read(
     hints, header = hints or Hints(), header or {}
     if header.get("layout") == EXPORT_LAYOUT and header.get("weights") == "teacher":
         teacher = False  # the one it holds
-    found = choose(find_candidates(state), state, name, teacher=teacher, key=hints.key)
+    candidates = find_candidates(state)
+    found = choose(candidates, state, name, teacher=teacher, key=hints.key)
     facts = stated_facts(state, header, found)
-    encoder, matched = _build(found, facts, hints, name)
-    exported = facts.role or found.role
+    encoder, architecture, matched = _build(found, facts, hints, name)
+    if hints.key is None:
+        require_like_its_twin(found, candidates, name)
     return ForeignEncoder(
-        encoder, facts.layout, found.place, exported, matched, facts.mean, facts.std
+        encoder,
+        facts.layout,
+        found.place,
+        facts.role or found.role,
+        matched,
+        facts.mean,
+        facts.std,
+        architecture.usual_heads,
     )
 
 
-def _build(found: Candidate, facts: Facts, hints: Hints, name: str) -> tuple[Encoder, int]:
-    """Our encoder with their weights, and how many tensors that are."""
+def _build(
+    found: Candidate, facts: Facts, hints: Hints, name: str
+) -> tuple[Encoder, Architecture, int]:
+    """Our encoder with their weights, what it is, and how many tensors that are."""
     layout = found.layout or UNKNOWN
-    given = {
-        _rename(key): value.detach().float().contiguous()
-        for key, value in found.tensors.items()
-        if not re.match(layout.inside, key)
-    }
+    own = {k: v for k, v in found.tensors.items() if not re.match(layout.inside, k)}
+    if whole := [key for key, value in own.items() if not value.is_floating_point()]:
+        raise UserError(
+            f"{name}: {whole[0]} is of {own[whole[0]].dtype}".replace("torch.", ""),
+            "weights are floating-point numbers; quantised ones are not read",
+        )
+    given = {_rename(key): value.detach().float().contiguous() for key, value in own.items()}
     if any(key.startswith("patch_embed.proj.0.") for key in given):
         raise UserError(f"{name} has a convolutional stem", "one linear patch embedding is needed")
     for key in ("pos_embed", "cls_token", "patch_embed.proj.weight", "blocks"):
@@ -121,7 +141,7 @@ def _build(found: Candidate, facts: Facts, hints: Hints, name: str) -> tuple[Enc
     _fold_positions(given, architecture.slots)
     matched = _require_all(encoder.state_dict(), given, name)
     encoder.load_state_dict(given, assign=True)
-    return encoder, matched
+    return encoder, architecture, matched
 
 
 def _rename(key: str) -> str:

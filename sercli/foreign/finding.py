@@ -14,7 +14,8 @@ from sercli.errors import UserError
 from sercli.foreign.layouts import LAYOUTS, Layout, Role
 
 _STEM = re.compile(r"^(.*?)(?:patch_embed\.proj|conv_proj)\.(?:\d+\.)*weight$")
-_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
+# What DDP and torch.compile put into names, around the whole or around a part of it.
+_WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod)\.")
 _RESNET = re.compile(r"(^|\.)\d+\.\d+\.conv[123]\.weight$|(^|\.)layer1\.0\.conv1\.weight$")
 _NOT_WEIGHTS = ("optimizer", "optimizer_states", "scaler")
 
@@ -119,10 +120,8 @@ def choose(
     if key is not None:
         if teacher:
             raise UserError(f"--key {key} with --teacher", "--key says which encoder is taken")
-        wanted = _WRAPPERS.sub("", key.strip("."))
         for one in candidates:
-            plain = re.sub(r"(^|\.)(module|_orig_mod)(?=\.|$)", "", one.place)
-            if wanted in (one.place, plain.lstrip(".")):
+            if _plain(key) == _plain(one.place):
                 return one
         raise UserError(f"--key {key} of {name}", f"it holds ViTs at: {places}")
     known = [one for one in candidates if one.layout is not None]
@@ -154,6 +153,29 @@ def choose(
                 f"add --key {chosen.place} to take the encoder there and leave the rest",
             )
     return chosen
+
+
+def require_like_its_twin(found: Candidate, candidates: Sequence[Candidate], name: str) -> None:
+    """A student has the blocks of its teacher, and the reverse: one may have lost its last.
+
+    Raises:
+        UserError: It lacks some.
+    """
+    for other in candidates:
+        if other.layout is found.layout and {found.role, other.role} == {"student", "teacher"}:
+            lost = [k for k in other.tensors if "blocks." in k and k not in found.tensors]
+            if lost:
+                raise UserError(
+                    f"{name}: its {found.role} (at {found.place}) has no {lost[0]}, its "
+                    f"{other.role} has",
+                    "both must have the same blocks",
+                    f"add --key {found.place} if it is meant to be so",
+                )
+
+
+def _plain(place: str) -> str:
+    """A place without wrappers' names."""
+    return _WRAPPERS.sub("", f"{place.strip('.')}.").strip(".")
 
 
 def _no_vit(state: Mapping[str, Any], name: str) -> UserError:

@@ -33,6 +33,9 @@ SOLO_FIXED_HEADS: Heads = {**_MOCO_V3_HEADS, (192, 12): 12, (1024, 24): 16, (128
 # Whoever's they are: 384 wide is left out, there MoCo-v3 differs from everybody else.
 AGREED_HEADS: Heads = {key: heads for key, heads in _TIMM_HEADS.items() if key != (384, 12)}
 
+# Blocks of a ViT of that width in all of this code; some of timm's have more, none has fewer.
+USUAL_DEPTHS = dict((*_TIMM_HEADS, *_DINOV2_HEADS))
+
 _LIGHTNING = (
     r"[^.]*(head|project|predict|classifier|criterion|loss|prototype|queue|bank|decoder|mask_token"
     r"|momentum|backbone|center|knn|metric|teacher|student)"
@@ -63,13 +66,6 @@ class Layout:
 
 
 LAYOUTS = (
-    Layout(
-        "moco-v3",
-        (("*", "base_encoder.", "student"), ("*", "momentum_encoder.", "teacher")),
-        _MOCO_V3_HEADS,
-        marks=(("base_encoder.",),),
-        beside=r"predictor\.",
-    ),
     Layout(  # the authors': one main_*.py for each of MoCo-v3, DINO and Barlow Twins
         "ser-authors",
         (
@@ -78,11 +74,22 @@ LAYOUTS = (
             ("student", "backbone.", "student"),
             ("teacher", "backbone.", "teacher"),
             ("model", "", "student"),
+            ("model", "backbone.", "student"),
+            ("*", "base_encoder.", "student"),  # MoCo-v3's wrapper around their ViT
+            ("*", "momentum_encoder.", "teacher"),
+            ("*", "", "encoder"),
         ),
         _SER_HEADS,
         marks=(("norm_equiv.",), ("projector_equiv",), ("projector_inv",), ("args.equiv_layer",)),
-        beside=r"(head|projector_equiv)\.",
+        beside=r"(head|predictor|projector|projector_equiv|projector_inv|bn)\.",
         inside=r"(head|norm_equiv)\.",
+    ),
+    Layout(
+        "moco-v3",
+        (("*", "base_encoder.", "student"), ("*", "momentum_encoder.", "teacher")),
+        _MOCO_V3_HEADS,
+        marks=(("base_encoder.",),),
+        beside=r"predictor\.",
     ),
     Layout(
         "dinov2",
