@@ -29,16 +29,24 @@ def __getattr__(name: str) -> Any:
 class _AfterTimm(MetaPathFinder):
     """Adds `ser_vit` to timm's models once timm is imported, which `import sercli` alone is not."""
 
+    searching = False
+
     def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> ModuleSpec | None:
-        if name != "timm":
+        if name != "timm" or self.searching:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        # It stays until timm is really imported: others only ask whether timm could be.
+        self.searching = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.searching = False
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
             def load_and_register(module: ModuleType) -> None:
                 load(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 importlib.import_module("sercli.timm_entry")
 
             spec.loader.exec_module = load_and_register  # type: ignore[method-assign]

@@ -97,6 +97,7 @@ torch.save(outputs, "outputs.pt")
         "import sercli, timm.models",
         "import sercli.timm_models, timm",
         "from sercli import load_encoder; import timm",
+        "import sercli, importlib.util; importlib.util.find_spec('timm'); import timm",
     ],
 )
 def test_importing_sercli_in_any_order_registers_the_delayed_vit(imports):
