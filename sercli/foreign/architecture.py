@@ -257,11 +257,14 @@ def _patches(weight: Tensor, facts: Facts, name: str) -> tuple[int, int]:
 
 
 def _require_depth(depth: int, width: int, facts: Facts, hints: Hints, name: str) -> None:
-    """Blocks at the end cannot be missed in the numbering, only against what is known."""
+    """Blocks at the end cannot be missed in the numbering, only against what is known.
+
+    A ViT of half the usual depth or less lost nothing: it is a small one.
+    """
     if facts.layout == EXPORT_LAYOUT or hints.key is not None:
         return
     usual = facts.depth or USUAL_DEPTHS.get(width, 0)
-    if depth < usual or (facts.depth and depth != facts.depth):
+    if usual // 2 < depth < usual or depth > (facts.depth or depth):
         whose = facts.named or f"a ViT {width} wide"
         raise UserError(
             f"{name} has {depth} blocks, {whose} has {usual}",
