@@ -239,7 +239,14 @@ _FAULTS: list[tuple[str, Change, str]] = [
     ("nan", lambda c: c["annotations"][0]["bbox"].__setitem__(0, float("nan")), "1 has no bbox"),
     ("backwards", lambda c: c["annotations"][0]["bbox"].__setitem__(2, -3), "width ≥ 0 and height"),
     ("no area", lambda c: c["annotations"][0].pop("area"), "annotation 1 has no area"),
-    ("no iscrowd", lambda c: c["annotations"][0].pop("iscrowd"), "annotation 1 has no iscrowd of"),
+    ("crowd", lambda c: c["annotations"][0].update(iscrowd="no"), "1 has an iscrowd of neither"),
+    ("box mask", lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), "of 3 points"),
+    ("no points", lambda c: c["annotations"][0].update(segmentation=[]), "polygons of 3 points"),
+    (
+        "other size",
+        lambda c: c["annotations"][0].update(segmentation={"size": [3, 2], "counts": [6]}),
+        "run lengths of its image's size",
+    ),
     ("no mask", lambda c: c["annotations"][0].pop("segmentation"), "1 has no segmentation"),
     ("no object", lambda c: c["annotations"].append(3), "annotation id None"),
     ("image twice", lambda c: c["images"].append(c["images"][0]), "image id .* is there twice"),
@@ -387,3 +394,15 @@ def test_run_lengths_are_those_of_pycocotools(mask: NDArray[np.bool_]) -> None:
     assert sum(counts) == mask.size
     assert min(counts[1:], default=1) > 0
     json.dumps(counts)
+
+
+def test_a_broken_polygon_beside_a_sound_one_is_left_out_and_iscrowd_is_0(tmp_path) -> None:
+    tree = write_coco_tree(tmp_path / "coco")
+    one = tree.content["val"]["annotations"][0]
+    sound = one["segmentation"]
+    one["segmentation"] = [[1, 2, 3, 4], *sound]
+    del one["iscrowd"]
+    tree.rewrite("val")
+    source = CocoFolder(tree.root, "val")
+    found = [a for i in range(len(source)) for a in source.annotations(i) if a["id"] == one["id"]]
+    assert found == [{**one, "segmentation": sound, "iscrowd": 0}]

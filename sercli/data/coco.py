@@ -161,7 +161,7 @@ class CocoFolder(DetectionSource):
         self._names = np.array([image["file_name"] for image in images])
         groups: dict[int, list[Annotation]] = {int(number): [] for number in self.image_ids}
         for annotation in content["annotations"]:
-            groups[annotation["image_id"]].append(annotation)
+            groups[annotation["image_id"]].append(_plain(annotation))
         self._pack(groups.values())
 
     def path(self, index: int) -> Path:
@@ -280,7 +280,8 @@ def faults(content: Mapping[str, Any]) -> Iterator[str]:
 
     Every image, annotation and category has its own whole number as id; an annotation's is
     positive (pycocotools takes a match with annotation 0 for no match); it names an image and a
-    category that exist, and has a box of no negative extent, a segmentation, an area and iscrowd.
+    category that exist, and has a box of no negative extent, an area, and a segmentation that a
+    mask can be made of. Where iscrowd is missing it is 0.
     """
     categories: set[int] = set()
     for one in content["categories"]:
@@ -290,6 +291,7 @@ def faults(content: Mapping[str, Any]) -> Iterator[str]:
     if not categories:
         yield "it has no categories"
     images: set[int] = set()
+    sizes: dict[int, list[int]] = {}
     for one in content["images"]:
         yield from _bad_id(one, "image", images)
         sides = [one.get("width"), one.get("height")] if isinstance(one, dict) else []
@@ -297,12 +299,17 @@ def faults(content: Mapping[str, Any]) -> Iterator[str]:
             yield f"image {_shown(one)} has no width and height in pixels"
         elif not isinstance(one.get("file_name"), str) or not one["file_name"]:
             yield f"image {_shown(one)} has no file_name"
+        else:
+            sizes[one.get("id")] = [one["height"], one["width"]]
     annotations: set[int] = set()
     for one in content["annotations"]:
         yield from _bad_id(one, "annotation", annotations, least=1)
         if not isinstance(one, dict):
             continue
-        if not _is_number(one.get("image_id")) or one["image_id"] not in images:
+        size = None
+        if _is_number(one.get("image_id")) and one["image_id"] in images:
+            size = sizes.get(one["image_id"])
+        else:
             yield f"annotation {_shown(one)} names image {one.get('image_id')}, which is not listed"
         if not _is_number(one.get("category_id")) or one["category_id"] not in categories:
             yield (
@@ -311,12 +318,15 @@ def faults(content: Mapping[str, Any]) -> Iterator[str]:
             )
         if not is_box(one.get("bbox")):
             yield f"annotation {_shown(one)} has no bbox of x, y, width ≥ 0 and height ≥ 0"
-        if not isinstance(one.get("segmentation"), (list, dict)):
-            yield f"annotation {_shown(one)} has no segmentation"
+        if not _is_outline(one.get("segmentation"), size):
+            yield (
+                f"annotation {_shown(one)} has no segmentation of polygons of 3 points or more, "
+                "or of run lengths of its image's size"
+            )
         if not _is_number(one.get("area")):
             yield f"annotation {_shown(one)} has no area"
-        if one.get("iscrowd") not in (0, 1):
-            yield f"annotation {_shown(one)} has no iscrowd of 0 or 1"
+        if one.get("iscrowd", 0) not in (0, 1):
+            yield f"annotation {_shown(one)} has an iscrowd of neither 0 nor 1"
 
 
 def _bad_id(one: Any, what: str, seen: set[int], *, least: int = 0) -> Iterator[str]:
@@ -333,6 +343,31 @@ def _bad_id(one: Any, what: str, seen: set[int], *, least: int = 0) -> Iterator[
 
 def _shown(one: Any) -> str:
     return repr(one.get("id")) if isinstance(one, dict) else repr(one)
+
+
+def _polygons(segmentation: Sequence[Any]) -> list[Any]:
+    """Those with three points or more: pycocotools takes four numbers for a box."""
+    return [
+        points
+        for points in segmentation
+        if isinstance(points, list) and len(points) >= 6 and len(points) % 2 == 0
+    ]
+
+
+def _is_outline(segmentation: Any, size: list[int] | None) -> bool:
+    """Whether a mask can be made of it; a broken polygon may stand beside a sound one."""
+    if isinstance(segmentation, dict):
+        fits = size is None or segmentation.get("size") == size
+        return fits and bool(segmentation.get("counts"))
+    return isinstance(segmentation, list) and bool(_polygons(segmentation))
+
+
+def _plain(annotation: Annotation) -> Annotation:
+    """An annotation without faults as readers take it: sound polygons only, and iscrowd."""
+    outline = annotation["segmentation"]
+    if isinstance(outline, list):
+        outline = _polygons(outline)
+    return {**annotation, "segmentation": outline, "iscrowd": annotation.get("iscrowd", 0)}
 
 
 def _is_number(value: Any) -> bool:

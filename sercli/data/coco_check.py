@@ -219,24 +219,9 @@ class _Listed:
                     f"{called} has the box {one['bbox']}, which reaches {beyond:g} px outside "
                     f"image {image['id']} of {width} × {height}"
                 )
-            if not _is_outline(one.get("segmentation"), [height, width]):
-                yield (
-                    f"{called} has no segmentation of polygons of 3 points or more, or of run "
-                    f"lengths of {width} × {height}"
-                )
 
 
 def _has(one: Any, **kinds: type) -> bool:
     return isinstance(one, dict) and all(
         isinstance(one.get(name), kind) for name, kind in kinds.items()
-    )
-
-
-def _is_outline(segmentation: Any, size: list[int]) -> bool:
-    """Whether masks can be made of it; a set may have a broken polygon beside a sound one."""
-    if isinstance(segmentation, dict):
-        return segmentation.get("size") == size and bool(segmentation.get("counts"))
-    return not isinstance(segmentation, list) or any(
-        isinstance(points, list) and len(points) >= 6 and len(points) % 2 == 0
-        for points in segmentation
     )

@@ -160,19 +160,13 @@ class DetectionImages(Dataset[Sample]):
 
 
 def usable(annotations: Sequence[Annotation], width: int, height: int) -> list[Annotation]:
-    """Those a detector is trained on: no crowds; a mask, and a box with an area in the image."""
+    """Those a detector is trained on: no crowds, and a box with an area inside the image."""
     found = []
     for one in annotations:
         x1, y1, x2, y2 = _clipped(one["bbox"], width, height)
-        masked = isinstance(one["segmentation"], dict) or _polygons(one["segmentation"])
-        if not one.get("iscrowd") and x2 > x1 and y2 > y1 and masked:
+        if not one["iscrowd"] and x2 > x1 and y2 > y1:
             found.append(one)
     return found
-
-
-def _polygons(segmentation: Sequence[Sequence[float]]) -> list[Sequence[float]]:
-    """Those of three points or more; pycocotools takes four numbers for a box."""
-    return [polygon for polygon in segmentation if len(polygon) >= 6]
 
 
 def trainable_images(source: DetectionSource) -> NDArray[np.int64]:
@@ -219,7 +213,7 @@ def _mask(
     if isinstance(segmentation, list):
         scale = np.array([frame[1] / original[1], frame[0] / original[0]])
         polygons = []
-        for polygon in _polygons(segmentation):
+        for polygon in segmentation:
             points = np.asarray(polygon, np.float64).reshape(-1, 2)
             if flip:
                 points = points * (-1, 1) + (original[1], 0)
