@@ -42,8 +42,9 @@ def _problems(root: Path, *options: object) -> list[str]:
     assert isinstance(result.exception, UserError), result.output
     assert result.exception.exit_status == 2
     text = result.stdout.splitlines()
-    lines = [line for line in text if line[:1] not in "│┃┏┡└" and not line.startswith("note: ")]
-    lines = [line for line in lines if line.strip() != str(root) and "is taken as" not in line]
+    ends = [index for index, line in enumerate(text) if line.startswith("└")]
+    below = text[ends[-1] + 1 :] if ends else text[1:]  # a table, or what it is taken as
+    lines = [line for line in below if not line.startswith("note: ")]
     number = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}; annotations and images must"
     assert number in str(result.exception)
     return lines
