@@ -21,6 +21,7 @@ from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import Runtime
+from sercli.engine.stepping import MAX_NON_FINITE
 from sercli.engine.tracking import Tracker
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.objective import Losses, Objective
@@ -28,7 +29,6 @@ from sercli.recipe import Moment, Recipe, Schedule
 from sercli.run_dir import RunDir
 from sercli.views import Sample, TrainingImages, ViewMaker, Views, batches
 
-MAX_NON_FINITE = 3  # in a row
 MAX_UNREADABLE = 0.001  # share of the data set
 
 # Measures the encoder every few epochs, on rank 0: returns numbers for the metrics row.
