@@ -364,7 +364,7 @@ def test_training_helps_and_the_result_says_what_was_done(engine, tmp_path):
     directory.write_result(result)
     assert Result.from_file(directory.result(result.name)).metrics == result.metrics
     if engine == "detectron2":
-        for name, value in result.data["detectron2_evaluator"].items():
+        for name, value in result.model["detector"]["detectron2_evaluator"].items():
             assert value is None or value == pytest.approx(result.metrics[name], abs=1e-6)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from sercli.commands.evaluation import progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +79,7 @@ def shapes(
     coco = Detection(detection, detection_size)
     total = sum(one.num_images for one in sets) + derived.num_files + coco.num_files
     done = 0
-    with _progress() as show:
+    with progress() as show:
 
         def count(number: int) -> None:
             nonlocal done
@@ -136,7 +137,7 @@ def check(
 
     from sercli.errors import UserError
 
-    with _progress() as show:
+    with progress() as show:
         report = _check(
             directory,
             layout,
@@ -250,35 +251,3 @@ def _print_problems(console: Console, problems: tuple[str, ...]) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if len(problems) > _LISTED:
         console.print(f"and {len(problems) - _LISTED} more")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A function (what, done, total) that shows a bar on a terminal, otherwise a line each tenth.
-
-    Both go to standard error, so that standard output holds only the result.
-    """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        told: dict[str, int] = {}
-
-        def tell(what: str, done: int, total: int) -> None:
-            tenth = 10 * done // total
-            if tenth > told.get(what, 0):
-                told[what] = tenth
-                console.print(f"{what}: {done} of {total}", markup=False, soft_wrap=True)
-
-        yield tell
-        return
-    with Progress(console=console, transient=True) as bar:
-        tasks = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)
-
-        yield show

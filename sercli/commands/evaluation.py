@@ -123,6 +123,9 @@ def progress() -> Iterator[Progress]:
         def tell(what: str, done: int, total: int) -> None:
             nonlocal before
             now = time.monotonic()
+            if done == 0:  # said by those that do something else before
+                begun[what] = before = now
+                return
             start = begun.setdefault(what, before)
             before = now
             tenths, last = told.get(what, (0, start))

@@ -145,21 +145,22 @@ def evaluate(
     if distributed.rank() == 0:
         say(f"scoring {len(found):,} detections in {len(task.scored):,} images")
     metrics = decided_by_first(lambda: _metrics(task, found))
-    versions: dict[str, Any] = {"versions": detector.versions()}
+    how: dict[str, Any] = {
+        "seed": options.seed,
+        "metric": options.metric,
+        "train_seconds": stepper.train_seconds,
+        "versions": detector.versions(),
+    }
     if second is not None:
-        versions["detectron2_evaluator"] = second.scores()
+        how["detectron2_evaluator"] = second.scores()
     result = Result(
         protocol=task.protocol,
-        model={**task.loaded.describe(), "sha256": frozen.sha256},
+        model={**task.loaded.describe(), "sha256": frozen.sha256, "detector": how},
         data={
             "path": task.val.name,
             "n": len(task.scored),
             "train": len(task.order.indices),
             "partial": task.partial,
-            "seed": options.seed,
-            "metric": options.metric,
-            "train_seconds": stepper.train_seconds,
-            **versions,
         },
         metrics=metrics,
     )

@@ -189,6 +189,8 @@ class GridCache:
             header = {"descr": kind.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             done = 0
+            if progress is not None:
+                progress("features", 0, len(indices))
             for samples in load_batches(images, batches, workers=workers):
                 file.write(frozen.grids_of(samples).cpu().numpy().astype(kind).tobytes())
                 done += len(samples)

@@ -99,6 +99,8 @@ def detect(
     found: list[dict[str, Any]] = []
     kept: dict[int, Detections] = {}
     done = 0
+    if progress is not None:
+        progress("detect", 0, len(indices))
     for batch in batches:
         if batch:  # a rank may have a batch less, but all ask whether to stop
             samples = next(loaded)

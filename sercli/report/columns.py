@@ -54,8 +54,14 @@ _VARIANTS = {"ser": "SER", "dino": "DINO", "moco-v3": "MoCo-v3"}
 _METRICS = {
     "top1": "top-1",
     "top5": "top-5",
-    "ap": "AP",
-    "mask_ap": "mask AP",
+    **{
+        f"{kind}ap{suffix}": f"{kind.replace('_', ' ')}AP{shown}"
+        for kind in ("", "mask_")
+        for suffix, shown in (
+            *(("", ""), ("50", "50"), ("75", "75")),
+            *(("_small", " small"), ("_medium", " medium"), ("_large", " large")),
+        )
+    },
     "mce": "mCE",
     "relative_mce": "relative mCE",
     "ce": "CE",
@@ -75,7 +81,7 @@ _DEFAULT_METRICS = {
     "knn": ("top1",),
     "linear-eval": ("top1", "top5"),
     "robustness": ("top1", "mce", "fp", "mfr"),
-    "coco-detect": ("ap",),
+    "coco-detect": ("ap", "mask_ap"),
 }
 _PROTOCOLS = ("knn", "linear-eval", "robustness", "coco-detect", "equiv-score")
 _EXPLANATIONS = {
@@ -157,12 +163,12 @@ def _result_spec(runs: Sequence[Run], name: str, protocol: str, metric: str) -> 
     elif protocol == "linear-eval":
         heading = f"Linear {_in_brackets(_VARIANTS.get(variant, variant))}{shown}"
     elif protocol == "coco-detect":
+        family, _, category = metric.partition("/")
+        shown = " ".join(filter(None, (_METRICS.get(family, family), category)))
         heading = f"COCO {_in_brackets(variant)}{shown}"
     else:
         heading = f"{_SETS.get(variant, variant or protocol)} {shown}"
     quantity = next((part for part in metric.split("/") if part in _METRICS), "")
-    if not quantity and metric.startswith("ap"):
-        quantity = "ap"
     direction: Direction = "up"
     if quantity in _LOWER_IS_BETTER or not quantity:
         direction = "down" if quantity else "none"
