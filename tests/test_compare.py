@@ -620,3 +620,34 @@ def test_the_command_fails_before_writing(app: typer.Typer, tmp_path: Path) -> N
     result = CliRunner().invoke(app, [*paths, "--format", "markdown", "--out", str(out)])
     assert isinstance(result.exception, UserError)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("engine", ["detectron2", "torchvision"])
+def test_detectors_have_columns_as_coco_names_them(tmp_path, engine):
+    paths = []
+    for addon, shift in (("none", 0.0), ("ser", 2.5)):
+        run_dir = make_run(tmp_path / addon, addon=addon)
+        paths.append(run_dir.path)
+        names = ("ap", "ap50", "ap_small", "ap/traffic light", "mask_ap", "mask_ap75")
+        metrics = {name: 30.0 + shift + place for place, name in enumerate(names)}
+        metrics |= {"ap/low": 29.0 + shift, "ap/high": 31.5 + shift}
+        add_result(run_dir, f"coco-detect--{engine}", metrics)
+    table = compare_runs(paths, Options())
+    headings = {column.key.partition("/")[2]: column.heading for column in table.columns}
+    assert headings["ap"] == f"COCO ({engine}) AP"
+    assert headings["mask_ap"] == f"COCO ({engine}) mask AP"
+    assert not {"ap50", "ap/low", "ap/traffic light"} & set(headings)
+    everything = compare_runs(paths, Options(columns=("coco-detect--*",)))
+    shown = [column.heading.removeprefix(f"COCO ({engine}) ") for column in everything.columns]
+    assert shown == ["AP", "AP50", "AP small", "AP traffic light", "mask AP", "mask AP75"]
+    assert all(column.direction == "up" for column in everything.columns)
+    cell = table.rows[1].cells[f"coco-detect--{engine}/ap"]
+    assert (cell.value, cell.low, cell.high) == (32.5, 31.5, 34.0)
+    assert cell.difference is not None
+    assert cell.difference.value == pytest.approx(2.5)
+    (published,) = [
+        row for row in compare_runs(paths, Options(published=True)).rows if row.published
+        and f"coco-detect--{engine}/ap" in row.cells
+        and row.cells[f"coco-detect--{engine}/ap"].difference is not None
+    ]  # fmt: skip
+    assert published.cells[f"coco-detect--{engine}/ap"].difference.value == 1.7
