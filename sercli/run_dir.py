@@ -3,7 +3,7 @@
 ```
 recipe.yaml  run.json  metrics.jsonl  encoder.safetensors
 checkpoints/step-00000100.pt (+ .sha256)
-results/<protocol>[--<variant>].json (+ .npz)
+results/<protocol>[--<variant>].json (+ .npz); earlier/: what another rule or a trial replaced
 heads/<result>.safetensors (+ .unfinished, while a probe is not done)
 cache/features-<split>.safetensors, cache/grids-<what>.npy
 detection/<engine>-<what>/metrics.jsonl, checkpoints/: the training of a detector
@@ -372,6 +372,31 @@ class RunDir:
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     # -- results ------------------------------------------------------------------------------
+
+    def keep_earlier(self, result: Result) -> None:
+        """Move the result that `result` replaces to results/earlier/, if more than a repetition.
+
+        One of another rule or other images, or one of all images that a trial replaces, is kept.
+        """
+        path = self.result(result.name)
+        if not path.is_file():
+            return
+        earlier = Result.from_file(path)
+        same = (earlier.protocol, earlier.data.get("path")) == (
+            result.to_json()["protocol"],
+            result.data.get("path"),
+        )
+        if same and not (result.data.get("partial") and not earlier.data.get("partial")):
+            return
+        stem = f"{result.name}--{earlier.created.replace(':', '')}"
+        place = self.results / "earlier"
+        try:
+            place.mkdir(exist_ok=True)
+            for file in (path, self.predictions(result.name)):
+                if file.is_file():
+                    file.replace(place / f"{stem}{file.suffix}")
+        except OSError as error:
+            raise from_os_error(error, f"cannot move {path} to {place}") from error
 
     def write_result(self, result: Result) -> Path:
         path = self.result(result.name)

@@ -13,5 +13,5 @@ def pytest_collection_modifyitems(items):
         return
     skip = pytest.mark.skip(reason="needs detectron2, which is built from source (see the README)")
     for item in items:
-        if "detectron2" in item.keywords:
+        if item.get_closest_marker("detectron2") is not None:
             item.add_marker(skip)

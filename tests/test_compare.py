@@ -645,6 +645,8 @@ def test_detectors_have_columns_as_coco_names_them(tmp_path, engine):
     assert (cell.value, cell.low, cell.high) == (32.5, 31.5, 34.0)
     assert cell.difference is not None
     assert cell.difference.value == pytest.approx(2.5)
+    (data,) = [note.text for note in table.notes if note.text.startswith("Scored")]
+    assert data == f"Scored: coco-detect--{engine} on shapes/val."
     (published,) = [
         row for row in compare_runs(paths, Options(published=True)).rows if row.published
         and f"coco-detect--{engine}/ap" in row.cells

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _coco_tree import write_coco_tree
 from PIL import Image
 
 from sercli.data import ImageSource, UnreadableImage, has_split, manifest, open_source
@@ -472,3 +473,11 @@ def test_the_error_travels_between_processes() -> None:
     error = pickle.loads(pickle.dumps(UnreadableImage("set/a.jpg", "cut short")))
     assert (error.path, error.reason) == ("set/a.jpg", "cut short")
     assert str(error) == "cannot read the image set/a.jpg: cut short"
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_detection_set_has_no_class_folders(tmp_path: Path, split: str) -> None:
+    write_coco_tree(tmp_path / "coco")
+    for read in (has_split, lambda path, split: open_source(path, split, image_size=32)):
+        with pytest.raises(UserError, match=r"COCO's format.*ser coco-detect"):
+            read(str(tmp_path / "coco"), split)

@@ -408,9 +408,14 @@ def test_the_grid_cache_is_what_the_encoder_gives(tmp_path):
 
 
 def test_writing_a_cache_can_be_stopped_and_leaves_nothing_half_written(tmp_path):
-    directory, request = run_dir(tmp_path / "run"), StopRequest(interrupted=True)
+    directory, request = run_dir(tmp_path / "run"), StopRequest()
+
+    def stop(what, done, total):
+        request.interrupted = what == "features" and 0 < done < total
+
+    task = task_of("torchvision", cache_features=True, at_once=3)
     with pytest.raises(Interrupted, match="repeat the command"):
-        run(task_of("torchvision", cache_features=True), directory, request=request)
+        run(task, directory, request=request, progress=stop)
     assert not list((directory.path / "cache").iterdir())
 
 
@@ -657,8 +662,17 @@ def broken(coco, how):
     elif how == "half":
         coco.file("train").write_text(coco.file("train").read_text()[:-30])
     elif how == "size":
-        val["images"][0]["width"] += 1
+        val["images"][2]["width"] += 1
         coco.rewrite("val")
+    elif how == "missing":
+        coco.image("train", 3).unlink()
+    elif how == "empty":
+        val["annotations"] = [one for one in val["annotations"] if one["iscrowd"]]
+        coco.rewrite("val")
+    elif how == "crowds":
+        train = coco.content["train"]
+        train["annotations"] = [one for one in train["annotations"] if one["iscrowd"]]
+        coco.rewrite("train")
 
 
 @pytest.mark.parametrize(
@@ -671,6 +685,9 @@ def broken(coco, how):
         ("truncated", "cannot read the image .*val2017"),
         ("half", "not valid JSON"),
         ("size", "pixels, but instances_val2017.json says"),
+        ("missing", r"lacks 1 of the 6 images that instances_train2017.json lists, such as 0"),
+        ("empty", "none of the 4 images of val has an object to find"),
+        ("crowds", "no image of train has an object to train on"),
     ],
 )
 def test_a_broken_set_is_one_clear_line(how, message, coco, tmp_path, capsys):
@@ -682,6 +699,7 @@ def test_a_broken_set_is_one_clear_line(how, message, coco, tmp_path, capsys):
     assert len(last) == 1
     assert re.search(message, last[0])
     assert "Traceback" not in err
+    assert not list((RunDir(model).path / "detection").glob("*/metrics.jsonl"))  # not trained yet
 
 
 @pytest.mark.parametrize(
@@ -719,3 +737,18 @@ def test_load_encoder_gives_what_the_backbone_gives(tmp_path):
     torch.testing.assert_close(backbone.grids(images), expected)
     assert isinstance(encoder.norm, nn.LayerNorm)
     assert json.dumps(loaded.describe())
+
+
+def test_a_trial_does_not_lose_the_whole_result(coco, tmp_path, capsys):
+    directory = saved_run(tmp_path / "run")
+    given = (directory.path, "--coco", coco.root, "--engine", "torchvision", *SHORT)
+    for more in ((), ("--limit", "2"), ("--limit", "2"), ("--schedule", "0")):
+        status, _, err = command(capsys, *given, *more)
+        assert status == 0, err
+    name = "coco-detect--torchvision"
+    files = sorted((directory.results / "earlier").glob("*.json"))
+    kept = [Result.from_file(file) for file in files]
+    assert Result.from_file(directory.result(name)).protocol["settings"]["schedule"]["steps"] == 0
+    assert {(one.data["n"], one.data["partial"]) for one in kept} == {(4, False), (2, True)}
+    assert len(list((directory.results / "earlier").glob("*.npz"))) == len(kept)
+    assert [result.name for result in directory.read_results()] == [name]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torch.distributed as dist
 import typer
@@ -766,6 +767,19 @@ def test_without_a_probe_it_says_how_to_get_one(tmp_path: Path) -> None:
     run.head("linear-eval--ser").unlink()
     with pytest.raises(UserError, match="run `ser linear-eval` first"):
         invoke(run.path, "--data", "shapes")
+
+
+def test_the_heads_of_detectors_are_no_probes(tmp_path: Path, world: Path) -> None:
+    run = run_directory(tmp_path / "run")
+    other = run.head("linear-eval--ser-no-augment")
+    run.head("linear-eval--ser").rename(other)
+    detector = run.head("coco-detect--torchvision")
+    safetensors.torch.save_file({"x": torch.zeros(1)}, detector, {"format": "ser-detector"})
+    invoke(run.path, "--sketch", world / "sketch")
+    (result,) = run.read_results()
+    assert result.model["head"]["file"] == str(other)
+    with pytest.raises(UserError, match=r"no probe head of ser .* heads/linear-eval--\*"):
+        invoke(run.path, "--sketch", world / "sketch", "--head", detector)
 
 
 def test_the_sets_must_be_the_heads(tmp_path: Path, world: Path) -> None:

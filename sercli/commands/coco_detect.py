@@ -54,8 +54,9 @@ def coco_detect(
             "--coco",
             "--data",
             metavar="DIR|shapes",
-            help="annotations/instances_train2017.json, train2017/ and the same of val2017; or "
-            "`shapes`, the embedded world. Default: shapes, if the run was trained on it.",
+            help="A set in COCO's format (annotations/ with instances_*.json, train2017/, "
+            "val2017/), or `shapes`, the embedded world. Default: shapes, if the run was trained "
+            "on it.",
         ),
     ] = None,
     engine: Annotated[
@@ -156,10 +157,11 @@ def coco_detect(
     )
     from sercli.engine.runtime import is_first_process, process_group, runtime_for
 
+    options.require_valid()
     first = is_first_process()
     if first:
         typer.echo(f"engine {options.engine}, preset {options.preset}")
-    options.require_valid()
+    options.require_engine()
     from sercli.checkpoints import read_encoder
     from sercli.engine.preemption import stop_request
     from sercli.engine.progress import TrainingProgress
@@ -235,12 +237,19 @@ def _open(
 
 def _announcement(task: Task) -> str:
     schedule = task.schedule
+    side = int(task.train.sizes.max())
+    enlarged = (
+        f"\nnote: the canvas of {task.canvas.size} px enlarges images of at most {side} px; a "
+        "smaller --image-size (or --preset tiny) takes less time and memory"
+        if 2 * side < task.canvas.size
+        else ""
+    )
     return (
         f"{len(task.order.indices):,} of {len(task.train):,} images to train on (those with "
         f"objects), {len(task.scored):,} to score; {len(task.train.categories)} categories; "
         f"canvas {task.canvas.size} px, {task.canvas.grid} x {task.canvas.grid} patches; "
         f"{schedule.total_steps:,} steps of {task.order.batch_size} images, "
-        f"learning rate {schedule.lr:g}"
+        f"learning rate {schedule.lr:g}{enlarged}"
     )
 
 
@@ -253,7 +262,12 @@ def _save(run: RunDir, outcome: Outcome, task: Task, model: str, owner: str) -> 
     save_head(outcome, run)
     result = outcome.result
     save(run.path, result, outcome.arrays, owner=owner, command=command_line())
-    figure = detection_figure(_panels(outcome, task), title=f"{model}: {result.name}")
+    partial = ", partial" if result.data["partial"] else ""
+    figure = detection_figure(
+        _panels(outcome, task),
+        title=f"{model} on {result.data['path']}: {task.options.engine}, "
+        f"{task.schedule.total_steps:,} steps{partial}",
+    )
     save_figure(figure, run.figures, result.name)
 
 
@@ -327,7 +341,13 @@ def _report(result: Result, model: str, run: RunDir) -> None:
             title="By class",
             caption="over IoU 0.50 to 0.95",
         )
-    typer.echo(f"wrote {run.result(result.name)}\nwrote {run.head(result.name)}")
+    for file in (
+        run.result(result.name),
+        run.predictions(result.name),
+        run.head(result.name),
+        run.figures / f"{result.name}.png",
+    ):
+        typer.echo(f"wrote {file}")
 
 
 def _cell(values: Mapping[str, float | None], name: str) -> str:

@@ -43,7 +43,7 @@ def shapes(
         typer.Option(
             min=0,
             help="Images of val in each of the 10 perturbations of imagenet-p/, as videos, which "
-            "need PyAV (pip install 'sercli[robustness]'); 0: none.",
+            "need PyAV (pip install 'sercli\\[robustness]'); 0: none.",
         ),
     ] = 0,
     derived_size: Annotated[

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _OWN = "own"
 _HEAD = "linear-eval--ser"
+_PROBES = "linear-eval--*.safetensors"  # detectors have heads, too
 # Folders below --all, by the set they hold.
 _FOLDERS = {
     "imagenet-r": ("imagenet-r",),
@@ -338,7 +339,7 @@ def _head_file(model: str, target: Path) -> Path:
 
     places = [RunDir(place) for place in dict.fromkeys((target, Path(model)))]
     found = [run.head(_HEAD) for run in places if run.head(_HEAD).is_file()]
-    found = found or [file for run in places for file in sorted(run.heads.glob("*.safetensors"))]
+    found = found or [file for run in places for file in sorted(run.heads.glob(_PROBES))]
     if len(found) > 1 and found[0].stem != _HEAD:
         raise UserError(
             f"{model} has {len(found)} heads: {', '.join(file.stem for file in found)}",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sercli.data.coco import is_coco
 from sercli.data.image_folder import ImageFolder, open_folder, split_folder
 from sercli.data.shapes import NUM_IMAGES, ShapesSource
 from sercli.data.source import ImageSource, UnreadableImage
@@ -58,6 +59,7 @@ def open_source(
             "the number of images can be chosen only for `shapes`, the embedded world",
             "leave it out",
         )
+    _refuse_coco(Path(path))
     return open_folder(Path(path), split, name=path)
 
 
@@ -68,7 +70,19 @@ def has_split(path: str, split: str) -> bool:
         UserError: `path` is neither "shapes" nor a directory.
     """
     _require_split_name(split)
-    return path == SHAPES or split_folder(Path(path), split) is not None
+    if path == SHAPES:
+        return True
+    _refuse_coco(Path(path))
+    return split_folder(Path(path), split) is not None
+
+
+def _refuse_coco(path: Path) -> None:
+    if is_coco(path):
+        raise UserError(
+            f"{path} is a detection set in COCO's format",
+            "class folders, or train/ and val/ of them, are needed",
+            "`ser coco-detect` takes it",
+        )
 
 
 def _require_split_name(split: str) -> None:

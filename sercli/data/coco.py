@@ -12,6 +12,7 @@ import abc
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,10 +160,26 @@ class CocoFolder(DetectionSource):
         self.image_ids = np.array([image["id"] for image in images], np.int64)
         self.sizes = np.array([(image["width"], image["height"]) for image in images], np.int64)
         self._names = np.array([image["file_name"] for image in images])
+        self._require_files()
         groups: dict[int, list[Annotation]] = {int(number): [] for number in self.image_ids}
         for annotation in content["annotations"]:
             groups[annotation["image_id"]].append(_plain(annotation))
         self._pack(groups.values())
+
+    def _require_files(self) -> None:
+        # One listing instead of a look at every file. Names may hold folders; those are looked at.
+        there = set(os.listdir(self.folder))
+        missing = [
+            name
+            for name in self._names.tolist()
+            if name not in there and not ("/" in name and (self.folder / name).is_file())
+        ]
+        if missing:
+            raise UserError(
+                f"{self.folder} lacks {len(missing):,} of the {len(self._names):,} images that "
+                f"{self.file.name} lists, such as {missing[0]}",
+                "every image must be there",
+            )
 
     def path(self, index: int) -> Path:
         """The image file."""
@@ -233,7 +250,11 @@ def find_split(root: Path, split: str) -> SplitPlace | None:
     """
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
-        raise UserError(f"{root} {what}", "a directory in COCO's format is needed")
+        raise UserError(
+            f"{root} {what}",
+            "a directory in COCO's format is needed",
+            "check the path, or write a small one with `ser data shapes DIR` (DIR/coco)",
+        )
     found = sorted((root / _ANNOTATIONS).glob(f"{_PREFIX}{split}*.json"))
     usual = [file for file in found if file.stem == f"{_PREFIX}{split}2017"]
     if len(found) > 1 and not usual:

@@ -102,6 +102,9 @@ def check_coco(
         problems += [f"{place.file}: {line}" for line in (*faults(content), *listed.misfits())]
         if not listed.images:
             problems.append(f"{place.file} lists no images")
+        elif all(one.get("iscrowd") == 1 for one in listed.annotations):
+            aim = "train on" if split == "train" else "find"
+            problems.append(f"{place.file}: no annotation is an object to {aim}, crowds are none")
         names = tuple(image["file_name"] for image in listed.images.values())
         try:
             folder = place.images()

@@ -155,6 +155,7 @@ def _require_every_class(number: int, classes: tuple[str, ...], folder: str) -> 
         raise UserError(
             f"{number} images for {folder}",
             f"every class needs an image, and there are {len(classes)} classes",
+            "ask for more, or for none of this set (0)" if folder.startswith("each") else "",
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ import safetensors.torch
 from numpy.typing import NDArray
 
 from sercli import distributed
-from sercli.data.loading import default_workers
+from sercli.data.loading import default_workers, load_batches
 from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import Runtime, decided_by_first
@@ -125,6 +126,7 @@ def evaluate(
     if first:
         say(f"goes on after step {first} of {plan.total_steps}")
     if first < plan.total_steps:
+        _require_readable(task, workers, stopping, progress)  # now, not after days of training
         grids_of, images = _training_features(task, run, frozen, workers, stopping, progress, say)
         with training:
             _train(detector, grids_of, images, task, stepper, workers)
@@ -166,6 +168,27 @@ def evaluate(
     )
     arrays = _arrays(task.val.image_ids[task.scored], found)
     return Outcome(result, arrays, pictured, _head(task, stepper, frozen))
+
+
+def _require_readable(
+    task: Task, workers: int, stopping: Stopping, progress: Progress | None
+) -> None:
+    """Read this rank's share of the images that will be scored.
+
+    Raises:
+        UnreadableImage: One is damaged.
+    """
+    images = DetectionImages(task.val, task.canvas)
+    rank, world, size = distributed.rank(), distributed.world_size(), task.options.at_once
+    everything = [(int(index), None) for index in task.scored]
+    rounds = [everything[at : at + size * world] for at in range(0, len(everything), size * world)]
+    loaded = load_batches(images, [one[rank::world] for one in rounds], workers=workers)
+    done = 0
+    for one, _ in zip(rounds, loaded, strict=True):
+        done += len(one)
+        if progress is not None:
+            progress("reading val", done, len(everything))
+        stopping.check()
 
 
 def _metrics(task: Task, found: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -212,6 +235,7 @@ def _train(
 def _detectron2() -> ModuleType:
     """The module of that engine, without warnings of what it still calls of torch."""
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return importlib.import_module("sercli.evals.detection_detectron2")
@@ -256,7 +280,7 @@ def _training_features(
             return
         needed = len(indices) * frozen.dim * task.canvas.grid**2 * (2 if frozen.mixed else 4)
         free = shutil.disk_usage(run.path).free
-        say(f"features of {len(indices):,} images take {needed / 2**30:,.2f} GiB in {path}")
+        say(f"features of {len(indices):,} images take {needed / 2**20:,.1f} MiB in {path}")
         if needed > free:
             raise RunFailed(
                 f"features would take {needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB are free; "

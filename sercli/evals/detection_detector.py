@@ -115,7 +115,7 @@ class Schedule:
         if name not in _DECAYS and not re.fullmatch(r"\d+", name):
             raise UserError(
                 f"--schedule {name}",
-                "it must be 1x (90,000 steps), 3x (270,000) or a number of steps",
+                "it must be 1x (90,000 steps), 3x (270,000) or a whole number of steps",
             )
         total = {"1x": _FULL, "3x": 3 * _FULL}.get(name)
         total = int(name) if total is None else total

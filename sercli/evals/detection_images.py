@@ -181,7 +181,11 @@ def trainable_images(source: DetectionSource) -> NDArray[np.int64]:
         if usable(source.annotations(index), *source.sizes[index].tolist())
     ]
     if not found:
-        raise UserError(f"{source.name}: no image of {source.split} has an object to train on")
+        raise UserError(
+            f"{source.name}: no image of {source.split} has an object to train on",
+            "an object is no crowd and has a box with an area inside its image",
+            "`ser data check` tells what is there",
+        )
     return np.array(found, np.int64)
 
 

@@ -72,6 +72,9 @@ class Options:
         if self.lr is not None and not 0 < self.lr < 1:
             raise UserError(f"--lr {self.lr:g}", "it must be above 0 and below 1")
         Schedule.of(self.schedule or PRESETS[self.preset].schedule, lr=self.lr or 1e-4)
+
+    def require_engine(self) -> None:
+        """Raise a UserError if the engine is not installed."""
         if self.engine == "detectron2":
             require_detectron2()
 
@@ -164,6 +167,7 @@ def prepare(
         UserError: An option that cannot be, categories that differ, or nothing to train on.
     """
     options.require_valid()
+    options.require_engine()
     preset = PRESETS[options.preset]
     canvas = options.canvas(loaded.encoder.patch_size)
     schedule = Schedule.of(options.schedule or preset.schedule, lr=options.lr or preset.lr)
@@ -175,6 +179,13 @@ def prepare(
             "each needs an image",
         )
     usable = _some(trainable_images(train_images), options)
+    scored = _some(np.arange(len(val)), options)
+    if not any(not one["iscrowd"] for index in scored for one in val.annotations(int(index))):
+        raise UserError(
+            f"{val.name}: none of the {len(scored):,} images of val has an object to find",
+            "without objects there is no average precision",
+            "`ser data check` tells what is there",
+        )
     return Task(
         loaded=loaded,
         train=train_images,
@@ -184,7 +195,7 @@ def prepare(
         heads=preset.heads,
         schedule=schedule,
         order=TrainingOrder(usable, batch_size, options.seed),
-        scored=_some(np.arange(len(val)), options),
+        scored=scored,
     )
 
 

@@ -375,7 +375,11 @@ def load_head(path: Path) -> ProbeHead:
             HeadFacts(**values), tensors["weight"], tensors["bias"], _norm_of(header, tensors)
         )
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path} is no probe head of ser (it lacks {error})") from error
+        raise UserError(
+            f"{path} is no probe head of ser (it lacks {error})",
+            "a head that `ser linear-eval` wrote is needed",
+            "name one of heads/linear-eval--*.safetensors",
+        ) from error
 
 
 def _value(text: str) -> Any:

@@ -109,8 +109,12 @@ def save(
     owner: str,
     command: Sequence[str],
 ) -> RunDir:
-    """Write a result and, beside it, its arrays, if any; see `open_or_create`."""
+    """Write a result and, beside it, its arrays, if any; see `open_or_create`.
+
+    An earlier result of another rule, or of all images where this is a trial, is kept.
+    """
     run = open_or_create(path, owner=owner, command=command)
+    run.keep_earlier(result)
     if arrays:
         write_atomic(
             run.predictions(result.name),

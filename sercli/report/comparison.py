@@ -94,6 +94,7 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
         *_reading_notes(rows, pairs, entries, len(comparisons)),
         *(Note(None, text) for text in (*remarks, *mixed_protocols(specs, runs))),
         *_context_notes(rows, runs, options, block),
+        *_data_notes(specs, runs),
         *footnotes.notes(),
     ]
     title = f"{len(runs)} run{'s' if len(runs) > 1 else ''} compared"
@@ -295,6 +296,21 @@ def _reading_notes(
     return [Note(None, text) for text in texts]
 
 
+def _data_notes(specs: Sequence[Spec], runs: Sequence[Run]) -> list[Note]:
+    """Which images the shown results are of."""
+    sources: dict[str, dict[str, None]] = {}
+    for spec in specs:
+        for run in runs:
+            if not spec.of_run and spec.source in run.results:
+                path = str(run.results[spec.source].data.get("path"))
+                sources.setdefault(path, {})[spec.source] = None
+    shown = [
+        f"{', '.join(names)} on {path}{' (the embedded world)' if path == 'shapes' else ''}"
+        for path, names in sources.items()
+    ]
+    return [Note(None, f"Scored: {'; '.join(shown)}.")] if shown else []
+
+
 def _context_notes(
     rows: Sequence[Row], runs: Sequence[Run], options: Options, block: int | None
 ) -> list[Note]:
@@ -312,6 +328,10 @@ def _context_notes(
         )
     if block is None and not options.columns and any("equiv-score" in run.results for run in runs):
         notes.append("Equivariance was scored after several blocks; choose one with --block.")
+    if any(
+        "coco-detect--" in key for row in rows for key, cell in row.cells.items() if cell.difference
+    ):
+        notes.append("Differences in AP are not tested: compare the intervals.")
     devices = {str(run.record["device"]) for run in runs if run.record.get("device")}
     if len(devices) > 1 and "run/train_seconds" in rows[0].cells:
         notes.append(f"Times and rates come from different devices: {', '.join(sorted(devices))}.")

@@ -109,6 +109,8 @@ def detection_figure(
             for number, (image, truth, found) in enumerate(line):
                 for axes, objects in zip(row[3 * number :][:2], (truth, found), strict=True):
                     _draw(axes, image, objects, colours)
+                    if not objects:
+                        _say_none(axes)
                     pictures.append((axes, objects))
                 if line is lines[0]:
                     row[3 * number].set_title("ground truth")
@@ -120,6 +122,11 @@ def detection_figure(
         for axes, objects in pictures:
             _write_labels(axes, objects, colours)
     return figure
+
+
+def _say_none(axes: Axes) -> None:
+    note = axes.annotate("none", (0.5, 0.03), xycoords="axes fraction", ha="center", fontsize=7)
+    note.set_path_effects([patheffects.withStroke(linewidth=2, foreground="white")])
 
 
 def _colours(objects: Sequence[Shown]) -> dict[str, str]:

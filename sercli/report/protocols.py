@@ -26,7 +26,8 @@ def by_protocol(specs: Sequence[Spec], runs: Sequence[Run], *, allow_mixed: bool
                 f"{spec.column.heading!r} mixes {len(holders)} protocols: "
                 + "; ".join(_differences(spec.source, holders)),
                 "results of different protocols are not comparable",
-                "repeat one evaluation, or pass --allow-mixed for a column each",
+                "repeat one evaluation, choose other --columns, or pass --allow-mixed for a column "
+                "each",
             )
         if len(holders) < 2:
             column = replace(spec.column, protocol_id=next(iter(holders), None))
