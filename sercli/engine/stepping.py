@@ -109,7 +109,6 @@ class Stepper:
             self.step, self.train_seconds = int(state["step"]), float(state["train_seconds"])
         if distributed.rank() == 0 and self.run.metrics.is_file():
             self.run.truncate_metrics(self.step)
-        self._since = self._started = self._saved = time.monotonic()
         return self.step
 
     def save(self) -> None:
@@ -129,8 +128,9 @@ class Stepper:
     # -- around a step ------------------------------------------------------------------------
 
     def waiting(self, batches: Iterable[_T]) -> Iterator[_T]:
-        """The batches; the time that waiting for them takes is logged."""
+        """The batches; the time that waiting for them takes is logged. Training begins here."""
         iterator = iter(batches)
+        self._since = self._started = self._saved = time.monotonic()
         while True:
             began = time.perf_counter()
             try:
