@@ -376,7 +376,8 @@ class RunDir:
     def keep_earlier(self, result: Result) -> None:
         """Move the result that `result` replaces to results/earlier/, if more than a repetition.
 
-        One of another rule or other images, or one of all images that a trial replaces, is kept.
+        One of another rule or other images, or one of all images that a trial replaces, is kept,
+        with its predictions and the head that was trained for it.
         """
         path = self.result(result.name)
         if not path.is_file():
@@ -392,7 +393,7 @@ class RunDir:
         place = self.results / "earlier"
         try:
             place.mkdir(exist_ok=True)
-            for file in (path, self.predictions(result.name)):
+            for file in (path, self.predictions(result.name), self.head(result.name)):
                 if file.is_file():
                     file.replace(place / f"{stem}{file.suffix}")
         except OSError as error:

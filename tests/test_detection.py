@@ -750,5 +750,6 @@ def test_a_trial_does_not_lose_the_whole_result(coco, tmp_path, capsys):
     kept = [Result.from_file(file) for file in files]
     assert Result.from_file(directory.result(name)).protocol["settings"]["schedule"]["steps"] == 0
     assert {(one.data["n"], one.data["partial"]) for one in kept} == {(4, False), (2, True)}
-    assert len(list((directory.results / "earlier").glob("*.npz"))) == len(kept)
+    for kind in ("npz", "safetensors"):
+        assert len(list((directory.results / "earlier").glob(f"*.{kind}"))) == len(kept)
     assert [result.name for result in directory.read_results()] == [name]

@@ -259,9 +259,9 @@ def _save(run: RunDir, outcome: Outcome, task: Task, model: str, owner: str) -> 
     from sercli.report.detections import detection_figure
     from sercli.report.figures import save_figure
 
-    save_head(outcome, run)
     result = outcome.result
     save(run.path, result, outcome.arrays, owner=owner, command=command_line())
+    save_head(outcome, run)  # the earlier one is put aside by now
     partial = ", partial" if result.data["partial"] else ""
     figure = detection_figure(
         _panels(outcome, task),

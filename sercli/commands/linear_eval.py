@@ -162,8 +162,8 @@ def linear_eval(
                 say=say,
             )
     if is_first_process():
+        subject.save(outcome.result, outcome.arrays)  # first: it puts an earlier head aside
         outcome.head.save(run.head(probe.name))
-        subject.save(outcome.result, outcome.arrays)
         unfinished.unlink(missing_ok=True)
         _report(model, probe, outcome, run)
 
