@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from _coco_tree import write_coco_tree
+from _detection import CPU as RUNTIME
 from _detection import world
 from matplotlib.path import Path
 from pycocotools import mask as coco_mask
@@ -20,6 +21,8 @@ from sercli.evals.detection_images import (
     trainable_images,
     usable,
 )
+
+CPU = RUNTIME.device
 
 
 @pytest.mark.parametrize(
@@ -68,9 +71,9 @@ def test_boxes_and_masks_follow_the_image(tree, size, patch, flip):
         assert sample.image.shape == (3, shown[1], shown[0])
         assert sample.frame == pytest.approx((shown[1] * 16 / patch, shown[0] * 16 / patch))
         wanted = usable(tree.annotations(index), width, height)
-        assert len(wanted) == len(sample.boxes) == len(sample.masks) == len(sample.labels)
+        assert len(wanted) == len(sample.boxes) == len(sample.masks_on(CPU)) == len(sample.labels)
         for one, box, mask, label in zip(
-            wanted, sample.boxes, sample.masks, sample.labels, strict=True
+            wanted, sample.boxes, sample.masks_on(CPU), sample.labels, strict=True
         ):
             assert tree.categories[label].id == one["category_id"]
             x, y, w, h = one["bbox"]
@@ -102,14 +105,14 @@ def test_run_lengths_are_masks_too():
     source = world(size=64, num_images=6)
     sample = DetectionImages(source, Canvas.of(64, patch_size=16))[2, 0]
     objects = source.render(2).objects
-    for mask, thing in zip(sample.masks, objects, strict=True):
+    for mask, thing in zip(sample.masks_on(CPU), objects, strict=True):
         assert np.array_equal(mask.bool().numpy(), thing.mask)
     one = source.annotations(2)[0]
     text = coco_mask.frPyObjects(one["segmentation"], 64, 64)
     text["counts"] = text["counts"].decode()
     source.annotations = lambda _index: [{**one, "segmentation": text}]
     again = DetectionImages(source, Canvas.of(64, patch_size=16))[2, 0]
-    assert torch.equal(again.masks[0], sample.masks[0])
+    assert torch.equal(again.masks_on(CPU)[0], sample.masks_on(CPU)[0])
 
 
 def test_crowds_and_boxes_without_area_are_not_trained_on():

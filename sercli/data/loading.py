@@ -41,11 +41,12 @@ class _Reading(Dataset[Any]):
 
 
 def load_batches(
-    dataset: Dataset[_T], batches: Iterable[Sequence[Any]], *, workers: int
+    dataset: Dataset[_T], batches: Iterable[Sequence[Any]], *, workers: int, prefetch: int = 4
 ) -> Iterator[list[_T]]:
     """Read `batches` of keys with `workers` processes (0: in this one), in order.
 
-    A batch is a list of what the dataset returns; collating is the receiver's.
+    A batch is a list of what the dataset returns; collating is the receiver's. Each process reads
+    up to `prefetch` batches ahead.
     """
     loader: DataLoader[Any] = DataLoader(
         _Reading(dataset),
@@ -53,7 +54,7 @@ def load_batches(
         num_workers=workers,
         collate_fn=_as_list,
         worker_init_fn=_quiet_worker if workers else None,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=prefetch if workers else None,
     )
     for items in loader:
         for item in items:

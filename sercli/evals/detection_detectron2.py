@@ -194,12 +194,12 @@ class Detectron2Detector(Detector):
 
     def forward(self, grids: Tensor, samples: Sequence[Sample]) -> dict[str, Tensor]:
         with EventStorage():
-            losses: dict[str, Tensor] = self.model(_inputs(samples, grids))
+            losses: dict[str, Tensor] = self.model(_inputs(samples, grids.device, grids))
         return losses
 
     @torch.no_grad()
     def detect(self, grids: Tensor, samples: Sequence[Sample]) -> list[Detections]:
-        found = self.model.inference(_inputs(samples, grids), do_postprocess=False)
+        found = self.model.inference(_inputs(samples, grids.device, grids), do_postprocess=False)
         return [
             Detections(one.pred_boxes.tensor, one.scores, one.pred_classes, one.pred_masks[:, 0])
             for one in found
@@ -217,7 +217,9 @@ class Detectron2Detector(Detector):
         return pasted.bool()
 
 
-def _inputs(samples: Sequence[Sample], grids: Tensor | None = None) -> list[dict[str, Any]]:
+def _inputs(
+    samples: Sequence[Sample], device: torch.device, grids: Tensor | None = None
+) -> list[dict[str, Any]]:
     inputs = []
     for position, sample in enumerate(samples):
         one: dict[str, Any] = {"sample": sample}
@@ -226,7 +228,7 @@ def _inputs(samples: Sequence[Sample], grids: Tensor | None = None) -> list[dict
         if len(sample.boxes):
             truth = Instances(sample.frame)
             truth.gt_boxes, truth.gt_classes = Boxes(sample.boxes), sample.labels
-            truth.gt_masks = BitMasks(sample.masks)
+            truth.gt_masks = BitMasks(sample.masks_on(device))
             one["instances"] = truth
         inputs.append(one)
     return inputs
@@ -313,6 +315,7 @@ def train(
             "detectron2 gives each process equally many images",
         )
     model: nn.Module = detector.model
+    device = detector.model.device
     keeper = _Keeper(stepper, model, seed)
     if distributed.active():
         model = DistributedDataParallel(model, broadcast_buffers=False)
@@ -332,7 +335,7 @@ def train(
                     raise item
             keeper.images = [images.source.describe(sample.index) for sample in items]
             # Grids are looked up where they are cached; else the backbone computes them.
-            yield _inputs(items, None if images.with_images else grids_of(items))
+            yield _inputs(items, device, None if images.with_images else grids_of(items))
 
     # Metrics are ours to gather; detectron2 would raise at the first loss that is not finite.
     trainer = SimpleTrainer(

@@ -91,7 +91,9 @@ class Sample:
         frame: Height and width in units of the frame.
         boxes: float32 [n, 4], x1, y1, x2, y2 in units of the frame.
         labels: int64 [n].
-        masks: uint8 [n, ⌈frame height⌉, ⌈frame width⌉], 0 or 1; no rows in evaluation.
+        packed: uint8 [n, ⌈frame height⌉, ⌈⌈frame width⌉ / 8⌉], masks of eight pixels a byte: at
+            1024 px a mask is a megabyte, and loader processes hand over many. No rows in
+            evaluation.
     """
 
     index: int
@@ -100,7 +102,14 @@ class Sample:
     frame: tuple[float, float]
     boxes: Tensor
     labels: Tensor
-    masks: Tensor
+    packed: Tensor
+
+    def masks_on(self, device: torch.device) -> Tensor:
+        """uint8 [n, ⌈frame height⌉, ⌈frame width⌉], 0 or 1, on a device."""
+        bytes_there = self.packed.to(device, non_blocking=True)[..., None]
+        shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
+        pixels: Tensor = ((bytes_there >> shifts) & 1).flatten(2)
+        return pixels[..., : math.ceil(self.frame[1])]
 
 
 class DetectionImages(Dataset[Sample]):
@@ -142,7 +151,11 @@ class DetectionImages(Dataset[Sample]):
             image = image_to_tensor(scaled)
             image = image.flip(-1) if flip else image
         if epoch is None:
-            nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 1, 1)
+            nothing = (
+                torch.zeros(0, 4),
+                torch.zeros(0, dtype=torch.int64),
+                torch.zeros(0, 1, 1, dtype=torch.uint8),
+            )
             return Sample(index, image, (height, width), frame, *nothing)
         wanted = usable(self.source.annotations(index), width, height)
         scale = (frame[1] / width, frame[0] / height)
@@ -155,7 +168,7 @@ class DetectionImages(Dataset[Sample]):
             frame,
             torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             torch.tensor([self._labels[one["category_id"]] for one in wanted], dtype=torch.int64),
-            torch.from_numpy(np.stack(masks)),
+            torch.from_numpy(np.packbits(np.stack(masks), axis=-1)),
         )
 
 

@@ -81,7 +81,7 @@ class TorchvisionDetector(Detector):
             {
                 "boxes": sample.boxes.to(grids.device),
                 "labels": sample.labels.to(grids.device) + 1,  # 0 is background
-                "masks": sample.masks.to(grids.device),
+                "masks": sample.masks_on(grids.device),
             }
             for sample in samples
         ]
