@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from pathlib import Path
 
 import pytest
 from test_cli import ser
@@ -79,7 +80,7 @@ def test_a_detector_learns_the_embedded_world(tmp_path, engine):
     for out, options in ((run, ()), (str(tmp_path / "untrained"), ("--schedule", "0"))):
         done = ser("coco-detect", run, "--engine", engine, "--out", out, *options)
         assert done.returncode == 0, done.stderr
-        (result,) = RunDir(out).read_results()
+        (result,) = RunDir(Path(out)).read_results()
         found.append(result.metrics)
     learnt, untrained = found
     for name in ("ap50", "mask_ap50"):
