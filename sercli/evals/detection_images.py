@@ -11,6 +11,7 @@ of the canvas.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -282,7 +283,8 @@ class TrainingOrder:
     def key(self, place: int) -> Key:
         """The image at a place in the whole sequence, and its epoch."""
         epoch, position = divmod(place, len(self.indices))
-        return int(self.indices[self._permutation(epoch)[position]]), epoch
+        order = _permutation(len(self.indices), self.seed, epoch)
+        return int(self.indices[order[position]]), epoch
 
     def places(self, step: int) -> range:
         """This rank's places of a step: every W-th."""
@@ -294,11 +296,8 @@ class TrainingOrder:
         for step in range(first, total):
             yield [self.key(place) for place in self.places(step)]
 
-    def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        cached: dict[int, NDArray[np.int64]] = self.__dict__.setdefault("_cache", {})
-        if epoch not in cached:
-            while len(cached) > 1:
-                cached.pop(next(iter(cached)))
-            draws = numpy_generator(self.seed, "coco-detect", "order", epoch)
-            cached[epoch] = draws.permutation(len(self.indices))
-        return cached[epoch]
+
+@functools.lru_cache(maxsize=2)
+def _permutation(number: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    draws = numpy_generator(seed, "coco-detect", "order", epoch)
+    return draws.permutation(number)
