@@ -22,7 +22,7 @@ from sercli.commands import (
     recipe,
     robustness,
 )
-from sercli.errors import SerError
+from sercli.errors import SerError, exhausted
 
 # Typer raises the errors of click, in newer versions of its own copy: UsageError of either.
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -89,11 +89,18 @@ def main() -> NoReturn:
             error.show()
             sys.exit(error.exit_code)
         _end(f"{error.format_message()} See `ser --help`.", error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         _end("interrupted", 130)
+    except typer.Abort as abort:  # typer's answer to EOFError, which no key causes here
+        raise abort.__cause__ or abort from None
     except BrokenPipeError:  # e.g. `ser compare … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        short = exhausted(error, "ser")
+        if debug or short is None:
+            raise
+        _end(str(short), short.exit_status)
     if status == 130:  # typer turns Ctrl-C into this
         _end("interrupted", status)
     sys.exit(status or 0)

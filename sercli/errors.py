@@ -58,3 +58,35 @@ def from_os_error(error: OSError, doing: str) -> SerError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunFailed(f"{doing}: {reason}; free space and resume, nothing written was lost")
     return UserError(f"{doing}: {reason}", remedy="check the path and its permissions")
+
+
+def exhausted(error: BaseException, doing: str) -> RunFailed | None:
+    """What a process has run out of, if that is what an error met while `doing` something says.
+
+    Descriptors, processes or memory: the error names the limit and the remedy, and no image is to
+    blame for it.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EMFILE:
+        limit = f"this process may open {_limit('RLIMIT_NOFILE')} files"
+        return RunFailed(f"{doing}: {limit}; raise the limit (ulimit -n 4096)")
+    if number == errno.ENFILE:
+        return RunFailed(f"{doing}: this machine has no descriptor left; close other programs")
+    if number == errno.EAGAIN:
+        limit = f"this user may have {_limit('RLIMIT_NPROC')} processes"
+        return RunFailed(f"{doing}: {limit}; use fewer (--set data.workers=N) or raise ulimit -u")
+    if number == errno.ENOMEM or isinstance(error, MemoryError):
+        return RunFailed(
+            f"{doing}: memory is short; use a smaller batch or fewer loader processes "
+            "(--set data.workers=N)"
+        )
+    return None
+
+
+def _limit(name: str) -> str:
+    try:
+        import resource
+
+        return str(resource.getrlimit(getattr(resource, name))[0])
+    except (ImportError, AttributeError):
+        return "no more"

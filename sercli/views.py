@@ -10,14 +10,15 @@ Nothing drawn depends on the number of ranks or on what came before:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from sercli import photometrics, randomness
 from sercli.actions import GeometricAction, Grid
@@ -25,9 +26,12 @@ from sercli.data.loading import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     RESAMPLING,
+    Batch,
+    RowReader,
     image_to_tensor,
     normalise,
 )
+from sercli.data.ring import Column, Row
 from sercli.data.source import ImageSource, UnreadableImage
 from sercli.errors import RunFailed
 from sercli.photometrics import PhotometricParameters
@@ -58,25 +62,54 @@ class Ticket:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One image as read.
+class Samples:
+    """This rank's share of a global batch as read, b₁ first.
 
     Attributes:
-        crops: uint8 [3, S, S] each; in b₁ one for each crop of the plan, in b₂ one for each base.
-        uniforms: [number of crops of b₁, photometrics.NUM_UNIFORMS + 1]: for the colours, and the
+        crops: uint8 [B, 3, S, S] for each crop of the plan. A row of b₂ has the base that the
+            views of this crop show.
+        uniforms: float32 [B, crops, photometrics.NUM_UNIFORMS + 1]: for the colours, and the
             mirroring of b₁.
-        boxes: [crops, 4] the crops' left, top, width and height as shares of the image.
-        index: Of the image.
+        boxes: float32 [B, crops, 4], left, top, width and height as shares of the image.
+        turns: int64 [B, crops], quarter turns of b₁.
+        indices: Of the images.
         unreadable: Messages of images that could not be read and were replaced.
-        turns: int64 [number of crops of b₁], quarter turns of b₁.
     """
 
     crops: Sequence[Tensor]
     uniforms: Tensor
     boxes: Tensor
-    index: int
-    unreadable: tuple[str, ...]
     turns: Tensor
+    indices: tuple[int, ...]
+    unreadable: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.uniforms)
+
+    @classmethod
+    def of(cls, batch: Batch[Note]) -> Samples:
+        """From a loader; the crops are where it has them, the small tensors are copied."""
+        columns = batch.columns
+        crops = [columns[_crop_name(i)] for i in range(columns["uniforms"].shape[1])]
+        return cls(
+            crops,
+            columns["uniforms"].clone(),
+            columns["boxes"].clone(),
+            columns["turns"].clone(),
+            tuple(note.image for note in batch.notes),
+            tuple(message for note in batch.notes for message in note.unreadable),
+        )
+
+
+class Note(NamedTuple):
+    """What is said of one image: its index, and messages of those that it replaces."""
+
+    image: int
+    unreadable: tuple[str, ...]
+
+
+def _crop_name(crop: int) -> str:
+    return f"crop{crop}"
 
 
 def batches(
@@ -102,7 +135,7 @@ def batches(
         ]
 
 
-class TrainingImages(Dataset[Sample]):
+class TrainingImages(RowReader[Ticket, Note]):
     """Reads and crops images in loader processes; colours and elements come later, in batches.
 
     Args:
@@ -120,27 +153,38 @@ class TrainingImages(Dataset[Sample]):
         self.plan = plan
         self.seed = seed
 
-    def __getitem__(self, ticket: Ticket) -> Sample:
+    def layout(self) -> Mapping[str, Column]:
+        crops = self.plan.crops(paired=False)
+        return {
+            **{
+                _crop_name(i): Column((3, spec.size, spec.size), "uint8")
+                for i, spec in enumerate(crops)
+            },
+            "uniforms": Column((len(crops), photometrics.NUM_UNIFORMS + 1), "float32"),
+            "boxes": Column((len(crops), 4), "float32"),
+            "turns": Column((len(crops),), "int64"),
+        }
+
+    def read(self, ticket: Ticket, row: Row) -> Note:
         image, index, unreadable = self._load(ticket.index)
         key = ticket.index if ticket.leader is None else ticket.leader
         draws = randomness.numpy_generator(self.seed, "views", ticket.epoch, key)
-        num_crops = len(self.plan.crops(paired=False))
-        uniforms = draws.random((num_crops, photometrics.NUM_UNIFORMS + 1), dtype=np.float32)
+        crops = self.plan.crops(paired=False)
+        shape = (len(crops), photometrics.NUM_UNIFORMS + 1)
+        row["uniforms"][...] = draws.random(shape, dtype=np.float32)
         specs = self.plan.crops(paired=ticket.paired)
         boxes = [self._box(spec, image.size, ticket, draws) for spec in specs]
-        crops = [
-            image_to_tensor(cut(image, box, spec.size, self.config.interpolation))
+        pixels = [
+            np.asarray(cut(image, box, spec.size, self.config.interpolation)).transpose(2, 0, 1)
             for box, spec in zip(boxes, specs, strict=True)
         ]
         scale = np.array([*image.size, *image.size], dtype=np.float32)
-        return Sample(
-            crops=crops,
-            uniforms=torch.from_numpy(uniforms),
-            boxes=torch.from_numpy(np.array(boxes, dtype=np.float32) / scale),
-            index=index,
-            unreadable=unreadable,
-            turns=self._turns(ticket.epoch, key, num_crops),
-        )
+        for place, spec in enumerate(crops):
+            shown = spec.base if ticket.paired else spec.crop
+            row[_crop_name(place)][...] = pixels[shown]
+            row["boxes"][place] = np.array(boxes[shown], dtype=np.float32) / scale
+        row["turns"][...] = self._turns(ticket.epoch, key, len(crops))
+        return Note(index, unreadable)
 
     def _box(
         self, spec: ViewSpec, size: tuple[int, int], ticket: Ticket, draws: np.random.Generator
@@ -153,12 +197,12 @@ class TrainingImages(Dataset[Sample]):
             return random_crop(*size, area=spec.area, aspect=aspect, draws=draws)
         return _shared_crop(*size, area=spec.area, aspect=aspect, draws=draws)
 
-    def _turns(self, epoch: int, key: int, count: int) -> Tensor:
+    def _turns(self, epoch: int, key: int, count: int) -> NDArray[np.int64]:
         if not self.config.rot90_p:
-            return torch.zeros(count, dtype=torch.long)
+            return np.zeros(count, dtype=np.int64)
         draws = randomness.numpy_generator(self.seed, "turns", epoch, key)
         turned = draws.random(count) < self.config.rot90_p
-        return torch.from_numpy(turned * draws.integers(1, 4, count))
+        return turned * draws.integers(1, 4, count)
 
     def _load(self, index: int) -> tuple[Image.Image, int, tuple[str, ...]]:
         """The image, or the next one that can be read, with what was wrong."""
@@ -320,28 +364,34 @@ class ViewMaker:
             actions += [action.take(self.part.paired_rows) for action in drawn]
         return tuple(actions)
 
-    def __call__(self, samples: Sequence[Sample], step: int, device: torch.device) -> Views:
-        """Views of one step from this rank's samples (b₁ first)."""
+    def __call__(self, samples: Samples, step: int, device: torch.device) -> Views:
+        """Views of one step from this rank's samples."""
         split = self.part.num_standard
         actions = self.actions(step)
         standard, paired, parameters = [], [], []
         made: dict[int, Tensor] = {}  # views of one crop differ by a turn only
         for view, spec in enumerate(self.plan.specs):
-            uniforms = torch.stack([s.uniforms[spec.crop] for s in samples])
+            uniforms = samples.uniforms[:, spec.crop]
             colours = photometrics.draw(uniforms, spec.colours)
             if spec.crop not in made:
-                places = [spec.crop] * split + [spec.base] * (len(samples) - split)
-                crops = torch.stack([s.crops[i] for s, i in zip(samples, places, strict=True)])
-                images = crops.to(device, non_blocking=True).float().div_(255)
-                images = photometrics.apply(images, colours)
+                crops = samples.crops[spec.crop].to(device, non_blocking=True)
+                images = photometrics.apply(crops.float().div_(255), colours)
                 made = {spec.crop: normalise(images, IMAGENET_MEAN, IMAGENET_STD)}
             images = made[spec.crop]
-            element = self._element(spec, samples[:split], uniforms[:split, -1], view)
+            mirrored = uniforms[:split, -1] < self.hflip_p
+            element = self._element(spec, mirrored, samples.turns[:split, spec.crop], view)
+            elements = [element]
             standard.append(element.on_image(images[:split], patch=self.plan.patch_size))
             if actions:
+                elements.append(actions[view])
                 paired.append(actions[view].on_image(images[split:], patch=self.plan.patch_size))
             parameters.append(
-                _recorded(samples, spec, element, actions[view] if actions else None, colours)
+                ViewParameters(
+                    samples.boxes[:, spec.crop],
+                    torch.cat([e.hflip for e in elements]),
+                    torch.cat([e.rot90 for e in elements]),
+                    colours,
+                )
             )
         return Views(
             tuple(standard),
@@ -357,33 +407,14 @@ class ViewMaker:
         )
 
     def _element(
-        self, spec: ViewSpec, samples: Sequence[Sample], uniforms: Tensor, view: int
+        self, spec: ViewSpec, mirrored: Tensor, turns: Tensor, view: int
     ) -> GeometricAction:
         """Mirror and turn of the rows of b₁."""
         if spec.kind == "plain":
-            return GeometricAction.identity(len(samples), self.plan.grid(view))
+            return GeometricAction.identity(len(mirrored), self.plan.grid(view))
         if spec.kind == "turned":
-            turns = torch.full((len(samples),), spec.turns)
-        else:
-            turns = torch.tensor([int(s.turns[spec.crop]) for s in samples], dtype=torch.long)
-        return GeometricAction(uniforms < self.hflip_p, turns, self.plan.grid(view))
-
-
-def _recorded(
-    samples: Sequence[Sample],
-    spec: ViewSpec,
-    standard: GeometricAction,
-    paired: GeometricAction | None,
-    colours: PhotometricParameters,
-) -> ViewParameters:
-    places = [spec.crop] * len(standard) + [spec.base] * (len(samples) - len(standard))
-    both = [standard] if paired is None else [standard, paired]
-    return ViewParameters(
-        torch.stack([s.boxes[i] for s, i in zip(samples, places, strict=True)]),
-        torch.cat([a.hflip for a in both]),
-        torch.cat([a.rot90 for a in both]),
-        colours,
-    )
+            turns = torch.full((len(mirrored),), spec.turns)
+        return GeometricAction(mirrored, turns, self.plan.grid(view))
 
 
 def replay(

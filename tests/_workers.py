@@ -25,7 +25,7 @@ from sercli.recipe import Photometrics
 from sercli.recipe import Views as ViewsConfig
 from sercli.recipe_files import from_mapping
 from sercli.view_plan import PairedViews, ViewPlan, ViewRequest, partition, plan_views
-from sercli.views import Sample, ViewMaker, Views
+from sercli.views import Samples, ViewMaker, Views
 
 FORMS = ("cross-view", "both-views", "cross-view+spatial:1", "both-views+spatial:1")
 # Without blur: its convolution in float32 depends on the number of rows.
@@ -169,20 +169,28 @@ def make_views(request: PairedViews | ViewPlan | None, batch_size: int, *, seed:
         plan = plan_views(config, image_size=32, patch_size=8, request=ViewRequest(request))
     part = partition(batch_size, plan.paired, group=plan.request.group)
     maker = ViewMaker(config, plan, part, seed=seed)
-    samples = []
+    crops = plan.crops(paired=False)
+    read = []
     for row, position in enumerate(part.positions):
         draws = torch.Generator().manual_seed(1000 * seed + position)
-        specs = plan.crops(paired=row >= part.num_standard)
-        crops = [
-            torch.randint(256, (3, spec.size, spec.size), generator=draws).byte() for spec in specs
+        paired = row >= part.num_standard
+        bases = [
+            torch.randint(256, (3, spec.size, spec.size), generator=draws).byte()
+            for spec in plan.crops(paired=paired)
         ]
-        number = len(plan.crops(paired=False))
+        shown = [spec.base if paired else spec.crop for spec in crops]
         leader = torch.Generator().manual_seed(1000 * seed + position - position % part.group)
-        uniforms = torch.rand(number, NUM_UNIFORMS + 1, generator=leader)
-        boxes = 0.2 + 0.3 * torch.rand(len(specs), 4, generator=leader)
-        samples.append(
-            Sample(crops, uniforms, boxes, position, (), torch.zeros(number, dtype=torch.long))
-        )
+        uniforms = torch.rand(len(crops), NUM_UNIFORMS + 1, generator=leader)
+        boxes = 0.2 + 0.3 * torch.rand(len(bases), 4, generator=leader)
+        read.append(([bases[i] for i in shown], uniforms, boxes[shown]))
+    pictures, uniforms, boxes = zip(*read, strict=True)
+    samples = Samples(
+        crops=[torch.stack(images) for images in zip(*pictures, strict=True)],
+        uniforms=torch.stack(uniforms),
+        boxes=torch.stack(boxes),
+        turns=torch.zeros(len(read), len(crops), dtype=torch.long),
+        indices=part.positions,
+    )
     return in_float64(maker(samples, 0, torch.device("cpu")))
 
 

@@ -7,6 +7,7 @@ import _workers as workers
 import numpy as np
 import pytest
 import torch
+from _reading import read_all
 from PIL import Image
 from test_views import Pictures, normalised
 from torch import nn
@@ -84,7 +85,7 @@ def read(recipe, plan, *, count=6, step=0, source=None):
     (tickets,) = batches(len(source), part, batch_size=count, seed=recipe.seed, steps=steps)
     images = TrainingImages(source, recipe.views, plan, seed=recipe.seed)
     make = ViewMaker(recipe.views, plan, part, seed=recipe.seed)
-    return make([images[ticket] for ticket in tickets], step, torch.device("cpu")), tickets
+    return make(read_all(images, tickets), step, torch.device("cpu")), tickets
 
 
 # -- NumPy ----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from _reading import read_all
 from test_views import PLAIN, Pictures
 from torch import nn
 from torchvision.transforms import InterpolationMode
@@ -87,7 +88,7 @@ def read(config, request, *, tickets=None, count=8, step=0, seed=0, sizes=SIZES)
         (tickets,) = batches(24, part, batch_size=count, seed=seed, steps=steps)
     images = TrainingImages(source, config, plan, seed=seed)
     make = ViewMaker(config, plan, part, seed=seed)
-    views = make([images[ticket] for ticket in tickets], step, torch.device("cpu"))
+    views = make(read_all(images, tickets), step, torch.device("cpu"))
     return Step(plan, source, tickets, views)
 
 
@@ -330,7 +331,7 @@ def test_what_happens_to_a_view_is_drawn_for_itself():
     images = TrainingImages(Pictures(24, sizes=SIZES), config, plan, seed=0)
     tickets = [Ticket(index, epoch, False) for epoch in range(25) for index in range(24)]
     make = ViewMaker(config, plan, partition(600, None), seed=0)
-    views = make([images[ticket] for ticket in tickets], 0, torch.device("cpu"))
+    views = make(read_all(images, tickets), 0, torch.device("cpu"))
     events = []
     for parameters in views.parameters:
         c, turns = parameters.colours, parameters.rot90
@@ -567,7 +568,7 @@ def test_sers_loss_is_the_mean_over_the_anchors_of_all_six_views(method, negativ
     (tickets,) = batches(24, part, batch_size=6, seed=0, steps=range(1))
     images = TrainingImages(Pictures(24, sizes=SIZES), config, plan, seed=0)
     make = ViewMaker(config, plan, part, seed=0)
-    views = doubled(make([images[t] for t in tickets], 0, torch.device("cpu")))
+    views = doubled(make(read_all(images, tickets), 0, torch.device("cpu")))
     student, teacher = objective.student, objective.teacher
     anchors = [projected(student.encoder, student.addon.projector, v) for v in views.paired]
     with torch.no_grad():

@@ -15,7 +15,7 @@ from sercli.engine.runtime import Runtime
 from sercli.objective import Objective
 from sercli.photometrics import NUM_UNIFORMS
 from sercli.recipe import Recipe, Schedule
-from sercli.views import Sample, ViewMaker
+from sercli.views import Samples, ViewMaker
 
 
 @dataclass(frozen=True)
@@ -101,23 +101,19 @@ class Stepper:
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.schedule = Schedule.of(recipe.train, 100 * recipe.train.batch_size)
         draws = torch.Generator().manual_seed(0)
-        self.samples = []
-        for row, position in enumerate(self.part.positions):
-            specs = plan.crops(paired=row >= self.part.num_standard)
-            count = len(plan.crops(paired=False))
-            self.samples.append(
-                Sample(
-                    [
-                        torch.randint(256, (3, s.size, s.size), generator=draws, dtype=torch.uint8)
-                        for s in specs
-                    ],
-                    torch.rand(count, NUM_UNIFORMS + 1, generator=draws),
-                    torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(len(specs), 1),
-                    position,
-                    (),
-                    torch.zeros(count, dtype=torch.long),
+        crops, rows = plan.crops(paired=False), len(self.part.positions)
+        self.samples = Samples(
+            crops=[
+                torch.randint(
+                    256, (rows, 3, spec.size, spec.size), generator=draws, dtype=torch.uint8
                 )
-            )
+                for spec in crops
+            ],
+            uniforms=torch.rand(rows, len(crops), NUM_UNIFORMS + 1, generator=draws),
+            boxes=torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(rows, len(crops), 1),
+            turns=torch.zeros(rows, len(crops), dtype=torch.long),
+            indices=self.part.positions,
+        )
         self.done = 0
 
     def step(self) -> float:

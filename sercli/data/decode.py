@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sercli.data.source import UnreadableImage
+from sercli.errors import SerError, exhausted
 
 # The formats of the suffixes that a folder is scanned for, and those that such files often hold
 # under a wrong suffix. Nothing else is tried: some of Pillow's readers start other programs.
@@ -65,15 +66,14 @@ def read_rgb(path: str | bytes, *, called: str) -> Image.Image:
 
     Raises:
         UnreadableImage: It is missing, truncated, corrupt, too large, or of an unknown format.
+        RunFailed: No descriptor or no memory is left.
     """
     try:
         with Image.open(os.fsdecode(path), formats=_FORMATS) as image:
             image.load()
             return to_rgb(image)
     except Exception as error:
-        # Pillow's readers raise whatever a corrupt file trips over (OSError, SyntaxError,
-        # ValueError, struct.error, zlib.error, …), so every failure here is the file's.
-        raise UnreadableImage(called, _reason(error)) from error
+        raise _failure(called, error) from error
 
 
 def read_header(path: str | bytes, *, called: str, decode: bool) -> Header:
@@ -89,8 +89,18 @@ def read_header(path: str | bytes, *, called: str, decode: bool) -> Header:
                 image.load()
                 to_rgb(image)
             return header
-    except Exception as error:  # as in read_rgb
-        raise UnreadableImage(called, _reason(error)) from error
+    except Exception as error:
+        raise _failure(called, error) from error
+
+
+def _failure(called: str, error: Exception) -> SerError:
+    """The file's fault, unless this process has run out of something.
+
+    Pillow's readers raise whatever a corrupt file trips over (OSError, SyntaxError, ValueError,
+    struct.error, zlib.error, …). A MemoryError is the file's too: its header says what it takes.
+    """
+    short = exhausted(error, f"reading {called}") if isinstance(error, OSError) else None
+    return short or UnreadableImage(called, _reason(error))
 
 
 def _reason(error: Exception) -> str:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import abc
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from sercli.data.ring import Column, Ring, Row
 from sercli.data.source import ImageSource
-from sercli.errors import SerError
+from sercli.data.workers import InProcesses, InThisProcess, Workers
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+_Key = TypeVar("_Key")
+_Note = TypeVar("_Note")
+
+
+class SupportsGetItem(Protocol[_T_co]):
+    """A data set: key → what is read for it."""
+
+    def __getitem__(self, key: Any, /) -> _T_co: ...
 
 
 def default_workers(ranks_here: int = 1) -> int:
@@ -27,52 +40,237 @@ def default_workers(ranks_here: int = 1) -> int:
     return max(0, min(12, (cores or 1) // max(1, ranks_here) - 1))
 
 
-class _Reading(Dataset[Any]):
-    """Hands errors over as items: torch would wrap their message in the worker's traceback."""
+class RowReader(abc.ABC, Generic[_Key, _Note]):
+    """What is read for a key: a row of every column of the batch, and a note beside it."""
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
+    @abc.abstractmethod
+    def layout(self) -> Mapping[str, Column]:
+        """The columns: name → shape and type of a row."""
 
-    def __getitem__(self, key: Any) -> Any:
-        try:
-            return self.dataset[key]
-        except SerError as error:
-            return error
+    @abc.abstractmethod
+    def read(self, key: _Key, row: Row) -> _Note:
+        """Fill a row of each column; the note, anything picklable, goes to the batch."""
+
+
+@dataclass(frozen=True)
+class Batch(Generic[_Note]):
+    """What was read for the keys of a batch.
+
+    Attributes:
+        columns: name → [B, *shape] on the CPU. They lie in memory that is used again: they are
+            valid until the batch after the next is asked for.
+        notes: Of each key.
+    """
+
+    columns: dict[str, Tensor]
+    notes: list[_Note]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A piece of a batch: rows `first`… of a slot, for so many keys."""
+
+    slot: int
+    first: int
+    keys: Sequence[Any]
+
+
+class _Reading:
+    """What loader processes do with a piece."""
+
+    def __init__(self, reader: RowReader[Any, Any], ring: Ring) -> None:
+        self.reader, self.ring = reader, ring
+
+    def __call__(self, task: _Task) -> list[Any]:
+        columns = self.ring.slot(task.slot)
+        return [
+            self.reader.read(key, {name: column[row, ...] for name, column in columns.items()})
+            for row, key in enumerate(task.keys, task.first)
+        ]
+
+
+class _Uses:
+    """Which slots the device still copies from."""
+
+    def __init__(self, *, on_cuda: bool) -> None:
+        self._on_cuda = on_cuda
+        self._events: dict[int, Any] = {}
+
+    def note(self, slot: int) -> None:
+        """What has been launched so far may read the slot."""
+        if self._on_cuda:
+            self._events[slot] = torch.cuda.Event()
+            self._events[slot].record()
+
+    def wait(self, slot: int) -> None:
+        """Return when the slot may be written."""
+        event = self._events.pop(slot, None)
+        if event is not None:
+            event.synchronize()
+
+
+_LARGEST_PIECE = 64  # images: a large batch is read by all processes together
+_ITEMS_A_PIECE = 4  # of what comes by value
+_AHEAD = 3  # pieces that wait for each process
+
+
+def load_rows(
+    reader: RowReader[_Key, _Note],
+    batches: Iterable[Sequence[_Key]],
+    *,
+    rows: int,
+    workers: int,
+    device: torch.device | None = None,
+) -> Generator[Batch[_Note]]:
+    """Read batches of keys with `workers` processes (0: in this one), in order.
+
+    A batch is read in pieces by all processes together, into a ring of slots (see `ring`) that has
+    room for what is read ahead, the batch in use and the one before it.
+
+    Args:
+        reader: What is done with a key; picklable.
+        batches: The keys of each batch, asked for as they are needed.
+        rows: Of the largest batch.
+        workers: Loader processes.
+        device: Where the batches go next: for CUDA the slots are page-locked, so that copies from
+            them need not wait.
+
+    Raises:
+        SerError: As the reader raised it.
+        RunFailed: A loader process ended, or a limit of this machine is reached.
+    """
+    on_cuda = device is not None and device.type == "cuda"
+    piece = max(1, min(_LARGEST_PIECE, -(-rows // workers))) if workers else max(1, rows)
+    ahead = workers * _AHEAD or 1
+    slots = -(-ahead // -(-max(1, rows) // piece)) + 2
+    with ExitStack() as stack:
+        ring = Ring(reader.layout(), rows=max(1, rows), slots=slots)
+        reading = _Reading(reader, ring)
+        pool: Workers = InProcesses(reading, workers) if workers else InThisProcess(reading)
+        stack.callback(pool.close)
+        if on_cuda:  # after the processes have started: they need no locked pages
+            ring.page_lock()
+            stack.callback(ring.page_unlock)
+        yield from _in_order(batches, ring, pool, piece, ahead, _Uses(on_cuda=on_cuda))
+
+
+def _in_order(
+    batches: Iterable[Sequence[Any]],
+    ring: Ring,
+    pool: Workers,
+    piece: int,
+    ahead: int,
+    uses: _Uses,
+) -> Iterator[Batch[Any]]:
+    """Keep `ahead` pieces submitted and put their answers together to batches."""
+    keys_of = enumerate(batches)
+    waiting: deque[tuple[int, _Task]] = deque()  # pieces of the batch that is being submitted
+    begun: deque[tuple[int, int, int]] = deque()  # slot, keys and pieces of batches submitted
+    submitted, current = 0, 0
+
+    def submit() -> None:
+        nonlocal submitted
+        while submitted < ahead:
+            if not waiting:
+                number, keys = next(keys_of, (-1, ()))
+                if number < 0:
+                    return
+                if ring.layout and len(keys) > ring.rows:
+                    raise ValueError(f"a batch of {len(keys)} in a ring for {ring.rows}")
+                slot, firsts = number % ring.slots, range(0, len(keys), piece) or range(1)
+                waiting.extend(
+                    (number, _Task(slot, first, keys[first : first + piece])) for first in firsts
+                )
+                begun.append((slot, len(keys), len(firsts)))
+            number, task = waiting[0]
+            if (
+                ring.layout and number - ring.slots > current - 2
+            ):  # its slot's last batch may be in use
+                return
+            if not task.first:
+                uses.wait(task.slot)
+            waiting.popleft()
+            pool.submit(task)
+            submitted += 1
+
+    submit()
+    while begun:
+        slot, count, pieces = begun.popleft()
+        notes: list[Any] = []
+        for _ in range(pieces):
+            submit()
+            notes += pool.take()
+            submitted -= 1
+        submit()
+        columns = {n: torch.from_numpy(column[:count]) for n, column in ring.slot(slot).items()}
+        yield Batch(columns, notes)
+        uses.note(slot)
+        current += 1
+        submit()
+
+
+class _Items(RowReader[Any, Any]):
+    """Whatever a data set returns, as notes."""
+
+    def __init__(self, dataset: SupportsGetItem[Any]) -> None:
+        self._dataset = dataset
+
+    def layout(self) -> Mapping[str, Column]:
+        return {}
+
+    def read(self, key: Any, row: Row) -> Any:
+        del row
+        return self._dataset[key]
 
 
 def load_batches(
-    dataset: Dataset[_T], batches: Iterable[Sequence[Any]], *, workers: int, prefetch: int = 4
+    dataset: SupportsGetItem[_T], batches: Iterable[Sequence[Any]], *, workers: int
 ) -> Iterator[list[_T]]:
-    """Read `batches` of keys with `workers` processes (0: in this one), in order.
+    """Read batches of keys with `workers` processes (0: in this one), in order, by value.
 
-    A batch is a list of what the dataset returns; collating is the receiver's. Each process reads
-    up to `prefetch` batches ahead.
+    For what has no fixed shape; pictures of one size come faster by `load_images`.
     """
-    loader: DataLoader[Any] = DataLoader(
-        _Reading(dataset),
-        batch_sampler=batches,  # type: ignore[arg-type]  # keys need not be ints
-        num_workers=workers,
-        collate_fn=_as_list,
-        worker_init_fn=_quiet_worker if workers else None,
-        prefetch_factor=prefetch if workers else None,
-    )
-    for items in loader:
-        for item in items:
-            if isinstance(item, SerError):
-                raise item
-        yield items
+    rows = _ITEMS_A_PIECE * max(1, workers)
+    for batch in load_rows(_Items(dataset), batches, rows=rows, workers=workers):
+        yield batch.notes
 
 
-def _as_list(items: list[_T]) -> list[_T]:
-    return items
+class _Pictures(RowReader[Any, None]):
+    def __init__(self, dataset: SupportsGetItem[Tensor], size: int) -> None:
+        self._dataset, self._size = dataset, size
+
+    def layout(self) -> Mapping[str, Column]:
+        return {"pixels": Column((3, self._size, self._size), "uint8")}
+
+    def read(self, key: Any, row: Row) -> None:
+        row["pixels"][...] = np.asarray(self._dataset[key])
 
 
-def _quiet_worker(_worker: int) -> None:
-    """One thread a worker; Ctrl-C is the main process's to handle."""
-    import signal
+def load_images(
+    dataset: SupportsGetItem[Tensor],
+    batches: Iterable[Sequence[Any]],
+    *,
+    size: int,
+    rows: int,
+    workers: int,
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """Read batches of pictures with `workers` processes (0: in this one), in order.
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    Args:
+        dataset: Key → uint8 [3, size, size].
+        batches: The keys of each batch.
+        size: Side of a picture, pixels.
+        rows: Of the largest batch.
+        workers: Loader processes.
+        device: Where the batches go.
+
+    Yields:
+        uint8 [B, 3, size, size] on the device; on the CPU valid as `Batch.columns` are.
+    """
+    pictures = _Pictures(dataset, size)
+    for batch in load_rows(pictures, batches, rows=rows, workers=workers, device=device):
+        yield batch.columns["pixels"].to(device, non_blocking=True)
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
@@ -107,7 +305,7 @@ def evaluation_resize(image_size: int) -> int:
     return round(image_size * 256 / 224)
 
 
-class EvaluationImages(Dataset[Tensor]):
+class EvaluationImages:
     """The evaluators' view of a set: resize, central crop, uint8 [3, S, S].
 
     An image that cannot be read is an error here: a number must not rest on replacements.
@@ -139,8 +337,12 @@ def evaluation_batches(
 ) -> Iterator[Tensor]:
     """Normalised float batches [≤ batch_size, 3, S, S] of the images named, in order."""
     batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
-    dataset = EvaluationImages(source, image_size)
-    count = default_workers() if workers is None else workers
-    for images in load_batches(dataset, batches, workers=min(count, len(batches))):
-        stacked = torch.stack(images).to(device, non_blocking=True)
-        yield normalise(stacked.float() / 255, mean, std)
+    for images in load_images(
+        EvaluationImages(source, image_size),
+        batches,
+        size=image_size,
+        rows=min(batch_size, len(indices)),
+        workers=default_workers() if workers is None else workers,
+        device=device,
+    ):
+        yield normalise(images.float() / 255, mean, std)

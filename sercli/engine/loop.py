@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sercli import distributed
 from sercli.checkpoints import encoder_metadata, write_encoder
-from sercli.data.loading import default_workers, load_batches
+from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
 from sercli.encoder import Encoder
 from sercli.engine import checkpoint
@@ -27,7 +27,7 @@ from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.objective import Losses, Objective
 from sercli.recipe import Moment, Recipe, Schedule
 from sercli.run_dir import RunDir
-from sercli.views import Sample, TrainingImages, ViewMaker, Views, batches
+from sercli.views import Samples, TrainingImages, ViewMaker, Views, batches
 
 MAX_UNREADABLE = 0.001  # share of the data set
 
@@ -184,7 +184,13 @@ class Trainer:
             seed=self.recipe.seed,
             steps=steps,
         )
-        loader = load_batches(self.images, tickets, workers=workers)
+        loader = load_rows(
+            self.images,
+            tickets,
+            rows=len(self.part.positions),
+            workers=workers,
+            device=self.runtime.device,
+        )
         started, before = time.perf_counter(), self.train_seconds
         wanted = self.recipe.train.tensorboard and distributed.rank() == 0
         self.tracker = Tracker(self.run, wanted=wanted, first_step=self.step)
@@ -192,7 +198,7 @@ class Trainer:
         pending: _StepReport | None = None
         for step in steps:
             waiting = time.perf_counter()
-            samples = next(loader)
+            samples = Samples.of(next(loader))
             clock.waited += time.perf_counter() - waiting
             report = self._train_step(step, samples, request, progress)
             clock.images += self.recipe.train.batch_size
@@ -206,6 +212,7 @@ class Trainer:
             pending = report
             if self._due(self.schedule.checkpoint_steps):
                 self.save()
+        loader.close()
         if pending is not None:
             self._fail_if_bad(pending)
         self.tracker.close()
@@ -220,7 +227,7 @@ class Trainer:
     def _train_step(
         self,
         step: int,
-        samples: list[Sample],
+        samples: Samples,
         request: StopRequest,
         progress: TrainingProgress,
     ) -> _StepReport:
@@ -248,8 +255,7 @@ class Trainer:
         if self.objective.teacher is not None:
             momentum = self.objective.method.momentum_at(moment.progress)
             self.objective.update_teacher(momentum)
-        indices = tuple(sample.index for sample in samples)
-        return self._report(torch.cat([mean[:4], bad[None], mean[4:]]), indices)
+        return self._report(torch.cat([mean[:4], bad[None], mean[4:]]), samples.indices)
 
     def _forward_backward(self, views: Views, moment: Moment) -> Losses:
         self.optimiser.zero_grad(set_to_none=not distributed.active())
@@ -316,8 +322,8 @@ class Trainer:
             )
         return numbers
 
-    def _note_unreadable(self, samples: list[Sample], progress: TrainingProgress) -> bool:
-        for message in (m for sample in samples for m in sample.unreadable):
+    def _note_unreadable(self, samples: Samples, progress: TrainingProgress) -> bool:
+        for message in samples.unreadable:
             if message not in self.unreadable:
                 self.unreadable.add(message)
                 progress.message(f"warning: {message}; another image takes its place")

@@ -22,7 +22,7 @@ import detectron2
 import torch
 import torchvision
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.evaluation import COCOEvaluator
 from detectron2.layers import ShapeSpec, paste_masks_in_image
@@ -37,14 +37,14 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Dataset, Sampler
 
 from sercli import distributed
 from sercli.checkpoints import read_encoder
 from sercli.data.coco import DetectionSource
+from sercli.data.loading import load_batches
 from sercli.engine.runtime import runtime_for
 from sercli.engine.stepping import Stepper
-from sercli.errors import SerError, UserError
+from sercli.errors import UserError
 from sercli.evals.detection_backbone import LEVELS, STRIDES, FrozenEncoder, SimpleFeaturePyramid
 from sercli.evals.detection_detector import MAX_DETECTIONS, Detections, Detector, Heads
 from sercli.evals.detection_images import (
@@ -237,31 +237,6 @@ def _inputs(
 # -- Training -------------------------------------------------------------------------------------
 
 
-class _Places(Dataset[Sample | SerError]):
-    """The training images by their place in the whole sequence."""
-
-    def __init__(self, images: DetectionImages, order: TrainingOrder) -> None:
-        self.images, self.order = images, order
-
-    def __len__(self) -> int:
-        return len(self.order.indices)  # of an epoch; places go on beyond it
-
-    def __getitem__(self, place: int) -> Sample | SerError:
-        try:
-            return self.images[self.order.key(place)]
-        except SerError as error:  # torch would wrap its message in the worker's traceback
-            return error
-
-
-class _PlaceSampler(Sampler[int]):
-    def __init__(self, order: TrainingOrder, first: int, total: int) -> None:
-        self.order, self.first, self.total = order, first, total
-
-    def __iter__(self) -> Iterator[int]:
-        for step in range(self.first, self.total):
-            yield from self.order.places(step)
-
-
 class _Keeper(HookBase):
     """Puts our stepper around detectron2's steps."""
 
@@ -273,7 +248,6 @@ class _Keeper(HookBase):
         model.register_forward_hook(self._note)
 
     def _seed(self, _model: nn.Module, _given: Any) -> None:
-        # Not in before_step: the loader's iterator, made within the first step, draws a number.
         purpose = ("coco-detect", "regions", self.stepper.step, distributed.rank())
         torch.manual_seed(derive(self.seed, *purpose))
 
@@ -301,7 +275,7 @@ def train(
     seed: int,
     workers: int,
 ) -> None:
-    """As `detection_training.train`, by detectron2's loader and trainer.
+    """As `detection_training.train`, by detectron2's trainer.
 
     Raises:
         Preempted, Interrupted, RunFailed: As `Stepper.done`.
@@ -319,20 +293,10 @@ def train(
     keeper = _Keeper(stepper, model, seed)
     if distributed.active():
         model = DistributedDataParallel(model, broadcast_buffers=False)
-    loader = build_detection_train_loader(
-        dataset=_Places(images, order),
-        mapper=_as_it_is,
-        sampler=_PlaceSampler(order, stepper.step, stepper.plan.total_steps),
-        total_batch_size=order.batch_size,
-        aspect_ratio_grouping=False,
-        num_workers=workers,
-    )
+    keys = order.batches(stepper.step, stepper.plan.total_steps)
 
     def batches() -> Iterator[list[dict[str, Any]]]:
-        for items in loader:
-            for item in items:
-                if isinstance(item, SerError):
-                    raise item
+        for items in load_batches(images, keys, workers=workers):
             keeper.images = [images.source.describe(sample.index) for sample in items]
             # Grids are looked up where they are cached; else the backbone computes them.
             yield _inputs(items, device, None if images.with_images else grids_of(items))
@@ -344,10 +308,6 @@ def train(
     trainer.register_hooks([keeper])
     with torch.random.fork_rng(devices=[]), _quiet("detectron2.engine.train_loop"):
         trainer.train(stepper.step, stepper.plan.total_steps)
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
 
 
 @contextlib.contextmanager

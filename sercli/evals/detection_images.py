@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from sercli import distributed
 from sercli.data.coco import Annotation, DetectionSource
@@ -113,7 +112,7 @@ class Sample:
         return pixels[..., : math.ceil(self.frame[1])]
 
 
-class DetectionImages(Dataset[Sample]):
+class DetectionImages:
     """Training and evaluation samples of a source; mirrored at random by (seed, epoch, index).
 
     Args:

@@ -42,7 +42,7 @@ def train(
         module = DistributedDataParallel(detector, broadcast_buffers=False)
     detector.train()
     batches = order.batches(stepper.step, stepper.plan.total_steps)
-    for samples in stepper.waiting(load_batches(images, batches, workers=workers, prefetch=2)):
+    for samples in stepper.waiting(load_batches(images, batches, workers=workers)):
         stepper.before()
         grids = grids_of(samples)
         with seeded(seed, "coco-detect", "regions", stepper.step, distributed.rank()):

@@ -169,7 +169,7 @@ def _training_features(
                 [(int(index), epoch) for index in split.train[positions]]
                 for epoch, positions in order.batches(first)
             )
-            return reader.batches(probe.train, images)
+            return reader.batches(probe.train, images, rows=order.batch_size)
 
         scale = Scale.none(probe.plan, probe.loaded.encoder.dim)
         return _held_out(probe, table), augmented, scale

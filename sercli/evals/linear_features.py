@@ -23,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from sercli import distributed
 from sercli.checkpoints import LoadedEncoder
@@ -32,7 +31,7 @@ from sercli.data.loading import (
     default_workers,
     evaluation_resize,
     image_to_tensor,
-    load_batches,
+    load_images,
     normalise,
     resize_and_crop,
 )
@@ -194,7 +193,7 @@ def parts_of(features: Features, parts: Sequence[str], norm: nn.Module) -> Tenso
 # -- Reading images -------------------------------------------------------------------------------
 
 
-class ProbeImages(Dataset[Tensor]):
+class ProbeImages:
     """Training crops, a function of (seed, epoch, index), and central crops: uint8 [3, S, S].
 
     Args:
@@ -253,10 +252,12 @@ class Reader:
     check: Callable[[], None] | None = None
     workers: int | None = None
 
-    def batches(self, source: ImageSource, batches: Iterable[Sequence[Key]]) -> Iterator[Tensor]:
+    def batches(
+        self, source: ImageSource, batches: Iterable[Sequence[Key]], *, rows: int
+    ) -> Iterator[Tensor]:
         """The parts of each global batch: float32 [n, P, D] on the device, the same on all ranks.
 
-        Position p of a batch is encoded by rank p mod W.
+        Position p of a batch is encoded by rank p mod W; the largest batch has `rows` keys.
         """
         first, second = itertools.tee(batches)
         rank, world = distributed.rank(), distributed.world_size()
@@ -266,8 +267,15 @@ class Reader:
         workers = self.workers
         if workers is None:
             workers = default_workers(self.runtime.ranks_here)
-        mine = (list(batch[rank::world]) for batch in first)
-        for images, batch in zip(load_batches(dataset, mine, workers=workers), second, strict=True):
+        loaded = load_images(
+            dataset,
+            (batch[rank::world] for batch in first),
+            size=self.loaded.image_size,
+            rows=-(-rows // world),
+            workers=workers,
+            device=self.runtime.device,
+        )
+        for images, batch in zip(loaded, second, strict=True):
             yield distributed.gather_in_order(self._encode(images), len(batch))
 
     def table(
@@ -285,7 +293,7 @@ class Reader:
         starts = range(0, len(indices), step)
         batches = ([(int(i), CENTRAL) for i in indices[start : start + step]] for start in starts)
         done = 0
-        for features in self.batches(source, batches):
+        for features in self.batches(source, batches, rows=step):
             table[done : done + len(features)] = features.cpu()
             done += len(features)
             if self.check is not None:
@@ -295,13 +303,12 @@ class Reader:
         return table
 
     @torch.no_grad()
-    def _encode(self, images: Sequence[Tensor]) -> Tensor:
+    def _encode(self, images: Tensor) -> Tensor:
         encoder, device = self.loaded.encoder, self.runtime.device
         parts, norm = self.plan.parts, final_norm(encoder)
         pieces = [torch.zeros(0, len(parts), encoder.dim, device=device)]
         for start in range(0, len(images), self.at_once):
-            stacked = torch.stack(list(images[start : start + self.at_once]))
-            pixels = stacked.to(device, non_blocking=True).float() / 255
+            pixels = images[start : start + self.at_once].float() / 255
             with self.runtime.autocast():
                 features = encoder(
                     normalise(pixels, self.loaded.mean, self.loaded.std), layers_of(parts)

@@ -11,10 +11,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from sercli import distributed
-from sercli.data.loading import default_workers, image_to_tensor, load_batches
+from sercli.data.loading import (
+    SupportsGetItem,
+    default_workers,
+    image_to_tensor,
+    load_batches,
+    load_images,
+)
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
 from sercli.evals.robustness_classifier import Classifier
@@ -53,6 +58,11 @@ class Reading:
             return np.arange(count)
         draws = numpy_generator(SEED, "robustness", "limit")
         return np.sort(draws.choice(count, self.limit, replace=False))
+
+    @property
+    def processes(self) -> int:
+        """Loader processes."""
+        return default_workers() if self.workers is None else self.workers
 
     def leaves_out(self, count: int) -> bool:
         return self.limit is not None and self.limit < count
@@ -124,7 +134,7 @@ class InOrder(ImageSource):
 # -- What is read ---------------------------------------------------------------------------------
 
 
-class Viewed(Dataset[Tensor]):
+class Viewed:
     """Images through the classifier's own transform."""
 
     def __init__(self, source: ImageSource, view: Callable[[Image.Image], Tensor]) -> None:
@@ -134,7 +144,7 @@ class Viewed(Dataset[Tensor]):
         return self._view(self._source.load(index))
 
 
-class AsTheyAre(Dataset[Tensor]):
+class AsTheyAre:
     """Images that have the model's side already; any other is an error, not resized."""
 
     def __init__(self, source: ImageSource, image_size: int) -> None:
@@ -146,7 +156,7 @@ class AsTheyAre(Dataset[Tensor]):
         return image_to_tensor(image)
 
 
-class _Videos(Dataset[Tensor]):
+class _Videos:
     """Sequences of one perturbation, uint8 [T, 3, S, S]."""
 
     def __init__(self, perturbed: PerturbedSet, perturbation: str, image_size: int) -> None:
@@ -181,7 +191,7 @@ def require_side(size: tuple[int, int], side: int, called: str) -> None:
 
 def best_classes(
     classifier: Classifier,
-    dataset: Dataset[Tensor],
+    dataset: SupportsGetItem[Tensor],
     indices: Indices,
     *,
     subset: NDArray[np.int64] | None,
@@ -194,8 +204,17 @@ def best_classes(
     own = _share(indices)
     rows = [torch.empty(0, columns, dtype=torch.long, device=classifier.device)]
     done = 0
-    for images in _read(dataset, own, reading.batch_size, reading):
-        rows.append(top_classes(classifier(torch.stack(images)), top=TOP, subset=allowed))
+    at_once = reading.batch_size
+    loaded = load_images(
+        dataset,
+        _batches(own, at_once),
+        size=classifier.image_size,
+        rows=min(at_once, len(own)),
+        workers=reading.processes,
+        device=classifier.device,
+    )
+    for images in loaded:
+        rows.append(top_classes(classifier(images), top=TOP, subset=allowed))
         done += len(images)
         tell(min(done * distributed.world_size(), len(indices)))
     best: Best = distributed.gather_in_order(torch.cat(rows), len(indices)).cpu().numpy()
@@ -217,7 +236,8 @@ def watch(
     changes: list[list[float]] = []
     dataset = _Videos(perturbed, perturbation, classifier.image_size)
     at_once = max(1, reading.batch_size // _FRAMES)
-    for sequences in _read(dataset, _share(videos), at_once, reading):
+    loaded = load_batches(dataset, _batches(_share(videos), at_once), workers=reading.processes)
+    for sequences in loaded:
         frames = torch.cat(sequences).split(reading.batch_size)
         best = torch.cat([top_classes(classifier(some), top=TOP) for some in frames])
         for one in best.split([len(sequence) for sequence in sequences]):
@@ -241,12 +261,8 @@ def watch(
     )
 
 
-def _read(
-    dataset: Dataset[Tensor], indices: Sequence[int], at_once: int, reading: Reading
-) -> Iterator[list[Tensor]]:
-    batches = [indices[i : i + at_once] for i in range(0, len(indices), at_once)]
-    workers = default_workers() if reading.workers is None else reading.workers
-    return load_batches(dataset, batches, workers=min(workers, len(batches)))
+def _batches(indices: Sequence[int], at_once: int) -> Iterator[Sequence[int]]:
+    return (indices[i : i + at_once] for i in range(0, len(indices), at_once))
 
 
 def _share(indices: Indices) -> list[int]:
