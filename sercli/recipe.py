@@ -74,7 +74,11 @@ class Model(Section):
     patch_embed: Literal["trained", "frozen"] = Field(
         "trained", description="frozen: a random patch embedding, as in MoCo-v3"
     )
-    init: Literal["timm", "moco-v3"] = Field("timm", description="weight initialisation")
+    init: Literal["timm", "dino", "moco-v3", "ser-moco"] = Field(
+        "timm",
+        description="who draws the weights: timm; dino ([CLS] as large as positions); moco-v3 "
+        "(Xavier); ser-moco (the same, but patches as any convolution)",
+    )
     cls_after: Annotated[int, Field(ge=0)] | None = Field(
         None, description="block after which [CLS] joins; default: follows addon.layer"
     )
