@@ -221,12 +221,15 @@ class Encoder(nn.Module):
     def initialise(self, seed: int) -> Encoder:
         """Draw all weights from `seed`, alike on every machine and rank.
 
-        `init` is "timm" (normal, std 0.02) or "moco-v3" (Xavier uniform, uniform patches); the
-        positions are normal with std 0.02, or MoCo-v3's fixed sines and cosines.
+        Linear layers are normal with std 0.02 (`init` "timm" and "dino") or Xavier uniform
+        ("moco-v3", "ser-moco"), the patch embedding is as any convolution's, or Xavier uniform
+        ("moco-v3"), [CLS] is normal with std 1e-6, or 0.02 ("dino"); the positions are normal with
+        std 0.02, or MoCo-v3's fixed sines and cosines. "ser-moco" is what the SER authors' MoCo
+        does, "dino" their DINO and Barlow Twins.
         """
         with seeded(seed, "encoder"), torch.no_grad():
-            for module in self.modules():
-                _initialise_module(module, self.init)
+            for name, module in self.named_modules():
+                _initialise_module(module, self.init, parts=3 if name.endswith(".qkv") else 1)
             if self.init == "moco-v3":
                 projection = self.patch_embed.proj
                 limit = math.sqrt(6 / (projection.weight[0].numel() + projection.weight.shape[0]))
@@ -234,7 +237,9 @@ class Encoder(nn.Module):
                 if projection.bias is not None:
                     projection.bias.zero_()
             for token in (self.cls_token, self.reg_token):
-                if token is not None:
+                if token is not None and self.init == "dino":
+                    nn.init.trunc_normal_(token, std=0.02)
+                elif token is not None:
                     token.normal_(std=1e-6)
             if self.fixed_positions:
                 self.pos_embed.copy_(_sincos(self.grid, self.dim))
@@ -395,13 +400,12 @@ def _architecture(model: Model) -> tuple[int, int, int]:
 _norm = functools.partial(nn.LayerNorm, eps=1e-6)
 
 
-def _initialise_module(module: nn.Module, scheme: str) -> None:
+def _initialise_module(module: nn.Module, scheme: str, *, parts: int) -> None:
+    """Draw a module's own weights; a linear layer may be `parts` maps of one input in one."""
     match module:
         case nn.Linear():
-            if scheme == "moco-v3":
-                fused = module.out_features == 3 * module.in_features  # qkv: three square maps
-                out = module.in_features if fused else module.out_features
-                limit = math.sqrt(6 / (module.in_features + out))
+            if scheme in ("moco-v3", "ser-moco"):
+                limit = math.sqrt(6 / (module.in_features + module.out_features // parts))
                 module.weight.uniform_(-limit, limit)
             else:
                 nn.init.trunc_normal_(module.weight, std=0.02)

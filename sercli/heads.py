@@ -84,7 +84,7 @@ class PrototypeHead(nn.Module):
         bottleneck: Width in which cosines are taken.
         prototypes: Number K of prototypes.
         norm_last_layer: Keep the prototypes at length 1; otherwise each learns its length (weight
-            norm's g).
+            norm's g, [K, 1]).
         init_std: Of the MLP's weights.
     """
 
@@ -110,15 +110,18 @@ class PrototypeHead(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=init_std)
                 nn.init.zeros_(module.bias)
-        self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck) / bottleneck**0.5)
-        self.lengths = None if norm_last_layer else nn.Parameter(torch.ones(prototypes))
+        # As any linear layer's weights: their length (0.58) sets how fast steps of a given size
+        # turn them, whatever `lengths` says.
+        limit = bottleneck**-0.5
+        self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck).uniform_(-limit, limit))
+        self.lengths = None if norm_last_layer else nn.Parameter(torch.ones(prototypes, 1))
 
     def forward(self, rows: Tensor) -> Tensor:
         """[B, D] → logits [B, K]."""
         unit = F.normalize(self.mlp(rows), dim=1)
         prototypes = F.normalize(self.prototypes, dim=1)
         if self.lengths is not None:
-            prototypes = prototypes * self.lengths[:, None]
+            prototypes = prototypes * self.lengths
         return F.linear(unit, prototypes)
 
 

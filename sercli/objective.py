@@ -14,6 +14,7 @@ from sercli.addons import ADDONS, Addon, AddonInput, NoneConfig, TermConfig
 from sercli.encoder import Encoder, Features, cls_after_of, depth_of, encode
 from sercli.errors import UserError
 from sercli.methods import METHODS, Method
+from sercli.methods.base import TeacherMoves
 from sercli.recipe import START, AddonConfig, MethodConfig, Moment, Recipe
 from sercli.view_plan import ViewPlan, plan_views
 from sercli.views import Views
@@ -198,6 +199,11 @@ class Objective(nn.Module):
             uniforms = torch.rand(total, depth, 2, generator=draws)[views.positions]
             keeps.append(((uniforms < kept) / kept).to(device))
         return keeps
+
+    def move_teacher(self, moment: Moment, *, when: TeacherMoves) -> None:
+        """Average the teacher with this step's momentum, if that is when its method does so."""
+        if self.teacher is not None and self.method.teacher_moves == when:
+            self.update_teacher(self.method.momentum_at(moment.progress))
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:

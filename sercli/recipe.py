@@ -74,7 +74,11 @@ class Model(Section):
     patch_embed: Literal["trained", "frozen"] = Field(
         "trained", description="frozen: a random patch embedding, as in MoCo-v3"
     )
-    init: Literal["timm", "moco-v3"] = Field("timm", description="weight initialisation")
+    init: Literal["timm", "dino", "moco-v3", "ser-moco"] = Field(
+        "timm",
+        description="who draws the weights: timm; dino ([CLS] as large as positions); moco-v3 "
+        "(Xavier); ser-moco (the same, but patches as any convolution)",
+    )
     cls_after: Annotated[int, Field(ge=0)] | None = Field(
         None, description="block after which [CLS] joins; default: follows addon.layer"
     )
@@ -168,12 +172,19 @@ class Train(Section):
         0.0, description="final learning rate of the cosine, for 256 images"
     )
     warmup_epochs: NotNegative = 10
+    warmup_ramp: Literal["step/W", "step/(W-1)"] = Field(
+        "step/W",
+        description="share of the peak at a step of the W of warm-up; step/(W-1) reaches the peak "
+        "in the last of them (DINO)",
+    )
     weight_decay: NotNegative = 0.1
     final_weight_decay: NotNegative | None = Field(
         None, description="weight decay rises or falls to this on a cosine; default: constant"
     )
-    decay: Literal["all", "weights"] = Field(
-        "all", description="weights: no decay on biases, norms and tokens"
+    decay: Literal["all", "not-1d", "weights"] = Field(
+        "all",
+        description="what decays; not-1d: all but biases and one-dimensional tensors (DINO); "
+        "weights: all but those, [CLS] and positions",
     )
     clip_norm: Positive | None = Field(None, description="largest norm of the gradient")
     clip: Literal["global", "each"] = Field(
@@ -302,7 +313,8 @@ class Schedule:
     Attributes:
         steps_per_epoch: Full batches in the data set.
         total_steps: Length of the run (and of the cosine).
-        warmup_steps: Linear warm-up, at most `total_steps`.
+        warmup_steps: Linear warm-up from 0, at most `total_steps`.
+        ramp_steps: Steps from 0 to the peak: as many, or one less (`train.warmup_ramp`).
         checkpoint_steps: Steps between checkpoints.
         monitor_steps: Steps between kNN and collapse measurements (0: none).
         lr: Peak learning rate, train.lr × batch_size / 256.
@@ -313,6 +325,7 @@ class Schedule:
     steps_per_epoch: int
     total_steps: int
     warmup_steps: int
+    ramp_steps: int
     checkpoint_steps: int
     monitor_steps: int
     lr: float
@@ -337,13 +350,16 @@ class Schedule:
         total = min(total, train.max_steps or total)
         final = train.final_weight_decay
 
+        warmup = min(total, round(train.warmup_epochs * per_epoch))
+
         def steps(epochs: float) -> int:
             return max(1, round(epochs * per_epoch))
 
         return cls(
             steps_per_epoch=per_epoch,
             total_steps=total,
-            warmup_steps=min(total, round(train.warmup_epochs * per_epoch)),
+            warmup_steps=warmup,
+            ramp_steps=max(1, warmup - (train.warmup_ramp == "step/(W-1)")),
             checkpoint_steps=steps(train.checkpoint_epochs),
             monitor_steps=steps(train.monitor_epochs) if train.monitor_epochs else 0,
             lr=train.lr * train.batch_size / 256,
@@ -362,7 +378,7 @@ class Schedule:
     def lr_at(self, step: int) -> float:
         """Learning rate of step 0…total−1: linear warm-up, then half a cosine to `min_lr`."""
         if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
+            return self.lr * step / self.ramp_steps
         span = max(1, self.total_steps - self.warmup_steps)
         return cosine(self.lr, self.min_lr, (step - self.warmup_steps) / span)
 

@@ -76,8 +76,8 @@ def test_a_run_directory_holds_what_it_should(whole):
     assert rows[-1]["epoch"] == 3
     for row in rows:
         assert row["loss"] == pytest.approx(row["loss_inv"] + row["loss_equiv"], rel=1e-6)
-    assert rows[3]["lr"] == pytest.approx(8e-3 * 12 / 256)  # the end of the warm-up
-    assert rows[-1]["lr"] < 0.02 * rows[3]["lr"]
+    assert rows[4]["lr"] == pytest.approx(8e-3 * 12 / 256)  # the warm-up is over
+    assert rows[-1]["lr"] < 0.02 * rows[4]["lr"]
     assert whole.checkpoint_steps() == [20, 24]
     assert all(whole.checkpoint_verifies(step) for step in (20, 24))
     digest = subprocess.run(

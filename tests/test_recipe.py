@@ -467,14 +467,17 @@ def test_max_steps_shorten_the_schedule_and_never_lengthen_it():
     assert Schedule.of(Train(monitor_epochs=0, batch_size=10), 100).monitor_steps == 0
 
 
-@pytest.mark.parametrize("warmup", [0, 0.5, 1])
-def test_learning_rates_in_closed_form(warmup):
-    train = Train(epochs=2, batch_size=128, lr=2e-3, min_lr=1e-4, warmup_epochs=warmup)
+@pytest.mark.parametrize("shape", ["step/W", "step/(W-1)"])
+@pytest.mark.parametrize("warmup", [0, 0.05, 0.5, 1])
+def test_learning_rates_in_closed_form(warmup, shape):
+    train = Train(
+        epochs=2, batch_size=128, lr=2e-3, min_lr=1e-4, warmup_epochs=warmup, warmup_ramp=shape
+    )
     schedule = Schedule.of(train, 128 * 20)
     ours = np.array([schedule.lr_at(step) for step in range(40)])
     ramp = round(20 * warmup)
     peak, floor = 2e-3 / 2, 1e-4 / 2
-    linear = peak * np.arange(1, ramp + 1) / max(1, ramp)
+    linear = np.linspace(0, peak, ramp, endpoint=shape == "step/(W-1)")
     progress = np.arange(40 - ramp) / (40 - ramp)
     half_cosine = floor + (peak - floor) * 0.5 * (1 + np.cos(np.pi * progress))
     np.testing.assert_allclose(ours, np.concatenate([linear, half_cosine]), rtol=1e-12)

@@ -45,6 +45,10 @@ class SERConfig(TermConfig):
     )
     share: Literal["global", "per-rank"] = Field("global", description="where n₂ is rounded")
     keys: Literal["gathered", "rank-local"] = Field("gathered", description="negatives' ranks")
+    key_projector: Literal["teacher", "student"] = Field(
+        "teacher",
+        description="what projects the teacher's tokens: an averaged copy, or the student's own",
+    )
     scale: Range = Field((0.7, 1.3), description="area of the grid, relative")
     aspect: Range = Field((3 / 4, 4 / 3), description="change of w/h of the grid")
     projector_width: Count = 512
@@ -67,6 +71,7 @@ class SERConfig(TermConfig):
                 "negatives": "cross-view",
                 "elements": "complementary",
                 "share": "per-rank",
+                "key_projector": "student",
             }
         elif preset == "summary":
             values |= {"fraction": 0.5, "base": "full", "keys": "rank-local"}
@@ -98,8 +103,8 @@ class SER(Addon):
             )
         )
 
-    def shared_head(self) -> nn.Module:
-        return self.projector
+    def shared_head(self) -> nn.Module | None:
+        return self.projector if self.config.key_projector == "teacher" else None
 
     def loss(self, given: AddonInput) -> Tensor:
         """½ Σ over both directions of the mean over all anchors of the global batch.
@@ -110,9 +115,11 @@ class SER(Addon):
         layer, actions = self.config.layer, given.views.actions
         anchors = [self.projector(features.grids[layer]) for features in given.students]
         keys = anchors
-        if given.teachers is not None and given.teacher_head is not None:
-            with torch.no_grad():
-                keys = [given.teacher_head(features.grids[layer]) for features in given.teachers]
+        if given.teachers is not None:
+            averaged = given.teacher_head
+            head = self.projector if averaged is None else averaged
+            with torch.set_grad_enabled(averaged is None and torch.is_grad_enabled()):
+                keys = [head(features.grids[layer]) for features in given.teachers]
         targets = self._targets(given)
         sizes = [math.prod(action.grid) for action in actions]
         loss: Tensor = anchors[0].new_zeros(())

@@ -129,12 +129,13 @@ class Stepper:
             weight_decay=self.schedule.weight_decay_at(step),
         )
         self.optimiser.zero_grad()
+        self.objective.move_teacher(moment, when="before")
         with self.runtime.autocast():
             losses = self.objective(views, moment)
         losses.total.backward()
         clip_gradients(self.parameters, self.recipe.train)
         self.optimiser.step()
-        self.objective.update_teacher(self.objective.method.momentum_at(moment.progress))
+        self.objective.move_teacher(moment, when="after")
         _synchronise(self.runtime.device)
         return time.perf_counter() - start
 

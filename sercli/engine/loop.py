@@ -239,6 +239,7 @@ class Trainer:
             lr=self.schedule.lr_at(step),
             weight_decay=self.schedule.weight_decay_at(step),
         )
+        self.objective.move_teacher(moment, when="before")
         losses = self._forward_backward(views, moment)
         held = {p: p.grad for p in self.objective.method.held_parameters(moment)}
         for parameter in held:
@@ -252,9 +253,7 @@ class Trainer:
         self.optimiser.step()
         for parameter, gradient in held.items():  # DDP's buckets are views of the gradients
             parameter.grad = gradient
-        if self.objective.teacher is not None:
-            momentum = self.objective.method.momentum_at(moment.progress)
-            self.objective.update_teacher(momentum)
+        self.objective.move_teacher(moment, when="after")
         return self._report(torch.cat([mean[:4], bad[None], mean[4:]]), samples.indices)
 
     def _forward_backward(self, views: Views, moment: Moment) -> Losses:

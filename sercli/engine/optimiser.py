@@ -14,22 +14,24 @@ from sercli.recipe import Train
 def make_optimiser(objective: nn.Module, train: Train) -> torch.optim.AdamW:
     """Fused AdamW; the learning rate is set at every step by the schedule.
 
-    `train.decay`: "all" decays every parameter, "weights" spares biases, norms and tokens (all
-    that is not a matrix or a convolution).
+    `train.decay`: "all" decays every parameter (MoCo-v3, SER's Barlow Twins), "not-1d" spares
+    biases and all else that has one dimension (DINO, whose [CLS], positions and lengths of
+    prototypes decay), "weights" spares tokens and positions too.
     """
     trainable = {n: p for n, p in objective.named_parameters() if p.requires_grad}
     tokens = ("cls_token", "reg_token", "pos_embed")
 
     def spared(name: str, parameter: nn.Parameter) -> bool:
-        return parameter.ndim < 2 or name.rpartition(".")[2] in tokens
+        if parameter.ndim < 2:
+            return train.decay != "all"
+        return train.decay == "weights" and name.rpartition(".")[2] in tokens
 
     groups: list[dict[str, Any]] = [
         {"params": [], "weight_decay": train.weight_decay, "decays": True},
         {"params": [], "weight_decay": 0.0, "decays": False},
     ]
     for name, parameter in trainable.items():
-        exempt = train.decay == "weights" and spared(name, parameter)
-        groups[exempt]["params"].append(parameter)
+        groups[spared(name, parameter)]["params"].append(parameter)
     groups = [group for group in groups if group["params"]]
     covered = [p for group in groups for p in group["params"]]
     assert len(covered) == len(trainable)

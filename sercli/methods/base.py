@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from sercli.recipe import MethodConfig, Moment
+
+TeacherMoves = Literal["before", "after"]
 
 
 class Method(nn.Module, abc.ABC):
@@ -19,12 +21,15 @@ class Method(nn.Module, abc.ABC):
     Attributes:
         Config: The settings it can be given.
         uses_teacher: Whether there is a momentum encoder.
+        teacher_moves: When step t averages the teacher, with the momentum of step t: "before" its
+            forward passes, or "after" the student has moved.
         evaluates_teacher: Whether it is the teacher that evaluations take, by the authors' custom.
         needs_images: The smallest global batch, and why.
     """
 
     Config: ClassVar[type[MethodConfig]]
     uses_teacher: ClassVar[bool]
+    teacher_moves: ClassVar[TeacherMoves] = "after"
     evaluates_teacher: ClassVar[bool]
     needs_images: ClassVar[tuple[int, str]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
@@ -24,13 +25,19 @@ class DINOConfig(MethodConfig):
     prototypes: Count = Field(65536, description="outputs of the head, K")
     hidden_width: Count = 2048
     bottleneck_width: Count = Field(256, description="where cosines with the prototypes are taken")
-    norm_last_layer: bool = Field(True, description="keep prototypes at length 1")
+    norm_last_layer: bool = Field(
+        False, description="keep prototypes at length 1; otherwise each learns its own"
+    )
     init_std: Positive = Field(0.02, description="of the head's weights; more for narrow heads")
     frozen_epochs: NotNegative = Field(1.0, description="epochs before the prototypes are trained")
     student_temperature: Positive = 0.1
     teacher_temperature: Positive = 0.07
-    first_teacher_temperature: Positive = Field(0.04, description="at the start, rises linearly")
-    temperature_epochs: NotNegative = Field(10.0, description="epochs until teacher_temperature")
+    first_teacher_temperature: Positive = Field(
+        0.04, description="of the first epoch; rises linearly, once an epoch"
+    )
+    temperature_epochs: NotNegative = Field(
+        10.0, description="epochs of the rise; the last of them has teacher_temperature"
+    )
     center_momentum: Annotated[float, Field(ge=0, le=1)] = 0.9
     momentum: Annotated[float, Field(ge=0, le=1)] = Field(
         0.982, description="of the teacher at the start; rises to 1 on a cosine"
@@ -95,11 +102,13 @@ class DINO(Method):
         self.center.copy_(torch.where(torch.isfinite(moved).all(), moved, self.center))
 
     def teacher_temperature_at(self, epoch: float) -> float:
-        """Linear from `first_teacher_temperature` in the first `temperature_epochs`."""
+        """Constant within an epoch: W equally spaced values, then the last of them."""
         c = self.config
-        share = min(1.0, epoch / c.temperature_epochs) if c.temperature_epochs else 1.0
         first, last = c.first_teacher_temperature, c.teacher_temperature
-        return first + share * (last - first)
+        whole = math.floor(epoch)
+        if whole >= c.temperature_epochs:
+            return last
+        return first + min(1.0, whole / max(1.0, c.temperature_epochs - 1)) * (last - first)
 
     def momentum_at(self, progress: float) -> float:
         return cosine(self.config.momentum, 1.0, progress)

@@ -38,6 +38,7 @@ class MoCo(Method):
 
     Config = MoCoConfig
     uses_teacher = True
+    teacher_moves = "before"
     evaluates_teacher = False
     needs_images = (2, "batch norm and negatives")
 
