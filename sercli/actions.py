@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sercli.errors import UserError
+from sercli.precision import widened
 
 Grid = tuple[int, int]
 
@@ -119,7 +120,8 @@ class GeometricAction:
 
         Returns:
             [B, C, h·patch, w·patch]; bicubic (align_corners=False, no antialias, no clamp) where
-            the size changes, an exact permutation of pixels where it does not.
+            the size changes, an exact permutation of pixels where it does not; of the images'
+            dtype, resampled in float32 at least.
         """
         height, width = self.grid
         return _act(self, images, (height * patch, width * patch))
@@ -151,7 +153,8 @@ def transport(tokens: Tensor, *, source: GeometricAction, target: GeometricActio
 
     Returns:
         [B, D, *target.grid]: an exact permutation when no resize is needed, one bicubic resize
-        (align_corners=False, no antialias) otherwise.
+        (align_corners=False, no antialias) otherwise; of the tokens' dtype, resampled in float32
+        at least.
 
     Raises:
         ValueError: The tokens do not lie on `source.grid`, or the batches differ.
@@ -183,4 +186,7 @@ def _element(maps: Tensor, code: int, size: Grid) -> Tensor:
     turned = torch.rot90(mirror(maps), code % 4, dims=(-2, -1))
     if tuple(turned.shape[-2:]) == tuple(size):
         return turned.contiguous()
-    return F.interpolate(turned, size=size, mode="bicubic", align_corners=False, antialias=False)
+    resized = F.interpolate(
+        widened(turned), size=size, mode="bicubic", align_corners=False, antialias=False
+    )
+    return resized.to(maps.dtype)

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sercli.precision import widened
+
 _T = TypeVar("_T")
 
 _alone = False
@@ -76,10 +78,10 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         counts: Sequence[int] = ctx.counts
-        total = gradient.contiguous().clone()
+        total = widened(gradient).contiguous().clone()  # a sum over many ranks
         dist.all_reduce(total)
         start = sum(counts[: dist.get_rank()])
-        return total[start : start + counts[dist.get_rank()]], None
+        return total[start : start + counts[dist.get_rank()]].to(gradient.dtype), None
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sercli import distributed
+from sercli.precision import widened
 
 
 class BatchNorm(nn.Module):
@@ -32,7 +33,7 @@ class BatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim)) if affine else None
 
     def forward(self, rows: Tensor) -> Tensor:
-        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        wide = widened(rows)
         if not distributed.active():
             return F.batch_norm(
                 wide, None, None, self.weight, self.bias, training=True, eps=self.eps
@@ -47,6 +48,13 @@ class BatchNorm(nn.Module):
         if self.weight is None or self.bias is None:
             return normalised
         return normalised * self.weight + self.bias
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's, in float32 at least: a linear map in front of it may be in bfloat16."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return super().forward(widened(rows))
 
 
 def mlp(
@@ -118,7 +126,7 @@ class PrototypeHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[B, D] → logits [B, K]."""
-        unit = F.normalize(self.mlp(rows), dim=1)
+        unit = F.normalize(widened(self.mlp(rows)), dim=1)
         prototypes = F.normalize(self.prototypes, dim=1)
         if self.lengths is not None:
             prototypes = prototypes * self.lengths
@@ -133,7 +141,7 @@ class TokenProjector(nn.Module):
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.norm = LayerNorm(dim, eps=1e-6)
         self.expand = nn.Linear(dim, width, bias=False)
         self.project = nn.Linear(width, width, bias=False)
 

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sercli.precision import at_least_fp32, without_autocast
+
 _NEGATIVES = re.compile(r"(cross-view|both-views)(?:\+spatial:(\d+(?:\.\d+)?))?")
 _EPS = 1e-12  # as in torch.nn.functional.normalize
 # Logits lie in [-1/τ, 1/τ]: below this width of the range, exp(s - 1/τ) cannot underflow in fp32.
@@ -105,7 +107,8 @@ def patch_nt_xent(
     if which.radius is not None and grid is not None:
         far = _distances(grid, anchors.device) > which.radius
     problem = _Problem(float(temperature), anchor_offset, far, torch.is_grad_enabled())
-    return cast(Tensor, _PatchNTXent.apply(problem, anchors, *columns))
+    with without_autocast(anchors):
+        return cast(Tensor, _PatchNTXent.apply(problem, anchors, *columns))
 
 
 def _distances(grid: tuple[int, int], device: torch.device) -> Tensor:
@@ -129,7 +132,7 @@ class _PatchNTXent(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, problem: _Problem, anchors: Tensor, *columns: Tensor) -> Tensor:
-        wide = torch.promote_types(anchors.dtype, torch.float32)
+        wide = at_least_fp32(anchors, *columns)
         units, norms = zip(*(_unit(x, wide) for x in (anchors, *columns)), strict=True)
         wanted = [flag and problem.with_gradient for flag in ctx.needs_input_grad[1:]]
         gradients = [
@@ -262,8 +265,8 @@ def info_nce(queries: Tensor, keys: Tensor, *, temperature: float, query_offset:
         ValueError: Shapes do not fit, or there is nothing to contrast with.
     """
     _check_contrast(queries, keys, "queries", "keys", query_offset, temperature)
-    wide = _at_least_fp32(queries, keys)
-    with _without_autocast(queries):
+    wide = at_least_fp32(queries, keys)
+    with without_autocast(queries):
         logits = _cosines(queries.to(wide), keys.to(wide)) / temperature
         labels = torch.arange(len(queries), device=queries.device) + query_offset
         return _mean_cross_entropy(logits, labels) * (2 * temperature)
@@ -305,8 +308,8 @@ def nt_xent(
     _check_pair(first, second, "first", "second")
     _check_pair(all_first, all_second, "all_first", "all_second")
     _check_contrast(first, all_first, "first", "all_first", offset, temperature)
-    wide = _at_least_fp32(first, second, all_first, all_second)
-    with _without_autocast(first):
+    wide = at_least_fp32(first, second, all_first, all_second)
+    with without_autocast(first):
         anchors = torch.cat([first.to(wide), second.to(wide)])
         logits = _cosines(anchors, torch.cat([all_first.to(wide), all_second.to(wide)]))
         logits = logits / temperature
@@ -331,8 +334,8 @@ def cross_correlation(first: Tensor, second: Tensor) -> Tensor:
         ValueError: Shapes do not fit.
     """
     _check_pair(first, second, "first", "second")
-    wide = _at_least_fp32(first, second)
-    with _without_autocast(first):
+    wide = at_least_fp32(first, second)
+    with without_autocast(first):
         return first.to(wide).T @ second.to(wide)
 
 
@@ -356,8 +359,8 @@ def barlow_twins(correlation: Tensor, *, off_diagonal: float) -> Tensor:
     dim = len(correlation)
     if dim == 0:
         raise ValueError("correlation (0, 0): must have at least one feature")
-    with _without_autocast(correlation):
-        c = correlation.to(_at_least_fp32(correlation))
+    with without_autocast(correlation):
+        c = correlation.to(at_least_fp32(correlation))
         # Without its first entry, C read in rows of E + 1 has the diagonal as its last column.
         others = c.flatten()[1:].view(dim - 1, dim + 1)[:, :-1]
         return (1 - c.diagonal()).square().sum() + off_diagonal * others.square().sum()
@@ -395,8 +398,8 @@ def dino_cross_entropy(
     for name, views in (("students", students), ("targets", targets)):
         for index, view in enumerate(views):
             _check_pair(students[0], view, "students[0]", f"{name}[{index}]")
-    wide = _at_least_fp32(*students, *targets)
-    with _without_autocast(students[0]):
+    wide = at_least_fp32(*students, *targets)
+    with without_autocast(students[0]):
         fixed = [target.detach().to(wide) for target in targets]
         total = torch.zeros((), dtype=wide, device=students[0].device)
         for v, student in enumerate(students):
@@ -406,19 +409,6 @@ def dino_cross_entropy(
                     total = total - (target * log_probability).sum()
         pairs = len(targets) * (len(students) - 1)
         return total / (pairs * max(len(students[0]), 1))
-
-
-def _at_least_fp32(*tensors: Tensor) -> torch.dtype:
-    """The dtype to compute in: float64 if any tensor has it, else fp32."""
-    wide = torch.float32
-    for tensor in tensors:
-        wide = torch.promote_types(wide, tensor.dtype)
-    return wide
-
-
-def _without_autocast(like: Tensor) -> torch.autocast:
-    """A context without autocast, which would take products in bf16."""
-    return torch.autocast("cuda" if like.is_cuda else "cpu", enabled=False)
 
 
 def _cosines(rows: Tensor, columns: Tensor) -> Tensor:

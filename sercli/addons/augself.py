@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sercli import distributed
 from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap
 from sercli.heads import mlp
+from sercli.precision import at_least_fp32
 from sercli.recipe import Count, NotNegative, Views
 from sercli.views import ViewParameters
 
@@ -98,7 +99,7 @@ class AugSelf(Addon):
         first, second = (self.tap(features) for features in given.students[:2])
         pairs = torch.cat([torch.cat([first, second], 1), torch.cat([second, first], 1)])
         one, two = given.views.parameters[:2]
-        loss: Tensor = pairs.new_zeros((), dtype=torch.promote_types(pairs.dtype, torch.float32))
+        loss: Tensor = pairs.new_zeros((), dtype=at_least_fp32(pairs))
         for name, head in self.heads.items():
             target = torch.cat([TARGETS[name](one, two), TARGETS[name](two, one)])
             predicted = head(pairs)

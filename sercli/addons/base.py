@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from sercli import distributed
 from sercli.encoder import Features
+from sercli.heads import LayerNorm
 from sercli.losses import nt_xent
+from sercli.precision import widened
 from sercli.recipe import AddonConfig, NotNegative
 from sercli.view_plan import ViewRequest
 from sercli.views import Views
@@ -76,14 +78,14 @@ class Tap(nn.Module):
     def __init__(self, config: SummaryConfig, dim: int) -> None:
         super().__init__()
         self.layer, self.source = config.layer, config.tap
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.norm = LayerNorm(dim, eps=1e-6)
 
     def forward(self, features: Features) -> Tensor:
         """[B, D]."""
         if self.source == "cls":
             vector = features.cls_tokens[self.layer]
         else:
-            vector = features.grids[self.layer].mean((2, 3))
+            vector = widened(features.grids[self.layer]).mean((2, 3))
         normed: Tensor = self.norm(vector)
         return normed
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from sercli import distributed
 from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap
+from sercli.heads import LayerNorm
+from sercli.precision import widened
 from sercli.recipe import Count, Setting
 from sercli.view_plan import ViewRequest
 
@@ -53,10 +55,10 @@ class ESSL(Addon):
         self.tap = Tap(config, dim)
         self.head = nn.Sequential(
             nn.Linear(dim, dim),
-            nn.LayerNorm(dim),
+            LayerNorm(dim),
             nn.ReLU(inplace=True),
             nn.Linear(dim, config.hidden_width),
-            nn.LayerNorm(config.hidden_width),
+            LayerNorm(config.hidden_width),
             nn.Linear(config.hidden_width, 4),
         )
 
@@ -67,8 +69,6 @@ class ESSL(Addon):
         turned = given.students[2:]
         logits = torch.cat([self.head(self.tap(features)) for features in turned])
         labels = torch.arange(len(turned), device=logits.device)
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        loss = F.cross_entropy(
-            logits.to(wide), labels.repeat_interleave(len(logits) // len(turned))
-        )
+        targets = labels.repeat_interleave(len(logits) // len(turned))
+        loss = F.cross_entropy(widened(logits), targets)
         return loss * distributed.share_of(given.counts)

@@ -20,6 +20,7 @@ from sercli.actions import GeometricAction, transport
 from sercli.addons.base import Addon, AddonInput, TermConfig
 from sercli.heads import TokenProjector
 from sercli.losses import Negatives, patch_nt_xent
+from sercli.precision import at_least_fp32
 from sercli.recipe import Count, Positive, Range
 from sercli.view_plan import PairedViews, ViewRequest
 
@@ -122,7 +123,7 @@ class SER(Addon):
                 keys = [head(features.grids[layer]) for features in given.teachers]
         targets = self._targets(given)
         sizes = [math.prod(action.grid) for action in actions]
-        loss: Tensor = anchors[0].new_zeros(())
+        loss: Tensor = anchors[0].new_zeros((), dtype=at_least_fp32(*anchors))
         for first, second in given.views.pairs:
             share = (sizes[first] + sizes[second]) / sum(sizes)
             for view, other in ((first, second), (second, first)):

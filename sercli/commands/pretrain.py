@@ -120,6 +120,7 @@ def _start(
     from sercli import distributed
     from sercli.engine import pretraining, runtime
 
+    runtime.require_devices(device, nproc)
     with runtime.process_group(device) as chosen:
         processes = max(nproc, distributed.world_size())
         run = runtime.decided_by_first(
@@ -142,6 +143,7 @@ def _resume(path: Path, *, device: str | None, nproc: int) -> None:
         print(f"{path} is done; nothing to resume")
         return
     if nproc > 1:
+        runtime.require_devices(device, nproc)
         pretraining.launch(run, nproc=nproc, device=device)
     else:
         with runtime.process_group(device) as chosen:

@@ -25,6 +25,7 @@ from sercli.engine.stepping import MAX_NON_FINITE
 from sercli.engine.tracking import Tracker
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.objective import Losses, Objective
+from sercli.precision import at_least_fp32
 from sercli.recipe import Moment, Recipe, Schedule
 from sercli.run_dir import RunDir
 from sercli.views import Samples, TrainingImages, ViewMaker, Views, batches
@@ -269,7 +270,7 @@ class Trainer:
         equivariance = losses.equivariance
         if equivariance is None:
             equivariance = torch.zeros((), device=device)
-        wide = torch.promote_types(losses.total.dtype, torch.float32)
+        wide = at_least_fp32(losses.total)
         numbers = torch.stack(
             [x.detach().to(wide) for x in (losses.total, losses.invariance, equivariance, norm)]
         )

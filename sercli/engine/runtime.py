@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,11 +76,15 @@ def runtime_for(device: torch.device, precision: str = "auto") -> Runtime:
 
 
 def launched_by() -> str | None:
-    """Who started several processes: "torchrun", "slurm", or None for a single one."""
-    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return "torchrun"
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
-        return "slurm"
+    """Who started several processes: "torchrun", "slurm", or None for a single one.
+
+    torchrun's variables come first, also where it started one process. A batch script of several
+    tasks, too, has SLURM's variables; those of a *step* are set by srun only.
+    """
+    if {"RANK", "WORLD_SIZE"} <= set(os.environ):
+        return "torchrun" if int(os.environ["WORLD_SIZE"]) > 1 else None
+    if {"SLURM_PROCID", "SLURM_STEP_ID"} <= set(os.environ):
+        return "slurm" if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 else None
     return None
 
 
@@ -87,10 +93,11 @@ def process_group(device_name: str | None) -> Iterator[torch.device]:
     """Join the processes that torchrun or srun started (if any) and leave them at the end.
 
     Yields:
-        This process's device.
+        This process's device: each process of a machine has a CUDA device of its own.
 
     Raises:
-        UserError: SLURM started several tasks without MASTER_ADDR and MASTER_PORT.
+        UserError: SLURM started several tasks without MASTER_ADDR and MASTER_PORT, or there are
+            more processes than devices.
     """
     launcher = launched_by()
     if launcher is None:
@@ -104,18 +111,80 @@ def process_group(device_name: str | None) -> Iterator[torch.device]:
                 "export MASTER_ADDR=$(scontrol show hostnames | head -n 1) MASTER_PORT=29500",
             )
         os.environ["RANK"] = os.environ["SLURM_PROCID"]
-        os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+        os.environ["WORLD_SIZE"] = os.environ["SLURM_STEP_NUM_TASKS"]
         os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
     device = choose_device(device_name)
+    if device.index is not None:
+        raise UserError(
+            f"--device {device_name} with {os.environ['WORLD_SIZE']} processes",
+            "each takes a device of its own",
+            "use --device cuda",
+        )
+    own = device
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        own = torch.device("cuda", _device_index(int(os.environ.get("LOCAL_RANK", "0"))))
+        torch.cuda.set_device(own)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30)
+    )
     try:
-        yield device
+        if device.type == "cuda":
+            _require_own_devices(own)
+        yield own
     finally:
         dist.destroy_process_group()
+
+
+def _device_index(local_rank: int) -> int:
+    """The device of a process among those that it sees: that of its number, where it sees so many.
+
+    SLURM's `--gpus-per-task=1` shows each task its own alone, as number 0. Whether two processes
+    have come to one device is found out by `_require_own_devices`.
+    """
+    return local_rank % torch.cuda.device_count()
+
+
+def _require_own_devices(device: torch.device) -> None:
+    """Refuse two processes on one device: nccl would, after a while and in many words.
+
+    Every rank finds the same and all of them leave; the first says why.
+
+    Raises:
+        UserError: On rank 0; SystemExit on the others.
+    """
+    group = dist.new_group(backend="gloo")  # nccl is what must not be started yet
+    mine = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine, group=group)
+    dist.destroy_process_group(group)
+    if len(set(everyone)) == len(everyone):
+        return
+    if dist.get_rank():
+        raise SystemExit(UserError.exit_status)
+    shared, users = Counter(everyone).most_common(1)[0]
+    there = [one for one in everyone if one[0] == shared[0]]
+    raise _too_few_devices(len(there), len(set(there)), f" on {shared[0]}")
+
+
+def _too_few_devices(processes: int, devices: int, where: str = "") -> UserError:
+    return UserError(
+        f"{processes} processes{where} for {devices} CUDA device{'s' if devices > 1 else ''}",
+        "each needs one of its own",
+        f"start {devices} there, show each another device (srun --gpus-per-task=1), "
+        "or use --device cpu",
+    )
+
+
+def require_devices(device_name: str | None, processes: int) -> None:
+    """Refuse more processes than this machine has devices, before any of them is started.
+
+    Raises:
+        UserError: There are too few CUDA devices.
+    """
+    if processes > 1 and choose_device(device_name).type == "cuda":
+        count = torch.cuda.device_count()
+        if processes > count:
+            raise _too_few_devices(processes, count)
 
 
 def is_first_process() -> bool:
