@@ -87,7 +87,7 @@ def patch_nt_xent(
         raise ValueError(f"keys {tuple(keys.shape)} do not fit anchors {tuple(anchors.shape)}")
     if not 0 <= anchor_offset <= num_keys - num_anchors:
         raise ValueError(f"anchor_offset {anchor_offset}: {num_anchors} anchors, {num_keys} keys")
-    if temperature <= 0:
+    if not temperature > 0:  # nor NaN
         raise ValueError(f"temperature {temperature}: must be positive")
     if which.radius is not None and (grid is None or grid[0] * grid[1] != tokens):
         raise ValueError(f"grid {grid}: +spatial needs (h, w) with h·w = {tokens}")
@@ -188,35 +188,34 @@ def _sweep(
     for start in range(0, rows, step):
         tile = anchors[start : start + step]
         parts = [(tile @ column.T).to(wide).mul_(scale) for column in columns]
-        positive = parts[0].diagonal(start + problem.anchor_offset * tokens)[: len(tile)].clone()
+        positives = parts[0].diagonal(start + problem.anchor_offset * tokens)[: len(tile)]
+        positive = positives.clone()
+        _exclude(parts, start, problem, tokens)
         if 2 * scale < _SAFE_LOGIT_RANGE:
-            shift: Tensor | float = scale
-        else:
-            _mask(parts, start, problem, tokens, value=-torch.inf)
+            shift = positive.new_full((), scale)
+        else:  # the largest negative; an anchor without any keeps a finite shift
             shift = torch.stack([part.amax(dim=1) for part in parts]).amax(dim=0)
-            shift = torch.maximum(shift, positive).unsqueeze_(1)
+            shift.clamp_min_(torch.finfo(wide).min)
         for part in parts:
-            part.sub_(shift).exp_()
-        own = (positive - (shift if isinstance(shift, float) else shift.squeeze(1))).exp_()
-        _mask(parts, start, problem, tokens, value=0.0)
-        parts[0].diagonal(start + problem.anchor_offset * tokens)[: len(tile)].copy_(own)
+            part.sub_(shift.unsqueeze(-1)).exp_()
         sums = parts[0].sum(dim=1)
         for part in parts[1:]:
             sums += part.sum(dim=1)
-        total -= (own / sums).log_().sum()
+        # log(1 + Σ_neg e^s / e^positive), by its logarithm, as the quotient may be out of range.
+        excess = sums.log().add_(shift).sub_(positive)
+        total -= F.logsigmoid(-excess).sum()
         if any(g is not None for g in gradients):
-            weight = (scale / (rows * sums)).unsqueeze_(1)
+            wrong = excess.sigmoid_().mul_(scale / rows)  # the negatives' share of the softmax
+            weight = (wrong / sums.clamp_min_(torch.finfo(wide).tiny)).unsqueeze_(1)
             for part in parts:
                 part.mul_(weight)
-            parts[0].diagonal(start + problem.anchor_offset * tokens)[: len(tile)].sub_(
-                scale / rows
-            )
+            positives.copy_(wrong.neg_())
             _accumulate(parts, tile, columns, gradients, start)
     return total / max(rows, 1)
 
 
-def _mask(parts: list[Tensor], start: int, problem: _Problem, tokens: int, *, value: float) -> None:
-    """Write `value` at same-image columns that are no negatives (the positive's too)."""
+def _exclude(parts: list[Tensor], start: int, problem: _Problem, tokens: int) -> None:
+    """Write −∞ at same-image columns that are no negatives (the positive's too)."""
     stop = start + len(parts[0])
     for image in range(start // tokens, (stop - 1) // tokens + 1):
         top, bottom = max(start, image * tokens), min(stop, (image + 1) * tokens)
@@ -224,10 +223,10 @@ def _mask(parts: list[Tensor], start: int, problem: _Problem, tokens: int, *, va
         for part in parts:
             block = part[top - start : bottom - start, first : first + tokens]
             if problem.far is None:
-                block.fill_(value)
+                block.fill_(-torch.inf)
             else:
                 block.masked_fill_(
-                    ~problem.far[top - image * tokens : bottom - image * tokens], value
+                    ~problem.far[top - image * tokens : bottom - image * tokens], -torch.inf
                 )
 
 
@@ -393,7 +392,7 @@ def dino_cross_entropy(
         raise ValueError(
             f"{len(targets)} target view(s): must be 1 to {len(students)}, the student's views"
         )
-    if temperature <= 0:
+    if not temperature > 0:  # nor NaN
         raise ValueError(f"temperature {temperature}: must be positive")
     for name, views in (("students", students), ("targets", targets)):
         for index, view in enumerate(views):
@@ -453,5 +452,5 @@ def _check_contrast(
             f"offset {offset}: {len(rows)} row(s) of {rows_name} must lie among the "
             f"{len(gathered)} of {gathered_name}"
         )
-    if temperature <= 0:
+    if not temperature > 0:  # nor NaN
         raise ValueError(f"temperature {temperature}: must be positive")

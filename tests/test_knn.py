@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 import typer
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
@@ -80,6 +82,28 @@ def test_predictions_and_accuracies_are_scikit_learns(k: int) -> None:
     found = ((votes > own[:, None]).sum(1) < 5) & (own > 0)
     assert score.top5 == pytest.approx(100 * found.mean())
     assert knn_accuracy(bank, bank_labels, queries, labels, num_classes=7, k=k).top1 == score.top1
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-4])
+def test_votes_are_counted_at_any_temperature(temperature: float) -> None:
+    """exp(1 / τ) is beyond float64 here, and so is its quotient with the weakest vote."""
+    bank, bank_labels = features(0, 90, classes=15)
+    queries, labels = features(1, 40, classes=15)
+    cosines = (F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T).double().numpy()
+    votes = np.full((40, 15), -np.inf)
+    for query, row in enumerate(cosines):
+        nearest = np.argsort(-row, kind="stable")[:20]
+        for name in np.unique(bank_labels[nearest].numpy()):
+            of_class = row[nearest[bank_labels[nearest].numpy() == name]]
+            votes[query, name] = scipy.special.logsumexp(of_class / temperature)
+    score = knn_scores(
+        bank, bank_labels, queries, labels, num_classes=15, ks=(20,), temperature=temperature
+    )[20]
+    assert score.predictions.tolist() == votes.argmax(1).tolist()
+    own = votes[np.arange(40), labels.numpy()]
+    found = ((votes > own[:, None]).sum(1) < 5) & np.isfinite(own)
+    assert 0 < found.sum() < 40
+    assert score.correct5 == found.sum()
 
 
 def test_several_k_from_one_search_are_those_of_each() -> None:

@@ -13,7 +13,7 @@ from sercli.losses import info_nce, patch_nt_xent
 
 
 def closed_form(anchors, keys, *, temperature, negatives, grid, anchor_offset=0, own_view=None):
-    """The loss written out token by token, in float64."""
+    """The loss written out token by token, in float64, as a difference of logarithms."""
     a, k = F.normalize(anchors.double(), dim=-1), F.normalize(keys.double(), dim=-1)
     o = a if own_view is None else F.normalize(own_view.double(), dim=-1)
     (num_anchors, tokens, _), num_keys = a.shape, len(k)
@@ -23,15 +23,15 @@ def closed_form(anchors, keys, *, temperature, negatives, grid, anchor_offset=0,
     for i in range(num_anchors):
         for n in range(tokens):
             image = anchor_offset + i
-            positive = torch.exp(a[i, n] @ k[image, n] / temperature)
-            rest = a.new_zeros(())
+            positive = a[i, n] @ k[image, n] / temperature
+            logits = [positive]
             for view in views:
                 for j in range(num_keys):
                     for m in range(tokens):
                         apart = math.dist(divmod(n, grid[1]), divmod(m, grid[1]))
                         if j != image or apart > radius:
-                            rest = rest + torch.exp(a[i, n] @ view[j, m] / temperature)
-            total = total - torch.log(positive / (positive + rest))
+                            logits.append(a[i, n] @ view[j, m] / temperature)
+            total = total + torch.stack(logits).logsumexp(0) - positive
     return total / (num_anchors * tokens)
 
 
@@ -39,7 +39,7 @@ FORMS = ["cross-view", "both-views", "cross-view+spatial:1.5", "both-views+spati
 
 
 @pytest.mark.parametrize("negatives", FORMS)
-@pytest.mark.parametrize("temperature", [0.3, 0.02])  # 0.02: logits beyond the safe range
+@pytest.mark.parametrize("temperature", [5.0, 0.3, 0.02, 0.005, 1e-4])  # to the safe range and on
 @pytest.mark.parametrize("offset", [None, 1])
 def test_patch_nt_xent_is_the_closed_form(negatives, temperature, offset):
     torch.manual_seed(0)
@@ -58,13 +58,60 @@ def test_patch_nt_xent_is_the_closed_form(negatives, temperature, offset):
         patch_nt_xent(anchors, keys, **arguments),
         closed_form(anchors, keys, **arguments),
     )
+    # A cosine's rounding, of 1e-16, is divided by τ, and once more by τ in a gradient.
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
     for mine, theirs in zip(
         torch.autograd.grad(3 * ours, inputs),
         torch.autograd.grad(3 * expected, inputs),
         strict=True,
     ):
-        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10 + 1e-14 / temperature**2)
+
+
+@pytest.mark.parametrize("negatives", FORMS)
+@pytest.mark.parametrize("temperature", [0.03, 0.02, 0.005, 1e-4, 1e-8])
+def test_patch_nt_xent_is_finite_at_any_temperature(negatives, temperature):
+    """Positives far below the largest negative, whose share of the softmax is no fp32 number."""
+    torch.manual_seed(0)
+    keys = torch.randn(3, 6, 5)
+    anchors = (-keys + 0.1 * torch.randn(3, 6, 5)).requires_grad_()
+    arguments = dict(temperature=temperature, negatives=negatives, grid=(2, 3))
+    ours = patch_nt_xent(anchors, keys.requires_grad_(), **arguments)
+    expected = closed_form(anchors, keys, **arguments)
+    assert expected > 0.9 / temperature
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-6, atol=0)
+    found = torch.autograd.grad(ours, [anchors, keys])
+    wanted = torch.autograd.grad(expected, [anchors, keys])
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert mine.isfinite().all()
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("temperature", [0.3, 0.03, 0.002])
+def test_small_losses_keep_their_digits(temperature):
+    """One negative 0.05 below the positive: log(1 + e^(−0.05 / τ)) is far below 1."""
+    angle = math.acos(1 - 0.05)
+    anchors = torch.tensor([[[1.0, 0.0]]], requires_grad=True)
+    keys = torch.tensor([[[1.0, 0.0]], [[math.cos(angle), math.sin(angle)]]])
+    loss = patch_nt_xent(anchors, keys, temperature=temperature)
+    gap = (1 - F.normalize(keys[1, 0].double(), dim=0)[0].item()) / temperature
+    assert loss.item() == pytest.approx(math.log1p(math.exp(-gap)), rel=1e-4)
+    (gradient,) = torch.autograd.grad(loss, anchors)
+    share = math.exp(-gap) / (1 + math.exp(-gap))
+    assert gradient[0, 0, 1].item() == pytest.approx(
+        share * math.sin(angle) / temperature, rel=1e-4
+    )
+
+
+def test_anchors_without_negatives_lose_nothing():
+    """In a 1 × 3 grid only the corners have a token more than 1 patch away."""
+    anchors, keys = torch.randn(2, 1, 3, 4, dtype=torch.float64).unbind()
+    for temperature in (0.3, 1e-4):
+        form = dict(temperature=temperature, negatives="cross-view+spatial:1", grid=(1, 3))
+        leaf = anchors.clone().requires_grad_()
+        ours = patch_nt_xent(leaf, keys, **form)
+        torch.testing.assert_close(ours, closed_form(anchors, keys, **form))
+        assert torch.autograd.grad(ours, leaf)[0][0, 1].abs().max() == 0
 
 
 @pytest.mark.parametrize("negatives", FORMS)
@@ -142,6 +189,7 @@ def test_constant_map_is_not_the_optimum_with_spatial_negatives():
         (dict(negatives="all"), "cross-view or both-views"),
         (dict(negatives="cross-view+spatial:1"), "grid None"),
         (dict(temperature=0.0), "positive"),
+        (dict(temperature=math.nan), "positive"),
         (dict(anchor_offset=1), "anchor_offset 1"),
         (dict(keys=torch.randn(2, 4, 4)), "do not fit"),
         (dict(own_view=torch.randn(2, 3, 4)), "both-views"),

@@ -279,9 +279,9 @@ def test_dino_gives_targets_no_gradient():
 # All of them
 
 
-def dino_of_two(one, two):
+def dino_of_two(one, two, *, temperature=0.1):
     targets = [F.one_hot(x.argmax(1), x.shape[1]).to(x.dtype) for x in (one, two)]
-    return dino_cross_entropy([one, two], targets, temperature=0.1)
+    return dino_cross_entropy([one, two], targets, temperature=temperature)
 
 
 LOSSES = {
@@ -309,6 +309,28 @@ def test_computed_in_fp32_at_least(loss, dtype, autocast):
     ):
         assert mine.dtype == dtype
         torch.testing.assert_close(mine.double(), theirs, rtol=rounding, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [info_nce, nt_xent, lambda a, b, temperature: dino_of_two(a, b, temperature=temperature)],
+    ids=["info_nce", "nt_xent", "dino"],
+)
+@pytest.mark.parametrize("temperature", [0.005, 1e-4, 1e-8])
+def test_finite_at_any_temperature(loss, temperature):
+    """Rows opposite to their twins: the positive's share of the softmax is no fp32 number."""
+    (rows,) = leaves((6, 24), seed=0)
+    inputs = [t.detach().float().requires_grad_() for t in (rows, -rows)]
+    doubles = [t.detach().double().requires_grad_() for t in inputs]
+    ours, exact = (loss(*given, temperature=temperature) for given in (inputs, doubles))
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=0)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, inputs), torch.autograd.grad(exact, doubles), strict=True
+    ):
+        assert mine.abs().max() > 0
+        torch.testing.assert_close(
+            mine.double(), theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item()
+        )
 
 
 @pytest.mark.parametrize(

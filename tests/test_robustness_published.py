@@ -176,8 +176,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         for kind, total in (("imagenet-r", 400), ("imagenet-a", 200), ("imagenet-sketch", 1000)):
             patch.setitem(robustness_published._NUM_IMAGES, kind, total)
-        patch.setattr(robustness_published, "_V2_PER_CLASS", 1)
-        patch.setattr(robustness_published, "_C_PER_CLASS", 1)
+        for kind in ("imagenet-sketch", "imagenet-v2", "imagenet-c"):
+            patch.setitem(robustness_published._PER_CLASS, kind, (1,))
         patch.setenv("SER_CACHE", str(root / "cache"))
         yield root
 

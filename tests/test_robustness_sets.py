@@ -78,6 +78,12 @@ def _spread(names: Sequence[str], total: int) -> Files:
     return {name: each + (i < more) + (i % 2 or -1) for i, name in enumerate(names)}
 
 
+def _sketches() -> Files:
+    """889 classes of 51 images and 111 of 50, as ImageNet-Sketch's archive has them."""
+    smaller = {*random.Random(3).sample(WNIDS, 111)}
+    return {name: 50 if name in smaller else 51 for name in WNIDS}
+
+
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The five kinds of class folders with the published numbers of (tiny) images."""
@@ -85,7 +91,7 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder, files, name in (
         ("imagenet-r", _spread(imagenet_r_classes(), 30_000), "art_{}.jpg"),
         ("imagenet-a", _spread(imagenet_a_classes(), 7_500), "0.01_cat_0.9_{}.jpg"),
-        ("sketch", _spread(WNIDS, 50_000), "sketch_{}.JPEG"),
+        ("sketch", _sketches(), "sketch_{}.JPEG"),
         ("imagenetv2-top-images-format-val", {str(i): 10 for i in range(1000)}, "{}.jpeg"),
     ):
         # One image each, as a file system allows some 65,000 links to one.
@@ -156,7 +162,7 @@ def test_neither_torch_nor_timm_is_imported() -> None:
     [
         ("imagenet-r", "imagenet-r", 30_000, "imagenet_r_indices.txt"),
         ("imagenet-a", "imagenet-a", 7_500, "imagenet_a_indices.txt"),
-        ("imagenet-sketch", "sketch", 50_000, None),
+        ("imagenet-sketch", "sketch", 50_889, None),
     ],
 )
 def test_labels_are_looked_up_in_the_heads_order(
@@ -247,6 +253,46 @@ def test_too_many_images_are_no_published_set(r_tree: Path) -> None:
     one = r_tree / imagenet_r_classes()[0]
     os.link(one / "image_0.JPEG", one / "again.JPEG")
     _accepts_as_partial(r_tree, "401 images instead of 400")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, None),
+        ({51: 50}, ["50,888 images instead of 50,889"]),
+        ({50: 51}, ["50,890 images instead of 50,889"]),
+        # As many as there should be, but not where they should be.
+        ({50: 49, 51: 52}, ["2 classes without exactly 50 or 51 images ("]),
+        ({50: 49}, ["1 class without exactly 50 or 51 images (", "50,888 images instead of"]),
+        ({51: None}, ["1 class missing (", "50,838 images instead of 50,889"]),
+        ("paper", ["50,000 images instead of 50,889"]),
+    ],
+)
+def test_imagenet_sketch_is_what_its_archive_holds(
+    tmp_path: Path, change: dict[int, int | None] | str, told: list[str] | None
+) -> None:
+    """`change`: one class of so many images has another number (None: is missing)."""
+    files: dict[str, int | None] = {**_sketches()}
+    if isinstance(change, str):  # the paper's 1000 × 50 is no archive that there is
+        files = dict.fromkeys(files, 50)
+    else:
+        firsts = {old: next(n for n, count in files.items() if count == old) for old in change}
+        files |= {firsts[old]: new for old, new in change.items()}
+    counts = {name: count for name, count in files.items() if count is not None}
+    rule = robustness_published.folder_rule("imagenet-sketch", HEAD)
+    found = rule.apply(counts)
+    assert not found.wrong
+    assert len(found.lacking) == len(told or [])
+    for line, part in zip(found.lacking, told or [], strict=True):
+        assert line.startswith(part)
+    if told:
+        words = robustness_published.published_rule("imagenet-sketch", HEAD)
+        assert words.endswith("1000 classes, with 50 or 51 images each, 50,889 images in all")
+        _refuses(
+            [told[0], words],
+            lambda: found.require(tmp_path, "imagenet-sketch", words, allow_partial=False),
+        )
+        found.require(tmp_path, "imagenet-sketch", words, allow_partial=True)
 
 
 @pytest.mark.parametrize("name", ["n01440764", "cats", "N01443537"])
@@ -400,7 +446,7 @@ def c_cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def c_tree(tmp_path: Path, c_cell: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """ImageNet-C of 75 links to one cell, as if one image a class had been published."""
-    monkeypatch.setattr(robustness_published, "_C_PER_CLASS", 1)
+    monkeypatch.setitem(robustness_published._PER_CLASS, "imagenet-c", (1,))
     cells = [(c, s) for c in CORRUPTIONS for s in SEVERITIES]
     random.Random(2).shuffle(cells)
     for corruption, severity in cells:
@@ -498,7 +544,7 @@ def test_cells_with_other_classes_or_counts(c_tree: Path, c_cell: Path) -> None:
 
 
 def test_what_all_cells_lack_is_said_once(c_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(robustness_published, "_C_PER_CLASS", 50)
+    monkeypatch.setitem(robustness_published._PER_CLASS, "imagenet-c", (50,))
     _refuses(
         "gaussian_noise/1 and 74 other cells: 1000 classes without exactly 50 images",
         lambda: open_corrupted(c_tree, HEAD),

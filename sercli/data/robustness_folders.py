@@ -69,7 +69,7 @@ class FolderRule:
     Attributes:
         labels: Name of a class folder → label.
         complete: Whether each of them must be there.
-        per_class: Files in each, if that is known.
+        per_class: Numbers of files that a class may have; none: they are not known.
         total: Files in all, if that is known.
         others: Sets that it may be taken for → their class folders.
         refuses_val: Whether files named as those of ImageNet's own val are out of place.
@@ -77,7 +77,7 @@ class FolderRule:
 
     labels: Mapping[str, int]
     complete: bool = True
-    per_class: int | None = None
+    per_class: tuple[int, ...] = ()
     total: int | None = None
     others: Mapping[str, Collection[str]] = field(default_factory=dict)
     refuses_val: bool = False
@@ -110,14 +110,19 @@ class FolderRule:
             lines.append(f"{counted(missing, 'class')} missing ({some(missing)})")
         if empty := [name for name, count in counts.items() if not count]:
             lines.append(f"{counted(empty, 'empty class folder')} ({some(empty)})")
-        if self.per_class is not None:
-            uneven = [f"{n}: {c:,}" for n, c in counts.items() if c not in (0, self.per_class)]
+        if self.per_class:
+            uneven = [f"{n}: {c:,}" for n, c in counts.items() if c not in (0, *self.per_class)]
             if uneven:
-                what = counted(uneven, "class")
-                lines.append(f"{what} without exactly {self.per_class} {noun}s ({some(uneven)})")
-        elif self.total is not None and sum(counts.values()) != self.total:
+                what, number = counted(uneven, "class"), either(self.per_class)
+                lines.append(f"{what} without exactly {number} {noun}s ({some(uneven)})")
+        if self.total is not None and sum(counts.values()) != self.total:
             lines.append(f"{sum(counts.values()):,} {noun}s instead of {self.total:,}")
         return lines
+
+
+def either(numbers: Sequence[int]) -> str:
+    """ "50", "50 or 51"."""
+    return " or ".join(f"{number:,}" for number in numbers)
 
 
 @final

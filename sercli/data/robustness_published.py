@@ -10,7 +10,7 @@ from sercli.data.imagenet_classes import (
     imagenet_r_classes,
     is_imagenet,
 )
-from sercli.data.robustness_folders import FolderRule
+from sercli.data.robustness_folders import FolderRule, either
 from sercli.data.shapes_outlines import A_CLASSES, R_CLASSES
 
 V2_VARIANTS = ("matched-frequency", "threshold-0.7", "top-images")
@@ -31,8 +31,9 @@ TITLES = {
     "imagenet-p": "ImageNet-P",
 }
 
-_NUM_IMAGES = {"imagenet-r": 30_000, "imagenet-a": 7_500, "imagenet-sketch": 50_000}
-_V2_PER_CLASS, _C_PER_CLASS = 10, 50
+# As downloaded. ImageNet-Sketch's paper says 50,000; its one archive has 51 images of 889 classes.
+_NUM_IMAGES = {"imagenet-r": 30_000, "imagenet-a": 7_500, "imagenet-sketch": 50_889}
+_PER_CLASS = {"imagenet-sketch": (50, 51), "imagenet-v2": (10,), "imagenet-c": (50,)}
 
 
 def folder_rule(kind: str, classes: Sequence[str]) -> FolderRule:
@@ -41,14 +42,14 @@ def folder_rule(kind: str, classes: Sequence[str]) -> FolderRule:
     published = is_imagenet(classes)
     if kind in ("imagenet-c", "imagenet-p"):
         known = published and kind == "imagenet-c"
-        return FolderRule(index, per_class=_C_PER_CLASS if known else None)
+        return FolderRule(index, per_class=_PER_CLASS[kind] if known else ())
     if kind.startswith("imagenet-v2"):
         # Folders are numbered by the sorted classes; those of a head for some of ImageNet's classes
         # cannot be told from the whole's, so that ImageNet's own numbers are meant.
         of_imagenet = set(index) <= set(imagenet_classes())
         order = imagenet_classes() if of_imagenet else sorted(classes)
         numbered = {str(i): index[name] for i, name in enumerate(order) if name in index}
-        per_class = _V2_PER_CLASS if published else None
+        per_class = _PER_CLASS["imagenet-v2"] if published else ()
         return FolderRule(numbered, per_class=per_class, refuses_val=published)
     if not published:
         of_the_world = {"imagenet-r": R_CLASSES, "imagenet-a": A_CLASSES}
@@ -69,7 +70,13 @@ def folder_rule(kind: str, classes: Sequence[str]) -> FolderRule:
         "imagenet-sketch": imagenet_classes(),
     }[kind]
     labels = {name: index[name] for name in names}
-    return FolderRule(labels, total=_NUM_IMAGES[kind], others=subsets, refuses_val=True)
+    return FolderRule(
+        labels,
+        per_class=_PER_CLASS.get(kind, ()),
+        total=_NUM_IMAGES[kind],
+        others=subsets,
+        refuses_val=True,
+    )
 
 
 def published_rule(kind: str, classes: Sequence[str]) -> str:
@@ -78,7 +85,9 @@ def published_rule(kind: str, classes: Sequence[str]) -> str:
         which = "folders of" if kind in ("imagenet-r", "imagenet-a") else "a folder for each of"
         return f"{TITLES[kind]} must hold {which} the head's {len(classes)} classes"
     rule = folder_rule(kind, classes)
-    each = f"{rule.per_class} images each" if rule.per_class else f"{rule.total:,} images in all"
+    numbers = [f"{either(rule.per_class)} images each"] if rule.per_class else []
+    numbers += [f"{rule.total:,} images in all"] if rule.total else []
     named = ", named 0 to 999" if kind.startswith("imagenet-v2") else ""
     cells = ", in each of 15 corruptions × 5 severities" if kind == "imagenet-c" else ""
-    return f"{TITLES[kind]} has exactly {len(rule.labels)} classes{named}, with {each}{cells}"
+    with_ = ", ".join(numbers)
+    return f"{TITLES[kind]} has exactly {len(rule.labels)} classes{named}, with {with_}{cells}"

@@ -139,11 +139,10 @@ def _voted(
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         rows = slice(start, start + _QUERIES_AT_ONCE)
         similarity, index = nearest(bank, F.normalize(queries[rows], dim=1), max(ks))
-        weights = (similarity.double() / temperature).exp()
+        logits = similarity.double() / temperature
         voters = bank_labels[index]
         for k in ks:
-            votes = weights.new_zeros(len(index), num_classes)
-            votes.scatter_add_(1, voters[:, :k], weights[:, :k])
+            votes = _log_votes(logits[:, :k], voters[:, :k], num_classes)
             predictions[k].append(votes.argmax(1))
             ranks[k].append(_ranks(votes, labels[rows]))
     return {k: (torch.cat(ranks[k]), torch.cat(predictions[k])) for k in ks}
@@ -186,12 +185,26 @@ def _top_of(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, index.gather(1, by_value)
 
 
+def _log_votes(logits: Tensor, voters: Tensor, num_classes: int) -> Tensor:
+    """log Σ e^logit of each class's voters, [M, C]: in range at any temperature; −∞: no vote."""
+    most = logits.new_full((len(logits), num_classes), -torch.inf)
+    most.scatter_reduce_(1, voters, logits, "amax")
+    sums = torch.zeros_like(most)
+    sums.scatter_add_(1, voters, (logits - most.gather(1, voters)).exp_())
+    return sums.log_().add_(most)
+
+
 def _ranks(votes: Tensor, labels: Tensor) -> Tensor:
-    """[M], how many classes come before the true one; all of them if it has no vote."""
+    """[M], how many classes come before the true one; all of them if it has no vote.
+
+    Args:
+        votes: [M, C], −∞ for none.
+        labels: int64 [M].
+    """
     own = votes.gather(1, labels[:, None])
     classes = torch.arange(votes.shape[1], device=votes.device)
     before = (votes > own) | ((votes == own) & (classes < labels[:, None]))
-    return torch.where(own[:, 0] > 0, before.sum(1), votes.shape[1] + _TOP)
+    return torch.where(own[:, 0] > -torch.inf, before.sum(1), votes.shape[1] + _TOP)
 
 
 def _score(ranks: Tensor, predictions: Tensor) -> KnnScore:
