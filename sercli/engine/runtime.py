@@ -161,7 +161,7 @@ def _require_own_devices(device: torch.device) -> None:
         return
     if dist.get_rank():
         raise SystemExit(UserError.exit_status)
-    shared, users = Counter(everyone).most_common(1)[0]
+    shared, _ = Counter(everyone).most_common(1)[0]
     there = [one for one in everyone if one[0] == shared[0]]
     raise _too_few_devices(len(there), len(set(there)), f" on {shared[0]}")
 
