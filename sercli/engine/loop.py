@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -197,23 +198,23 @@ class Trainer:
         self.tracker = Tracker(self.run, wanted=wanted, first_step=self.step)
         clock = _Clock()
         pending: _StepReport | None = None
-        for step in steps:
-            waiting = time.perf_counter()
-            samples = Samples.of(next(loader))
-            clock.waited += time.perf_counter() - waiting
-            report = self._train_step(step, samples, request, progress)
-            clock.images += self.recipe.train.batch_size
-            self.step = step + 1
-            self.train_seconds = before + time.perf_counter() - started
-            progress.step(self.step)
-            if self._due(self.recipe.train.log_steps) or self._monitor_due():
-                clock = self._log(report, clock, progress)
-            if pending is not None:
-                self._honour(pending)
-            pending = report
-            if self._due(self.schedule.checkpoint_steps):
-                self.save()
-        loader.close()
+        with contextlib.closing(loader):
+            for step in steps:
+                waiting = time.perf_counter()
+                samples = Samples.of(next(loader))
+                clock.waited += time.perf_counter() - waiting
+                report = self._train_step(step, samples, request, progress)
+                clock.images += self.recipe.train.batch_size
+                self.step = step + 1
+                self.train_seconds = before + time.perf_counter() - started
+                progress.step(self.step)
+                if self._due(self.recipe.train.log_steps) or self._monitor_due():
+                    clock = self._log(report, clock, progress)
+                if pending is not None:
+                    self._honour(pending)
+                pending = report
+                if self._due(self.schedule.checkpoint_steps):
+                    self.save()
         if pending is not None:
             self._fail_if_bad(pending)
         self.tracker.close()
