@@ -12,30 +12,32 @@ refused. If you trust it, convert it once, in a place that may run its code:
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
 from sercli.encoder import Encoder
-from sercli.errors import UserError, from_os_error
-from sercli.foreign import Hints
+from sercli.errors import UserError
+from sercli.foreign import Hints, resampling
 from sercli.foreign import num_heads as heads_of
 from sercli.foreign import read as read_foreign
 from sercli.randomness import seeded
 from sercli.recipe import Model
-from sercli.run_dir import RunDir, write_atomic
+from sercli.run_dir import RunDir, hash_of, verifies, write_atomic
+from sercli.tensor_files import (
+    load_torch_file,
+    read_safetensors,
+    require_finite,
+    safetensors_bytes,
+)
 
 _FORMAT = "ser-encoder"
 _OUR_HEADER = {"model", "step"}
@@ -103,6 +105,7 @@ class LoadedEncoder:
             "place": self.place,
             "num_heads": self.num_heads,
             "cls_after": self.encoder.cls_after,
+            "positions": self.encoder.pos_resize,
         }
 
     @property
@@ -116,7 +119,7 @@ class LoadedEncoder:
             f"{self.source}: {self.key}{place}, layout {self.layout}, {self.matched} of "
             f"{self.expected} tensors; {encoder.depth} blocks, {encoder.dim} wide, "
             f"{self.num_heads} heads{asked}, patch {encoder.patch_size}, "
-            f"{self.image_size} px{joins}"
+            f"{self.image_size} px{joins}; positions {encoder.pos_resize}"
         )
 
 
@@ -128,6 +131,7 @@ def load_encoder(
     num_heads: int | None = None,
     cls_after: int | None = None,
     key: str | None = None,
+    positions: str | None = None,
 ) -> Encoder:
     """The encoder of a run directory, a checkpoint file, or `timm:NAME`, in evaluation mode.
 
@@ -138,6 +142,7 @@ def load_encoder(
         num_heads: Attention heads, for a file that does not say how many.
         cls_after: Block after which [CLS] joins, for a file that does not say it.
         key: Where in the file the encoder is, for a layout that is not known.
+        positions: How they are resampled at another size, for a file that does not say whose it is.
 
     Raises:
         UserError: Nothing there, an unknown layout, or tensors that do not match.
@@ -149,6 +154,7 @@ def load_encoder(
         num_heads=num_heads,
         cls_after=cls_after,
         key=key,
+        positions=positions,
     ).encoder
 
 
@@ -160,10 +166,11 @@ def read_encoder(
     num_heads: int | None = None,
     cls_after: int | None = None,
     key: str | None = None,
+    positions: str | None = None,
 ) -> LoadedEncoder:
     """`load_encoder` with where the weights come from."""
     name = str(source)
-    hints = Hints(num_heads, cls_after, key)
+    hints = Hints(num_heads, cls_after, key, positions)
     if name.startswith("timm:"):
         if teacher:
             raise UserError(f"{name} with the teacher asked for", "timm models have no teacher")
@@ -192,13 +199,13 @@ def _refuse(hints: Hints, name: str) -> None:
 
 def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
     if run.encoder.is_file():
-        header, stored = _read_safetensors(run.encoder)
+        header, stored = read_safetensors(run.encoder)
         tensors = _only(stored, "teacher.", key == "teacher")
         if tensors:
             return _build(header, tensors, name, key)
     for step in reversed(run.checkpoint_steps()):
         if run.checkpoint_verifies(step):
-            return _read_file(run.checkpoint(step), name, key)
+            return _read_torch(run.checkpoint(step), name, key, Hints())
     status = run.read_run().get("status")
     what = key if run.encoder.is_file() else "weights"
     raise UserError(
@@ -208,14 +215,23 @@ def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
     )
 
 
-def _read_file(path: Path, name: str, key: str, hints: Hints | None = None) -> LoadedEncoder:
-    hints = hints or Hints()
+def _read_file(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
     if path.suffix == ".safetensors":
-        header, stored = _read_safetensors(path)
+        header, stored = read_safetensors(path)
         if header.get("format") == _FORMAT or header.keys() >= _OUR_HEADER:
             _refuse(hints, name)
             return _build(header, _only(stored, "teacher.", key == "teacher"), name, key)
         return _read_foreign(stored, header, name, key, hints)
+    if hash_of(path).is_file() and not verifies(path):
+        raise UserError(
+            f"{path} is damaged: it is not what was written",
+            f"its SHA-256 must be that of {hash_of(path)}",
+            "take an earlier checkpoint",
+        )
+    return _read_torch(path, name, key, hints)
+
+
+def _read_torch(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
     state = load_torch_file(path)
     metadata = state.get("encoder")
     if not isinstance(metadata, Mapping) or "objective" not in state:
@@ -249,85 +265,6 @@ def _read_foreign(
     )
 
 
-class _Record:
-    """Stands in for a harmless object of another package; what it held is dropped."""
-
-    def __new__(cls, *_arguments: Any) -> _Record:
-        return super().__new__(cls)
-
-    def __init__(self, *_arguments: Any) -> None:
-        """Take anything, keep nothing."""
-
-    def __setstate__(self, _state: Any) -> None:
-        """Take anything, keep nothing."""
-
-
-# What public training scripts store beside tensors, by the names under which it was pickled: the
-# losses as NumPy arrays, paths and enumerations among the arguments, whole heads as modules (the
-# SER authors'). All become `_Record`: neither these packages nor any code of a file is called.
-_RECORDS = (
-    *(
-        f"numpy.{core}.multiarray.{f}"
-        for core in ("core", "_core")
-        for f in ("_reconstruct", "scalar")
-    ),
-    *("numpy.ndarray", "numpy.dtype"),
-    *(
-        f"{module}.{kind}Path"
-        for module in ("pathlib", "pathlib._local")
-        for kind in ("Posix", "Windows")
-    ),
-    "torchvision.transforms.functional.InterpolationMode",
-    *(f"torch.nn.modules.container.{kind}" for kind in ("Sequential", "ModuleList")),
-    *(f"torch.nn.modules.linear.{kind}" for kind in ("Linear", "Identity")),
-    *(f"torch.nn.modules.batchnorm.{kind}" for kind in ("BatchNorm1d", "SyncBatchNorm")),
-    *(f"torch.nn.modules.activation.{kind}" for kind in ("ReLU", "GELU")),
-)
-
-
-def load_torch_file(path: Path) -> dict[str, Any]:
-    """Read a `.pt`/`.pth` mapping with `weights_only=True`: no code of the file's is run.
-
-    Raises:
-        UserError: Unreadable, damaged, not a mapping, or it needs more than tensors.
-    """
-    allowed: list[Any] = [argparse.Namespace, *((_Record, name) for name in _RECORDS)]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    except OSError as error:
-        raise from_os_error(error, f"cannot read {path}") from error
-    except Exception as error:
-        if needed := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UserError(
-                f"{path} is not only tensors: reading all of it would run {needed[1]}",
-                "code of a file is never run",
-                "`ser export --help` shows how to convert a file that you trust",
-            ) from error
-        # torch puts the reason after advice to run the file's code, which is not passed on.
-        lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
-        reason = lines[0].partition(". ")[0][:160] if lines else "unreadable"
-        raise UserError(
-            f"{path} is no checkpoint that can be read ({type(error).__name__}: {reason})",
-            "a file written by torch.save with tensors and plain values only is needed",
-        ) from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds a {type(state).__name__}", "a mapping of tensors is needed")
-    return state
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a safetensors file."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    except OSError as error:
-        raise from_os_error(error, f"cannot read {path}") from error
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is no safetensors file that can be read ({error})") from error
-
-
 def _only(tensors: dict[str, Tensor], prefix: str, inside: bool) -> dict[str, Tensor]:
     if inside:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -342,6 +279,7 @@ def _build(
             raise KeyError(f"format {_FORMAT}")
         model = Model.model_validate_json(metadata["model"])
         image_size, cls_after = int(metadata["image_size"]), int(metadata["cls_after"])
+        positions = resampling(metadata.get("positions", "bicubic"))  # earlier ones do not say it
         mean, std = (tuple(json.loads(metadata[name_])) for name_ in ("mean", "std"))
     except ValidationError as error:
         problem = error.errors()[0]
@@ -356,6 +294,7 @@ def _build(
             "encoder.safetensors of a run directory is needed",
         ) from error
     encoder = Encoder.from_model(model, image_size=image_size, cls_after=cls_after)
+    encoder.pos_resize = positions
     expected = encoder.state_dict()
     if not tensors:
         raise UserError(f"{name} holds no {key}", "", "ask for the other, or another file")
@@ -367,6 +306,7 @@ def _build(
             f"({wrong[0]} does not)",
             "all must",
         )
+    require_finite(tensors, name)
     encoder.load_state_dict(tensors)
     encoder.eval().requires_grad_(False)
     count = len(expected)
@@ -376,9 +316,11 @@ def _build(
 def encoder_sha256(encoder: Encoder) -> str:
     """The SHA-256 over names and bytes of all parameters and buffers, in hex.
 
-    Attention heads and the block after which [CLS] joins, which no tensor shows, are hashed too.
+    What no tensor shows is hashed too: attention heads, the block after which [CLS] joins, and how
+    positions are resampled (the plain way not, as hashes from before there was another hold).
     """
-    digest = hashlib.sha256(f"{heads_of(encoder)} {encoder.cls_after} ".encode())
+    resized = "" if encoder.pos_resize == "bicubic" else f"{encoder.pos_resize} "
+    digest = hashlib.sha256(f"{heads_of(encoder)} {encoder.cls_after} {resized}".encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -418,7 +360,7 @@ def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
     huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
         with seeded(0, "timm"):
-            return timm.create_model(stem, pretrained=not random_init, **options)
+            model = timm.create_model(stem, pretrained=not random_init, **options)
     except Exception as error:
         if stem.startswith(_LOCAL):
             reason = " ".join(str(error).split())[:160]
@@ -430,6 +372,8 @@ def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
         ) from error
     finally:
         huggingface_hub.constants.HF_HUB_OFFLINE = before
+    require_finite(model.state_dict(), name)
+    return model
 
 
 def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
@@ -455,6 +399,7 @@ def encoder_metadata(model: Model, encoder: Encoder, *, step: int) -> dict[str, 
         "model": model.model_dump_json(),
         "image_size": str(encoder.grid[0] * encoder.patch_size),
         "cls_after": str(encoder.cls_after),
+        "positions": encoder.pos_resize,
         "mean": json.dumps(IMAGENET_MEAN),
         "std": json.dumps(IMAGENET_STD),
         "step": str(step),
@@ -465,9 +410,8 @@ def write_encoder(
     path: Path, metadata: dict[str, str], *, student: Encoder, teacher: Encoder | None
 ) -> None:
     """Write encoder.safetensors: the student under plain names, a teacher under `teacher.`."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}
+    tensors = dict(student.state_dict())
     if teacher is not None:
-        for k, v in teacher.state_dict().items():
-            tensors[f"teacher.{k}"] = v.detach().cpu().contiguous()
-    data = safetensors.torch.save(tensors, metadata=metadata)
+        tensors |= {f"teacher.{k}": v for k, v in teacher.state_dict().items()}
+    data = safetensors_bytes(tensors, metadata)
     write_atomic(path, lambda file: file.write(data))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sercli.actions import grid_of
 from sercli.errors import UserError
 from sercli.randomness import seeded
-from sercli.recipe import Model
+from sercli.recipe import Model, PosResize
 
 # name: width, depth, heads
 ARCHITECTURES = {
@@ -102,6 +102,7 @@ class Encoder(nn.Module):
         grid: (h, w) that the positional embedding was made for.
         cls_after: Block after which [CLS] joins (0: ordinary ViT; None: it never does).
         init: How weights are drawn, see `initialise`.
+        pos_resize: How the positional embedding is resampled for another grid, see `positions`.
     """
 
     cls_token: Tensor | None
@@ -125,6 +126,7 @@ class Encoder(nn.Module):
         pools_mean: bool = False,
         init: str = "timm",
         fixed_positions: bool = False,
+        pos_resize: PosResize = "bicubic",
     ) -> None:
         super().__init__()
         self.patch_embed = PatchEmbedding(patch_embed)
@@ -142,6 +144,7 @@ class Encoder(nn.Module):
         self.cls_after = cls_after if cls_token is not None else None
         self.init = init
         self.fixed_positions = fixed_positions
+        self.pos_resize: PosResize = pos_resize
         self.pools_mean = pools_mean or cls_token is None
 
     # -- construction -------------------------------------------------------------------------
@@ -172,6 +175,7 @@ class Encoder(nn.Module):
             cls_after=cls_after,
             init=model.init,
             fixed_positions=model.pos_embed == "sincos",
+            pos_resize=model.pos_resize,
         )
 
     @classmethod
@@ -216,6 +220,7 @@ class Encoder(nn.Module):
             norm_pre=vit.norm_pre,
             fc_norm=vit.fc_norm,
             pools_mean=vit.global_pool == "avg",
+            pos_resize="bicubic-antialias",  # timm's own, where `dynamic_img_size` is asked for
         )
 
     def initialise(self, seed: int) -> Encoder:
@@ -312,11 +317,32 @@ class Encoder(nn.Module):
         return torch.cat([*(p.to(tokens.dtype) for p in prefix), tokens], dim=1)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """The positional embedding for a grid, [1, h·w, D], bicubically resampled if need be."""
+        """The positional embedding for a grid, [1, h·w, D], bicubically resampled if need be.
+
+        How is a fact of the model, `pos_resize`, as its weights were trained or published with it.
+        On a grid of n patches a side, from m:
+
+        - "bicubic": to the exact size (MAE, DeiT; ours unless a recipe says otherwise);
+        - "bicubic-antialias": the same, antialiased (timm, lightly, DINOv2 with registers);
+        - "bicubic-offset": by the factor (n + 0.1) / m, which rounds down to n patches, but whose
+          samples lie a little closer than n in m (DINO, DINOv2, the SER authors);
+        - "bicubic-aligned": corners stay on corners (torchvision).
+        """
         if grid == self.grid:
             return self.pos_embed
         native = self.pos_embed.transpose(1, 2).unflatten(2, self.grid)
-        resized = F.interpolate(native, size=grid, mode="bicubic", align_corners=False)
+        if self.pos_resize == "bicubic-offset":
+            height, width = ((n + 0.1) / m for n, m in zip(grid, self.grid, strict=True))
+            resized = F.interpolate(native, scale_factor=(height, width), mode="bicubic")
+        else:
+            resized = F.interpolate(
+                native,
+                size=grid,
+                mode="bicubic",
+                align_corners=self.pos_resize == "bicubic-aligned",
+                antialias=self.pos_resize == "bicubic-antialias",
+            )
+        assert resized.shape[-2:] == grid
         return resized.flatten(2).transpose(1, 2)
 
 

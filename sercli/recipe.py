@@ -60,6 +60,9 @@ class Data(Section):
         return self
 
 
+PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
+
+
 class Model(Section):
     """The ViT."""
 
@@ -71,6 +74,12 @@ class Model(Section):
     depth: Count | None = Field(None, description="number of blocks; default: by name")
     num_heads: Count | None = Field(None, description="attention heads; default: by name")
     pos_embed: Literal["learned", "sincos"] = Field("learned", description="sincos is MoCo-v3's")
+    pos_resize: PosResize = Field(
+        "bicubic",
+        description="positions on another grid: resampled to its exact size; bicubic-offset: by "
+        "(n + 0.1) / m, as DINO and the SER authors do; bicubic-antialias: as timm; "
+        "bicubic-aligned: corner to corner, as torchvision",
+    )
     patch_embed: Literal["trained", "frozen"] = Field(
         "trained", description="frozen: a random patch embedding, as in MoCo-v3"
     )

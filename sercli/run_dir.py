@@ -132,6 +132,19 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hash_of(path: Path) -> Path:
+    """The SHA-256 that stands beside a file, in the format of `sha256sum -c`."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def verifies(path: Path) -> bool:
+    """Whether a file and its SHA-256 are there, and its bytes are those that were written."""
+    try:
+        return hash_of(path).read_text().split()[0] == file_sha256(path)
+    except (OSError, IndexError, UnicodeDecodeError):
+        return False
+
+
 def protocol_id(protocol: Mapping[str, Any]) -> str:
     """The first 12 hex digits of the SHA-256 of a protocol's canonical JSON."""
     as_stored = json.loads(json.dumps(protocol, allow_nan=False))  # keys are text there
@@ -274,15 +287,11 @@ class RunDir:
 
     def checkpoint_hash(self, step: int) -> Path:
         """Its SHA-256, in the format of `sha256sum -c`."""
-        return self.checkpoints / f"step-{step:08d}.pt.sha256"
+        return hash_of(self.checkpoint(step))
 
     def checkpoint_verifies(self, step: int) -> bool:
         """Whether a checkpoint is there and its bytes are those that were written."""
-        try:
-            written = self.checkpoint_hash(step).read_text().split()[0]
-            return written == file_sha256(self.checkpoint(step))
-        except (OSError, IndexError):
-            return False
+        return verifies(self.checkpoint(step))
 
     def checkpoint_steps(self) -> list[int]:
         """Steps that have a checkpoint file, oldest first (not verified)."""

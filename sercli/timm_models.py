@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
 from timm.models._features import feature_take_indices
@@ -26,8 +25,10 @@ from sercli import __version__
 from sercli.checkpoints import LoadedEncoder
 from sercli.encoder import Encoder
 from sercli.errors import RunFailed, UserError, from_os_error
-from sercli.foreign import EXPORT_LAYOUT
+from sercli.foreign import EXPORT_LAYOUT, resampling
+from sercli.recipe import PosResize
 from sercli.run_dir import write_atomic
+from sercli.tensor_files import safetensors_bytes
 
 TOLERANCE = 1e-5
 
@@ -37,10 +38,17 @@ TOLERANCE = 1e-5
 class DelayedVisionTransformer(VisionTransformer):
     """timm's ViT whose [CLS], without a position of its own, joins after block `cls_after`.
 
-    Every pass is `Encoder.forward` on this model's modules; any image size goes.
+    Every pass is `Encoder.forward` on this model's modules; any image size goes, for which
+    positions are resampled by `pos_resize`, see `Encoder.positions`.
     """
 
-    def __init__(self, *arguments: Any, cls_after: int = 0, **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        cls_after: int = 0,
+        pos_resize: PosResize = "bicubic",
+        **options: Any,
+    ) -> None:
         super().__init__(*arguments, **{**options, "no_embed_class": True})
         usual = self.has_class_token and not self.num_reg_tokens and self.global_pool == "token"
         if not usual or not 0 <= cls_after < len(self.blocks):
@@ -50,6 +58,7 @@ class DelayedVisionTransformer(VisionTransformer):
                 f"cls_after in 0…{len(self.blocks) - 1}"
             )
         self.cls_after = cls_after
+        self.pos_resize: PosResize = resampling(pos_resize)
 
     def encoder(self) -> Encoder:
         """This model's modules (not copies) as an encoder."""
@@ -62,6 +71,7 @@ class DelayedVisionTransformer(VisionTransformer):
             grid=tuple(self.patch_embed.grid_size),
             patch_size=int(self.patch_embed.patch_size[0]),
             cls_after=self.cls_after,
+            pos_resize=self.pos_resize,
         )
 
     def forward_features(
@@ -191,13 +201,14 @@ def export(
         "arguments": json.dumps(options),
         "num_heads": str(loaded.num_heads),
         "cls_after": str(encoder.cls_after),
+        "positions": encoder.pos_resize,
         "image_size": str(loaded.image_size),
         "mean": json.dumps(loaded.mean),
         "std": json.dumps(loaded.std),
         "source": loaded.source,
         "weights": loaded.key,
     }
-    data = safetensors.torch.save(tensors, metadata=header)
+    data = safetensors_bytes(tensors, header)
     draft = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
     try:
         write_atomic(draft, lambda file: file.write(data))
@@ -245,6 +256,8 @@ def timm_model(encoder: Encoder) -> tuple[str, dict[str, Any]]:
     default = (16, 384, 12, 6)
     name = "ser_vit" if delayed else _TIMM_NAMES.get(sizes, _TIMM_NAMES[default])
     options: dict[str, Any] = {"cls_after": encoder.cls_after} if delayed else {}
+    if delayed and encoder.pos_resize != "bicubic":
+        options["pos_resize"] = encoder.pos_resize
     if delayed or sizes not in _TIMM_NAMES:
         options.update(
             (key, value)
@@ -268,9 +281,7 @@ def timm_model(encoder: Encoder) -> tuple[str, dict[str, Any]]:
 
 def timm_tensors(encoder: Encoder, options: Mapping[str, Any]) -> dict[str, Tensor]:
     """Our tensors as timm's; where timm has a position for [CLS] it is zero."""
-    tensors = {
-        key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()
-    }
+    tensors = dict(encoder.state_dict())
     if not encoder.cls_after and not options.get("no_embed_class"):
         position = tensors["pos_embed"]
         tensors["pos_embed"] = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)

@@ -14,7 +14,6 @@ import sercli
 from sercli.checkpoints import (
     encoder_metadata,
     load_encoder,
-    load_torch_file,
     read_encoder,
     write_encoder,
 )
@@ -24,6 +23,7 @@ from sercli.objective import Objective, addon_configs, method_configs
 from sercli.recipe import Model
 from sercli.recipe_files import from_mapping
 from sercli.run_dir import RunDir, file_sha256
+from sercli.tensor_files import load_torch_file
 
 MODEL = Model(name="vit_micro", width=32, depth=3, num_heads=2, patch_size=8)
 
@@ -211,6 +211,7 @@ def rewrite(path, change):
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata())
     tensors = safetensors.torch.load_file(path)
+    del metadata["tensors_sha256"]  # else any change is one of a damaged file
     change(tensors, metadata)
     safetensors.torch.save_file(tensors, path, metadata=metadata)
 

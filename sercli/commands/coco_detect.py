@@ -16,6 +16,7 @@ from sercli.commands.evaluation import (
     Model,
     NumHeads,
     Out,
+    Positions,
     RandomInit,
     Teacher,
     command_line,
@@ -122,6 +123,7 @@ def coco_detect(
     num_heads: NumHeads = None,
     cls_after: ClsAfter = None,
     key: Key = None,
+    positions: Positions = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Of heads, order, mirroring and sampled regions.")
     ] = 0,
@@ -181,7 +183,7 @@ def coco_detect(
             model,
             teacher=teacher,
             random_init=random_init,
-            **asdict(Hints(num_heads, cls_after, key)),
+            **asdict(Hints(num_heads, cls_after, key, positions)),
         )
         if first:
             tell(loaded)

@@ -18,6 +18,7 @@ from sercli.commands.evaluation import (
     Model,
     NumHeads,
     Out,
+    Positions,
     RandomInit,
     Teacher,
     command_line,
@@ -81,6 +82,7 @@ def equiv_score(
     num_heads: NumHeads = None,
     cls_after: ClsAfter = None,
     key: Key = None,
+    positions: Positions = None,
 ) -> None:
     """Score how well each layer's patch tokens follow a transformation of the image.
 
@@ -104,7 +106,7 @@ def equiv_score(
         out=out,
         teacher=teacher,
         random_init=random_init,
-        hints=Hints(num_heads, cls_after, key),
+        hints=Hints(num_heads, cls_after, key, positions),
         image_size=max(size) if size else None,
     )
     tell(subject.loaded)

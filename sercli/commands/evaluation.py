@@ -70,6 +70,16 @@ Key = Annotated[
     ),
 ]
 
+Positions = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WAY",
+        help="How a checkpoint file that does not say whose it is resamples positions at another "
+        "size: bicubic-antialias as timm (assumed), bicubic-offset as DINO, bicubic as MAE and "
+        "DeiT, bicubic-aligned as torchvision.",
+    ),
+]
+
 ImageSize = Annotated[
     int | None,
     typer.Option(

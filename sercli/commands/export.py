@@ -13,6 +13,7 @@ from sercli.commands.evaluation import (
     Key,
     Model,
     NumHeads,
+    Positions,
     RandomInit,
     Teacher,
     tell,
@@ -27,6 +28,7 @@ def export(
     num_heads: NumHeads = None,
     cls_after: ClsAfter = None,
     key: Key = None,
+    positions: Positions = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace OUT if it is there already.")
     ] = False,
@@ -60,6 +62,7 @@ def export(
         num_heads=num_heads,
         cls_after=cls_after,
         key=key,
+        positions=positions,
     )
     tell(loaded)
     exported = write(loaded, out, facts=_facts(Path(model), recipe_of(model)), force=force)

@@ -17,6 +17,7 @@ from sercli.commands.evaluation import (
     Model,
     NumHeads,
     Out,
+    Positions,
     RandomInit,
     Teacher,
     command_line,
@@ -38,6 +39,7 @@ def knn(
     num_heads: NumHeads = None,
     cls_after: ClsAfter = None,
     key: Key = None,
+    positions: Positions = None,
     floor: Annotated[
         bool, typer.Option("--floor/--no-floor", help="Score a random twin of the encoder as well.")
     ] = True,
@@ -64,7 +66,7 @@ def knn(
             out=out,
             teacher=teacher,
             random_init=random_init,
-            hints=Hints(num_heads, cls_after, key),
+            hints=Hints(num_heads, cls_after, key, positions),
             image_size=image_size,
         )
         has_val = subject.images.has("val")

@@ -18,6 +18,7 @@ from sercli.commands.evaluation import (
     Model,
     NumHeads,
     Out,
+    Positions,
     RandomInit,
     Teacher,
     command_line,
@@ -85,6 +86,7 @@ def linear_eval(
     num_heads: NumHeads = None,
     cls_after: ClsAfter = None,
     key: Key = None,
+    positions: Positions = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Of hold-out, shots, order, crops and first weights.")
     ] = 0,
@@ -132,7 +134,7 @@ def linear_eval(
             out=out,
             teacher=teacher,
             random_init=random_init,
-            hints=Hints(num_heads, cls_after, key),
+            hints=Hints(num_heads, cls_after, key, positions),
             image_size=image_size,
         )
         if is_first_process():

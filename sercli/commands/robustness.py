@@ -18,6 +18,7 @@ from sercli.commands.evaluation import (
     Model,
     NumHeads,
     Out,
+    Positions,
     RandomInit,
     Teacher,
     command_line,
@@ -117,6 +118,7 @@ def robustness(
     num_heads: NumHeads = None,
     cls_after: ClsAfter = None,
     key: Key = None,
+    positions: Positions = None,
 ) -> None:
     """Measure a classifier on ImageNet-C, -P, -R, -A, -Sketch and -V2.
 
@@ -148,7 +150,7 @@ def robustness(
     from sercli.evals.subject import destination, owner_of
     from sercli.foreign import Hints
 
-    hints = Hints(num_heads, cls_after, key)
+    hints = Hints(num_heads, cls_after, key, positions)
     normalisers = None if alexnet_p is None else Normalisers.from_file(alexnet_p)
     first = is_first_process()
     results: dict[str, Result] = {}

@@ -8,9 +8,9 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
-from sercli.checkpoints import load_torch_file
 from sercli.errors import from_os_error
 from sercli.run_dir import RunDir, write_atomic, write_text
+from sercli.tensor_files import load_torch_file
 
 KEPT = 2
 

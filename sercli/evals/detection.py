@@ -17,7 +17,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.torch
 from numpy.typing import NDArray
 
 from sercli import distributed
@@ -41,6 +40,7 @@ from sercli.evals.detection_task import Task
 from sercli.evals.detection_training import Grids, detect, train
 from sercli.randomness import seeded
 from sercli.run_dir import Result, RunDir, protocol_id, write_atomic
+from sercli.tensor_files import safetensors_bytes
 
 if TYPE_CHECKING:
     from sercli.evals.detection_detectron2 import Evaluator
@@ -339,9 +339,7 @@ def _head(task: Task, stepper: Stepper, frozen: FrozenEncoder) -> bytes:
         "image_size": str(task.canvas.size),
         "categories": json.dumps([asdict(one) for one in task.train.categories]),
     }
-    tensors = {name: p.detach().cpu().contiguous() for name, p in stepper.trained.items()}
-    head: bytes = safetensors.torch.save(tensors, header)
-    return head
+    return safetensors_bytes(stepper.trained, header)
 
 
 def save_head(outcome: Outcome, run: RunDir) -> None:

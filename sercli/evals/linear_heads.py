@@ -8,17 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from sercli.checkpoints import encoder_sha256
 from sercli.encoder import Encoder, Features
-from sercli.errors import UserError, from_os_error
+from sercli.errors import UserError
 from sercli.evals.linear_features import layers_of, parts_of
 from sercli.randomness import generator
 from sercli.run_dir import write_atomic
+from sercli.tensor_files import read_safetensors, require_finite, safetensors_bytes
 
 MOMENTUM = 0.9
 INIT_STD = 0.01
@@ -332,8 +331,7 @@ class ProbeHead(nn.Module):
         facts = {"format": _FORMAT} | {k: json.dumps(v) for k, v in asdict(self.facts).items()}
         if isinstance(self.norm, nn.LayerNorm):
             facts["norm_eps"] = json.dumps(self.norm.eps)
-        plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        data = safetensors.torch.save(plain, metadata=facts)
+        data = safetensors_bytes(tensors, facts)
         write_atomic(path, lambda file: file.write(data))
 
 
@@ -358,14 +356,8 @@ def load_head(path: Path) -> ProbeHead:
             "a linear probe of the model is needed",
             "run `ser linear-eval` first",
         )
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise from_os_error(error, f"cannot read {path}") from error
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is no safetensors file that can be read ({error})") from error
+    header, tensors = read_safetensors(path)
+    require_finite(tensors, str(path))
     try:
         if header.get("format") != _FORMAT:
             raise KeyError(f"format {_FORMAT}")

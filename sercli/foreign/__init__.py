@@ -12,7 +12,7 @@ line, and `Hints` are the answers.
 - `building.py`: `read`, and the translation into our encoder.
 """
 
-from sercli.foreign.architecture import Hints, num_heads
+from sercli.foreign.architecture import Hints, num_heads, resampling
 from sercli.foreign.building import ForeignEncoder, read
 from sercli.foreign.layouts import EXPORT_LAYOUT, LAYOUTS, Layout
 
@@ -24,4 +24,5 @@ __all__ = [
     "Layout",
     "num_heads",
     "read",
+    "resampling",
 ]

@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers import Mlp
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
@@ -26,6 +27,7 @@ from sercli.foreign.layouts import (
     Layout,
     Role,
 )
+from sercli.recipe import PosResize
 
 Colour = tuple[float, float, float]
 Positions = Literal["moco-v3", "mae", "learned"]
@@ -40,11 +42,19 @@ class Hints:
         cls_after: Block after which [CLS] joins.
         key: Where the encoder is, as the message that asks for it names it; what is usual of such
             encoders is then not insisted on.
+        positions: How its own code resamples positions, see `Encoder.positions`.
     """
 
     num_heads: int | None = None
     cls_after: int | None = None
     key: str | None = None
+    positions: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a way to resample positions that there is not."""
+        if self.positions not in (None, *get_args(PosResize)):
+            known = ", ".join(get_args(PosResize))
+            raise UserError(f"--positions {self.positions}", f"known: {known}")
 
     @property
     def given(self) -> str | None:
@@ -53,6 +63,7 @@ class Hints:
             "--num-heads": self.num_heads,
             "--cls-after": self.cls_after,
             "--key": self.key,
+            "--positions": self.positions,
         }
         return next((name for name, value in options.items() if value is not None), None)
 
@@ -70,6 +81,9 @@ class Facts:
         width, depth: Of that model.
         role: Whose encoder it is, where the place in the file does not tell.
         mean, std: Normalisation of its input, RGB in 0…1.
+        positions: How they are resampled, of an exported file.
+        norm_eps: ε of its LayerNorms.
+        activation: Of its MLPs.
     """
 
     layout: str
@@ -82,11 +96,14 @@ class Facts:
     role: Role | None = None
     mean: Colour = IMAGENET_MEAN
     std: Colour = IMAGENET_STD
+    positions: PosResize | None = None
+    norm_eps: float = 1e-6  # of every layout in the table
+    activation: type[nn.Module] = nn.GELU
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """A ViT without its weights.
+class Shape:
+    """What the tensors of a ViT show of it.
 
     Attributes:
         width, depth: Numbers in a token, and of blocks.
@@ -94,9 +111,6 @@ class Architecture:
         side: Of the grid of patches.
         slots: Places in front of that grid in the file's positional embedding.
         positions: Which embedding that is.
-        num_heads: Attention heads.
-        usual_heads: Those that the layout's own code gives such a ViT, if it is known.
-        cls_after: Block after which [CLS] joins.
     """
 
     width: int
@@ -105,9 +119,23 @@ class Architecture:
     side: int
     slots: int
     positions: Positions
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What they do not show.
+
+    Attributes:
+        num_heads: Attention heads.
+        usual_heads: Those that the layout's own code gives such a ViT, if it is known.
+        cls_after: Block after which [CLS] joins.
+        pos_resize: How positions are resampled, see `Encoder.positions`.
+    """
+
     num_heads: int
     usual_heads: int | None
     cls_after: int
+    pos_resize: PosResize
 
 
 # -- What the file says beside its tensors --------------------------------------------------------
@@ -145,6 +173,7 @@ def stated_facts(state: Mapping[str, Any], header: Mapping[str, str], found: Can
                 vit = timm.create_model(architecture, num_classes=0)
             config = vit.pretrained_cfg or {}
             weight = vit.state_dict().get("patch_embed.proj.weight")
+            block = next((module for module in vit.modules() if isinstance(module, Block)), None)
             return Facts(
                 layout.name,
                 num_heads=num_heads(vit),
@@ -154,8 +183,18 @@ def stated_facts(state: Mapping[str, Any], header: Mapping[str, str], found: Can
                 depth=len(vit.blocks) if isinstance(vit, VisionTransformer) else None,
                 mean=_colour(arguments.get("mean") or config.get("mean"), IMAGENET_MEAN),
                 std=_colour(arguments.get("std") or config.get("std"), IMAGENET_STD),
+                **({} if block is None else _inside(block)),
             )
     return Facts(name or layout.name, patch_size=patch_size)
+
+
+def _inside(block: Block) -> dict[str, Any]:
+    """What no tensor shows of a block: CLIP's differ from everybody else's."""
+    norm, mlp = block.norm1, block.mlp
+    return {
+        **({"norm_eps": norm.eps} if isinstance(norm, nn.LayerNorm) else {}),
+        **({"activation": type(mlp.act)} if isinstance(mlp, Mlp) else {}),
+    }
 
 
 def _exported(header: Mapping[str, str]) -> Facts:
@@ -168,12 +207,26 @@ def _exported(header: Mapping[str, str]) -> Facts:
             role=roles.get(header["weights"], "encoder"),
             mean=_colour(json.loads(header["mean"]), None),
             std=_colour(json.loads(header["std"]), None),
+            positions=resampling(header.get("positions", "bicubic")),  # earlier ones do not say it
         )
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"the header of an exported file cannot be read ({type(error).__name__}: {error})",
             "a file written by ser export is needed",
         ) from error
+
+
+def resampling(name: str) -> PosResize:
+    """A way to resample positions, by its name in a header.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    known: tuple[PosResize, ...] = get_args(PosResize)
+    for way in known:
+        if name == way:
+            return way
+    raise ValueError(f"positions {name!r}")
 
 
 def _colour(value: Any, otherwise: Colour | None) -> Colour:
@@ -194,24 +247,20 @@ def num_heads(model: nn.Module) -> int | None:
     return None if first is None else int(first.num_heads)
 
 
-# -- What the shapes of its tensors say -----------------------------------------------------------
+# -- What its tensors say -----------------------------------------------------------
 
 
-def architecture_of(
-    given: Mapping[str, Tensor], layout: Layout, facts: Facts, hints: Hints, name: str
-) -> Architecture:
-    """The architecture of an encoder.
+def shape_of(given: Mapping[str, Tensor], facts: Facts, hints: Hints, name: str) -> Shape:
+    """What the tensors of an encoder show.
 
     Args:
         given: Its tensors, under our names.
-        layout: Of the file.
         facts: What the file says.
         hints: What the user says.
         name: What the user called the file, for messages.
 
     Raises:
-        UserError: It is no ViT of ours, two of these contradict each other, or something must be
-            asked for.
+        UserError: It is no ViT of ours, or two of these contradict each other.
     """
     width, patch_size = _patches(given["patch_embed.proj.weight"], facts, name)
     depth = 1 + max(
@@ -221,19 +270,7 @@ def architecture_of(
         raise UserError(f"{name} numbers its blocks up to {depth - 1}", "most of them are missing")
     _require_depth(depth, width, facts, hints, name)
     side, slots = _grid(given, width, name)
-    positions = _kind(given["pos_embed"][:, slots:], side)
-    usual_heads = _table(layout, positions).get((width, depth))
-    return Architecture(
-        width=width,
-        depth=depth,
-        patch_size=patch_size,
-        side=side,
-        slots=slots,
-        positions=positions,
-        num_heads=_heads(usual_heads, facts, hints, (width, depth), name),
-        usual_heads=usual_heads,
-        cls_after=_cls_after(given, facts, hints, slots, depth, name),
-    )
+    return Shape(width, depth, patch_size, side, slots, _kind(given["pos_embed"][:, slots:], side))
 
 
 def _patches(weight: Tensor, facts: Facts, name: str) -> tuple[int, int]:
@@ -317,6 +354,57 @@ def _kind(positions: Tensor, side: int) -> Positions:
         if torch.allclose(positions.double(), fixed, rtol=0, atol=2e-3):  # also of half precision
             return kind
     return "learned"
+
+
+# -- What they do not say -------------------------------------------------------------------------
+
+
+def architecture_of(
+    shape: Shape,
+    given: Mapping[str, Tensor],
+    layout: Layout,
+    facts: Facts,
+    hints: Hints,
+    name: str,
+) -> Architecture:
+    """What the tensors of an encoder do not show, from what the file, its layout and the user say.
+
+    Args:
+        shape: What they show.
+        given: Its tensors, under our names.
+        layout: Of the file.
+        facts: What the file says.
+        hints: What the user says.
+        name: What the user called the file, for messages.
+
+    Raises:
+        UserError: Two of these contradict each other, or something must be asked for.
+    """
+    usual_heads = _table(layout, shape.positions).get((shape.width, shape.depth))
+    return Architecture(
+        num_heads=_heads(usual_heads, facts, hints, (shape.width, shape.depth), name),
+        usual_heads=usual_heads,
+        cls_after=_cls_after(given, facts, hints, shape.slots, shape.depth, name),
+        pos_resize=_pos_resize(shape, "reg_token" in given, layout, facts, hints),
+    )
+
+
+def _pos_resize(
+    shape: Shape, registers: bool, layout: Layout, facts: Facts, hints: Hints
+) -> PosResize:
+    """As the project's own code does; the user knows best whose a file with nothing around it is.
+
+    Of those, MAE's and MoCo-v3's are told by their fixed positions, torchvision's by its names.
+    """
+    if hints.positions is not None:
+        return resampling(hints.positions)
+    if facts.positions is not None:
+        return facts.positions
+    if facts.layout == "torchvision":
+        return "bicubic-aligned"
+    if layout.num_heads is AGREED_HEADS and facts.named is None and shape.positions != "learned":
+        return "bicubic"
+    return layout.pos_resize_registers if registers else layout.pos_resize
 
 
 def _table(layout: Layout, kind: Positions) -> Heads:

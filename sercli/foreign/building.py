@@ -19,7 +19,9 @@ from sercli.foreign.architecture import (
     Colour,
     Facts,
     Hints,
+    Shape,
     architecture_of,
+    shape_of,
     stated_facts,
 )
 from sercli.foreign.finding import (
@@ -29,6 +31,7 @@ from sercli.foreign.finding import (
     require_like_its_twin,
 )
 from sercli.foreign.layouts import EXPORT_LAYOUT, UNKNOWN, Role
+from sercli.tensor_files import require_finite
 
 _RENAMES = tuple(
     (re.compile(pattern), replacement)
@@ -47,6 +50,11 @@ _RENAMES = tuple(
         (r"\.mlp\.(linear_1|0)\.", ".mlp.fc1."),
         (r"\.mlp\.(linear_2|3)\.", ".mlp.fc2."),
     )
+)
+
+_IN_BLOCK = re.compile(r"blocks\.\d+\.(.*)")
+_PLAIN_BLOCK = re.compile(
+    r"(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.(weight|bias)|ls[12]\.gamma"
 )
 
 
@@ -121,27 +129,45 @@ def _build(
 ) -> tuple[Encoder, Architecture, int]:
     """Our encoder with their weights, what it is, and how many tensors that are."""
     layout = found.layout or UNKNOWN
-    own = {k: v for k, v in found.tensors.items() if not re.match(layout.inside, k)}
-    if whole := [key for key, value in own.items() if not value.is_floating_point()]:
-        raise UserError(
-            f"{name}: {whole[0]} is of {own[whole[0]].dtype}".replace("torch.", ""),
-            "weights are floating-point numbers; quantised ones are not read",
-        )
-    given = {_rename(key): value.detach().float().contiguous() for key, value in own.items()}
+    given = {
+        _rename(key): value.detach().float().contiguous() if value.is_floating_point() else value
+        for key, value in found.tensors.items()
+        if not re.match(layout.inside, key)
+    }
+    _require_kind(given, facts, found.place, name)
+    shape = shape_of(given, facts, hints, name)
+    _fold_positions(given, shape.slots)
+    matched = _require_all(_empty(given, shape, facts).state_dict(), given, name)
+    require_finite(given, name)
+    architecture = architecture_of(shape, given, layout, facts, hints, name)
+    encoder = _empty(given, shape, facts, architecture)
+    encoder.load_state_dict(given, assign=True)
+    return encoder, architecture, matched
+
+
+def _require_kind(given: Mapping[str, Tensor], facts: Facts, place: str, name: str) -> None:
+    """Refuse what is no plain ViT, for what it is, before anything is asked for."""
     if any(key.startswith("patch_embed.proj.0.") for key in given):
         raise UserError(f"{name} has a convolutional stem", "one linear patch embedding is needed")
     for key in ("pos_embed", "cls_token", "patch_embed.proj.weight", "blocks"):
         if not any(other.startswith(key) for other in given):
             raise UserError(
-                f"{name} has no {key} (at {found.place or 'the file itself'})",
+                f"{name} has no {key} (at {place or 'the file itself'})",
                 "a ViT with a [CLS] token and an absolute positional embedding is needed",
             )
-    architecture = architecture_of(given, layout, facts, hints, name)
-    encoder = _empty(given, architecture)
-    _fold_positions(given, architecture.slots)
-    matched = _require_all(encoder.state_dict(), given, name)
-    encoder.load_state_dict(given, assign=True)
-    return encoder, architecture, matched
+    inside = {match[1] for key in given if (match := _IN_BLOCK.match(key))}
+    if strange := sorted(key for key in inside if not _PLAIN_BLOCK.fullmatch(key)):
+        raise UserError(
+            f"{name}: its blocks hold {', '.join(strange[:2])}",
+            "a plain ViT's hold one qkv map, a projection, an MLP, two LayerNorms and LayerScale; "
+            "EVA-02, BEiT, CaiT and others compute something else",
+        )
+    if "norm_pre.weight" in given and facts.named is None:
+        raise UserError(
+            f"{name} is CLIP's ViT (it has norm_pre)",
+            "its weights do not show whether its MLPs have GELU or QuickGELU",
+            'save it with its name: torch.save({"arch": NAME_IN_TIMM, "state_dict": …}, FILE)',
+        )
 
 
 def _rename(key: str) -> str:
@@ -152,12 +178,19 @@ def _rename(key: str) -> str:
     return key
 
 
-def _empty(given: Mapping[str, Tensor], architecture: Architecture) -> Encoder:
-    """Our encoder, without weights."""
-    width, side, patch_size = architecture.width, architecture.side, architecture.patch_size
+def _empty(
+    given: Mapping[str, Tensor],
+    shape: Shape,
+    facts: Facts,
+    architecture: Architecture | None = None,
+) -> Encoder:
+    """Our encoder, without weights; with no architecture, one of the same names and shapes."""
+    width, side, patch_size = shape.width, shape.side, shape.patch_size
+    architecture = architecture or Architecture(1, None, 0, "bicubic")
     widened = _size(given.get("blocks.0.mlp.fc1.weight"), 0, 4 * width)
     gated = 2 * _size(given.get("blocks.0.mlp.fc2.weight"), 1, widened) == widened
-    norm = functools.partial(nn.LayerNorm, eps=1e-6)  # of every layout in the table
+    norm = functools.partial(nn.LayerNorm, eps=facts.norm_eps)
+    pooled = "norm.weight" not in given and "fc_norm.weight" in given  # as timm's and MAE's
     with torch.device("meta"):
         blocks = [
             StochasticBlock(
@@ -167,10 +200,10 @@ def _empty(given: Mapping[str, Tensor], architecture: Architecture) -> Encoder:
                 qkv_bias="blocks.0.attn.qkv.bias" in given,
                 init_values=1e-5 if "blocks.0.ls1.gamma" in given else None,
                 mlp_layer=SwiGLUPacked if gated else Mlp,
-                act_layer=nn.SiLU if gated else nn.GELU,
+                act_layer=nn.SiLU if gated else facts.activation,
                 norm_layer=norm,
             )
-            for _ in range(architecture.depth)
+            for _ in range(shape.depth)
         ]
         registers = given.get("reg_token")
         return Encoder(
@@ -178,15 +211,19 @@ def _empty(given: Mapping[str, Tensor], architecture: Architecture) -> Encoder:
                 3, width, patch_size, stride=patch_size, bias="patch_embed.proj.bias" in given
             ),
             blocks=blocks,
-            norm=norm(width),
+            norm=nn.Identity() if pooled else norm(width),
+            norm_pre=norm(width) if "norm_pre.weight" in given else None,
+            fc_norm=norm(width) if pooled else None,
+            pools_mean=pooled,
             pos_embed=nn.Parameter(torch.empty(1, side**2, width)),
             cls_token=nn.Parameter(torch.empty(1, 1, width)),
             reg_token=None if registers is None else nn.Parameter(torch.empty(registers.shape)),
             grid=(side, side),
             patch_size=patch_size,
             cls_after=architecture.cls_after,
-            init="moco-v3" if architecture.positions == "moco-v3" else "timm",
-            fixed_positions=architecture.positions != "learned",
+            init="moco-v3" if shape.positions == "moco-v3" else "timm",
+            fixed_positions=shape.positions != "learned",
+            pos_resize=architecture.pos_resize,
         )
 
 
@@ -205,7 +242,7 @@ def _fold_positions(given: dict[str, Tensor], slots: int) -> None:
 
 
 def _require_all(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str) -> int:
-    """Every tensor of ours is filled, every one of theirs used, and all are finite numbers."""
+    """Every tensor of ours is filled, every one of theirs used, and all are numbers."""
     problems = []
     for key, value in expected.items():
         if key not in given:
@@ -213,8 +250,6 @@ def _require_all(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], na
         elif given[key].shape != value.shape:
             found, needed = list(given[key].shape), list(value.shape)
             problems.append(f"{key} has shape {found}, not {needed}")
-        elif not torch.isfinite(given[key]).all():
-            problems.append(f"{key} holds numbers that are not finite")
     matched = len(expected) - len(problems)
     surplus = [key for key in given if key not in expected]
     problems += [f"{key} has no place in such a ViT" for key in surplus]
@@ -222,5 +257,10 @@ def _require_all(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], na
         more = f", {len(surplus)} of theirs left over" if surplus else ""
         raise UserError(
             f"{name}: {matched} of {len(expected)} tensors match{more} ({problems[0]})", "all must"
+        )
+    if whole := [key for key, value in given.items() if not value.is_floating_point()]:
+        raise UserError(
+            f"{name}: {whole[0]} is of {given[whole[0]].dtype}".replace("torch.", ""),
+            "weights are floating-point numbers; quantised ones are not read",
         )
     return matched

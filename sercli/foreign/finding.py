@@ -14,8 +14,10 @@ from sercli.errors import UserError
 from sercli.foreign.layouts import LAYOUTS, Layout, Role
 
 _STEM = re.compile(r"^(.*?)(?:patch_embed\.proj|conv_proj)\.(?:\d+\.)*weight$")
-# What DDP and torch.compile put into names, around the whole or around a part of it.
-_WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod)\.")
+# What DDP, FSDP and torch.compile put into names, around the whole or around a part of it.
+_WRAPPERS = re.compile(
+    r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 _RESNET = re.compile(r"(^|\.)\d+\.\d+\.conv[123]\.weight$|(^|\.)layer1\.0\.conv1\.weight$")
 _NOT_WEIGHTS = ("optimizer", "optimizer_states", "scaler")
 

@@ -1,14 +1,19 @@
 """The table of layouts, `LAYOUTS`.
 
-Where each project puts its encoders, what else it stores beside and inside them, and how many
-attention heads its own code gives a ViT of that width and depth.
+Where each project puts its encoders, what else it stores beside and inside them, how many
+attention heads its own code gives a ViT of that width and depth, and how that code resamples
+positions for images of another size.
 
 Sources of the facts: facebookresearch/moco-v3 `vits.py`, `moco/builder.py`, `main_moco.py`;
 facebookresearch/dino `vision_transformer.py`, `main_dino.py`; facebookresearch/barlowtwins
 `main.py`; aitrics-chris/SER `vision_transformer.py`, `main_*.py`; facebookresearch/dinov2
 `models/vision_transformer.py`, `train/train.py`, `layers/swiglu_ffn.py`; lightly-ai/lightly
 `masked_vision_transformer_*.py`, `benchmarks/imagenet/vitb16`, `examples`; vturrisi/solo-learn
-`backbones/vit`, `methods/base.py`; timm `vision_transformer.py`, `train.py`.
+`backbones/vit`, `methods/base.py`; timm `vision_transformer.py`, `train.py`; facebookresearch/mae
+`util/pos_embed.py`; torchvision `models/vision_transformer.py`.
+
+MoCo-v3's own code takes one size only; its README leads on to DeiT's, which resamples bicubically.
+solo-learn's ViTs are timm's.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from sercli.recipe import PosResize
 
 Role = Literal["student", "teacher", "encoder"]
 Heads = Mapping[tuple[int, int], int]
@@ -55,14 +62,18 @@ class Layout:
         beside: Regular expression for tensors of the same sub-dictionary that are no encoder.
         inside: The same for tensors among the encoder's own that belong to heads.
         num_heads: By (width, depth), where the project's own code fixes it.
+        pos_resize: How the project's own code resamples positions, see `Encoder.positions`.
+        pos_resize_registers: The same for its ViTs with registers, where that is another way.
     """
 
     name: str
     places: tuple[tuple[str, str, Role], ...]
     num_heads: Heads
+    pos_resize: PosResize = "bicubic-antialias"
     marks: tuple[tuple[str, ...], ...] = ()
     beside: str = r"(?!)"
     inside: str = r"heads?\."
+    pos_resize_registers: PosResize = "bicubic-antialias"
 
 
 LAYOUTS = (
@@ -80,6 +91,7 @@ LAYOUTS = (
             ("*", "", "encoder"),
         ),
         _SER_HEADS,
+        pos_resize="bicubic-offset",
         marks=(("norm_equiv.",), ("projector_equiv",), ("projector_inv",), ("args.equiv_layer",)),
         beside=r"(head|predictor|projector|projector_equiv|projector_inv|bn)\.",
         inside=r"(head|norm_equiv)\.",
@@ -88,6 +100,7 @@ LAYOUTS = (
         "moco-v3",
         (("*", "base_encoder.", "student"), ("*", "momentum_encoder.", "teacher")),
         _MOCO_V3_HEADS,
+        pos_resize="bicubic",
         marks=(("base_encoder.",),),
         beside=r"predictor\.",
     ),
@@ -96,17 +109,21 @@ LAYOUTS = (
         (
             ("student", "backbone.", "student"),
             ("teacher", "backbone.", "teacher"),
+            ("model", "student.backbone.", "student"),  # what its training goes on from (FSDP)
+            ("model", "teacher.backbone.", "teacher"),
             ("*", "", "encoder"),
         ),
         _DINOV2_HEADS,
+        pos_resize="bicubic-offset",
         marks=(("register_tokens",), ("mask_token", "blocks.0.ls1."), ("blocks.0.0.",)),
-        beside=r"(dino_head|ibot_head)\.",
+        beside=r"((student\.|teacher\.)?(dino_head|ibot_head)|dino_loss|ibot_patch_loss)\.",
         inside=r"(head\.|mask_token$)",
     ),
     Layout(
         "dino",
         (("student", "backbone.", "student"), ("teacher", "backbone.", "teacher")),
         _DINO_HEADS,
+        pos_resize="bicubic-offset",
         beside=r"head\.",
         inside=r"(head\.|masked_embed$)",  # iBOT's
     ),
