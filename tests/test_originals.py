@@ -7,6 +7,7 @@ does not have, was held at zero, and stochastic depth was off.
 """
 
 import dataclasses
+import functools
 import math
 import zlib
 from pathlib import Path
@@ -16,11 +17,13 @@ import pytest
 import torch
 from test_views import Pictures
 
+from sercli.encoder import Encoder
 from sercli.engine.loop import Trainer
 from sercli.engine.preemption import StopRequest
 from sercli.engine.pretraining import resolve
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
+from sercli.methods import METHODS
 from sercli.run_dir import RunDir
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -72,8 +75,14 @@ def projection(name, value):
     return (value * along).sum() / math.sqrt(value.size)
 
 
-def trained(path, method):
-    """The trainer after its last step, by the recipe's rules, in float64."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Of a method: the trainer after its last step, by the recipe's rules, in float64."""
+    folder = tmp_path_factory.mktemp("runs")
+    return functools.cache(lambda method: train(folder / method, method))
+
+
+def train(path, method):
     name, settings = RULES[method]
     recipe = resolve(name, (*SMALL, *settings), {}).recipe
     run = RunDir.create(path, recipe=recipe.to_yaml(), run={})
@@ -96,8 +105,8 @@ def trained(path, method):
 
 
 @pytest.mark.parametrize("method", RULES)
-def test_whole_steps_are_those_of_the_authors_loops(tmp_path, method):
-    trainer = trained(tmp_path / "run", method)
+def test_whole_steps_are_those_of_the_authors_loops(trained, method):
+    trainer = trained(method)
     losses = [row["loss"] for row in trainer.run.read_metrics()]
     ours = {name: p.detach().numpy() for name, p in trainer.objective.named_parameters()}
     with np.load(GOLDEN / f"steps_{method}.npz") as gold:
@@ -170,7 +179,7 @@ def prototypes(x, p):
 
 
 def moco_loss(student, teacher, views, _state, _step):
-    """2τ · cross entropy over the batch, of each view's predictions with the other's projections."""
+    """2τ · cross entropy over the batch, of a view's predictions with the other's projections."""
     loss = 0
     for one, other in ((0, 1), (1, 0)):
         projected = perceptron(vit(of(student, "encoder."), views[one]),
@@ -250,11 +259,69 @@ def reference(method, shapes):
 
 
 @pytest.mark.parametrize("method", ["moco-v3", "dino"])
-def test_nine_steps_follow_the_published_rules(tmp_path, method):
-    trainer = trained(tmp_path / "run", method)
+def test_nine_steps_follow_the_published_rules(trained, method):
+    trainer = trained(method)
     ours = dict(trainer.objective.named_parameters())
     gold, losses = reference(method, {name: tuple(p.shape) for name, p in ours.items()})
     assert [row["loss"] for row in trainer.run.read_metrics()] == pytest.approx(losses, rel=1e-12)
     assert set(ours) == set(gold)
     for name, p in ours.items():
         torch.testing.assert_close(p.detach(), gold[name], rtol=0, atol=1e-12, msg=name)
+
+
+# -- The start ------------------------------------------------------------------------------------
+
+
+def encoder_of(name):
+    model = resolve(name, (), {}).recipe.model
+    return dict(Encoder.from_model(model, image_size=224).initialise(0).named_parameters())
+
+
+def std_of(parameter):
+    return parameter.detach().std().item()
+
+
+def test_the_imagenet_recipes_start_as_the_authors_models_do():
+    """Standard deviations of ViT-S/16 read off the authors' models at their start."""
+    moco, dino, twins = (
+        encoder_of(f"imagenet/{method}-none") for method in ("moco", "dino", "barlow-twins")
+    )
+    for block in range(12):
+        stds = {"attn.qkv": 0.0510, "attn.proj": 0.0510, "mlp.fc1": 0.0323, "mlp.fc2": 0.0323}
+        for layer, std in stds.items():
+            name = f"blocks.{block}.{layer}"
+            assert std_of(moco[f"{name}.weight"]) == pytest.approx(std, rel=0.01)
+            assert std_of(dino[f"{name}.weight"]) == pytest.approx(0.02, rel=0.01)
+            assert not any(p[f"{name}.bias"].any() for p in (moco, dino, twins))
+    for start in (moco, dino, twins):
+        assert std_of(start["patch_embed.proj.weight"]) == pytest.approx(0.0208, rel=0.01)
+        assert std_of(start["pos_embed"]) == pytest.approx(0.02, rel=0.01)
+    assert std_of(moco["cls_token"]) == pytest.approx(1e-6, rel=0.2)
+    assert std_of(dino["cls_token"]) == pytest.approx(0.02, rel=0.2)
+    assert all(torch.equal(dino[name], twins[name]) for name in dino)
+
+
+def test_the_heads_start_as_the_authors_heads_do():
+    """Linear layers as torch makes them, but DINO's perceptron: normal, without bias at first."""
+    heads = {}
+    for method in ("moco", "dino", "barlow-twins"):
+        small = ("method.hidden_width=512",) if method == "barlow-twins" else ()
+        config = resolve(f"imagenet/{method}-none", small, {}).recipe.method
+        torch.manual_seed(0)
+        heads[method] = METHODS[method](config, 384)
+    for method in ("moco", "barlow-twins"):
+        layers = [m for m in heads[method].modules() if isinstance(m, torch.nn.Linear)]
+        assert len(layers) == {"moco": 5, "barlow-twins": 3}[method]
+        for layer in layers:
+            assert layer.bias is None
+            assert std_of(layer.weight) == pytest.approx((3 * layer.in_features) ** -0.5, rel=0.01)
+    head = heads["dino"].head
+    for layer in (head.mlp[0], head.mlp[2], head.mlp[4]):
+        assert std_of(layer.weight) == pytest.approx(0.02, rel=0.01)
+        assert not layer.bias.any()
+    lengths = head.prototypes.detach().norm(dim=1)
+    assert lengths.mean().item() == pytest.approx(0.577, rel=0.01)
+    assert lengths.std().item() < 0.02
+    assert head.prototypes.abs().max().item() <= 1 / 16
+    assert (head.lengths == 1).all()
+    assert head.lengths.shape == (65536, 1)
