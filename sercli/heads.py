@@ -145,8 +145,9 @@ class TokenProjector(nn.Module):
         self.expand = nn.Linear(dim, width, bias=False)
         self.project = nn.Linear(width, width, bias=False)
 
-    def forward(self, grid: Tensor) -> Tensor:
-        """[B, D, h, w] → [B, h·w, width]."""
+    def forward(self, grid: Tensor, *, norm: nn.Module | None = None) -> Tensor:
+        """[B, D, h, w] → [B, h·w, width]; `norm` takes the place of its own LayerNorm."""
         tokens = grid.flatten(2).transpose(1, 2)
-        projected: Tensor = self.project(F.gelu(self.expand(self.norm(tokens))))
+        normed = self.norm(tokens) if norm is None else norm(tokens)
+        projected: Tensor = self.project(F.gelu(self.expand(normed)))
         return projected

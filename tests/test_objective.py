@@ -1,5 +1,6 @@
 """The objective: what moves what, and both losses against NumPy."""
 
+import copy
 import dataclasses
 import math
 
@@ -563,3 +564,29 @@ def test_actions_stay_on_the_cpu_and_are_not_changed():
         assert isinstance(action, GeometricAction)
         assert torch.equal(hflip, action.hflip)
         assert torch.equal(rot90, action.rot90)
+
+
+def test_authors_code_projects_keys_with_the_students_own_projector(monkeypatch):
+    """Behind the teacher's own LayerNorm; the projector gets gradient from the keys as well."""
+    objective = build({"preset": "authors-code"})
+    views = make_views(elements="complementary")
+    assert {name for name, _ in objective.teacher.addon.named_parameters()} == {"weight", "bias"}
+    addon, seen = objective.addon, []
+    ours = addon.loss
+    monkeypatch.setattr(addon, "loss", lambda given: seen.append(given) or ours(given))
+    objective(views)
+    given = dataclasses.replace(seen[0], students=[f.detach() for f in seen[0].students])
+    loss = ours(given)
+    loss.backward()
+    # The same value with an averaged projector that happens to be the student's.
+    copied = copy.deepcopy(addon.projector)
+    copied.norm = objective.teacher.addon
+    averaged = build({"preset": "authors-code", "key_projector": "teacher"}).addon
+    averaged.load_state_dict(addon.state_dict())
+    again = averaged.loss(dataclasses.replace(given, teacher_head=copied))
+    assert again.item() == pytest.approx(loss.item(), rel=1e-12)
+    again.backward()
+    with_keys, without = norms(addon.projector), norms(averaged.projector)
+    assert with_keys["norm.weight"] == pytest.approx(without["norm.weight"], rel=1e-9)
+    for name in ("expand.weight", "project.weight"):
+        assert with_keys[name] != pytest.approx(without[name], rel=1e-3)

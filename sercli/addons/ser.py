@@ -48,7 +48,8 @@ class SERConfig(TermConfig):
     keys: Literal["gathered", "rank-local"] = Field("gathered", description="negatives' ranks")
     key_projector: Literal["teacher", "student"] = Field(
         "teacher",
-        description="what projects the teacher's tokens: an averaged copy, or the student's own",
+        description="what projects the teacher's normed tokens: an averaged copy of the projector, "
+        "or the student's own",
     )
     scale: Range = Field((0.7, 1.3), description="area of the grid, relative")
     aspect: Range = Field((3 / 4, 4 / 3), description="change of w/h of the grid")
@@ -104,8 +105,9 @@ class SER(Addon):
             )
         )
 
-    def shared_head(self) -> nn.Module | None:
-        return self.projector if self.config.key_projector == "teacher" else None
+    def shared_head(self) -> nn.Module:
+        averaged = self.config.key_projector == "teacher"
+        return self.projector if averaged else self.projector.norm
 
     def loss(self, given: AddonInput) -> Tensor:
         """½ Σ over both directions of the mean over all anchors of the global batch.
@@ -115,12 +117,7 @@ class SER(Addon):
         """
         layer, actions = self.config.layer, given.views.actions
         anchors = [self.projector(features.grids[layer]) for features in given.students]
-        keys = anchors
-        if given.teachers is not None:
-            averaged = given.teacher_head
-            head = self.projector if averaged is None else averaged
-            with torch.set_grad_enabled(averaged is None and torch.is_grad_enabled()):
-                keys = [head(features.grids[layer]) for features in given.teachers]
+        keys = self._keys(given, anchors)
         targets = self._targets(given)
         sizes = [math.prod(action.grid) for action in actions]
         loss: Tensor = anchors[0].new_zeros((), dtype=at_least_fp32(*anchors))
@@ -136,6 +133,17 @@ class SER(Addon):
                     counts=given.counts,
                 )
         return loss / 2
+
+    def _keys(self, given: AddonInput, anchors: list[Tensor]) -> list[Tensor]:
+        """The teacher's projected tokens of each view; without a teacher, the anchors."""
+        head = given.teacher_head
+        if given.teachers is None or head is None:
+            return anchors
+        grids = [features.grids[self.config.layer] for features in given.teachers]
+        if self.config.key_projector == "student":  # the only part of keys that carries gradient
+            return [self.projector(grid, norm=head) for grid in grids]
+        with torch.no_grad():
+            return [head(grid) for grid in grids]
 
     def _direction(
         self, anchors: Tensor, keys: Tensor, *, grid: tuple[int, int], counts: Sequence[int]
