@@ -19,6 +19,7 @@ from torchvision.transforms import InterpolationMode
 
 from sercli import cli
 from sercli.checkpoints import load_encoder, read_encoder
+from sercli.tensor_files import load_torch_file
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
 SMALL = {"img_size": 32, "patch_size": 16, "embed_dim": 384, "depth": 12, "mlp_ratio": 0.25}
@@ -635,6 +636,91 @@ def test_files_that_are_not_right_say_why(tmp_path, change, words):
     path = saved(tmp_path, change(named(vit())))
     message = refused(lambda: load_encoder(path, num_heads=4), "theirs.pth", *words)
     assert len(message) < 400
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("act", ["", "quickgelu_"])
+def test_clips_vit_where_the_file_names_it(tmp_path, monkeypatch, act):
+    """Pre-norm, ε of 1e-5, and an activation that no weight shows: the name says them."""
+    arch = f"vit_base_patch16_clip_{act}224"
+    create = timm.create_model
+
+    def small_one(name, **options):
+        assert name == arch
+        return create(name, **{**options, "embed_dim": 64, "depth": 3, "num_heads": 2})
+
+    monkeypatch.setattr(timm, "create_model", small_one)
+    model = scrambled(small_one(arch, num_classes=0))
+    path = saved(tmp_path, {"arch": arch, "state_dict": named(model)})
+    loaded = read_encoder(path)
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    theirs = model.double().forward_features(images.double())
+    ours = loaded.encoder.double()(images.double(), (3,))
+    torch.testing.assert_close(ours.cls, theirs[:, 0], rtol=0, atol=1e-6)
+    patches = loaded.encoder.norm(ours.grids[3].flatten(2).transpose(1, 2))
+    torch.testing.assert_close(patches, theirs[:, 1:], rtol=0, atol=1e-6)
+    assert loaded.mean == (0.48145466, 0.4578275, 0.40821073)
+    assert loaded.matched == loaded.expected == len(model.state_dict())
+    bare = saved(tmp_path, named(model.float()), "bare.pth")
+    refused(lambda: load_encoder(bare), "CLIP", "GELU or QuickGELU", "arch")
+    refused(lambda: load_encoder(bare, num_heads=2), "CLIP")
+
+
+@torch.no_grad()
+def test_a_vit_that_pools_its_patches(tmp_path):
+    """As timm's and MAE's fine-tuned ones: no `norm`, but `fc_norm` behind the mean."""
+    model = vit(global_pool="avg", num_classes=0)
+    loaded = read_encoder(saved(tmp_path, named(model)), num_heads=4)
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(loaded.encoder(images).cls, model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("eva02_tiny_patch14_224", ["blocks hold attn.q_bias", "EVA-02"]),
+        ("eva02_base_patch14_224", ["blocks hold attn.k_proj.weight", "EVA-02"]),
+        ("cait_xxs24_224", ["blocks hold attn.proj_l", "CaiT"]),
+        ("xcit_nano_12_p16_224", ["convolutional stem"]),
+        ("beit_base_patch16_224", ["no pos_embed"]),
+        ("vit_relpos_small_patch16_224", ["no pos_embed"]),
+    ],
+)
+def test_other_kinds_are_refused_for_what_they_are(tmp_path, name, words):
+    """At once, not after the number of heads was asked for."""
+    model = timm.create_model(name, depth=1, num_classes=0)
+    for state in (named(model), {"arch": name, "state_dict": named(model)}):
+        message = refused(lambda s=state: load_encoder(saved(tmp_path, s)), *words)
+        assert "--num-heads" not in message
+
+
+def test_a_convolutional_stem_has_counters(tmp_path):
+    """moco-v3's vit_conv_*: the batch norms' int64 counters are no quantised weights."""
+    stem = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+    model = vit()
+    state = without(named(model), "patch_embed")
+    state |= named(stem, "patch_embed.proj.")
+    assert state["patch_embed.proj.1.num_batches_tracked"].dtype == torch.int64
+    refused(lambda: load_encoder(saved(tmp_path, state)), "convolutional stem")
+
+
+@pytest.mark.parametrize("array", [np.array([]), np.array([], np.float32), np.zeros((0, 3))])
+def test_an_array_of_no_numbers_runs_no_code(tmp_path, array):
+    """Its pickle calls `bytes`; a run without equivariance stores one."""
+    path = saved(tmp_path, {**dino(vit(0), vit(1)), "loss_list_equiv": array, "lr": np.float64(1)})
+    assert same(read_encoder(path, num_heads=4), vit(0))
+    state = load_torch_file(path)
+    assert not isinstance(state["loss_list_equiv"], np.ndarray)
+
+
+class Allocates:
+    def __reduce__(self):
+        return bytes, (1 << 40,)
+
+
+def test_bytes_of_a_file_are_not_made(tmp_path):
+    path = saved(tmp_path, {**dino(vit(0), vit(1)), "x": Allocates()})
+    assert same(read_encoder(path, num_heads=4), vit(0))
 
 
 def test_the_public_resnets_are_named_as_such(tmp_path):

@@ -35,7 +35,7 @@ from sercli.evals.knn import hold_out
 from sercli.evals.linear import Outcome, evaluate
 from sercli.evals.linear_features import CENTRAL, ProbeImages, Reader, cached, fingerprint
 from sercli.evals.linear_heads import load_head
-from sercli.evals.linear_protocol import PRESETS, Options, prepare, split_images
+from sercli.evals.linear_protocol import PRESETS, Options, Probe, prepare, split_images
 from sercli.recipe import Model
 from sercli.report.statistics import wilson_interval
 from sercli.run_dir import RunDir
@@ -219,6 +219,7 @@ def test_presets_are_the_published_ones() -> None:
     assert (len(ser.learning_rates), len(ser.feature_sets)) == (13, 3)
     assert (ser.epochs, ser.batch_size, ser.interpolation) == (50, 2048, "bicubic")
     assert (dino.feature_sets, dino.learning_rates, dino.epochs) == (("cls4",), (0.001,), 100)
+    assert dino.feature_sets_wide == ("cls1+pooled",)
     assert (moco.feature_sets, moco.learning_rates, moco.epochs) == (("cls1",), (3.0,), 90)
     assert moco.interpolation == "bilinear"
     with pytest.raises(UserError, match="--preset sre; known: ser, dino, moco-v3"):
@@ -257,6 +258,21 @@ def test_the_identity_of_the_protocol_is_its_rule() -> None:
         assert identity(**change) != usual
     assert identity(shots=0.01)["variant"] == "ser-1pct"
     assert identity(augment=False, shots=0.1)["variant"] == "ser-no-augment-10pct"
+
+
+def test_dinos_preset_probes_a_vit_b_as_dino_does() -> None:
+    """[CLS] of the last four blocks up to ViT-S, of the last with the mean patch for ViT-B."""
+
+    def made(width: int) -> Probe:
+        model = Model(name="vit_micro", width=width, depth=5, num_heads=12, patch_size=8)
+        encoder = Encoder.from_model(model, image_size=16).eval()
+        wide = dataclasses.replace(loaded(), encoder=encoder)
+        return prepare(wide, shapes("train", 60), shapes("val", 30), Options(preset="dino"))
+
+    small, base = made(384), made(768)
+    assert small.plan.sets == {"cls4": ("cls@2", "cls@3", "cls@4", "cls")}
+    assert base.plan.sets == {"cls1+pooled": ("cls", "pooled@5")}
+    assert small.protocol == base.protocol  # one rule: they meet in a table
 
 
 def test_metrics_are_those_of_the_predictions_and_of_the_head() -> None:

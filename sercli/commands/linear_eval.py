@@ -43,7 +43,8 @@ def linear_eval(
         typer.Option(
             metavar="ser|dino|moco-v3",
             help="ser: 13 learning rates x 3 feature sets, the best chosen on a hold-out of train; "
-            "dino, moco-v3: their one learning rate and feature set.",
+            "dino, moco-v3: their one learning rate and feature set (DINO's for ViT-B and wider: "
+            "the last [CLS] with the mean patch).",
         ),
     ] = "ser",
     epochs: Annotated[

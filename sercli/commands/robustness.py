@@ -160,7 +160,7 @@ def robustness(
         if head == _OWN:
             if teacher or hints != Hints():
                 raise UserError(
-                    "--teacher, --num-heads, --cls-after or --key with --head own",
+                    "--teacher, --num-heads, --cls-after, --key or --positions with --head own",
                     "they tell how to read a checkpoint, timm's classifiers are whole",
                     "leave them out",
                 )

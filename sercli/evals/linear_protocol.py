@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sercli.checkpoints import LoadedEncoder
 from sercli.data import ImageSource
+from sercli.encoder import Encoder
 from sercli.errors import UserError
 from sercli.evals.knn import HELD_OUT as TEST_SHARE
 from sercli.evals.knn import hold_out as hold_out_test
@@ -30,6 +31,7 @@ from sercli.report.statistics import CONFIDENCE
 
 HOLD_OUT, HOLD_OUT_LEAST, HOLD_OUT_MOST = 0.02, 20, 0.2
 STEPS_PER_EPOCH, SMALLEST_BATCH = 16, 32
+WIDE = 768  # ViT-B's width
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Preset:
         epochs: Passes over the training images.
         batch_size: Images a step.
         interpolation: Of the resize before a central crop.
+        feature_sets_wide: Those of encoders at least 768 wide, where they are others.
     """
 
     feature_sets: tuple[str, ...]
@@ -49,13 +52,20 @@ class Preset:
     epochs: int
     batch_size: int
     interpolation: str
+    feature_sets_wide: tuple[str, ...] = ()
+
+    def feature_sets_of(self, encoder: Encoder) -> tuple[str, ...]:
+        """The feature sets of an encoder."""
+        wide = encoder.dim >= WIDE and self.feature_sets_wide
+        return self.feature_sets_wide if wide else self.feature_sets
 
 
 # The paper's own list is 1…10; DINO and MoCo-v3 lie within four decades, three rates a decade.
 GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 PRESETS = {
     "ser": Preset(("cls1", "cls4", "cls1+pooled"), GRID, 50, 2048, "bicubic"),
-    "dino": Preset(("cls4",), (0.001,), 100, 1024, "bicubic"),
+    # Its script's help: four blocks for ViT-S, the last one with pooled patches for ViT-B.
+    "dino": Preset(("cls4",), (0.001,), 100, 1024, "bicubic", ("cls1+pooled",)),
     "moco-v3": Preset(("cls1",), (3.0,), 90, 1024, "bilinear"),
 }
 
@@ -101,12 +111,11 @@ class Options:
         rates = tuple(sorted(set(self.learning_rates or preset.learning_rates)))
         if wrong := [rate for rate in rates if not 0 < rate < float("inf")]:
             raise UserError(f"--lr {wrong[0]:g}", "a learning rate must be a number above 0")
-        return Preset(
-            preset.feature_sets,
-            rates,
-            self.epochs or preset.epochs,
-            self.batch_size or preset.batch_size,
-            preset.interpolation,
+        return replace(
+            preset,
+            learning_rates=rates,
+            epochs=self.epochs or preset.epochs,
+            batch_size=self.batch_size or preset.batch_size,
         )
 
     @property
@@ -238,8 +247,10 @@ class Probe:
             "interpolation": CROP_INTERPOLATION,
             "flip": FLIP_P,
         }
+        wide = preset.feature_sets_wide
         settings = {
             "feature_sets": list(preset.feature_sets),
+            **({f"feature_sets_from_width_{WIDE}": list(wide)} if wide else {}),
             "features": "after the final norm; cls4: [CLS] of those of the last 4 blocks that "
             "have it; pooled: the mean patch token",
             "standardised": not options.augment,
@@ -300,7 +311,7 @@ def prepare(
     """
     preset = options.resolve()
     loaded = loaded.at(options.image_size)
-    plan = plan_features(loaded.encoder, preset.feature_sets)
+    plan = plan_features(loaded.encoder, preset.feature_sets_of(loaded.encoder))
     split = split_images(train, val, options)
     return Probe(
         loaded,

@@ -402,7 +402,7 @@ def _pos_resize(
         return facts.positions
     if facts.layout == "torchvision":
         return "bicubic-aligned"
-    if layout.num_heads is AGREED_HEADS and facts.named is None and shape.positions != "learned":
+    if facts.layout == "timm" and facts.named is None and shape.positions != "learned":
         return "bicubic"
     return layout.pos_resize_registers if registers else layout.pos_resize
 
