@@ -1,14 +1,14 @@
-"""How strong the published corruptions are: three pictures, and a table made by other programs.
+"""How strong the published corruptions are: three pictures, and what other programs make of them.
 
-`golden/corruption_strengths.json` was made, in an environment of its own, by
+The table `golden/corruption_strengths.json` and the arrays `golden/corruption_layers.npz` were
+made, in an environment of its own, with ImageMagick 6.9 (libmagickwand-6.q16-6), by
 
-    pip install imagecorruptions-imaug
+    pip install imagecorruptions-imaug wand
     python tests/_corruption_strengths.py make_imagenet_c.py
 
 with the authors' program (github.com/hendrycks/robustness at 8190fe3, ImageNet-C/create_c). It runs
-as it is but for names that NumPy, SciPy and scikit-image have dropped since, and for ImageMagick's
-motion blur, in whose place stands that of imagecorruptions-imaug, an independent port. The
-photographs of frost are those of that package.
+as it is but for names that NumPy, SciPy, scikit-image and Wand have dropped or changed since. The
+photographs of frost are those of imagecorruptions-imaug.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 TABLE = Path(__file__).parent / "golden" / "corruption_strengths.json"
+LAYERS = TABLE.with_name("corruption_layers.npz")
 _SIDE = 224
 
 
@@ -62,21 +63,8 @@ def _published_program(file: Path) -> dict[str, Any]:
     import imagecorruptions
     import scipy.ndimage
     import skimage
-    from imagecorruptions.corruptions import _motion_blur
     from skimage.filters import gaussian
-
-    class MotionImage:
-        def __init__(self, blob: bytes) -> None:
-            self.levels = np.asarray(Image.open(BytesIO(blob)), np.float32)
-
-        def motion_blur(self, radius: int, sigma: float, angle: float) -> None:
-            self.levels = _motion_blur(self.levels, radius, sigma, angle)
-
-        def make_blob(self) -> bytes:
-            blob = BytesIO()
-            levels = np.rint(self.levels).clip(0, 255).astype(np.uint8)
-            Image.fromarray(levels).save(blob, "PNG")
-            return blob.getvalue()
+    from wand.image import Image as MotionImage
 
     class Pictures:
         BOX, open = Image.Resampling.BOX, staticmethod(Image.open)
@@ -139,15 +127,66 @@ def _measure(corrupt: Any, severity: int, draws: int) -> tuple[float, float, flo
     return round(psnr, 3), round(deviation, 3), round(shift, 2)
 
 
+MOTIONS = ((10, 3.0, 0.0), (10, 3.0, -31.4), (15, 8.0, 44.9), (12, 4.0, -90.0), (20, 15.0, 17.3))
+SPATTERS = ((4.0, 0.69), (3.0, 0.68), (2.0, 0.68))  # sigma and threshold of severities 1 to 3
+
+
+def _layers() -> dict[str, Any]:
+    """What ImageMagick and OpenCV make of small arrays: motion blur, and the steps of spatter."""
+    import cv2
+    from skimage.filters import gaussian
+    from wand.image import Image as MotionImage
+
+    random = np.random.Generator(np.random.PCG64(0))
+    colour = np.asarray(photographs()[0])[60:108, 100:148]
+    grey = np.where(random.random((48, 48)) < 0.1, random.integers(128, 256, (48, 48)), 0)
+    found: dict[str, Any] = {"colour": colour, "grey": grey.astype(np.uint8)}
+    for name in ("colour", "grey"):
+        blob = BytesIO()
+        Image.fromarray(found[name]).save(blob, "PNG")
+        for number, (radius, sigma, degrees) in enumerate(MOTIONS):
+            with MotionImage(blob=blob.getvalue()) as moved:
+                moved.motion_blur(radius, sigma, degrees)
+                made = np.frombuffer(moved.make_blob(), np.uint8)
+            levels = cv2.imdecode(made, cv2.IMREAD_UNCHANGED)
+            found[f"{name}_moved{number}"] = levels[..., ::-1] if levels.ndim == 3 else levels
+    # Steps, slopes in all directions, and noise, whose weak edges hang on strong ones.
+    y, x = np.mgrid[:96, :96]
+    waves = 90 + 80 * np.sin(x / 5 + y / 11) * np.cos(y / 7) + 20 * random.standard_normal((96, 96))
+    waves[20:50, 30:60] += 60
+    found["waves"] = np.clip(waves, 0, 255).astype(np.uint8)
+    found["waves_edges"] = cv2.Canny(found["waves"], 50, 150) > 0
+    for number, (sigma, threshold) in enumerate(SPATTERS):
+        noise = random.normal(0.65, 0.3, (_SIDE, _SIDE))
+        liquid = gaussian(noise, sigma=sigma)[:96, :96].astype(np.float32)
+        depth = (np.where(liquid < threshold, 0, liquid) * 255).astype(np.uint8)
+        edges = cv2.Canny(depth, 50, 150)
+        distance = np.minimum(cv2.distanceTransform(255 - edges, cv2.DIST_L2, 5), 20)
+        relief = cv2.equalizeHist(cv2.blur(distance, (3, 3)).astype(np.uint8))
+        light = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
+        lit = cv2.blur(cv2.filter2D(relief, cv2.CV_8U, light), (3, 3))
+        found |= {
+            f"liquid{number}": liquid,
+            f"edges{number}": edges > 0,
+            f"distance{number}": distance.astype(np.float32),
+            f"drops{number}": depth.astype(np.uint16) * lit,
+        }
+    return found
+
+
 def main(program: Path) -> None:
-    """Write the table."""
+    """Write the table and the arrays."""
+    from wand.version import MAGICK_VERSION
+
     functions = _published_program(program)
-    packages = ("imagecorruptions-imaug", "numpy", "scipy", "scikit-image", "opencv-python")
+    packages = ("imagecorruptions-imaug", "numpy", "scipy", "scikit-image", "opencv-python", "wand")
+    np.savez_compressed(LAYERS, **_layers())
     table = {
         "made_by": {
             "program": "github.com/hendrycks/robustness 8190fe329f5f072a06e3a2aea02bb5dda69aed9f "
             "ImageNet-C/create_c/make_imagenet_c.py",
             **{package: version(package) for package in packages},
+            "imagemagick": MAGICK_VERSION.split()[1],
         },
         "numbers": "for each of severities 1 to 5: mean PSNR in dB over three pictures and several "
         "draws, its deviation among them, and the shift of the mean level",

@@ -9,11 +9,12 @@ from functools import cache
 import numpy as np
 import pytest
 import scipy.ndimage
-from _corruption_strengths import TABLE, photographs, strength
+from _corruption_strengths import LAYERS, MOTIONS, SPATTERS, TABLE, photographs, strength
 from numpy.typing import NDArray
 from PIL import Image
 
 from sercli.data import corruptions_pixels as pixels
+from sercli.data import corruptions_weather as weather
 from sercli.data.corruptions import (
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
@@ -80,7 +81,7 @@ _TOLERANCE = {
     "elastic_transform": (6, 0.6),
     "fog": (8, 0.8),
     "frost": (8, 1.2),
-    "spatter": (8, 1.7),  # the rims of its drops are found in another way
+    "spatter": (8, 1.7),  # its drops are few: PSNR has a deviation of 3.4 dB at severity 1
     "saturate": (1, 0.08),
 }
 
@@ -97,7 +98,7 @@ def test_strength_is_that_of_the_published_program(name: str, severity: int) -> 
     psnr, shift = np.mean(found, axis=0)
     expected, _, expected_shift = _PUBLISHED[name][severity - 1]
     assert psnr == pytest.approx(expected, abs=tolerance)
-    assert shift == pytest.approx(expected_shift, abs=8 if tolerance > 0.5 else 1)
+    assert shift == pytest.approx(expected_shift, abs=8 if tolerance > 0.5 else 0.4)
 
 
 @pytest.mark.parametrize(
@@ -252,23 +253,33 @@ def test_sample(levels: NDArray[np.float32], border: str, mode: str) -> None:
 
 
 def test_distance_to() -> None:
+    """Along straight and knight's lines exact, between them up to 2 % too long."""
     mask = np.random.default_rng(3).random((60, 50)) < 0.002
-    expected = np.minimum(scipy.ndimage.distance_transform_edt(~mask), 20)
-    _close(pixels.distance_to(mask, 20), expected)
+    found = pixels.distance_to(mask, 20)
+    expected = scipy.ndimage.distance_transform_edt(~mask)
+    _close(np.minimum(found, 19), np.minimum(expected, 19).astype(np.float32), atol=0.02 * 20)
+    assert np.all(found[(expected >= 20.4)] == 20)
     assert np.all(pixels.distance_to(np.zeros((9, 9), bool), 20) == 20)
+    point = np.zeros((41, 41), bool)
+    point[20, 20] = True
+    around = pixels.distance_to(point, 30)
+    for turned in (around, around[::-1], around.T, around.T[:, ::-1]):
+        assert turned[20, 30] == 10
+        assert turned[30, 30] == pytest.approx(14, abs=1e-3)
+        assert turned[30, 25] == pytest.approx(5 * 2.1969, abs=1e-3)
 
 
 def test_motion_blur_is_a_half_gaussian_along_a_line() -> None:
     point = np.zeros((41, 41), np.float32)
-    point[20, 20] = 1
+    point[20, 20] = 255
     weights = np.exp(-(np.arange(11) ** 2) / 18)
-    weights /= weights.sum()
+    weights *= 255 / weights.sum()
     for degrees, step in ((0, (0, -1)), (90, (-1, 0)), (45, None)):
         trail = pixels.motion_blur(point, radius=5, sigma=3, degrees=degrees)
-        assert trail.sum() == pytest.approx(1)
+        assert 255 - 11 <= trail.sum() <= 255
         if step is not None:
             along = [trail[20 + k * step[0], 20 + k * step[1]] for k in range(11)]
-            np.testing.assert_allclose(along, weights, atol=1e-6)
+            np.testing.assert_array_equal(along, np.floor(weights))
         else:
             rows, columns = np.nonzero(trail)
             np.testing.assert_array_equal(rows, columns)
@@ -291,6 +302,68 @@ def test_noise_fields() -> None:
         noise = pixels.power_noise(64, exponent, random)
         assert noise.mean() == pytest.approx(0, abs=1e-6)
         assert noise.std() == pytest.approx(1, rel=1e-5)
+
+
+# -- operations, against arrays made with ImageMagick and OpenCV -------------------------------
+
+
+@pytest.fixture(scope="module")
+def layers() -> dict[str, NDArray[np.generic]]:
+    with np.load(LAYERS) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("picture", ["colour", "grey"])
+@pytest.mark.parametrize("number", range(len(MOTIONS)))
+def test_motion_blur_is_imagemagicks(
+    layers: dict[str, NDArray[np.generic]], picture: str, number: int
+) -> None:
+    radius, sigma, degrees = MOTIONS[number]
+    expected = layers[f"{picture}_moved{number}"].astype(int)
+    before = layers[picture].astype(np.float32)
+    found = pixels.motion_blur(before, radius=radius, sigma=sigma, degrees=degrees)
+    assert found.dtype == np.float32
+    off = found.astype(int) - expected
+    # A sum within float32's rounding of a level's end may fall on its other side.
+    assert np.abs(off).max() <= 1
+    assert np.mean(off != 0) < 5e-4
+
+
+@pytest.mark.parametrize(
+    ("source", "edges"),
+    [("waves", "waves_edges"), *((f"liquid{k}", f"edges{k}") for k in range(3))],
+)
+def test_canny_edges_are_opencvs(
+    layers: dict[str, NDArray[np.generic]], source: str, edges: str
+) -> None:
+    levels = layers[source]
+    if source != "waves":
+        threshold = SPATTERS[int(source[-1])][1]
+        levels = np.where(levels < threshold, 0, levels * 255)
+    found = pixels.canny_edges(levels.astype(np.uint8), 50, 150)
+    assert 100 < layers[edges].sum() < levels.size / 2 - 1
+    np.testing.assert_array_equal(found, layers[edges])
+
+
+def test_weak_edges_count_where_they_lead_to_strong_ones(
+    layers: dict[str, NDArray[np.generic]],
+) -> None:
+    levels = layers["waves"].astype(np.uint8)
+    strong, all_ = pixels.canny_edges(levels, 150, 150), pixels.canny_edges(levels, 50, 50)
+    found = pixels.canny_edges(levels, 50, 150)
+    assert strong.sum() < found.sum() < all_.sum()
+    assert not np.any(strong & ~found | found & ~all_)
+
+
+@pytest.mark.parametrize("number", range(len(SPATTERS)))
+def test_the_drops_of_spatter_are_opencvs(
+    layers: dict[str, NDArray[np.generic]], number: int
+) -> None:
+    edges = layers[f"edges{number}"].astype(bool)
+    _close(pixels.distance_to(edges, 20), layers[f"distance{number}"].astype(np.float32), 2e-4)
+    liquid = layers[f"liquid{number}"].astype(np.float32)
+    found = weather._drops(liquid, SPATTERS[number][1])
+    np.testing.assert_array_equal(found, layers[f"drops{number}"])
 
 
 # -- sequences ---------------------------------------------------------------------------------

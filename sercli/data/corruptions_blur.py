@@ -67,13 +67,12 @@ def glass_blur(task: Task) -> Levels:
 
 def motion_blur(task: Task) -> Levels:
     radius, sigma = task.pick((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))
-    blurred = pixels.motion_blur(
+    return pixels.motion_blur(
         task.levels,
         radius=max(1, round(radius * task.scale)),
         sigma=sigma * task.scale,
         degrees=task.random.uniform(-45, 45),
     )
-    return np.rint(blurred)  # ImageMagick, which made the published files, rounds
 
 
 def zoom_blur(task: Task) -> Levels:

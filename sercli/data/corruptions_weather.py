@@ -10,6 +10,7 @@ from sercli.data.corruptions_pixels import (
     Levels,
     Task,
     box_blur,
+    canny_edges,
     clipped_zoom,
     correlate_3x3,
     distance_to,
@@ -41,7 +42,7 @@ def snow(task: Task) -> Levels:
         sigma=sigma * task.scale,
         degrees=task.random.uniform(-135, -45),
     )
-    return snowed_in(task.levels, np.rint(blown), kept=kept)
+    return snowed_in(task.levels, blown, kept=kept)
 
 
 def draw_flakes(
@@ -138,11 +139,9 @@ def _resized(layer: Levels, side: int) -> Levels:
 
 def _drops(liquid: Levels, threshold: float) -> Levels:
     """Brightness of water, in no unit: a relief by the distance to the drops' edges, lit aslant."""
-    wet = liquid >= threshold
-    depth = np.where(wet, np.floor(liquid * 255), 0).astype(np.float32)
-    dry = np.pad(~wet, 1, mode="edge")
-    rim = wet & (dry[:-2, 1:-1] | dry[2:, 1:-1] | dry[1:-1, :-2] | dry[1:-1, 2:])
-    relief = equalised(box_blur(distance_to(rim, 20)).astype(np.uint8))
+    depth = np.where(liquid >= threshold, liquid * 255, 0).astype(np.uint8)
+    rims = canny_edges(depth, 50, 150)
+    relief = equalised(box_blur(distance_to(rims, 20)).astype(np.uint8))
     light = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], np.float64)
     lit = np.clip(correlate_3x3(relief.astype(np.float32), light), 0, 255)
     return depth * np.rint(box_blur(lit))

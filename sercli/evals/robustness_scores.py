@@ -24,7 +24,8 @@ from sercli.metrics import (
 )
 from sercli.report.statistics import CONFIDENCE, wilson_interval
 
-VERSION = 1
+# 2: motion blur cuts levels as ImageMagick does, the rims of spatter are Canny's.
+_VERSIONS = {"imagenet-c-otf": 2}
 SEED = 0  # of a limited sample, and of corruptions made on the fly
 SEVERITIES = tuple(range(1, NUM_SEVERITIES + 1))
 TOP = 5
@@ -217,7 +218,7 @@ def protocol(variant: str, rule: Mapping[str, Any], settings: Mapping[str, Any])
     return {
         "name": "robustness",
         "variant": variant,
-        "version": VERSION,
+        "version": _VERSIONS.get(variant, 1),
         "settings": {
             **rule,
             **settings,
