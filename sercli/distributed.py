@@ -19,6 +19,7 @@ from sercli.precision import widened
 _T = TypeVar("_T")
 
 _alone = False
+_even_of_one = False
 
 
 @contextmanager
@@ -32,11 +33,25 @@ def alone() -> Iterator[None]:
         _alone = before
 
 
+@contextmanager
+def even_of_one() -> Iterator[None]:
+    """Inside, a process group counts even if it is of one process.
+
+    All collectives then run on a machine with one device, as they would between several.
+    """
+    global _even_of_one
+    before, _even_of_one = _even_of_one, True
+    try:
+        yield
+    finally:
+        _even_of_one = before
+
+
 def active() -> bool:
     """Whether there are other processes to talk to."""
-    return (
-        not _alone and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    )
+    if _alone or not dist.is_available() or not dist.is_initialized():
+        return False
+    return _even_of_one or dist.get_world_size() > 1
 
 
 def rank() -> int:

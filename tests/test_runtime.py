@@ -104,7 +104,7 @@ except UserError as error:
     ],
 )
 def test_each_process_takes_a_device_of_its_own(tmp_path, visible, indices, works):
-    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
+    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     steps = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
     processes = [
         subprocess.Popen(
@@ -127,7 +127,7 @@ def test_each_process_takes_a_device_of_its_own(tmp_path, visible, indices, work
         assert "each needs" not in said[1][1]
 
 
-def _free_port():
+def free_port():
     import socket
 
     with socket.socket() as probe:

@@ -7,7 +7,7 @@ robustness, `make_imagenet_c.py`), which also decided where the paper says less:
 photographs are replaced by drawn crystals. With equal draws, pictures are theirs (ImageMagick 6.9,
 OpenCV, SciPy) but for a level in 1e-5 to 4e-5 of the numbers, where it lies within rounding of a
 level's end. That end is met more often where exact arithmetic gives whole levels: by `saturate`
-(0.17 levels in the mean at severity 3), `defocus_blur` (0.03 at severity 1) and `brightness` (0.02).
+(0.17 levels in the mean at severity 3), `defocus_blur` (0.03 at severity 1), `brightness` (0.02).
 
 Results made here are no ImageNet-C results: that set is files (`robustness_sets.open_corrupted`).
 

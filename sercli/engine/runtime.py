@@ -114,7 +114,7 @@ def process_group(device_name: str | None) -> Iterator[torch.device]:
         os.environ["WORLD_SIZE"] = os.environ["SLURM_STEP_NUM_TASKS"]
         os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
     device = choose_device(device_name)
-    if device.index is not None:
+    if device_name is not None and ":" in device_name:
         raise UserError(
             f"--device {device_name} with {os.environ['WORLD_SIZE']} processes",
             "each takes a device of its own",
@@ -152,7 +152,8 @@ def _require_own_devices(device: torch.device) -> None:
     Raises:
         UserError: On rank 0; SystemExit on the others.
     """
-    group = dist.new_group(backend="gloo")  # nccl is what must not be started yet
+    # By gloo, as nccl is what must not be started yet.
+    group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
     mine = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine, group=group)
@@ -161,9 +162,9 @@ def _require_own_devices(device: torch.device) -> None:
         return
     if dist.get_rank():
         raise SystemExit(UserError.exit_status)
-    shared, _ = Counter(everyone).most_common(1)[0]
-    there = [one for one in everyone if one[0] == shared[0]]
-    raise _too_few_devices(len(there), len(set(there)), f" on {shared[0]}")
+    host = next(one[0] for one, users in Counter(everyone).items() if users > 1)
+    there = [one for one in everyone if one[0] == host]
+    raise _too_few_devices(len(there), len(set(there)), f" on {host}")
 
 
 def _too_few_devices(processes: int, devices: int, where: str = "") -> UserError:

@@ -66,7 +66,7 @@ class Classifier:
                 f"the head gives {logits.shape[1]} logits for {len(self.classes)} classes",
                 "each class needs one",
             )
-        if not logits.isfinite().all():
+        if (~logits.isfinite()).any():
             raise RunFailed("a logit is not finite: the weights or the head are damaged")
         return logits
 

@@ -1,0 +1,343 @@
+"""The product on PyTorch's CUDA dispatch without a GPU (marker nullgpu; support/nullgpu).
+
+    python tests/support/nullgpu/nullgpu.py -m pytest -n 0 -m nullgpu tests/test_nullgpu.py
+
+What a GPU would refuse raises here: a dtype, a device, a shape. Values mean nothing: device memory
+is not computed, and the host reads small copies as 0. So no test looks at a number of the device.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import _detection
+import _workers as workers
+import numpy as np
+import pytest
+import torch
+from test_engine import SER, no_monitor, start
+from test_precision import OBJECTIVES, operators_of
+from test_runtime import free_port
+from test_views import Pictures
+from typer.testing import CliRunner
+
+from sercli.cli import app
+from sercli.data.loading import load_images
+from sercli.engine import pretraining
+from sercli.engine.loop import Trainer
+from sercli.engine.preemption import StopRequest
+from sercli.engine.progress import TrainingProgress
+from sercli.engine.runtime import runtime_for
+from sercli.errors import Preempted
+from sercli.evals.detection import make_detector
+from sercli.evals.detection_backbone import FrozenEncoder
+from sercli.evals.detection_detector import make_optimiser
+from sercli.evals.detection_images import DetectionImages
+from sercli.evals.detection_task import Options, prepare
+from sercli.evals.linear_features import Reader
+from sercli.objective import addon_configs, method_configs
+from sercli.recipe_files import from_mapping
+from sercli.report import figures
+from sercli.run_dir import RunDir
+
+NULLGPU = Path(__file__).parent / "support" / "nullgpu"
+sys.path.insert(0, str(NULLGPU))
+import nullgpu  # noqa: E402
+
+pytestmark = pytest.mark.nullgpu
+CUDA = torch.device("cuda", 0)
+BATCH = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _on_the_null_gpu():
+    if not nullgpu.active():
+        pytest.fail("these tests run by tests/support/nullgpu/nullgpu.py (see the module)")
+    assert torch.cuda.get_device_name() == "NULL H100"
+    nullgpu.prepare_torch()
+
+
+@pytest.fixture
+def launches():
+    """The test must start kernels: it did not end up on the CPU."""
+    before = nullgpu.counters()["launches"]
+    yield
+    assert nullgpu.counters()["launches"] > before
+
+
+# -- Dtypes ---------------------------------------------------------------------------------------
+
+# Making room and copying between memories differ by device, and a view by what is contiguous.
+STORAGE = {
+    "_to_copy", "copy_", "clone", "empty", "empty_like", "new_empty", "zeros", "ones", "full",
+    "arange", "view", "_unsafe_view", "expand", "t", "detach", "lift_fresh", "alias",
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_autocast_gives_the_dtypes_that_it_gives_on_a_cpu(name):
+    found = []
+    for device in ("cpu", "cuda"):
+        calls = operators_of(name, device)
+        found.append({c: n for c, n in calls.items() if c.name not in STORAGE and c.inputs})
+    assert found[0] == found[1]
+
+
+# -- Two steps of everything ----------------------------------------------------------------------
+
+SHALLOW = {"depth": 4}
+MATRIX = {
+    **{f"{m} {a}": (m, a, {}) for m in workers.METHODS for a in workers.ADDONS},
+    **{f"{m} none small crops": (m, "none", {"setting": "2+4-crops"}) for m in ("moco", "dino")},
+    **{f"{m} ser small crops": (m, "ser", {"setting": "2+4-crops"}) for m in ("moco", "dino")},
+    "turned views count": ("moco", "essl", {"addon": {"form": "predict-and-views"}}),
+    "pooled tap": ("moco", "stl", {"addon": {"tap": "pooled"}}),
+    "augself of everything": (
+        "moco",
+        "augself",
+        {"addon": {"flip": 1, "blur": 1, "rotation": 1}, "views": {"rot90_p": 0.5}},
+    ),
+    # Controls
+    **{f"{a} of weight 0": ("moco", a, {"addon": {"weight": 0}}) for a in workers.ADDONS
+       if a != "none"},
+    "delayed cls": ("moco", "none", {"model": {"cls_after": 2}}),
+    "undelayed": ("moco", "ser", {"model": {"cls_after": 0}}),
+    "placebo": ("moco", "ser", {"addon": {"action": "placebo"}}),
+    "last layer": ("dino", "ser", {"addon": {"layer": 4}}),
+    # Presets
+    **{f"{m} {p}": (m, "ser", {"addon": {"preset": p, "fraction": 0.5}})
+       for m in workers.METHODS for p in ("paper", "authors-code", "summary")},
+    "spatial negatives": ("moco", "ser", {"addon": {"negatives": "both-views+spatial:1"}}),
+    "small temperature": ("moco", "ser", {"addon": {"temperature": 0.01}}),
+    # Optimiser and encoder
+    **{f"clip {c}": ("dino", "ser", {"train": {"clip_norm": 0.3, "clip": c}})
+       for c in ("global", "each")},
+    "no clip": ("moco", "ser", {"train": {"clip_norm": None}}),
+    "decay of weights": ("moco", "ser", {"train": {"decay": "weights"}}),
+    "drop path": ("dino", "ser", {"model": {"drop_path": 0.2}}),
+    "drop path, small crops": (
+        "dino", "none", {"model": {"drop_path": 0.2}, "setting": "2+4-crops"}
+    ),
+    "moco-v3's encoder": (
+        "moco",
+        "ser",
+        {"model": {"pos_embed": "sincos", "patch_embed": "frozen", "init": "moco-v3"}},
+    ),
+    "prototypes of any length": ("dino", "ser", {"method": {"norm_last_layer": False}}),
+}  # fmt: skip
+
+
+def recipe_of(name, precision):
+    method, addon, given = MATRIX[name]
+    given = dict(given)
+    options = {} if addon == "none" else {"layer": 2, **given.pop("addon", {})}
+    tree = workers.narrow(method, addon, given.pop("setting", None), **SHALLOW, **options)
+    # Unlike in the narrow recipe, colours are changed in every way there is.
+    changed = {"jitter_p": 0.8, "grey_p": 0.5, "blur_p": 0.5, "solarise_p": 0.5}
+    tree["views"] |= {"view1": changed, "view2": changed}
+    tree["data"]["workers"] = 0
+    tree["train"] = {
+        "batch_size": BATCH, "epochs": 2, "warmup_epochs": 0, "clip_norm": 1.0, "log_steps": 1,
+        "checkpoint_epochs": 2, "monitor_epochs": 0, "compile": "off", "precision": precision,
+    }  # fmt: skip
+    for section, values in given.items():
+        tree[section] = {**tree.get(section, {}), **values}
+    return from_mapping(tree, methods=method_configs(), addons=addon_configs()).recipe
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("name", MATRIX)
+def test_two_steps(tmp_path, name, precision):
+    recipe = recipe_of(name, precision)
+    run = RunDir.create(tmp_path / "run", recipe=recipe.to_yaml(), run={})
+    runtime = runtime_for(CUDA, precision)
+    trainer = Trainer(run, recipe, Pictures(BATCH), runtime, monitor=pytest.fail)
+    with TrainingProgress(2, quiet=True) as progress:
+        trainer.train(StopRequest(), progress)
+    assert trainer.step == 2
+    assert [row["step"] for row in run.read_metrics()] == [1, 2]
+    for parameter in trainer.parameters:
+        assert parameter.grad is not None
+        assert parameter.grad.device == parameter.device == CUDA
+        assert parameter.grad.dtype == parameter.dtype == torch.float32
+    moments = [v for state in trainer.optimiser.state.values() for v in state.values()]
+    assert moments
+    assert all(moment.device == CUDA for moment in moments)
+
+
+# -- A run and its evaluations --------------------------------------------------------------------
+
+STEPS = (*SER, "train.compile=off", "train.max_steps=4")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Stopped after two steps, resumed, and trained to its end."""
+    run = start(tmp_path_factory.mktemp("null") / "run", STEPS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_honour", _stop)
+        with pytest.raises(Preempted):
+            pretraining.train(run, device=CUDA, make_monitor=no_monitor)
+    assert [row["step"] for row in run.read_metrics()] == [1, 2]
+    pretraining.train(run, device=CUDA, make_monitor=no_monitor)
+    return run
+
+
+def _stop(trainer, _report):
+    trainer.save()
+    raise Preempted("after the second step")
+
+
+def ser(*arguments):
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_run_is_saved_and_resumed(run):
+    assert run.read_run()["status"] == "done"
+    assert run.read_run()["device"] == "NULL H100"
+    assert [row["step"] for row in run.read_metrics()] == [1, 2, 3, 4]
+    assert run.encoder.is_file()
+
+
+def results(run):
+    return {path.stem for path in (run.path / "results").glob("*.json")}
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize(
+    ("command", "result"),
+    [
+        (["knn", "--batch-size", 16], "knn"),
+        (["equiv-score", "--limit", 8, "--batch-size", 4], "equiv-score"),
+        (["linear-eval", "--epochs", 2, "--batch-size", 16], "linear-eval--ser"),
+        (
+            ["linear-eval", "--preset", "dino", "--cached-features", "--epochs", 2],
+            "linear-eval--dino-no-augment",
+        ),
+    ],
+)
+def test_an_evaluation_on_the_device(run, monkeypatch, command, result):
+    # What the host looks at, of what no device computed: a table of features, axes of a figure.
+    make = Reader.table
+    monkeypatch.setattr(Reader, "table", lambda *a, **k: torch.nan_to_num(make(*a, **k), 0, 0, 0))
+    monkeypatch.setattr(figures, "principal_colours", _grey)
+    ser(command[0], run.path, "--device", "cuda", *command[1:])
+    assert result in results(run)
+
+
+def _grey(maps):
+    return [np.full((*np.shape(one)[:2], 3), 0.5) for one in maps]
+
+
+@pytest.mark.usefixtures("launches")
+def test_robustness_on_the_device(run, tmp_path, monkeypatch):
+    world = tmp_path / "world"
+    ser("data", "shapes", world, "--train", 20, "--val", 20, "--size", 24, "--derived-size", 16,
+        "--corrupted", 10, "--perturbed", 10, "--detection", 0)  # fmt: skip
+    if not (run.path / "heads").exists():
+        ser("linear-eval", run.path, "--device", "cuda", "--epochs", 1)
+    written = []  # instead of writing: shares of no predictions are no JSON
+    monkeypatch.setattr(RunDir, "write_result", lambda _, result: written.append(result.name))
+    ser("robustness", run.path, "--device", "cuda", "--all", world, "--workers", 0)
+    sets = ("val", "imagenet-r", "imagenet-a", "imagenet-sketch", "imagenet-c", "imagenet-p")
+    assert {f"robustness--{name}" for name in sets} <= set(written)
+
+
+# -- Detection ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_step_of_detection_with_given_proposals(monkeypatch, precision):
+    """Suppression and the choice of regions look at values: both get regions that are given."""
+    options = Options(engine="torchvision", preset="tiny", image_size=64, schedule="1")
+    task = prepare(
+        _detection.small_encoder(),
+        _detection.world(num_images=8),
+        _detection.world("val", num_images=4),
+        options,
+    )
+    encoder = FrozenEncoder(task.loaded, task.canvas, runtime_for(CUDA, precision))
+    detector = make_detector(task, encoder).train()
+    images = DetectionImages(task.train, task.canvas, flip=True)
+    samples = [images[index, 0] for index in range(4)]
+    boxes = [sample.boxes.to(CUDA) for sample in samples]
+    monkeypatch.setattr(
+        detector.proposals, "filter_proposals", lambda *_: (boxes, [b[:, 0] for b in boxes])
+    )
+    grids = encoder.grids_of(samples)
+    assert grids.dtype == torch.float32
+    losses = detector(grids, samples)
+    optimiser = make_optimiser(detector)
+    torch.stack(list(losses.values())).sum().backward()
+    optimiser.step()
+    trained = [p for p in detector.parameters() if p.requires_grad]
+    assert all(p.grad.device == CUDA and p.grad.dtype == torch.float32 for p in trained)
+
+
+# -- Several devices ------------------------------------------------------------------------------
+
+RANK = """
+import sys
+import torch
+from sercli.engine import runtime
+from sercli.errors import UserError
+try:
+    with runtime.process_group("cuda") as device:
+        print(device, torch.cuda.current_device())
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize(("devices", "works"), [(2, True), (1, False)])
+def test_two_processes_take_two_devices(tmp_path, devices, works):
+    port = str(free_port())
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK],
+            env={
+                **os.environ, "NULLGPU_DEVICES": str(devices), "RANK": str(rank),
+                "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
+                "MASTER_PORT": port,
+            },
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120) for process in processes]
+    if works:
+        assert [out.split() for out, _ in said] == [["cuda:0", "0"], ["cuda:1", "1"]], said
+    else:
+        assert "2 processes on" in said[0][1]
+        assert "for 1 CUDA device; each needs one of its own" in said[0][1]
+        assert [process.returncode for process in processes] == [1, 2]
+
+
+# -- Input ----------------------------------------------------------------------------------------
+
+
+class Grey:
+    """Pictures of one shade each."""
+
+    def __getitem__(self, key):
+        return torch.full((3, 16, 16), key, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_copied_from_page_locked_memory(workers):
+    """Pictures go to the device straight from the slots that loader processes wrote."""
+    before = nullgpu.counters()
+    keys = [list(range(k, k + 5)) for k in range(0, 100, 5)]
+    loaded = load_images(Grey(), keys, size=16, rows=5, workers=workers, device=CUDA)
+    for some, images in zip(keys, loaded, strict=True):
+        assert images.device == CUDA
+        on_host = images.cpu()  # a large copy keeps its bytes
+        assert on_host[:, 0, 0, 0].tolist() == some
+    after = nullgpu.counters()
+    assert after["h2d_pinned"] - before["h2d_pinned"] == len(keys)
+    assert after["h2d_pageable"] == before["h2d_pageable"]
