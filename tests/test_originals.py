@@ -8,6 +8,7 @@ does not have, was held at zero, and stochastic depth was off.
 
 import dataclasses
 import functools
+import json
 import math
 import zlib
 from pathlib import Path
@@ -24,6 +25,7 @@ from sercli.engine.pretraining import resolve
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.methods import METHODS
+from sercli.recipe_listing import values_of
 from sercli.run_dir import RunDir
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -325,3 +327,40 @@ def test_the_heads_start_as_the_authors_heads_do():
     assert head.prototypes.abs().max().item() <= 1 / 16
     assert (head.lengths == 1).all()
     assert head.lengths.shape == (65536, 1)
+
+
+# -- The table ------------------------------------------------------------------------------------
+
+TABLE = Path(__file__).parents[1] / "recipes" / "README.md"
+# Keys that do not change what is learnt by a run that ends.
+BOOKKEEPING = {
+    "seed", "data.path", "data.num_train", "data.num_val", "data.workers", "train.max_steps",
+    "train.compile", "train.tensorboard", "train.log_steps", "train.checkpoint_epochs",
+    "train.monitor_epochs",
+}  # fmt: skip
+
+
+def sections():
+    """Of recipes/README.md: recipe → key → value here."""
+    found = {}
+    for part in TABLE.read_text(encoding="utf-8").split("\n## ")[1:]:
+        name, *lines = part.splitlines()
+        rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+        assert {len(row) for row in rows} == {5}, name
+        assert all(cell for row in rows for cell in row), name
+        keyed = [row for row in rows[1:] if row[0].startswith("`")]
+        values = {row[0].strip("`"): json.loads(row[1].split("`")[1]) for row in keyed}
+        assert len(values) == len(keyed), name
+        found[name] = values
+    return found
+
+
+def test_the_table_says_what_the_recipes_are():
+    tables = sections()
+    assert len(tables) == 4
+    for name, table in tables.items():
+        values = values_of(resolve(name, (), {}))
+        # What is not listed is as in the recipe without the add-on.
+        expected = tables["imagenet/moco-none"] | table if name.endswith("-ser") else table
+        assert set(expected) == set(values) - BOOKKEEPING, name
+        assert expected == {key: values[key] for key in expected}, name

@@ -328,16 +328,16 @@ PRESETS = {
     "paper": (
         {"moco": (0.3, 1.0), "dino": (0.5, 0.3), "barlow-twins": (0.3, 1.0)},
         dict(fraction=0.01, base="crop", negatives="both-views", elements="independent",
-             share="global", keys="gathered"),
+             share="global", keys="gathered", key_projector="teacher"),
     ),
     "authors-code": (
         {"moco": (0.5, 1.0), "dino": (0.4, 0.3), "barlow-twins": (0.4, 1.0)},
         dict(fraction=0.01, base="crop", negatives="cross-view", elements="complementary",
-             share="per-rank", keys="gathered"),
+             share="per-rank", keys="gathered", key_projector="student"),
     ),
     "summary": (
         {"moco": (0.3, 1.0), "dino": (0.5, 0.3), "barlow-twins": (0.3, 1.0)},
-        dict(fraction=0.5, base="full", keys="rank-local", share="global",
+        dict(fraction=0.5, base="full", keys="rank-local", share="global", key_projector="teacher",
              elements="independent"),
     ),
 }  # fmt: skip
@@ -495,3 +495,24 @@ def test_cosine_ends():
     assert recipe.cosine(0.99, 1.0, 0.5) == pytest.approx(0.995)
     assert recipe.cosine(0.99, 1.0, 1) == pytest.approx(1.0)
     assert recipe.cosine(0.99, 1.0, 1.5) == pytest.approx(1.0)
+
+
+def test_the_recipe_of_an_earlier_run_still_resolves(write):
+    """Written before `warmup_ramp` and `key_projector`, when DINO's lengths were fixed."""
+    resolved = load("imagenet/dino-ser").recipe
+    tree = yaml.safe_load(resolved.to_yaml())
+    del tree["train"]["warmup_ramp"], tree["addon"]["key_projector"]
+    earlier = {
+        "model": {"init": "moco-v3"},
+        "train": {"decay": "weights"},
+        "method": {"norm_last_layer": True},
+    }
+    for section, values in earlier.items():
+        tree[section] |= values
+    read = load(write("earlier", yaml.safe_dump(tree))).recipe
+    for section, values in earlier.items():
+        for key, value in values.items():
+            assert getattr(getattr(read, section), key) == value
+    assert read.train.warmup_ramp == "step/W"
+    assert read.addon.key_projector == "teacher"
+    assert read.method.prototypes == resolved.method.prototypes
