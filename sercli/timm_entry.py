@@ -28,7 +28,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def ser_vit(pretrained: bool = False, **options: Any) -> Any:
-    """ViT-S/16 with 6 heads unless other sizes are given, and `cls_after`."""
+    """ViT-S/16 with 6 heads unless other sizes are given, `cls_after` and `pos_resize`."""
     from sercli.timm_models import DelayedVisionTransformer
 
     sizes = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}

@@ -675,6 +675,18 @@ def test_a_vit_that_pools_its_patches(tmp_path):
     torch.testing.assert_close(loaded.encoder(images).cls, model(images), rtol=1e-4, atol=1e-5)
 
 
+def test_deit_iiis_layer_scale(tmp_path):
+    """Its own names: gamma_1 and gamma_2; no position for [CLS], an ordinary ViT all the same."""
+    model = vit(init_values=1.0, no_embed_class=True)
+    state = {
+        key.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): value
+        for key, value in named(model).items()
+    }
+    loaded = read_encoder(saved(tmp_path, {"model": state}), num_heads=4)
+    assert same(loaded, model)
+    assert (loaded.encoder.cls_after, loaded.encoder.pos_resize) == (0, "bicubic-antialias")
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

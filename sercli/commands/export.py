@@ -71,6 +71,13 @@ def export(
         f"timm's output differs from ours by {exported.difference:.1e} at most\n"
         f"{exported.code}"
     )
+    own, theirs = loaded.encoder.pos_resize, "bicubic-antialias"
+    if own != theirs and not loaded.encoder.cls_after:
+        typer.echo(
+            f"At another size timm's ViT resamples positions by {theirs}; ser, reading this file, "
+            f"goes on with {own}.",
+            err=True,
+        )
 
 
 def _facts(model: Path, recipe: Mapping[str, Any]) -> dict[str, str]:

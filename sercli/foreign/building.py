@@ -37,6 +37,7 @@ _RENAMES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # dinov2: chunks, with the blocks' own numbers
+        (r"\.gamma_([12])$", r".ls\1.gamma"),  # DeiT-III
         (r"\.mlp\.w12\.", ".mlp.fc1."),  # dinov2's SwiGLU
         (r"\.mlp\.w3\.", ".mlp.fc2."),
         (r"^class_token$", "cls_token"),  # torchvision, from here on
