@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -132,6 +132,12 @@ class Objective(nn.Module):
         if self.teacher is not None and self.method.evaluates_teacher:
             return self.teacher.encoder
         return self.student.encoder
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """The blocks of the student's encoder, and of the teacher's: what there is to compile."""
+        yield from self.encoder.blocks
+        if self.teacher is not None:
+            yield from self.teacher.encoder.blocks
 
     def forward(self, views: Views, moment: Moment = START) -> Losses:
         """Encode every view once with the student (and the teacher), and compute the losses.

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from test_matrix import recipe_of
 
 from sercli.benchmarks.loss import full_matrix_loss, prepare
 from sercli.benchmarks.measure import measure
+from sercli.benchmarks.step import matmul_flops_per_s, measure_steps
+from sercli.engine.runtime import runtime_for
 from sercli.losses import patch_nt_xent
 
 
@@ -20,6 +23,24 @@ def test_measure_sees_memory_of_its_own_process():
     measured = measure(prepare, "tiled", 4, device="cpu", threads=1, repeats=1)
     assert measured.seconds > 0
     assert 5 < measured.value < 8  # the log of 784 tokens and some
+
+
+def test_steps_are_timed_and_their_work_is_counted():
+    cpu = torch.device("cpu")
+    recipe = recipe_of("moco", "ser", 2, depth=4)
+    speed = measure_steps(recipe, runtime_for(cpu), steps=2, warmup=1)
+    assert speed.images_per_s * speed.seconds == pytest.approx(8)
+    # The encoder's linear maps alone (weights × tokens × 2) are some of the work, not all.
+    weights, tokens = 4 * 12 * 16**2, 8 * 2 * 17
+    least = 2 * weights * tokens * 4  # student: forward, twice that backward; teacher: forward
+    assert least < speed.flops < 10 * least
+    assert speed.flops_per_s == speed.flops / speed.seconds
+    assert speed.peak_bytes is None
+
+
+def test_the_ceiling_is_that_of_products():
+    rate = matmul_flops_per_s(torch.device("cpu"), side=64, repeats=2)
+    assert 1e6 < rate < 1e15
 
 
 @pytest.mark.slow

@@ -5,8 +5,10 @@ import dataclasses
 import _workers as workers
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing
 
+from sercli import distributed
 from sercli.heads import BatchNorm
 from sercli.losses import patch_nt_xent
 
@@ -171,3 +173,25 @@ def test_one_process_needs_no_group():
     assert distributed.any_rank(3, torch.device("cpu")) == 3
     assert distributed.broadcast_object("x") == "x"
     distributed.barrier()
+
+
+@pytest.mark.parametrize("method", list(workers.METHODS))
+def test_a_group_of_one_counts_where_it_is_asked_for_and_changes_nothing(method):
+    case = workers.Case(8, 0.375, (("negatives", "both-views"),), method=method)
+    alone = workers.run_objective(case)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        assert not distributed.active()
+        with distributed.even_of_one():
+            assert distributed.active()
+            assert (distributed.rank(), distributed.world_size()) == (0, 1)
+            with distributed.alone():
+                assert not distributed.active()
+            grouped = workers.run_objective(case)
+        assert not distributed.active()
+    finally:
+        dist.destroy_process_group()
+    assert grouped["losses"] == pytest.approx(alone["losses"], rel=1e-12)
+    assert grouped["gradients"].keys() == alone["gradients"].keys()
+    for name, gradient in alone["gradients"].items():
+        torch.testing.assert_close(grouped["gradients"][name], gradient, rtol=1e-9, atol=1e-12)

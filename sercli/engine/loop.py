@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +101,7 @@ class Trainer:
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
         if _wants_compile(recipe.train.compile, runtime):
-            for block in self._all_blocks():
+            for block in self.objective.blocks():
                 block.compile()
         self.module: nn.Module = self.objective
         if distributed.active():
@@ -113,11 +113,6 @@ class Trainer:
         self.train_seconds = 0.0
         self.non_finite = 0
         self.unreadable: set[str] = set()
-
-    def _all_blocks(self) -> Iterator[nn.Module]:
-        yield from self.objective.encoder.blocks
-        if self.objective.teacher is not None:
-            yield from self.objective.teacher.encoder.blocks
 
     # -- state --------------------------------------------------------------------------------
 

@@ -103,13 +103,16 @@ def active() -> bool:
 
 
 def prepare_torch() -> None:
-    """Switch off what would need a driver (cuDNN, cuSOLVER); before the first CUDA operation."""
+    """Switch off what needs a driver (cuDNN, cuSOLVER) or values; before the first operation."""
     import torch
+    from torch.nn.parallel import distributed as ddp
 
     torch.backends.cudnn.enabled = False
     torch.backends.cuda.enable_cudnn_sdp(False)
     for name in ("svdvals", "eigvalsh"):  # by cuSOLVER: on the host instead
         setattr(torch.linalg, name, _on_host(getattr(torch.linalg, name)))
+    # Ranks compare the shapes of their parameters over the device, which computes nothing.
+    ddp._verify_param_shape_across_processes = lambda *_: None
 
 
 def _on_host(function: Any) -> Any:

@@ -1,0 +1,156 @@
+"""A training step by itself, from pictures in memory: how fast, and how near the device's best."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from sercli.engine.flops import count_flops
+from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
+from sercli.engine.runtime import Runtime
+from sercli.objective import Objective
+from sercli.photometrics import NUM_UNIFORMS
+from sercli.recipe import Recipe, Schedule
+from sercli.views import Samples, ViewMaker
+
+
+@dataclass(frozen=True)
+class StepSpeed:
+    """How fast steps follow each other.
+
+    Attributes:
+        seconds: A step, mean.
+        images_per_s: Images of the batch, whatever their number of views.
+        flops: Counted for a step, on the unscaled grid.
+        peak_bytes: Most memory that tensors took on a CUDA device; None elsewhere.
+    """
+
+    seconds: float
+    images_per_s: float
+    flops: float
+    peak_bytes: int | None
+
+    @property
+    def flops_per_s(self) -> float:
+        """What counts as work; over the device's own matmul rate it is the utilisation (MFU)."""
+        return self.flops / self.seconds
+
+
+def measure_steps(
+    recipe: Recipe, runtime: Runtime, *, steps: int, warmup: int, compiled: bool = False
+) -> StepSpeed:
+    """Time training steps back to back, without waiting between them.
+
+    Args:
+        recipe: Its `train.batch_size` images are this process's.
+        runtime: Device and precision.
+        steps: Timed.
+        warmup: Before those; compilation happens here.
+        compiled: Compile the encoder's blocks.
+    """
+    stepper = Stepper(recipe, runtime, compiled=compiled)
+    device = runtime.device
+    for _ in range(warmup):
+        stepper.take()
+    synchronise(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        stepper.take()
+    synchronise(device)
+    seconds = (time.perf_counter() - start) / steps
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    flops = count_flops(recipe).step
+    return StepSpeed(seconds, recipe.train.batch_size / seconds, flops, peak)
+
+
+def matmul_flops_per_s(device: torch.device, *, side: int = 8192, repeats: int = 20) -> float:
+    """FLOP/s of square bf16 products on a device: the ceiling that a step is held against.
+
+    The best of three rounds of `repeats` products of side × side matrices.
+    """
+    one, two = torch.randn(2, side, side, device=device).to(torch.bfloat16)
+    torch.mm(one, two)
+    best = float("inf")
+    for _ in range(3):
+        synchronise(device)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            torch.mm(one, two)
+        synchronise(device)
+        best = min(best, (time.perf_counter() - start) / repeats)
+    return 2 * side**3 / best
+
+
+class Stepper:
+    """Takes training steps on pictures of noise, from samples as the loader hands them over.
+
+    Args:
+        recipe: What is trained.
+        runtime: Device and precision.
+        compiled: Compile the encoder's blocks.
+    """
+
+    def __init__(self, recipe: Recipe, runtime: Runtime, *, compiled: bool = False) -> None:
+        self.recipe, self.runtime = recipe, runtime
+        self.objective = Objective(recipe).to(runtime.device)
+        if compiled:
+            for block in self.objective.blocks():
+                block.compile()
+        plan = self.objective.plan
+        self.part = plan.split(recipe.train.batch_size)
+        self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
+        self.optimiser = make_optimiser(self.objective, recipe.train)
+        self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        self.schedule = Schedule.of(recipe.train, 100 * recipe.train.batch_size)
+        draws = torch.Generator().manual_seed(0)
+        crops, rows = plan.crops(paired=False), len(self.part.positions)
+        self.samples = Samples(
+            crops=[
+                torch.randint(
+                    256, (rows, 3, spec.size, spec.size), generator=draws, dtype=torch.uint8
+                )
+                for spec in crops
+            ],
+            uniforms=torch.rand(rows, len(crops), NUM_UNIFORMS + 1, generator=draws),
+            boxes=torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(rows, len(crops), 1),
+            turns=torch.zeros(rows, len(crops), dtype=torch.long),
+            indices=self.part.positions,
+        )
+        self.done = 0
+
+    def step(self) -> float:
+        """A step by itself; returns seconds."""
+        synchronise(self.runtime.device)
+        start = time.perf_counter()
+        self.take()
+        synchronise(self.runtime.device)
+        return time.perf_counter() - start
+
+    def take(self) -> None:
+        """Views, forward, backward, optimiser and teacher; does not wait for the device."""
+        step, self.done = self.done, self.done + 1
+        moment = self.schedule.moment(step)
+        views = self.make_views(self.samples, step, self.runtime.device)
+        set_schedule(
+            self.optimiser,
+            lr=self.schedule.lr_at(step),
+            weight_decay=self.schedule.weight_decay_at(step),
+        )
+        self.optimiser.zero_grad()
+        self.objective.move_teacher(moment, when="before")
+        with self.runtime.autocast():
+            losses = self.objective(views, moment)
+        losses.total.backward()
+        clip_gradients(self.parameters, self.recipe.train)
+        self.optimiser.step()
+        self.objective.move_teacher(moment, when="after")
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
