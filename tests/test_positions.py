@@ -10,6 +10,7 @@ script does with what its convert_to_deit.py makes).
 
 import argparse
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -19,11 +20,14 @@ import safetensors
 import timm
 import torch
 import torchvision
-from lightly.models.modules import MaskedVisionTransformerTIMM
 from test_checkpoints import refused
 from test_foreign import named, saved, sincos, vit
 from torch import nn
 from torchvision.models.vision_transformer import interpolate_embeddings
+
+# Some versions of lightly ask a server for their latest version on import, unless this is set.
+os.environ["LIGHTLY_DID_VERSION_CHECK"] = "True"
+from lightly.models.modules import MaskedVisionTransformerTIMM
 
 from sercli.checkpoints import (
     encoder_metadata,
