@@ -60,6 +60,7 @@ class LoadedEncoder:
         layout: "ser", "timm" (also of timm:NAME), or the name of a layout of `sercli.foreign`.
         place: Where in a file of that layout it was, "" for the file itself.
         usual_heads: Attention heads that the layout's own code gives such a ViT, if it is known.
+        assumed: Whether nothing says how its own code resamples positions: timm's way is taken.
     """
 
     encoder: Encoder
@@ -73,6 +74,7 @@ class LoadedEncoder:
     layout: str = "ser"
     place: str = ""
     usual_heads: int | None = None
+    assumed: bool = False
 
     @property
     def num_heads(self) -> int | None:
@@ -119,7 +121,8 @@ class LoadedEncoder:
             f"{self.source}: {self.key}{place}, layout {self.layout}, {self.matched} of "
             f"{self.expected} tensors; {encoder.depth} blocks, {encoder.dim} wide, "
             f"{self.num_heads} heads{asked}, patch {encoder.patch_size}, "
-            f"{self.image_size} px{joins}; positions {encoder.pos_resize}"
+            f"{self.image_size} px{joins}; at another size positions go by {encoder.pos_resize}"
+            + (" (assumed, see --positions)" if self.assumed else "")
         )
 
 
@@ -262,6 +265,7 @@ def _read_foreign(
         found.layout,
         found.place,
         found.usual_heads,
+        found.assumed,
     )
 
 

@@ -250,6 +250,9 @@ def test_the_identity_of_the_protocol_is_its_rule() -> None:
     usual = identity()
     assert usual == identity(count=400) == identity(cls_after=3) == identity(limit=20)
     assert usual == identity(at_once=3)
+    other = loaded()
+    other.encoder.pos_resize = "bicubic-offset"  # a fact of the model, not of the rule
+    assert usual == prepare(other, shapes("train", 60), shapes("val", 30), Options()).protocol
     assert usual["variant"] == "ser"
     for change in (
         {"epochs": 3}, {"batch_size": 16}, {"learning_rates": (1.0,)}, {"seed": 1},

@@ -10,6 +10,7 @@ script does with what its convert_to_deit.py makes).
 
 import argparse
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -19,11 +20,14 @@ import safetensors
 import timm
 import torch
 import torchvision
-from lightly.models.modules import MaskedVisionTransformerTIMM
 from test_checkpoints import refused
 from test_foreign import named, saved, sincos, vit
 from torch import nn
 from torchvision.models.vision_transformer import interpolate_embeddings
+
+# Some versions of lightly ask a server for their latest version on import, unless this is set.
+os.environ["LIGHTLY_DID_VERSION_CHECK"] = "True"
+from lightly.models.modules import MaskedVisionTransformerTIMM
 
 from sercli.checkpoints import (
     encoder_metadata,
@@ -176,6 +180,7 @@ def test_the_authors_models_at_every_size(tmp_path, name):
         assert (loaded.layout, loaded.encoder.cls_after) == (layout, cls_after)
         assert loaded.describe()["positions"] == loaded.encoder.pos_resize == way
         assert way in loaded.summary
+        assert "assumed" not in loaded.summary
         for size in ((32, 32), *OTHER_SIZES):
             for found, what in zip(outputs(loaded.encoder, size), ("cls", "patches"), strict=True):
                 theirs = torch.from_numpy(golden[f"{role}/{size[0]}x{size[1]}/{what}"]).double()
@@ -410,7 +415,11 @@ def test_heads_know_an_encoder_by_it():
 
 def test_a_bare_file_is_timms_unless_it_is_told_otherwise(tmp_path):
     path = saved(tmp_path, named(vit()))
-    assert load_encoder(path, num_heads=4).pos_resize == "bicubic-antialias"
+    loaded = read_encoder(path, num_heads=4)
+    assert loaded.encoder.pos_resize == "bicubic-antialias"
+    assert "bicubic-antialias (assumed, see --positions)" in loaded.summary
+    told = read_encoder(path, num_heads=4, positions="bicubic-antialias")
+    assert "assumed" not in told.summary
     assert load_encoder(path, num_heads=4, positions="bicubic-offset").pos_resize == (
         "bicubic-offset"
     )

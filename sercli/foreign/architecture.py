@@ -130,12 +130,14 @@ class Architecture:
         usual_heads: Those that the layout's own code gives such a ViT, if it is known.
         cls_after: Block after which [CLS] joins.
         pos_resize: How positions are resampled, see `Encoder.positions`.
+        assumed: Whether nothing says whose code that is, so that timm's is taken.
     """
 
     num_heads: int
     usual_heads: int | None
     cls_after: int
     pos_resize: PosResize
+    assumed: bool = False
 
 
 # -- What the file says beside its tensors --------------------------------------------------------
@@ -381,18 +383,20 @@ def architecture_of(
         UserError: Two of these contradict each other, or something must be asked for.
     """
     usual_heads = _table(layout, shape.positions).get((shape.width, shape.depth))
+    said = _pos_resize(shape, "reg_token" in given, layout, facts, hints)
     return Architecture(
         num_heads=_heads(usual_heads, facts, hints, (shape.width, shape.depth), name),
         usual_heads=usual_heads,
         cls_after=_cls_after(given, facts, hints, shape.slots, shape.depth, name),
-        pos_resize=_pos_resize(shape, "reg_token" in given, layout, facts, hints),
+        pos_resize=said or "bicubic-antialias",
+        assumed=said is None,
     )
 
 
 def _pos_resize(
     shape: Shape, registers: bool, layout: Layout, facts: Facts, hints: Hints
-) -> PosResize:
-    """As the project's own code does; the user knows best whose a file with nothing around it is.
+) -> PosResize | None:
+    """As the project's own code does; None for a ViT of a user's choice or with nothing around it.
 
     Of those, MAE's and MoCo-v3's are told by their fixed positions, torchvision's by its names.
     """
@@ -404,6 +408,8 @@ def _pos_resize(
         return "bicubic-aligned"
     if facts.layout == "timm" and facts.named is None and shape.positions != "learned":
         return "bicubic"
+    if layout.num_heads is AGREED_HEADS and facts.named is None:
+        return None
     return layout.pos_resize_registers if registers else layout.pos_resize
 
 

@@ -71,6 +71,7 @@ class ForeignEncoder:
         matched: Tensors of ours that the file filled (all of them).
         mean, std: Normalisation of its input, RGB in 0…1.
         usual_heads: Attention heads that the layout's own code gives such a ViT, if it is known.
+        assumed: Whether nothing says how its code resamples positions.
     """
 
     encoder: Encoder
@@ -81,6 +82,7 @@ class ForeignEncoder:
     mean: Colour
     std: Colour
     usual_heads: int | None
+    assumed: bool
 
 
 def read(
@@ -122,6 +124,7 @@ def read(
         facts.mean,
         facts.std,
         architecture.usual_heads,
+        architecture.assumed,
     )
 
 
