@@ -284,6 +284,7 @@ class Encoder(nn.Module):
             raise UserError(f"layers {sorted(wanted)}", f"they must be in 0…{self.depth}")
         grid = grid_of((int(images.shape[-2]), int(images.shape[-1])), self.patch_size)
         tokens = self.patch_embed(images).flatten(2).transpose(1, 2) + self.positions(grid)
+        tokens = tokens.contiguous()  # as between blocks, or compiled ones are compiled twice
         tokens = self._join(tokens, 0)
         tokens = self.norm_pre(tokens)
         grids: dict[int, Tensor] = {}

@@ -71,14 +71,17 @@ def test_a_stage_that_is_cut_off_loses_nothing_and_the_next_one_runs(gpu, tmp_pa
     monkeypatch.setattr(gpu, "__file__", str(fake))
     for name in ("tests", "group", "steps"):
         monkeypatch.setitem(gpu.STAGES, name, gpu.STAGES[name]._replace(limit=6))
-    assert not gpu.all_stages(["tests", "group", "steps"], tmp_path, None, patience=1)
+    assert not gpu.all_stages(
+        ["tests", "group", "steps"], tmp_path, None, heading="A GPU", patience=1
+    )
     text = (tmp_path / "table.md").read_text()
+    assert text.startswith("A GPU\n\n| stage")
     assert text.count("begun") == 3
     said = [
-        line.split("| ")[3].split(",")[0] for line in text.splitlines() if "| begun" not in line
+        line.split("| ")[3].split(",")[0] for line in text.splitlines()[2:] if "| begun" not in line
     ]
-    assert said[2:] == ["cut off", "ended", "status 1"]
-    assert gpu.all_stages(["group"], tmp_path, None, patience=1)
+    assert said[-3:] == ["cut off", "ended", "status 1"]
+    assert gpu.all_stages(["group"], tmp_path, None, heading="A GPU", patience=1)
 
 
 def test_the_intervals_of_a_cpu_run_are_kept(gpu, tmp_path, monkeypatch):
