@@ -105,6 +105,7 @@ def cases(world: int) -> list[Case]:
             Case(7, 3 / 7, both),
             Case(8, 0.375, (*both, ("layer", 4))),
             Case(8, 0.375, (("negatives", "cross-view"), ("elements", "complementary"))),
+            Case(8, 0.375, (("negatives", "cross-view"), ("key_projector", "student"))),
             Case(8, 0.375, (("weight", 0),), small_buckets=True),
             Case(8, addon=of("none")),
             Case(8, 0.375, both, small_buckets=True),
