@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ def add_result(
     path: str = "shapes/val",
     key: str = "student",
     matched: int = 152,
+    warnings: Sequence[str] = (),
     **settings: Any,
 ) -> None:
     """A result as an evaluator writes it; `name` is `<protocol>[--<variant>]`."""
@@ -91,7 +92,8 @@ def add_result(
                 "settings": {"resize": 256, **settings},
             },
             model={"source": str(run_dir.path), "key": key, "matched": matched, "expected": 152},
-            data={"path": path, "n": n, "partial": partial},
+            data={"path": path, "n": n, "partial": partial}
+            | ({"warnings": list(warnings)} if warnings else {}),
             metrics=dict(metrics),
         )
     )
@@ -259,6 +261,25 @@ def test_intervals_are_the_stored_ones_or_wilsons(tmp_path: Path) -> None:
     assert (probe.low, probe.high) == pytest.approx((100 * wilson.low, 100 * wilson.high))
     # 75 cells over the same images are not n independent trials.
     assert cells["robustness--imagenet-c/top1"].low is None
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_what_an_evaluator_warns_of_is_a_footnote(tmp_path: Path, group: bool) -> None:
+    few = "the probe may not have converged: it took 50 steps, fewer than 800"
+    edge = "the chosen learning rate 10 is the highest of the grid"
+    paths = []
+    for seed, warnings in enumerate(((few,), (edge, few), ())):
+        run_dir = make_run(tmp_path / f"{seed}", seed=seed)
+        add_result(run_dir, "linear-eval--ser", {"top1": 40.0 + seed}, warnings=warnings)
+        add_result(run_dir, "knn", {"top1": 40.0})
+        paths.append(run_dir.path)
+    table = compare_runs(paths, Options(group_seeds=group))
+    text = {note.mark: note.text for note in table.notes if note.mark}
+    assert sorted(text.values()) == sorted(f"{t[0].upper()}{t[1:]}." for t in (few, edge))
+    told = [{text[mark] for mark in row.cells["linear-eval--ser/top1"].marks} for row in table.rows]
+    one, both = {f"T{few[1:]}."}, {f"T{few[1:]}.", f"T{edge[1:]}."}
+    assert told == ([both] if group else [one, both, set()])
+    assert all(not row.cells["knn/top1"].marks for row in table.rows)
 
 
 def test_equivariance_has_its_floor_and_stays_undefined(tmp_path: Path) -> None:

@@ -684,6 +684,18 @@ def test_command_warns_at_the_edge(tmp_path: Path) -> None:
     rates = ("--lr", "1e-9", "--lr", "1")
     _, errors = invoke(run.path, "--data", root, "--epochs", "4", "--cached-features", *rates)
     assert "warning: the chosen learning rate 1 is the highest of the grid" in errors
+    assert errors.count("warning: the probe may not have converged: it took 8 steps") == 1
+    assert errors.count("--epochs 400") == 1  # 2 steps each
+    result = json.loads(run.result("linear-eval--ser-no-augment").read_text())
+    warnings = result["data"]["warnings"]
+    assert [f"warning: {text}" for text in warnings] == errors.splitlines()[-2:]
+    head = load_head(run.head("linear-eval--ser-no-augment"))
+    assert head.facts.warnings == tuple(warnings)
+    many = ("--epochs", "400", "--preset", "moco-v3", "--lr", "0.3")  # one rate has no edge
+    _, errors = invoke(run.path, "--data", root, "--cached-features", *many)
+    assert "warning" not in errors
+    result = json.loads(run.result("linear-eval--moco-v3-no-augment").read_text())
+    assert result["data"]["warnings"] == []
 
 
 @contextmanager

@@ -699,6 +699,19 @@ def test_the_probe_is_applied_by_its_own_rule(tmp_path: Path, world: Path) -> No
         assert prediction == max(allowed, key=lambda label: logits[label].item())
 
 
+def test_what_the_probe_warns_of_stands_in_every_result(tmp_path: Path, world: Path) -> None:
+    run = run_directory(tmp_path / "run")
+    head = load_head(run.head("linear-eval--ser"))
+    assert head.facts.warnings == ()
+    head.facts = replace(head.facts, warnings=("the probe may not have converged",))
+    head.save(run.head("linear-eval--ser"))
+    invoke(run.path, "--imagenet-r", world / "imagenet-r", "--imagenet-c-otf", "--limit", "2")
+    results = run.read_results()
+    assert len(results) > 2
+    for result in results:
+        assert result.data["warnings"] == ["the probe may not have converged"]
+
+
 def test_the_head_of_a_trial_makes_every_result_partial(tmp_path: Path, world: Path) -> None:
     run = run_directory(tmp_path / "run")
     head = load_head(run.head("linear-eval--ser"))
@@ -718,6 +731,8 @@ def test_on_the_fly_takes_the_runs_own_images(tmp_path: Path) -> None:
     results = {result.protocol["variant"]: result for result in run.read_results()}
     assert set(results) == {"val", "imagenet-c-otf"}
     made = results["imagenet-c-otf"]
+    assert made.protocol["version"] == 2  # as ImageMagick and OpenCV make them
+    assert results["val"].protocol["version"] == 1
     assert (made.data["n"], made.data["path"], made.data["partial"]) == (150, "shapes", True)
     assert made.metrics["relative_mce"] is not None
     assert "on the fly of run (student) (partial): top-1" in text

@@ -98,8 +98,10 @@ def linear_eval(
     """Train linear classifiers on frozen features, choose on a hold-out of train, test once on val.
 
     One pass trains a classifier for every learning rate and feature set: [CLS] of the last block
-    (cls1), of the last four (cls4), and [CLS] with the mean patch token (cls1+pooled). Interrupted,
-    the same command goes on where it stopped. Several processes: torchrun -m sercli linear-eval …
+    (cls1), of the last four (cls4), and [CLS] with the mean patch token (cls1+pooled). A warning
+    tells where the best rate ends the grid, and where training may have been too short: fewer than
+    800 steps, or accuracy that still rises from half the rate to the chosen one. Interrupted, the
+    same command goes on where it stopped. Several processes: torchrun -m sercli linear-eval …
     Written are results/linear-eval--PRESET.json, its predictions, and the head.
     """
     from sercli.engine.preemption import stop_request
@@ -237,12 +239,8 @@ def _report(model: str, probe: Probe, outcome: Outcome, run: RunDir) -> None:
         + ", ".join(f"{name} {_cell(values[f'{name}/top1'])}" for name in sets)
         + f"\nchance  {outcome.chance:.2f} % (always the most frequent class)"
     )
-    if outcome.edge is not None:
-        typer.echo(
-            f"warning: the chosen learning rate {chosen['learning_rate']:g} is the {outcome.edge} "
-            "of the grid; a better one may lie beyond: repeat with --lr …",
-            err=True,
-        )
+    for text in outcome.warnings:
+        typer.echo(f"warning: {text}", err=True)
     typer.echo(f"wrote {run.result(outcome.result.name)}\nwrote {run.head(probe.name)}")
 
 

@@ -328,6 +328,7 @@ def _probe(
             },
         },
         partial=facts.partial,
+        warnings=facts.warnings,
     )
     return classifier, loaded
 

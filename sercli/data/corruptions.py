@@ -4,10 +4,12 @@ Hendrycks & Dietterich, "Benchmarking neural network robustness to common corrup
 perturbations" (ICLR 2019). The strengths are those of the authors' program (github.com/hendrycks/
 robustness, `make_imagenet_c.py`), which also decided where the paper says less: levels are cut to
 8 bits, not rounded; `glass_blur` copies pixels (see there). Only `frost` differs in kind: its
-photographs are replaced by drawn crystals. With equal draws, pictures are theirs (ImageMagick 6.9,
-OpenCV, SciPy) but for a level in 1e-5 to 4e-5 of the numbers, where it lies within rounding of a
-level's end. That end is met more often where exact arithmetic gives whole levels: by `saturate`
-(0.17 levels in the mean at severity 3), `defocus_blur` (0.03 at severity 1), `brightness` (0.02).
+photographs are replaced by drawn crystals.
+What draws nothing, and motion blur, snow's flakes and spatter with equal draws, are theirs
+(ImageMagick 6.9, OpenCV, SciPy) but for a level in at most 4e-5 of the numbers, where one lies
+within rounding of a level's end. That end is met more often where exact arithmetic gives whole
+levels: by `saturate` (0.17 levels in the mean at severity 3), `defocus_blur` (0.03 at severity 1)
+and `brightness` (0.02).
 
 Results made here are no ImageNet-C results: that set is files (`robustness_sets.open_corrupted`).
 

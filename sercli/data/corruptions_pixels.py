@@ -143,7 +143,8 @@ def motion_blur(levels: Levels, *, radius: int, sigma: float, degrees: float) ->
     total = np.zeros_like(levels, np.float32)
     for row, column, weight in zip(rows + reach, columns + reach, weights, strict=True):
         total += np.float32(weight) * padded[row : row + height, column : column + width]
-    return np.floor(total + np.float32(0.5 / 257))
+    stored: Levels = np.floor(total + np.float32(0.5 / 257))
+    return stored
 
 
 def clipped_zoom(levels: Levels, factor: float) -> Levels:

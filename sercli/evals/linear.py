@@ -24,6 +24,7 @@ from sercli.encoder import final_norm
 from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.runtime import Runtime
 from sercli.errors import Interrupted, Preempted, RunFailed
+from sercli.evals.linear_convergence import Training, companion_rates, doubt
 from sercli.evals.linear_features import (
     Reader,
     Scale,
@@ -54,6 +55,7 @@ class Outcome:
         table: Feature set → percent of the hold-out right, for each learning rate at its best
             epoch; None for a head that diverged.
         edge: "lowest" or "highest" where the chosen learning rate ends the grid.
+        warnings: What makes the number doubtful, a sentence each; the result has them too.
         chance: Percent right for always naming the most frequent class of train.
     """
 
@@ -62,6 +64,7 @@ class Outcome:
     head: ProbeHead
     table: dict[str, list[float | None]]
     edge: str | None
+    warnings: tuple[str, ...]
     chance: float
 
 
@@ -131,16 +134,18 @@ def evaluate(
         raise
     if encoder_sha256(encoder) != before:
         raise RunFailed("the encoder's parameters changed while heads were trained on it")
-    return _outcome(probe, rows, scale, chosen, table, before)
+    return _outcome(probe, rows, held, scale, chosen, table, before)
 
 
 def _heads(probe: Probe, device: torch.device) -> dict[str, HeadRow]:
     scale = probe.batch_size / 256
+    rates = probe.preset.learning_rates
     return {
         name: HeadRow(
             name,
             len(parts) * probe.loaded.encoder.dim,
-            learning_rates=[rate * scale for rate in probe.preset.learning_rates],
+            learning_rates=[rate * scale for rate in rates],
+            companions=[rate * scale for rate in companion_rates(rates)],
             num_classes=len(probe.train.classes),
             seed=probe.options.seed,
             device=device,
@@ -213,6 +218,7 @@ def _unfinished(probe: Probe, path: Path | None, encoder: str) -> Unfinished | N
         "protocol": protocol_id(probe.protocol),
         "encoder": encoder,
         "set of images": fingerprint(probe.train, images),
+        "set of companions": list(companion_rates(probe.preset.learning_rates)),
     }
     return Unfinished(path, identity)
 
@@ -256,6 +262,7 @@ def _score(
 def _outcome(
     probe: Probe,
     rows: Mapping[str, HeadRow],
+    held: HeldOut,
     scale: Scale,
     chosen: Choice,
     table: Tensor,
@@ -284,11 +291,12 @@ def _outcome(
     if len(rates) > 1:
         edge = {0: "lowest", len(rates) - 1: "highest"}.get(chosen.index)
     percents = {name: _percents(row, len(probe.split.hold_out)) for name, row in rows.items()}
-    head = _head(probe, _folded(probe, rows, scale, chosen), chosen, encoder)
+    warnings = _warnings(probe, rows[chosen.feature_set], held, chosen, edge)
+    head = _head(probe, _folded(probe, rows, scale, chosen), chosen, encoder, warnings)
     result = Result(
         protocol=probe.protocol,
         model={**probe.loaded.describe(), "sha256": encoder},
-        data=_data(probe, chosen, edge, percents),
+        data={**_data(probe, chosen, edge, percents), "warnings": list(warnings)},
         metrics=metrics,
     )
     arrays: dict[str, NDArray[Any]] = {
@@ -298,11 +306,31 @@ def _outcome(
     }
     commonest = int(np.bincount(probe.train.labels[probe.split.train]).argmax())
     chance = 100 * (labels == commonest).double().mean().item()
-    return Outcome(result, arrays, head, percents, edge, chance)
+    return Outcome(result, arrays, head, percents, edge, warnings, chance)
+
+
+def _warnings(
+    probe: Probe, row: HeadRow, held: HeldOut, chosen: Choice, edge: str | None
+) -> tuple[str, ...]:
+    rates, order = probe.preset.learning_rates, probe.order
+    found = []
+    if edge is not None:
+        found.append(
+            f"the chosen learning rate {rates[chosen.index]:g} is the {edge} of the grid; a better "
+            "one may lie beyond: repeat with --lr …"
+        )
+    doubtful = doubt(
+        Training(order.epochs, order.total_steps, probe.options.augment),
+        rate=rates[chosen.index],
+        rates=(*rates, *companion_rates(rates)),
+        right=row.right(held.features[chosen.feature_set], held.labels).numpy(),
+    )
+    return (*found, doubtful) if doubtful is not None else tuple(found)
 
 
 def _percents(row: HeadRow, count: int) -> list[float | None]:
-    return [None if correct < 0 else 100 * correct / count for correct in row.best.correct.tolist()]
+    offered = row.best.correct[: row.choices].tolist()
+    return [None if correct < 0 else 100 * correct / count for correct in offered]
 
 
 def _data(
@@ -329,7 +357,13 @@ def _data(
     }
 
 
-def _head(probe: Probe, folded: tuple[Tensor, Tensor], chosen: Choice, encoder: str) -> ProbeHead:
+def _head(
+    probe: Probe,
+    folded: tuple[Tensor, Tensor],
+    chosen: Choice,
+    encoder: str,
+    warnings: tuple[str, ...],
+) -> ProbeHead:
     loaded = probe.loaded
     facts = HeadFacts(
         classes=tuple(probe.train.classes),
@@ -345,5 +379,6 @@ def _head(probe: Probe, folded: tuple[Tensor, Tensor], chosen: Choice, encoder: 
         std=tuple(loaded.std),
         protocol_id=protocol_id(probe.protocol),
         partial=probe.split.partial,
+        warnings=warnings,
     )
     return ProbeHead(facts, *folded, copy.deepcopy(final_norm(loaded.encoder)))

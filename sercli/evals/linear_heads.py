@@ -40,8 +40,13 @@ class HeadRow:
         learning_rates: H of them.
         num_classes: C.
         seed: Of the first weights, which do not depend on the learning rates.
+        companions: Learning rates of further heads, trained alike but never chosen; they come last
+            among the H.
         device: Of all tensors.
         dtype: Of all tensors.
+
+    Attributes:
+        choices: How many of the H may be chosen.
     """
 
     def __init__(
@@ -52,9 +57,12 @@ class HeadRow:
         learning_rates: Sequence[float],
         num_classes: int,
         seed: int,
+        companions: Sequence[float] = (),
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        self.choices = len(learning_rates)
+        learning_rates = [*learning_rates, *companions]
         shape = (width, len(learning_rates), num_classes)
         draws = generator(seed, "linear-eval", "init", name)
         start = INIT_STD * torch.randn(width, 1, num_classes, generator=draws)
@@ -128,6 +136,16 @@ class HeadRow:
         here = better.to(self.bias.device)[:, None]
         self.best_weight.copy_(torch.where(here, self.weight, self.best_weight))
         self.best_bias.copy_(torch.where(here, self.bias, self.best_bias))
+
+    @torch.no_grad()
+    def right(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Which images every head has right as it is: bool [H, N] on the CPU."""
+        found = []
+        for start in range(0, len(features), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            logits = self.logits(features[rows].to(self.bias.device, self.bias.dtype))
+            found.append((logits.argmax(2).cpu() == labels[rows, None].cpu()).T)
+        return torch.cat(found, dim=1)
 
     def head(self, index: int, *, best: bool) -> tuple[Tensor, Tensor]:
         """Weight [C, D] and bias [C] of one head, at its best epoch or as it is."""
@@ -228,7 +246,7 @@ def choose(rows: Mapping[str, HeadRow], *, best: bool) -> Choice | None:
         standing = row.best if best else row.last
         numbers = zip(*(value.tolist() for value in vars(standing).values()), strict=True)
         for index, (correct, loss, epoch) in enumerate(numbers):
-            if correct >= 0:
+            if correct >= 0 and index < row.choices:
                 choice = Choice(name, index, epoch, correct, best)
                 found.append((-correct, loss, choice))
     return min(found, key=lambda item: item[:2])[2] if found else None
@@ -254,6 +272,7 @@ class HeadFacts:
         mean, std: Normalisation of the input.
         protocol_id: Of the result that it stands beside.
         partial: Whether that result is partial: trained on a part of the images, for a trial.
+        warnings: What that result warns of.
     """
 
     classes: tuple[str, ...]
@@ -269,6 +288,7 @@ class HeadFacts:
     std: tuple[float, ...]
     protocol_id: str
     partial: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 class ProbeHead(nn.Module):
@@ -361,7 +381,8 @@ def load_head(path: Path) -> ProbeHead:
     try:
         if header.get("format") != _FORMAT:
             raise KeyError(f"format {_FORMAT}")
-        header = {"partial": "false", **header}  # heads of earlier versions do not say it
+        # Heads of earlier versions do not say these.
+        header = {"partial": "false", "warnings": "[]", **header}
         values = {name: _value(header[name]) for name in HeadFacts.__dataclass_fields__}
         return ProbeHead(
             HeadFacts(**values), tensors["weight"], tensors["bias"], _norm_of(header, tensors)

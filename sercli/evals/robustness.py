@@ -234,6 +234,7 @@ def evaluate_images(
             "partial": classifier.partial or images.partial or reading.leaves_out(len(source)),
             "image_size": classifier.image_size,
             "classes": len(classifier.classes) if images.subset is None else len(images.subset),
+            "warnings": list(classifier.warnings),
             "notes": [*classifier.notes, *images.notes],
         },
         metrics=scores.accuracy_metrics(Right.of(best, labels)),
@@ -302,6 +303,7 @@ def evaluate_corruptions(
             or any(map(reading.leaves_out, sizes.values()))
             or (clean is not None and bool(clean.data["partial"])),
             "image_size": classifier.image_size,
+            "warnings": list(classifier.warnings),
             "notes": [*classifier.notes, *corrupted.notes, *_unit(classifier)],
         },
         metrics=scores.corruption_metrics(
@@ -353,6 +355,7 @@ def evaluate_perturbed(
             or perturbed.partial
             or any(map(reading.leaves_out, counts.values())),
             "image_size": classifier.image_size,
+            "warnings": list(classifier.warnings),
             "notes": [*classifier.notes, *perturbed.notes],
         },
         metrics=scores.perturbation_metrics(found),

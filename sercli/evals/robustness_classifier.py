@@ -33,6 +33,7 @@ class Classifier:
         rule: What of it belongs to the protocol: which head, and how images reach it.
         model: The `model` field of results.
         partial: Whether its head is of a trial on a part of the images, and so every result of it.
+        warnings: What the result that its head stands beside warns of.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -45,6 +46,7 @@ class Classifier:
     rule: dict[str, Any]
     model: dict[str, Any]
     partial: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ def measure(entry: Entry, spec: Spec) -> Cell:
         data=_common_data(cells),
         weights=cells[0].weights,
         loaded=next((cell.loaded for cell in cells if cell.loaded), None),
+        warnings=tuple(dict.fromkeys(text for cell in cells for text in cell.warnings)),
     )
 
 
@@ -63,6 +64,7 @@ def _measure_run(run: Run, spec: Spec) -> Cell:
         data=_scored(result),
         weights=str(key) if (key := result.model.get("key")) else None,
         loaded=_partly_loaded(result),
+        warnings=_warnings(result),
     )
 
 
@@ -106,6 +108,12 @@ def _interval(
     right = min(images, max(0, round(value / 100 * images)))
     interval = wilson_interval(right, images)
     return 100 * interval.low, 100 * interval.high
+
+
+def _warnings(result: Result) -> tuple[str, ...]:
+    """What the evaluator warned of; results of earlier versions do not say."""
+    stored = result.data.get("warnings")
+    return tuple(map(str, stored)) if isinstance(stored, list) else ()
 
 
 def _partly_loaded(result: Result) -> str | None:
@@ -276,7 +284,7 @@ class Footnotes:
 
 
 def add_footnotes(grid: Grid, specs: Sequence[Spec], footnotes: Footnotes) -> Grid:
-    """Mark cells on partial data, and those on other data or weights than the column's most."""
+    """Mark partial data, other data or weights than the column's most, and what warned itself."""
     grid = [dict(row) for row in grid]
     for spec in specs:
         cells = [row[spec.column.key] for row in grid]
@@ -299,3 +307,5 @@ def _remarks(cell: Cell, data: Counter[Scored], weights: Counter[str]) -> Iterat
         yield f"Weights scored: {cell.weights}."
     if cell.loaded:
         yield f"Only {cell.loaded} tensors of the encoder were loaded."
+    for text in cell.warnings:
+        yield f"{text[:1].upper()}{text[1:]}."

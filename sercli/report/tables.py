@@ -126,6 +126,7 @@ class Cell:
         data: What it was measured on, to tell what may be ranked or subtracted.
         weights: Which of a run's weights were scored, for instance student.
         loaded: "150 of 152", where tensors of the encoder were missing.
+        warnings: What the evaluator warned of.
         best: Best of its column.
     """
 
@@ -141,6 +142,7 @@ class Cell:
     data: Scored | None = None
     weights: str | None = None
     loaded: str | None = None
+    warnings: tuple[str, ...] = ()
     best: bool = False
 
     @property
