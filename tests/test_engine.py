@@ -306,7 +306,9 @@ def interrupt_after(run, step):
 
 
 def one_thread():
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    """The environment here, with one thread as this process has: sums are compared bit by bit."""
+    libraries = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {**os.environ, **dict.fromkeys(libraries, "1")}
 
 
 def wait_for_rows(path: Path, rows: int) -> None:

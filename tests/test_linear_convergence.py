@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from test_linear_heads import clusters
 
 from sercli.evals.linear_convergence import FEW_STEPS, Training, companion_rates, doubt
-from sercli.evals.linear_heads import HeadRow, choose
+from sercli.evals.linear_heads import HeadRow, Judgement, choose
 from sercli.evals.linear_protocol import GRID, STEPS_PER_EPOCH
 from sercli.evals.linear_training import Order
 
@@ -41,48 +41,54 @@ def test_companions_change_nothing_and_are_never_chosen(rates: tuple[float, ...]
     assert choose({"cls1": beside}, best=True) == choose({"cls1": alone}, best=True)
 
 
-def test_right_is_what_measure_counts() -> None:
+def test_each_image_is_judged() -> None:
     features, labels = clusters(300)
-    row = HeadRow("cls1", 6, learning_rates=(0.1, 1e-9, 1e30), num_classes=4, seed=0)
+    row = HeadRow("cls1", 6, learning_rates=(0.1, 1e-9, 1e38), num_classes=4, seed=0)
     for _ in range(5):
         row.step(features, labels, factor=1.0)
-    row.measure(features, labels, epoch=1)
-    right = row.right(features, labels)
-    assert (right.dtype, right.shape) == (torch.bool, (3, 300))
-    assert right[:2].sum(1).tolist() == row.last.correct[:2].tolist()
+    judged = row.judge(features, labels)
+    for head in (0, 1):
+        weight, bias = row.head(head, best=False)
+        logits = (features @ weight.T + bias).double()
+        assert judged.right[head].tolist() == (logits.argmax(1) == labels).tolist()
+        expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        torch.testing.assert_close(judged.loss[head], expected, rtol=1e-4, atol=1e-5)
+    assert not judged.loss[2].isfinite().all()
 
 
-def trained(rate: float, epochs: int) -> tuple[np.ndarray, float, list[float]]:
+def trained(rate: float, epochs: int, unseen: int) -> tuple[Judgement, float, list[float]]:
     """Heads of `rate` and half of it after whole schedules of 25 steps an epoch.
 
     Returns:
-        Which of 2,000 unseen points they have right [2, N], how many percent scikit-learn has, and
-        the rates.
+        How they do on unseen points, how many percent of 2,000 scikit-learn has right, and the
+        rates.
     """
     features, labels = clusters(800, seed=1)
-    unseen, answers = clusters(2000, seed=2)
+    others, answers = clusters(2000, seed=2)
     rates = [rate, *companion_rates((rate,))]
     row = HeadRow("cls1", 6, learning_rates=rates[:1], companions=rates[1:], num_classes=4, seed=0)
     order = Order(800, 32, epochs, seed=0)
     for step, (_, positions) in enumerate(order.batches(0)):
         row.step(features[positions], labels[positions], factor=order.factor(step))
     oracle = LogisticRegression(C=1e8, max_iter=2000).fit(features.numpy(), labels.numpy())
-    best = 100 * oracle.score(unseen.numpy(), answers.numpy())
-    return row.right(unseen, answers).numpy(), best, rates
+    best = 100 * oracle.score(others.numpy(), answers.numpy())
+    return row.judge(others[:unseen], answers[:unseen]), best, rates
 
 
+@pytest.mark.parametrize("unseen", [200, 2000])
 @pytest.mark.parametrize(
     ("rate", "epochs", "converges"),
     [(1e-6, 40, False), (5e-6, 40, False), (0.1, 40, True), (0.02, 40, True), (0.5, 40, True)],
 )
-def test_heads_that_have_and_have_not_converged(rate: float, epochs: int, converges: bool) -> None:
-    right, best, rates = trained(rate, epochs)
-    found = doubt(
-        Training(epochs, 25 * epochs, augmented=True), rate=rate, rates=rates, right=right
-    )
-    accuracy = 100 * right[0].mean()
+def test_heads_that_have_and_have_not_converged(
+    rate: float, epochs: int, converges: bool, unseen: int
+) -> None:
+    judged, best, rates = trained(rate, epochs, unseen)
+    training = Training(epochs, 25 * epochs, augmented=True)
+    found = doubt(training, rate=rate, rates=rates, judged=judged)
+    accuracy = 100 * judged.right[0].double().mean().item()
     if converges:
-        assert accuracy > best - 1
+        assert accuracy > best - (1 if unseen == 2000 else 5)
         assert found is None
     else:
         assert accuracy < best - 5
@@ -92,11 +98,17 @@ def test_heads_that_have_and_have_not_converged(rate: float, epochs: int, conver
         assert "it took" not in found
 
 
-def _right(won: int, lost: int, total: int) -> np.ndarray:
-    """The chosen head has `won` images right that the other has wrong, and `lost` the reverse."""
-    more, less = np.ones((2, total), bool)
-    less[:won], more[won : won + lost] = False, False
-    return np.stack([less, more])
+def _judged(won: int, lost: int, total: int, fall: float = 0.0) -> Judgement:
+    """The chosen head has `won` images right that the other has wrong, and `lost` the reverse.
+
+    The other's loss is 1 ± 0.5, the chosen one's lower by `fall` ± 0.1.
+    """
+    right = torch.ones(2, total, dtype=torch.bool)
+    right[0, :won], right[1, won : won + lost] = False, False
+    sign = torch.where(torch.arange(total) % 2 == 0, 1.0, -1.0).double()
+    spread = torch.where(torch.arange(total) % 4 < 2, 1.0, -1.0).double()
+    less = 1 + 0.5 * sign
+    return Judgement(right, torch.stack([less, less - fall + 0.1 * spread]))
 
 
 @pytest.mark.parametrize(
@@ -112,15 +124,34 @@ def _right(won: int, lost: int, total: int) -> np.ndarray:
     ],
 )
 def test_a_rise_is_neither_chance_nor_small(won: int, lost: int, total: int, rises: bool) -> None:
-    found = doubt(LONG, rate=2.0, rates=(1.0, 2.0), right=_right(won, lost, total))
+    found = doubt(LONG, rate=2.0, rates=(1.0, 2.0), judged=_judged(won, lost, total))
     assert (found is not None) == rises
     # A rate that is no half of it says nothing of half the training.
-    assert doubt(LONG, rate=2.0, rates=(0.2, 2.0), right=_right(won, lost, total)) is None
+    assert doubt(LONG, rate=2.0, rates=(0.2, 2.0), judged=_judged(won, lost, total)) is None
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "total", "fall", "rises"),
+    [
+        (8, 4, 200, 0.03, True),  # 2 points, which 12 images do not show, but the loss does
+        (8, 4, 200, 0.012, False),  # 0.012 ± 0.007
+        (8, 4, 200, -0.03, False),
+        (5, 4, 200, 0.03, False),  # half a point
+        (4, 2, 40, 0.03, False),  # 0.03 ± 0.016
+    ],
+)
+def test_the_loss_tells_what_few_images_do_not(
+    won: int, lost: int, total: int, fall: float, rises: bool
+) -> None:
+    judged = _judged(won, lost, total, fall)
+    assert (doubt(LONG, rate=2.0, rates=(1.0, 2.0), judged=judged) is not None) == rises
+    judged.loss[1, 0] = np.inf  # diverged
+    assert doubt(LONG, rate=2.0, rates=(1.0, 2.0), judged=judged) is None
 
 
 def test_few_steps_are_fewer_than_the_default_takes() -> None:
     assert FEW_STEPS == 50 * STEPS_PER_EPOCH
-    same = {"rate": 1.0, "rates": (0.5, 1.0), "right": np.ones((2, 10), bool)}
+    same = {"rate": 1.0, "rates": (0.5, 1.0), "judged": _judged(0, 0, 12)}
     assert doubt(LONG, **same) is None  # type: ignore[arg-type]
     for training, remedy in (
         (
@@ -141,7 +172,7 @@ def test_few_steps_are_fewer_than_the_default_takes() -> None:
 
 
 def test_both_reasons_are_one_sentence() -> None:
-    found = doubt(Training(10, 70, False), rate=2.0, rates=(1.0, 2.0), right=_right(9, 0, 100))
+    found = doubt(Training(10, 70, False), rate=2.0, rates=(1.0, 2.0), judged=_judged(9, 0, 100))
     assert found == (
         "the probe may not have converged: it took 70 steps, fewer than 800 and accuracy on the "
         "hold-out still rises, by 9.0 points over what the learning rate 1 gives (p = 0.004); "

@@ -144,5 +144,4 @@ def _drops(liquid: Levels, threshold: float) -> Levels:
     relief = equalised(box_blur(distance_to(rims, 20)).astype(np.uint8))
     light = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], np.float64)
     lit = np.clip(correlate_3x3(relief.astype(np.float32), light), 0, 255)
-    bright: Levels = depth.astype(np.float32) * np.rint(box_blur(lit))
-    return bright
+    return depth.astype(np.float32) * np.rint(box_blur(lit))

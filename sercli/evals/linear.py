@@ -323,7 +323,7 @@ def _warnings(
         Training(order.epochs, order.total_steps, probe.options.augment),
         rate=rates[chosen.index],
         rates=(*rates, *companion_rates(rates)),
-        right=row.right(held.features[chosen.feature_set], held.labels).numpy(),
+        judged=row.judge(held.features[chosen.feature_set], held.labels),
     )
     return (*found, doubtful) if doubtful is not None else tuple(found)
 

@@ -3,9 +3,9 @@
 A schedule that ends at 0 flattens every curve at its end, so that the last epochs tell nothing. Far
 from the optimum, though, SGD at half the learning rate goes about half as far in as many steps: the
 same classifier at the rate below says, at the end of the same schedule, whether the second half of
-the way still paid. It did where the hold-out has at least `LEAST_GAIN` points more right and
-McNemar's exact test over its images tells that from chance. With few images it cannot, but small
-sets have few steps as well.
+the way still paid. It did where at least `LEAST_GAIN` points more of the hold-out are right, and
+that is no chance: by McNemar's exact test over the images or, as a few hundred images seldom let it
+tell, by a paired test of the loss, which is then lower as well.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from sercli.evals.linear_heads import Judgement
 from sercli.report.statistics import CONFIDENCE, mcnemar_p_value
 
 # What the default gives any set of 512 images or more: 50 epochs of 16 steps.
@@ -51,7 +49,7 @@ class Training:
 
 
 def doubt(
-    training: Training, *, rate: float, rates: Sequence[float], right: NDArray[np.bool_]
+    training: Training, *, rate: float, rates: Sequence[float], judged: Judgement
 ) -> str | None:
     """Why the chosen classifier may not have converged, and the remedy; None: nothing says so.
 
@@ -59,16 +57,14 @@ def doubt(
         training: Of all classifiers.
         rate: The chosen one's.
         rates: H learning rates of its feature set, companions among them.
-        right: [H, N], which images of the hold-out each has right after the last step.
+        judged: How they do on the images of the hold-out after the last step.
     """
     reasons = []
     if training.steps < FEW_STEPS:
         reasons.append(f"it took {training.steps} steps, fewer than {FEW_STEPS}")
     below = _below(rate, rates)
     if below is not None:
-        more, less = right[rates.index(rate)], right[rates.index(below)]
-        won, lost = int((more & ~less).sum()), int((less & ~more).sum())
-        gain, chance = 100 * (won - lost) / right.shape[1], mcnemar_p_value(won, lost)
+        gain, chance = _rise(judged, rates.index(below), rates.index(rate))
         if gain >= LEAST_GAIN and chance < 1 - CONFIDENCE:
             reasons.append(
                 f"accuracy on the hold-out still rises, by {gain:.1f} points over what the "
@@ -82,3 +78,15 @@ def doubt(
     if training.augmented:
         remedy += f", or in less time with --cached-features --epochs {max(500, epochs)}"
     return f"the probe may not have converged: {' and '.join(reasons)}; {remedy}"
+
+
+def _rise(judged: Judgement, less: int, more: int) -> tuple[float, float]:
+    """By how many points head `more` is above head `less`, and how likely chance alone is."""
+    before, after = judged.right[less], judged.right[more]
+    won, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    chance = mcnemar_p_value(won, lost)
+    falls = judged.loss[less] - judged.loss[more]
+    fall, error = falls.mean().item(), falls.std().item() / math.sqrt(len(falls))
+    if fall > 0 and error > 0:  # not where a head diverged
+        chance = min(chance, math.erfc(fall / error / math.sqrt(2)))  # two-sided, normal
+    return 100 * (won - lost) / len(falls), chance

@@ -116,18 +116,10 @@ class HeadRow:
             labels: int64 [N], on any device.
             epoch: How many are done.
         """
-        correct = torch.zeros(len(self.rates), dtype=torch.long, device=self.bias.device)
-        loss = torch.zeros(len(self.rates), dtype=torch.float64, device=self.bias.device)
-        for start in range(0, len(features), _ROWS_AT_ONCE):
-            rows = slice(start, start + _ROWS_AT_ONCE)
-            logits = self.logits(features[rows].to(self.bias.device, self.bias.dtype))
-            own = labels[rows].to(self.bias.device)[:, None]
-            correct += (logits.argmax(2) == own).sum(0)
-            picked = logits.gather(2, own[:, :, None].expand(-1, logits.shape[1], 1))[:, :, 0]
-            loss += (logits.logsumexp(2) - picked).double().sum(0)
-        loss = loss.cpu() / len(features)
+        judged = self.judge(features, labels)
+        loss = judged.loss.mean(1)
         diverged = ~loss.isfinite()
-        correct = correct.cpu().masked_fill(diverged, -1)
+        correct = judged.right.sum(1).masked_fill(diverged, -1)
         self.last = Standing(
             correct, loss.masked_fill(diverged, torch.inf), torch.full_like(correct, epoch)
         )
@@ -138,14 +130,22 @@ class HeadRow:
         self.best_bias.copy_(torch.where(here, self.bias, self.best_bias))
 
     @torch.no_grad()
-    def right(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Which images every head has right as it is: bool [H, N] on the CPU."""
-        found = []
+    def judge(self, features: Tensor, labels: Tensor) -> Judgement:
+        """How every head, as it is, does on each image.
+
+        Args:
+            features: [N, D], on any device.
+            labels: int64 [N], on any device.
+        """
+        right, loss = [], []
         for start in range(0, len(features), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
             logits = self.logits(features[rows].to(self.bias.device, self.bias.dtype))
-            found.append((logits.argmax(2).cpu() == labels[rows, None].cpu()).T)
-        return torch.cat(found, dim=1)
+            own = labels[rows].to(self.bias.device)[:, None]
+            right.append(logits.argmax(2) == own)
+            picked = logits.gather(2, own[:, :, None].expand(-1, logits.shape[1], 1))[:, :, 0]
+            loss.append((logits.logsumexp(2) - picked).double())
+        return Judgement(torch.cat(right).T.cpu(), torch.cat(loss).T.cpu())
 
     def head(self, index: int, *, best: bool) -> tuple[Tensor, Tensor]:
         """Weight [C, D] and bias [C] of one head, at its best epoch or as it is."""
@@ -178,6 +178,19 @@ _TENSORS = (
     *("weight", "bias", "weight_momentum", "bias_momentum"),
     *("best_weight", "best_bias"),
 )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How H heads do on each of N images.
+
+    Attributes:
+        right: bool [H, N], on the CPU.
+        loss: float64 [H, N], cross entropy, on the CPU.
+    """
+
+    right: Tensor
+    loss: Tensor
 
 
 @dataclass(frozen=True)
