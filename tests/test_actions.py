@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sercli.actions import GeometricAction, transport
 
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("ser_case*.npz"))
 elements = st.tuples(st.booleans(), st.integers(0, 3))
 
 
