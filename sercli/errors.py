@@ -60,6 +60,9 @@ def from_os_error(error: OSError, doing: str) -> SerError:
     return UserError(f"{doing}: {reason}", remedy="check the path and its permissions")
 
 
+FEWER_LOADERS = "fewer loader processes (--workers N, of pretraining --set data.workers=N)"
+
+
 def exhausted(error: BaseException, doing: str) -> RunFailed | None:
     """What a process has run out of, if that is what an error met while `doing` something says.
 
@@ -74,12 +77,9 @@ def exhausted(error: BaseException, doing: str) -> RunFailed | None:
         return RunFailed(f"{doing}: this machine has no descriptor left; close other programs")
     if number == errno.EAGAIN:
         limit = f"this user may have {_limit('RLIMIT_NPROC')} processes"
-        return RunFailed(f"{doing}: {limit}; use fewer (--set data.workers=N) or raise ulimit -u")
+        return RunFailed(f"{doing}: {limit}; use {FEWER_LOADERS} or raise ulimit -u")
     if number == errno.ENOMEM or isinstance(error, MemoryError):
-        return RunFailed(
-            f"{doing}: memory is short; use a smaller batch or fewer loader processes "
-            "(--set data.workers=N)"
-        )
+        return RunFailed(f"{doing}: memory is short; use a smaller batch or {FEWER_LOADERS}")
     return None
 
 

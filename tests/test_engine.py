@@ -1,6 +1,7 @@
 """The training engine: exact resume, signals, damaged checkpoints, non-finite steps, exit codes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from sercli.engine.loop import Trainer
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
-from sercli.errors import Preempted, RunFailed
+from sercli.errors import Preempted, RunFailed, UserError
 from sercli.run_dir import RunDir
 
 TINY = (
@@ -277,6 +278,50 @@ def test_tensorboard_logs_what_metrics_say(tmp_path):
     events = EventAccumulator(str(run.tensorboard)).Reload()
     logged = [(e.step, e.value) for e in events.Scalars("loss")]
     assert logged == [(r["step"], pytest.approx(r["loss"], rel=1e-6)) for r in losses(run)]
+
+
+def last_checkpoint_changed(whole, path, change):
+    """A copy of a run that has only its last checkpoint but one, with other values in it."""
+    shutil.copytree(whole.path, path)
+    run = RunDir.open(path)
+    run.update_run(status="preempted")
+    run.checkpoint(24).unlink()
+    state = torch.load(run.checkpoint(20), weights_only=True)
+    change(state)
+    checkpoint.save(run, 20, state)
+    return run
+
+
+def spoil_a_head(state):
+    state["objective"]["student.method.projector.0.weight"][3, 2] = torch.nan
+
+
+def spoil_a_moment(state):
+    next(iter(state["optimiser"]["state"].values()))["exp_avg_sq"][0] = torch.inf
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [(spoil_a_head, "projector.0.weight"), (spoil_a_moment, "optimiser's exp_avg_sq")],
+)
+def test_a_run_does_not_go_on_from_what_is_not_finite(whole, tmp_path, change, named):
+    run = last_checkpoint_changed(whole, tmp_path / "run", change)
+    with pytest.raises(UserError, match="not finite") as caught:
+        train(run)
+    assert named in str(caught.value)
+
+
+def test_a_run_of_an_earlier_version_says_what_it_does_not_name(whole, tmp_path, capsys):
+    run = last_checkpoint_changed(whole, tmp_path / "run", lambda _: None)
+    train(run)
+    assert "earlier version" not in capsys.readouterr().err
+    older = last_checkpoint_changed(whole, tmp_path / "older", lambda _: None)
+    lines = [line for line in older.recipe.read_text().splitlines() if "warmup_ramp" not in line]
+    older.recipe.write_text("\n".join(lines) + "\n")
+    train(older)
+    said = capsys.readouterr().err
+    assert "an earlier version of ser wrote" in said
+    assert "today's defaults of train.warmup_ramp" in said
 
 
 def test_an_edited_recipe_does_not_resume(tmp_path):

@@ -13,11 +13,12 @@ import torch
 from test_cli import run_in_process
 
 from sercli import cli
+from sercli.data import workers as processes
 from sercli.data.loading import RowReader, evaluation_batches, load_batches, load_images, load_rows
 from sercli.data.ring import Column, Ring
 from sercli.data.shapes import ShapesSource
 from sercli.data.workers import InProcesses
-from sercli.errors import RunFailed, UserError, exhausted
+from sercli.errors import RunFailed, SerError, UserError, exhausted
 
 
 class Numbers(RowReader[int, str]):
@@ -185,6 +186,26 @@ def test_a_loader_process_that_is_killed_is_named():
     assert time.monotonic() - started < 30
 
 
+def test_a_loader_process_that_stops_answering_is_an_error(monkeypatch):
+    monkeypatch.setattr(processes, "_PATIENCE", 1.0)
+    stop = Items(lambda _key: os.kill(os.getpid(), signal.SIGSTOP))
+    with pytest.raises(RunFailed, match="has not answered for 1 seconds"):
+        list(load_batches(stop, [[1], [2]], workers=1))
+
+
+class TwoParts(UserError):
+    """Cannot be unpickled: it is made from two values and has one argument."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def test_an_error_that_cannot_be_handed_over_keeps_its_text_and_status():
+    with pytest.raises(SerError, match="this and that") as caught:
+        list(load_batches(fails(TwoParts("this", "that")), [[1]], workers=1))
+    assert caught.value.exit_status == 2
+
+
 def test_signals_are_the_training_processs_to_handle():
     """SIGTERM to the whole group must leave loaders alive until the run has been saved."""
 
@@ -246,7 +267,11 @@ def test_other_ways_to_start_processes(tmp_path, method):
     assert done.stdout == "right\n", done.stderr
 
 
-def test_loaders_end_with_a_parent_that_is_killed(tmp_path):
+@pytest.mark.parametrize("busy", [False, True])
+def test_loaders_end_with_a_parent_that_is_killed(tmp_path, busy):
+    """Also where they wait for a disk that never answers, as a FIFO nobody writes to."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(
@@ -254,11 +279,16 @@ def test_loaders_end_with_a_parent_that_is_killed(tmp_path):
             import sys, time
             import torch
             from sercli.data.workers import InProcesses
-            pool = InProcesses(time.sleep, 3)
+            pool = InProcesses(lambda path: open(path).read(), 3)
+            for _ in range(3 * BUSY):
+                pool.submit("FIFO")
+            time.sleep(0.5)
             print(*(process.pid for process in pool._processes), flush=True)
             time.sleep(60)
             """
         )
+        .replace("BUSY", str(int(busy)))
+        .replace("FIFO", str(fifo))
     )
     parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
     pids = [int(pid) for pid in parent.stdout.readline().split()]

@@ -19,6 +19,7 @@ from sercli.commands.evaluation import (
     Positions,
     RandomInit,
     Teacher,
+    Workers,
     command_line,
     print_table,
     progress_of,
@@ -113,9 +114,7 @@ def coco_detect(
         int,
         typer.Option(min=1, help="Images scored at a time; no number depends on it."),
     ] = 8,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Loader processes. Default: by the number of cores.")
-    ] = None,
+    workers: Workers = None,
     device: Device = None,
     limit: Limit = None,
     teacher: Teacher = False,

@@ -21,6 +21,7 @@ from sercli.commands.evaluation import (
     Positions,
     RandomInit,
     Teacher,
+    Workers,
     command_line,
     print_table,
     progress,
@@ -76,6 +77,7 @@ def equiv_score(
     ] = None,
     batch_size: BatchSize = 32,
     device: Device = None,
+    workers: Workers = None,
     limit: Limit = None,
     teacher: Teacher = False,
     random_init: RandomInit = False,
@@ -126,6 +128,7 @@ def equiv_score(
             image_size=size,
             batch_size=batch_size,
             limit=limit,
+            workers=workers,
             progress=show,
         )
     run = subject.save(outcome.result, outcome.arrays)

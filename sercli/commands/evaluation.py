@@ -35,6 +35,9 @@ Out = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images taken at a time.")]
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="Loader processes. Default: by the number of cores.")
+]
 Device = Annotated[
     str | None, typer.Option(metavar="cpu|cuda", help="Default: cuda where there is one.")
 ]

@@ -20,6 +20,7 @@ from sercli.commands.evaluation import (
     Positions,
     RandomInit,
     Teacher,
+    Workers,
     command_line,
     progress_of,
     tell,
@@ -33,6 +34,7 @@ def knn(
     batch_size: BatchSize = 256,
     image_size: ImageSize = None,
     device: Device = None,
+    workers: Workers = None,
     limit: Limit = None,
     teacher: Teacher = False,
     random_init: RandomInit = False,
@@ -84,7 +86,7 @@ def knn(
             limit=limit,
             floor=floor,
             image_size=image_size,
-            workers=default_workers(runtime_for(chosen).ranks_here),
+            workers=default_workers(runtime_for(chosen).ranks_here) if workers is None else workers,
             progress=show,
         )
     if not first:

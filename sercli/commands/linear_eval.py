@@ -21,6 +21,7 @@ from sercli.commands.evaluation import (
     Positions,
     RandomInit,
     Teacher,
+    Workers,
     command_line,
     print_table,
     progress_of,
@@ -81,6 +82,7 @@ def linear_eval(
     ] = 256,
     image_size: ImageSize = None,
     device: Device = None,
+    workers: Workers = None,
     limit: Limit = None,
     teacher: Teacher = False,
     random_init: RandomInit = False,
@@ -163,6 +165,7 @@ def linear_eval(
                 unfinished=unfinished,
                 cache=None if options.augment else run.feature_cache("train"),
                 request=request,
+                workers=workers,
                 progress=show,
                 say=say,
             )

@@ -21,6 +21,7 @@ from sercli.commands.evaluation import (
     Positions,
     RandomInit,
     Teacher,
+    Workers,
     command_line,
     print_table,
     progress_of,
@@ -108,9 +109,7 @@ def robustness(
     ] = False,
     out: Out = None,
     batch_size: BatchSize = 256,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Loader processes. Default: by the number of cores.")
-    ] = None,
+    workers: Workers = None,
     device: Device = None,
     limit: Limit = None,
     teacher: Teacher = False,

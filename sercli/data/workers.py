@@ -10,8 +10,11 @@ from __future__ import annotations
 import atexit
 import io
 import multiprocessing
+import multiprocessing.connection
+import os
 import pickle
 import signal
+import threading
 import traceback
 import weakref
 from collections import deque
@@ -24,10 +27,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sercli.errors import RunFailed, SerError, exhausted
+from sercli.errors import FEWER_LOADERS, RunFailed, SerError, exhausted
 
 Work = Callable[[Any], Any]
 _JOIN_SECONDS = 1.0
+_PATIENCE = 600.0  # seconds that a piece may take: a network disk may be slow, or gone
 # The training process decides what a signal means; its loaders end when their pipe closes.
 _SIGNALS = [
     getattr(signal, name)
@@ -126,6 +130,11 @@ class InProcesses:
         """
         process = self._asked.popleft()
         try:
+            if not self._ends[process].poll(_PATIENCE):
+                raise RunFailed(
+                    f"a loader process has not answered for {_PATIENCE:.0f} seconds; it may be "
+                    "stopped, or the disk that it reads from does not answer"
+                )
             answer = pickle.loads(self._ends[process].recv_bytes())
         except (EOFError, OSError):
             raise self._death(process) from None
@@ -139,13 +148,14 @@ class InProcesses:
         process = self._processes[index]
         process.join(_JOIN_SECONDS)
         code = process.exitcode
-        how = f"ended with status {code}"
-        if code is not None and code < 0:
-            how = f"was killed by signal {-code} ({signal.Signals(-code).name})"
-        return RunFailed(
-            f"a loader process {how}; the usual cause is too little memory: use fewer loader "
-            "processes (--set data.workers=N) or a smaller batch"
-        )
+        if code is None or code >= 0:
+            return RunFailed(
+                f"a loader process ended with status {code}, in the middle of its work"
+            )
+        killed = f"a loader process was killed by signal {-code} ({signal.Signals(-code).name})"
+        if -code in (signal.SIGKILL, signal.SIGBUS):
+            killed += f", as happens where memory is short: use a smaller batch or {FEWER_LOADERS}"
+        return RunFailed(killed)
 
     def close(self) -> None:
         """End the processes at once: they only read, so nothing is lost."""
@@ -181,6 +191,7 @@ def _serve(work: Work, end: Connection[Any, Any]) -> None:
         signal.signal(number, signal.SIG_IGN)
     for other in list(_our_ends):
         other.close()
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     torch.set_num_threads(1)
     while True:
         try:
@@ -194,16 +205,36 @@ def _serve(work: Work, end: Connection[Any, Any]) -> None:
             return
 
 
+def _end_with_the_parent() -> None:
+    """However it ends, and whatever this process is waiting for."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
 def _answer(work: Work, task: Any) -> bytes:
     try:
         return _dumps(work(task))
     except SerError as error:
-        return pickle.dumps(error)
+        return _as_it_is_or_told(error)
     except (OSError, MemoryError) as error:
         failed = exhausted(error, "reading images")
         return pickle.dumps(failed or _Bug(traceback.format_exc()))
     except BaseException:
         return pickle.dumps(_Bug(traceback.format_exc()))
+
+
+def _as_it_is_or_told(error: SerError) -> bytes:
+    """An error that cannot be pickled, or not unpickled, keeps its text and its status."""
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)
+    except Exception:
+        told = SerError(str(error))
+        told.exit_status = error.exit_status
+        return pickle.dumps(told)
+    return data
 
 
 class _Pickler(pickle.Pickler):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ from sercli.objective import Losses, Objective
 from sercli.precision import at_least_fp32
 from sercli.recipe import Moment, Recipe, Schedule
 from sercli.run_dir import RunDir
+from sercli.tensor_files import require_finite
 from sercli.views import Samples, TrainingImages, ViewMaker, Views, batches
 
 MAX_UNREADABLE = 0.001  # share of the data set
@@ -120,11 +121,12 @@ class Trainer:
         """Take up the last checkpoint that verifies; without one, start anew.
 
         Raises:
-            UserError: The checkpoint does not fit the recipe.
+            UserError: The checkpoint does not fit the recipe, or holds what is not finite.
         """
         state = checkpoint.load_latest(self.run, warn)
         if state is not None:
             try:
+                require_finite(_tensors_of(state), str(self.run.checkpoints))
                 self.objective.load_state_dict(state["objective"])
                 self.optimiser.load_state_dict(state["optimiser"])
                 self.step, self.train_seconds = int(state["step"]), float(state["train_seconds"])
@@ -351,6 +353,16 @@ class Trainer:
             self.tracker.row(row)
         progress.row(row)
         return _Clock()
+
+
+def _tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What a training checkpoint goes on from: parameters, buffers and the optimiser's moments."""
+    moments = {
+        f"the optimiser's {name} of parameter {index}": value
+        for index, values in state["optimiser"]["state"].items()
+        for name, value in values.items()
+    }
+    return {**state["objective"], **moments}
 
 
 def _number(value: float) -> float | None:

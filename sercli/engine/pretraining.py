@@ -43,9 +43,24 @@ def resolve(name: str, settings: tuple[str, ...], flags: Mapping[str, Any]) -> R
 
 def read_recipe(run: RunDir) -> Recipe:
     """The resolved recipe of a run directory."""
+    return _read_recipe(run).recipe
+
+
+def _read_recipe(run: RunDir) -> Resolved:
     if not run.recipe.is_file():
         raise UserError(f"{run.path} has no recipe.yaml", "it was not made by ser pretrain")
-    return resolve(str(run.recipe), (), {}).recipe
+    return resolve(str(run.recipe), (), {})
+
+
+def _unknown_then(resolved: Resolved) -> str | None:
+    """What to say of a run's recipe, which has all settings there were when it was written."""
+    added = [key for key, origin in resolved.origins.items() if origin == "default"]
+    if not added:
+        return None
+    return (
+        f"warning: an earlier version of ser wrote {resolved.name}: it goes on by today's rules, "
+        f"and with today's defaults of {', '.join(added)}"
+    )
 
 
 def training_source(recipe: Recipe) -> ImageSource:
@@ -204,7 +219,8 @@ def train(run: RunDir, *, device: torch.device, make_monitor: MonitorFactory) ->
         Preempted, Interrupted: Stopped by a signal; resumable.
         SerError: The run failed; run.json says why.
     """
-    recipe = read_recipe(run)
+    resolved = _read_recipe(run)
+    recipe, outdated = resolved.recipe, _unknown_then(resolved)
     first = distributed.rank() == 0
     with stop_request() as request:
         try:
@@ -214,6 +230,8 @@ def train(run: RunDir, *, device: torch.device, make_monitor: MonitorFactory) ->
             trainer = Trainer(run, recipe, source, runtime, monitor=monitor)
             total = trainer.schedule.total_steps
             with TrainingProgress(total, quiet=not first) as progress:
+                if outdated is not None:
+                    progress.message(outdated)
                 trainer.resume(progress.message)
                 if first:
                     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

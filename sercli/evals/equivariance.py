@@ -173,6 +173,7 @@ def evaluate(
     image_size: tuple[int, int] | None = None,
     batch_size: int = 32,
     limit: int | None = None,
+    workers: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Outcome:
     """Score an encoder and its random twin on a seeded sample of 512 images.
@@ -185,6 +186,7 @@ def evaluate(
         image_size: (H, W) in pixels, multiples of the patch; None: the size it was trained on.
         batch_size: Images at a time; each is encoded 14 times.
         limit: At most this many of the 512; the result is partial then.
+        workers: Loader processes; None: by the number of cores.
         progress: Called with what is done, how many images are, and of how many.
 
     Raises:
@@ -196,7 +198,7 @@ def evaluate(
     layers = _checked(layers, encoder.depth)
     size = image_size or (loaded.image_size, loaded.image_size)
     indices = sample(source, limit)
-    batches = _batches(loaded, source, indices, size, batch_size, device)
+    batches = _batches(loaded, source, indices, size, batch_size, device, workers)
     model, floor = accumulate(
         [encoder, twin], _reported(batches, len(indices), progress), layers, seed=SEED
     )
@@ -274,6 +276,7 @@ def _batches(
     size: tuple[int, int],
     batch_size: int,
     device: torch.device,
+    workers: int | None,
 ) -> Iterable[Tensor]:
     """Normalised [B, 3, H, W]: the centre of the square evaluation crop of side max(H, W)."""
     side = max(size)
@@ -286,6 +289,7 @@ def _batches(
         mean=loaded.mean,
         std=loaded.std,
         device=device,
+        workers=workers,
     ):
         yield images[:, :, top : top + size[0], left : left + size[1]]
 
@@ -334,7 +338,9 @@ def picture(
     shown = [g for name in _PICTURED for g in TRANSFORMATIONS if g.name == name]
     indices = sample(source, len(shown))
     rows = []
-    for g, images in zip(shown, _batches(loaded, source, indices, size, 1, device), strict=False):
+    for g, images in zip(
+        shown, _batches(loaded, source, indices, size, 1, device, 0), strict=False
+    ):
         view = g.on_image(images, patch)
         with torch.no_grad():
             observed, seen = (f.grids[layer] for f in encode(encoder, [images, view], (layer,)))
