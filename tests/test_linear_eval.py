@@ -37,8 +37,8 @@ from sercli.evals.linear_features import CENTRAL, ProbeImages, Reader, cached, f
 from sercli.evals.linear_heads import load_head
 from sercli.evals.linear_protocol import PRESETS, Options, Probe, prepare, split_images
 from sercli.recipe import Model
-from sercli.report.statistics import wilson_interval
 from sercli.run_dir import RunDir
+from sercli.statistics import wilson_interval
 
 MODEL = Model(name="vit_micro", patch_size=8, width=16, depth=5, num_heads=2)
 CPU = Runtime(torch.device("cpu"), None)

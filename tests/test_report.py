@@ -19,14 +19,6 @@ from scipy import stats
 
 from sercli.report import published as paper
 from sercli.report.formats import RENDERERS, plain
-from sercli.report.statistics import (
-    bootstrap_interval,
-    holm_adjusted,
-    mcnemar_p_value,
-    paired_test,
-    spread,
-    wilson_interval,
-)
 from sercli.report.tables import (
     Cell,
     Column,
@@ -37,6 +29,14 @@ from sercli.report.tables import (
     Table,
     best_labels,
     cell_text,
+)
+from sercli.statistics import (
+    bootstrap_interval,
+    holm_adjusted,
+    mcnemar_p_value,
+    paired_test,
+    spread,
+    wilson_interval,
 )
 
 # -- statistics -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.errors import UserError
-from sercli.report.statistics import CONFIDENCE
+from sercli.statistics import CONFIDENCE
 
 METRICS = ("pycocotools", "faster-coco-eval")
 KINDS = ("bbox", "segm")

@@ -24,8 +24,8 @@ from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, evaluation_batches
 from sercli.encoder import Encoder
 from sercli.errors import UserError
 from sercli.randomness import numpy_generator
-from sercli.report.statistics import CONFIDENCE, wilson_interval
 from sercli.run_dir import Result
+from sercli.statistics import CONFIDENCE, wilson_interval
 
 NEIGHBOURS = (10, 20, 100, 200)
 REPORTED = 20

@@ -34,8 +34,8 @@ from sercli.evals.linear_features import (
 from sercli.evals.linear_heads import Choice, HeadFacts, HeadRow, ProbeHead, choose
 from sercli.evals.linear_protocol import Probe
 from sercli.evals.linear_training import HeldOut, Unfinished, train_heads
-from sercli.report.statistics import wilson_interval
 from sercli.run_dir import Result, protocol_id
+from sercli.statistics import wilson_interval
 
 _TOP = 5
 _ROWS_AT_ONCE = 4096

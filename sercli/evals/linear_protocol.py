@@ -27,7 +27,7 @@ from sercli.evals.linear_features import (
 from sercli.evals.linear_heads import INIT_STD, MOMENTUM
 from sercli.evals.linear_training import Order
 from sercli.randomness import numpy_generator
-from sercli.report.statistics import CONFIDENCE
+from sercli.statistics import CONFIDENCE
 
 HOLD_OUT, HOLD_OUT_LEAST, HOLD_OUT_MOST = 0.02, 20, 0.2
 STEPS_PER_EPOCH, SMALLEST_BATCH = 16, 32

@@ -22,7 +22,7 @@ from sercli.metrics import (
     NUM_SEVERITIES,
     corruption_errors,
 )
-from sercli.report.statistics import CONFIDENCE, wilson_interval
+from sercli.statistics import CONFIDENCE, wilson_interval
 
 # 2: motion blur cuts levels as ImageMagick does, the rims of spatter are Canny's.
 _VERSIONS = {"imagenet-c-otf": 2}
