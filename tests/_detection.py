@@ -10,9 +10,9 @@ from sercli.checkpoints import LoadedEncoder
 from sercli.data.shapes_detection import ShapesDetection
 from sercli.encoder import Encoder
 from sercli.engine.runtime import runtime_for
-from sercli.evals.detection_backbone import FrozenEncoder
-from sercli.evals.detection_detector import Heads
-from sercli.evals.detection_images import Canvas
+from sercli.evals.detection.backbone import FrozenEncoder
+from sercli.evals.detection.detector import Heads
+from sercli.evals.detection.images import Canvas
 from sercli.recipe import Model
 
 HEADS = Heads(

@@ -21,10 +21,10 @@ from sercli.data.coco import CocoFolder
 from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
-from sercli.evals import detection, detection_task
-from sercli.evals.detection import evaluate, make_detector
-from sercli.evals.detection_backbone import LEVELS, FrozenEncoder, GridCache, SimpleFeaturePyramid
-from sercli.evals.detection_detector import (
+from sercli.evals.detection import evaluate as detection
+from sercli.evals.detection import task as detection_task
+from sercli.evals.detection.backbone import LEVELS, FrozenEncoder, GridCache, SimpleFeaturePyramid
+from sercli.evals.detection.detector import (
     PRESETS,
     Detections,
     Preset,
@@ -33,9 +33,10 @@ from sercli.evals.detection_detector import (
     make_optimiser,
     to_coco,
 )
-from sercli.evals.detection_images import Canvas, DetectionImages, Sample, trainable_images
-from sercli.evals.detection_task import Options, prepare
-from sercli.evals.detection_training import detect
+from sercli.evals.detection.evaluate import evaluate, make_detector
+from sercli.evals.detection.images import Canvas, DetectionImages, Sample, trainable_images
+from sercli.evals.detection.task import Options, prepare
+from sercli.evals.detection.training import detect
 from sercli.run_dir import Result, RunDir
 
 ENGINES = ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)]
@@ -205,7 +206,7 @@ def test_detectron2_builds_the_backbone_from_a_configuration_of_its_own():
     from detectron2.config import get_cfg
     from detectron2.modeling import build_backbone
 
-    from sercli.evals.detection_detectron2 import add_config
+    from sercli.evals.detection.detectron2 import add_config
 
     cfg = add_config(get_cfg(), HEADS, num_classes=3)
     cfg.MODEL.DEVICE = "cpu"
@@ -443,7 +444,7 @@ def test_batches_in_evaluation_change_nothing(engine):
 
 
 def test_three_steps_that_are_not_finite_end_the_run(tmp_path, monkeypatch):
-    from sercli.evals.detection_torchvision import TorchvisionDetector
+    from sercli.evals.detection.torchvision import TorchvisionDetector
 
     forward = TorchvisionDetector.forward
 
@@ -459,7 +460,7 @@ def test_three_steps_that_are_not_finite_end_the_run(tmp_path, monkeypatch):
 
 
 def test_a_step_that_is_not_finite_is_skipped(tmp_path, monkeypatch):
-    from sercli.evals.detection_torchvision import TorchvisionDetector
+    from sercli.evals.detection.torchvision import TorchvisionDetector
 
     forward, calls = TorchvisionDetector.forward, []
 

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from sercli.data.coco import CocoFolder
 from sercli.errors import UserError
-from sercli.evals.detection_images import (
+from sercli.evals.detection.images import (
     Canvas,
     DetectionImages,
     TrainingOrder,

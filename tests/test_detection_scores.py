@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from sercli.data.coco import CocoFolder
 from sercli.errors import UserError
-from sercli.evals.detection_scores import (
+from sercli.evals.detection.scores import (
     KINDS,
     METRICS,
     NAMES,

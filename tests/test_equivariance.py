@@ -19,8 +19,9 @@ from sercli.commands.equiv_score import equiv_score
 from sercli.data import ShapesSource
 from sercli.encoder import Encoder, Features
 from sercli.errors import UserError
-from sercli.evals.equivariance import COLUMNS, evaluate, metrics, picture, sample
-from sercli.evals.equivariance_sums import TRANSFORMATIONS, Sums, accumulate
+from sercli.evals.equivariance.evaluate import COLUMNS, evaluate, metrics, sample
+from sercli.evals.equivariance.picture import picture
+from sercli.evals.equivariance.sums import TRANSFORMATIONS, Sums, accumulate
 from sercli.metrics import equivariance_score
 from sercli.recipe import Model
 from sercli.run_dir import Result, RunDir

@@ -23,7 +23,8 @@ from sercli.data import ShapesSource, open_source
 from sercli.encoder import Encoder
 from sercli.errors import UserError
 from sercli.evals import knn as protocol
-from sercli.evals.knn import evaluate, extract, hold_out, knn_accuracy, knn_scores, nearest
+from sercli.evals.common import hold_out
+from sercli.evals.knn import evaluate, extract, knn_accuracy, knn_scores, nearest
 from sercli.recipe import Model
 from sercli.run_dir import RunDir
 

@@ -30,12 +30,12 @@ from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.errors import Preempted
-from sercli.evals.detection import make_detector
-from sercli.evals.detection_backbone import FrozenEncoder
-from sercli.evals.detection_detector import make_optimiser
-from sercli.evals.detection_images import DetectionImages
-from sercli.evals.detection_task import Options, prepare
-from sercli.evals.linear_features import Reader
+from sercli.evals.detection.backbone import FrozenEncoder
+from sercli.evals.detection.detector import make_optimiser
+from sercli.evals.detection.evaluate import make_detector
+from sercli.evals.detection.images import DetectionImages
+from sercli.evals.detection.task import Options, prepare
+from sercli.evals.linear.features import Reader
 from sercli.objective import addon_configs, method_configs
 from sercli.recipe_files import from_mapping
 from sercli.report import figures

@@ -33,8 +33,9 @@ from sercli.data.source import ImageSource
 from sercli.data.videos import write_video
 from sercli.encoder import Encoder
 from sercli.errors import RunFailed, UserError
-from sercli.evals.linear_heads import HeadFacts, ProbeHead, load_head
-from sercli.evals.robustness import (
+from sercli.evals.linear.heads import HeadFacts, ProbeHead, load_head
+from sercli.evals.robustness.classifier import CentreView, Classifier, own_head
+from sercli.evals.robustness.evaluate import (
     Sets,
     evaluate,
     evaluate_corruptions,
@@ -42,10 +43,9 @@ from sercli.evals.robustness import (
     evaluate_perturbed,
     normalised,
 )
-from sercli.evals.robustness_classifier import CentreView, Classifier, own_head
-from sercli.evals.robustness_reading import InOrder, Reading
-from sercli.evals.robustness_scores import SEVERITIES, Normalisers
-from sercli.metrics import ALEXNET_ERRORS
+from sercli.evals.robustness.metrics import ALEXNET_ERRORS
+from sercli.evals.robustness.reading import InOrder, Reading
+from sercli.evals.robustness.scores import SEVERITIES, Normalisers
 from sercli.recipe import Model
 from sercli.report.columns import catalogue
 from sercli.report.figures import CorruptionRow, corruption_figure, save_figure

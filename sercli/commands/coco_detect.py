@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sercli.data.coco import DetectionSource
-    from sercli.evals.detection import Outcome
-    from sercli.evals.detection_task import Task
+    from sercli.evals.detection.evaluate import Outcome
+    from sercli.evals.detection.task import Task
     from sercli.run_dir import Result, RunDir
 
 _SHAPES = "shapes"
@@ -137,8 +137,8 @@ def coco_detect(
     the same command goes on where it stopped. Several processes: torchrun -m sercli coco-detect …
     Written are results/coco-detect--ENGINE.json, the detections, the heads and a figure.
     """
-    from sercli.evals.detection_task import Options
-    from sercli.evals.subject import recipe_of
+    from sercli.commands.subject import recipe_of
+    from sercli.evals.detection.task import Options
 
     recipe = recipe_of(model)
     place = coco or _default_data(recipe, model)
@@ -164,12 +164,12 @@ def coco_detect(
         typer.echo(f"engine {options.engine}, preset {options.preset}")
     options.require_engine()
     from sercli.checkpoints import read_encoder
+    from sercli.commands.subject import destination, open_or_create, owner_of
     from sercli.engine.preemption import stop_request
     from sercli.engine.progress import TrainingProgress
     from sercli.engine.runtime import decided_by_first
-    from sercli.evals.detection import evaluate
-    from sercli.evals.detection_task import prepare
-    from sercli.evals.subject import destination, open_or_create, owner_of
+    from sercli.evals.detection.evaluate import evaluate
+    from sercli.evals.detection.task import prepare
     from sercli.foreign import Hints
 
     def say(text: str) -> None:
@@ -255,8 +255,8 @@ def _announcement(task: Task) -> str:
 
 
 def _save(run: RunDir, outcome: Outcome, task: Task, model: str, owner: str) -> None:
-    from sercli.evals.detection import save_head
-    from sercli.evals.subject import save
+    from sercli.commands.subject import save
+    from sercli.evals.detection.evaluate import save_head
     from sercli.report.detections import detection_figure
     from sercli.report.figures import save_figure
 

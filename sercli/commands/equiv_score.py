@@ -93,11 +93,12 @@ def equiv_score(
     initialised twin as the floor. Written are results/equiv-score.json, the sums of each image
     beside it, and two figures.
     """
+    from sercli.commands.subject import resolve
     from sercli.engine.runtime import choose_device
-    from sercli.evals.equivariance import evaluate, picture
-    from sercli.evals.subject import resolve
+    from sercli.evals.equivariance.evaluate import evaluate
+    from sercli.evals.equivariance.picture import picture
     from sercli.foreign import Hints
-    from sercli.report.figures import equivariance_figure, save_figure, token_figure
+    from sercli.report.figures import TokenRow, equivariance_figure, save_figure, token_figure
 
     chosen = choose_device(device)
     size = _size(image_size)
@@ -148,7 +149,13 @@ def equiv_score(
                 tapped_layer=tapped,
             ),
         ),
-        ("equiv-tokens", token_figure(rows, title=f"Tokens after block {shown} of {name}")),
+        (
+            "equiv-tokens",
+            token_figure(
+                [TokenRow(**vars(row)) for row in rows],
+                title=f"Tokens after block {shown} of {name}",
+            ),
+        ),
     )
     paths = [path for stem, figure in figures for path in save_figure(figure, run.figures, stem)]
     print_table(

@@ -50,7 +50,7 @@ def export(
     torch.save({"state_dict": tensors}, "plain.pth")
     """
     from sercli.checkpoints import read_encoder
-    from sercli.evals.subject import recipe_of
+    from sercli.commands.subject import recipe_of
     from sercli.timm_models import export as write
     from sercli.timm_models import require_free
 

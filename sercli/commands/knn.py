@@ -53,10 +53,10 @@ def knn(
     class. Written are results/knn.json and, beside it, the predictions. Under torchrun, processes
     share the images.
     """
+    from sercli.commands.subject import resolve
     from sercli.data.loading import default_workers
     from sercli.engine.runtime import is_first_process, process_group, runtime_for
     from sercli.evals.knn import NEIGHBOURS, REPORTED, evaluate
-    from sercli.evals.subject import resolve
     from sercli.foreign import Hints
 
     first = is_first_process()

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from sercli.checkpoints import LoadedEncoder
     from sercli.data import ImageSource
-    from sercli.evals.robustness import Outcome
-    from sercli.evals.robustness_classifier import Classifier
+    from sercli.evals.robustness.classifier import Classifier
+    from sercli.evals.robustness.evaluate import Outcome
     from sercli.foreign import Hints
     from sercli.run_dir import Result
 
@@ -140,13 +140,13 @@ def robustness(
         on_the_fly=imagenet_c_otf,
         normalised=alexnet_p is not None,
     )
+    from sercli.commands.subject import destination, owner_of
     from sercli.data.loading import default_workers
     from sercli.engine.runtime import is_first_process, process_group, runtime_for
-    from sercli.evals.robustness import evaluate, open_sets
-    from sercli.evals.robustness_classifier import own_head
-    from sercli.evals.robustness_reading import Reading
-    from sercli.evals.robustness_scores import Normalisers
-    from sercli.evals.subject import destination, owner_of
+    from sercli.evals.robustness.classifier import own_head
+    from sercli.evals.robustness.evaluate import evaluate, open_sets
+    from sercli.evals.robustness.reading import Reading
+    from sercli.evals.robustness.scores import Normalisers
     from sercli.foreign import Hints
 
     hints = Hints(num_heads, cls_after, key, positions)
@@ -259,7 +259,7 @@ def _open_val(wanted: _Wanted, classifier: Classifier, model: str) -> ImageSourc
     Raises:
         UserError: No data set is named or known, or it has no val.
     """
-    from sercli.evals.subject import images_of, recipe_of
+    from sercli.commands.subject import images_of, recipe_of
 
     if wanted.data is None and not wanted.on_the_fly:
         return None
@@ -289,8 +289,8 @@ def _probe(
         UserError: There is no probe, or it is another encoder's.
     """
     from sercli.checkpoints import read_encoder
-    from sercli.evals.linear_heads import load_head
-    from sercli.evals.robustness_classifier import CentreView, Classifier
+    from sercli.evals.linear.heads import load_head
+    from sercli.evals.robustness.classifier import CentreView, Classifier
 
     probe = load_head(file)
     loaded = read_encoder(
@@ -356,7 +356,7 @@ def _head_file(model: str, target: Path) -> Path:
 
 def _save(target: Path, outcome: Outcome, model: str, owner: str) -> None:
     """Write a result, its predictions, and the heat map of a grid of corruptions."""
-    from sercli.evals.subject import save
+    from sercli.commands.subject import save
     from sercli.report.figures import corruption_figure, save_figure
     from sercli.report.robustness import GRIDS, corruption_rows, grid_title
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from sercli import distributed
 from sercli.engine.preemption import Stopping
 from sercli.errors import UserError
-from sercli.evals.linear_features import FeaturePlan
-from sercli.evals.linear_heads import HeadRow
+from sercli.evals.linear.features import FeaturePlan
+from sercli.evals.linear.heads import HeadRow
 from sercli.randomness import numpy_generator
 from sercli.run_dir import write_atomic
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.errors import UserError, from_os_error
-from sercli.metrics import (
+from sercli.evals.robustness.metrics import (
     ALEXNET_ERRORS,
     NOISE_PERTURBATIONS,
     NUM_SEVERITIES,

@@ -19,16 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sercli.actions import GeometricAction, grid_of, transport
 from sercli.checkpoints import LoadedEncoder
 from sercli.data import ImageSource
 from sercli.data.loading import evaluation_batches
-from sercli.encoder import encode
 from sercli.errors import UserError
-from sercli.evals.equivariance_sums import TRANSFORMATIONS, Array, Sums, accumulate
+from sercli.evals.equivariance.sums import TRANSFORMATIONS, Array, Sums, accumulate
 from sercli.metrics import UNDEFINED_ENERGY
 from sercli.randomness import numpy_generator
-from sercli.report.figures import TokenRow
 from sercli.run_dir import Result
 
 NUM_IMAGES = 512
@@ -195,10 +192,10 @@ def evaluate(
     # Drawn on the CPU, where a seed gives the same weights on every machine.
     twin = loaded.encoder.cpu().random_twin(SEED).to(device).eval().requires_grad_(False)
     encoder = loaded.encoder.to(device)
-    layers = _checked(layers, encoder.depth)
+    layers = checked_layers(layers, encoder.depth)
     size = image_size or (loaded.image_size, loaded.image_size)
     indices = sample(source, limit)
-    batches = _batches(loaded, source, indices, size, batch_size, device, workers)
+    batches = square_batches(loaded, source, indices, size, batch_size, device, workers)
     model, floor = accumulate(
         [encoder, twin], _reported(batches, len(indices), progress), layers, seed=SEED
     )
@@ -252,7 +249,7 @@ def _settings(split: str, image_size: tuple[int, int] | None) -> dict[str, Any]:
     }
 
 
-def _checked(layers: Sequence[int] | None, depth: int) -> list[int]:
+def checked_layers(layers: Sequence[int] | None, depth: int) -> list[int]:
     chosen = sorted(set(range(depth + 1) if layers is None else layers))
     if not chosen or chosen[0] < 0 or chosen[-1] > depth:
         raise UserError(
@@ -269,7 +266,7 @@ def sample(source: ImageSource, limit: int | None = None) -> list[int]:
     return indices
 
 
-def _batches(
+def square_batches(
     loaded: LoadedEncoder,
     source: ImageSource,
     indices: Sequence[int],
@@ -303,64 +300,3 @@ def _reported(
         done += len(images)
         if progress is not None:
             progress("equiv-score", done, total)
-
-
-# -- A picture for people -------------------------------------------------------------------------
-
-_PICTURED = ("rot90", "hflip", "rot180", "scale0.75")
-
-
-def picture(
-    loaded: LoadedEncoder,
-    source: ImageSource,
-    *,
-    layer: int,
-    device: torch.device,
-    image_size: tuple[int, int] | None = None,
-) -> list[TokenRow]:
-    """What the scores look like: the token maps of a few images, one transformation each.
-
-    Args:
-        loaded: The encoder; it is moved to `device`.
-        source: Images; the first of `sample` are shown.
-        layer: Block whose tokens are shown, 0 to depth.
-        device: Where to compute.
-        image_size: (H, W) in pixels; None: the size it was trained on.
-
-    Raises:
-        UserError: No such layer, or a size that does not fit.
-    """
-    encoder = loaded.encoder.to(device)
-    _checked([layer], encoder.depth)
-    size = image_size or (loaded.image_size, loaded.image_size)
-    patch = encoder.patch_size
-    grid = grid_of(size, patch)
-    shown = [g for name in _PICTURED for g in TRANSFORMATIONS if g.name == name]
-    indices = sample(source, len(shown))
-    rows = []
-    for g, images in zip(
-        shown, _batches(loaded, source, indices, size, 1, device, 0), strict=False
-    ):
-        view = g.on_image(images, patch)
-        with torch.no_grad():
-            observed, seen = (f.grids[layer] for f in encode(encoder, [images, view], (layer,)))
-        action = g.action(1, grid)
-        moved = transport(seen, source=action, target=GeometricAction.identity(1, grid))
-        rows.append(
-            TokenRow(
-                g.name,
-                _pixels(images, loaded),
-                _pixels(view, loaded),
-                *(tokens[0].permute(1, 2, 0).cpu().numpy() for tokens in (observed, seen, moved)),
-            )
-        )
-    return rows
-
-
-def _pixels(images: Tensor, loaded: LoadedEncoder) -> NDArray[np.float32]:
-    """[H, W, 3] in 0…1, of the first of normalised images."""
-    mean, std = (images.new_tensor(x).view(3, 1, 1) for x in (loaded.mean, loaded.std))
-    pixels: NDArray[np.float32] = (
-        (images[0] * std + mean).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-    )
-    return pixels

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from sercli.data.imagenet_classes import imagenet_classes, is_imagenet
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
-from sercli.evals import robustness_scores as scores
-from sercli.evals.robustness_classifier import Classifier
-from sercli.evals.robustness_reading import (
+from sercli.evals.robustness import scores
+from sercli.evals.robustness.classifier import Classifier
+from sercli.evals.robustness.reading import (
     AsTheyAre,
     Indices,
     InOrder,
@@ -36,7 +36,7 @@ from sercli.evals.robustness_reading import (
     require_side,
     watch,
 )
-from sercli.evals.robustness_scores import Best, Normalisers, Right, Sequences
+from sercli.evals.robustness.scores import Best, Normalisers, Right, Sequences
 from sercli.run_dir import Result
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from sercli import distributed
 from sercli.data.loading import load_batches
 from sercli.engine.preemption import Stopping
 from sercli.engine.stepping import Stepper
-from sercli.evals.detection_detector import Detections, Detector, in_pixels, to_coco
-from sercli.evals.detection_images import DetectionImages, Sample, TrainingOrder
+from sercli.evals.detection.detector import Detections, Detector, in_pixels, to_coco
+from sercli.evals.detection.images import DetectionImages, Sample, TrainingOrder
 from sercli.randomness import seeded
 
 Grids = Callable[[Sequence[Sample]], Tensor]  # samples → float32 [B, D, h, w]

@@ -20,9 +20,9 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
-from sercli.evals.detection_backbone import LEVELS, STRIDES, SimpleFeaturePyramid
-from sercli.evals.detection_detector import MAX_DETECTIONS, Detections, Detector, Heads
-from sercli.evals.detection_images import Sample
+from sercli.evals.detection.backbone import LEVELS, STRIDES, SimpleFeaturePyramid
+from sercli.evals.detection.detector import MAX_DETECTIONS, Detections, Detector, Heads
+from sercli.evals.detection.images import Sample
 
 _ASPECTS = (0.5, 1.0, 2.0)
 _POOLED = LEVELS[:4]

@@ -26,24 +26,18 @@ from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import Runtime, decided_by_first
 from sercli.engine.stepping import Plan, Stepper
 from sercli.errors import RunFailed
-from sercli.evals.detection_backbone import FrozenEncoder, GridCache
-from sercli.evals.detection_detector import (
-    Detections,
-    Detector,
-    make_optimiser,
-)
-from sercli.evals.detection_images import (
-    DetectionImages,
-)
-from sercli.evals.detection_scores import KINDS, coco_scores, metrics_of
-from sercli.evals.detection_task import Task
-from sercli.evals.detection_training import Grids, detect, train
+from sercli.evals.detection.backbone import FrozenEncoder, GridCache
+from sercli.evals.detection.detector import Detections, Detector, make_optimiser
+from sercli.evals.detection.images import DetectionImages
+from sercli.evals.detection.scores import KINDS, coco_scores, metrics_of
+from sercli.evals.detection.task import Task
+from sercli.evals.detection.training import Grids, detect, train
 from sercli.randomness import seeded
 from sercli.run_dir import Result, RunDir, protocol_id, write_atomic
 from sercli.tensor_files import safetensors_bytes
 
 if TYPE_CHECKING:
-    from sercli.evals.detection_detectron2 import Evaluator
+    from sercli.evals.detection.detectron2 import Evaluator
 
 _PICTURED = 4
 
@@ -210,7 +204,7 @@ def make_detector(task: Task, frozen: FrozenEncoder) -> Detector:
     classes = len(task.train.categories)
     with seeded(task.options.seed, "coco-detect", "heads"):
         if task.options.engine == "torchvision":
-            from sercli.evals.detection_torchvision import TorchvisionDetector
+            from sercli.evals.detection.torchvision import TorchvisionDetector
 
             return TorchvisionDetector(frozen.dim, classes, task.heads).to(frozen.runtime.device)
         detector: Detector = _detectron2().Detectron2Detector(frozen, classes, task.heads)
@@ -238,7 +232,7 @@ def _detectron2() -> ModuleType:
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return importlib.import_module("sercli.evals.detection_detectron2")
+        return importlib.import_module("sercli.evals.detection.detectron2")
 
 
 def _identity(task: Task, frozen: FrozenEncoder) -> dict[str, Any]:

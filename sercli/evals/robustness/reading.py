@@ -22,9 +22,10 @@ from sercli.data.loading import (
 )
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
-from sercli.evals.robustness_classifier import Classifier
-from sercli.evals.robustness_scores import SEED, TOP, Best, Sequences
-from sercli.metrics import NOISE_PERTURBATIONS, flip_probability, top5_distance, top_classes
+from sercli.evals.robustness.classifier import Classifier
+from sercli.evals.robustness.metrics import NOISE_PERTURBATIONS, flip_probability, top5_distance
+from sercli.evals.robustness.scores import SEED, TOP, Best, Sequences
+from sercli.metrics import top_classes
 from sercli.randomness import numpy_generator
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from sercli.checkpoints import LoadedEncoder
 from sercli.data import ImageSource
 from sercli.encoder import Encoder
 from sercli.errors import UserError
-from sercli.evals.knn import HELD_OUT as TEST_SHARE
-from sercli.evals.knn import hold_out as hold_out_test
-from sercli.evals.linear_features import (
+from sercli.evals.common import HELD_OUT as TEST_SHARE
+from sercli.evals.common import hold_out as hold_out_test
+from sercli.evals.linear.features import (
     CROP_AREA,
     CROP_ASPECT,
     CROP_INTERPOLATION,
@@ -24,8 +24,8 @@ from sercli.evals.linear_features import (
     FeaturePlan,
     plan_features,
 )
-from sercli.evals.linear_heads import INIT_STD, MOMENTUM
-from sercli.evals.linear_training import Order
+from sercli.evals.linear.heads import INIT_STD, MOMENTUM
+from sercli.evals.linear.training import Order
 from sercli.randomness import numpy_generator
 from sercli.statistics import CONFIDENCE
 

@@ -13,7 +13,7 @@ from sercli import distributed
 from sercli.checkpoints import LoadedEncoder
 from sercli.data.coco import DetectionSource, require_same_categories
 from sercli.errors import UserError
-from sercli.evals.detection_detector import (
+from sercli.evals.detection.detector import (
     ENGINES,
     MAX_DETECTIONS,
     PRESETS,
@@ -21,8 +21,8 @@ from sercli.evals.detection_detector import (
     Schedule,
     settings,
 )
-from sercli.evals.detection_images import Canvas, TrainingOrder, trainable_images
-from sercli.evals.detection_scores import METRICS
+from sercli.evals.detection.images import Canvas, TrainingOrder, trainable_images
+from sercli.evals.detection.scores import METRICS
 from sercli.randomness import numpy_generator
 
 VERSION = 1

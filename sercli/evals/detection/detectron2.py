@@ -45,9 +45,9 @@ from sercli.data.loading import load_batches
 from sercli.engine.runtime import runtime_for
 from sercli.engine.stepping import Stepper
 from sercli.errors import UserError
-from sercli.evals.detection_backbone import LEVELS, STRIDES, FrozenEncoder, SimpleFeaturePyramid
-from sercli.evals.detection_detector import MAX_DETECTIONS, Detections, Detector, Heads
-from sercli.evals.detection_images import (
+from sercli.evals.detection.backbone import LEVELS, STRIDES, FrozenEncoder, SimpleFeaturePyramid
+from sercli.evals.detection.detector import MAX_DETECTIONS, Detections, Detector, Heads
+from sercli.evals.detection.images import (
     UNITS,
     Canvas,
     DetectionImages,
@@ -55,7 +55,7 @@ from sercli.evals.detection_images import (
     TrainingOrder,
     on_canvas,
 )
-from sercli.evals.detection_training import Grids
+from sercli.evals.detection.training import Grids
 from sercli.randomness import derive
 
 _NEVER = 1 << 60
@@ -275,7 +275,7 @@ def train(
     seed: int,
     workers: int,
 ) -> None:
-    """As `detection_training.train`, by detectron2's trainer.
+    """As `training.train`, by detectron2's trainer.
 
     Raises:
         Preempted, Interrupted, RunFailed: As `Stepper.done`.

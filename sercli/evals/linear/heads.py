@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sercli.checkpoints import encoder_sha256
 from sercli.encoder import Encoder, Features
 from sercli.errors import UserError
-from sercli.evals.linear_features import layers_of, parts_of
+from sercli.evals.linear.features import layers_of, parts_of
 from sercli.randomness import generator
 from sercli.run_dir import write_atomic
 from sercli.tensor_files import read_safetensors, require_finite, safetensors_bytes

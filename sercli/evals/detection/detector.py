@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sercli.errors import UserError
-from sercli.evals.detection_images import Sample
+from sercli.evals.detection.images import Sample
 
 ENGINES = ("detectron2", "torchvision")
 MAX_DETECTIONS = 100

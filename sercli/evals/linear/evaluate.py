@@ -1,6 +1,6 @@
 """The linear probe: all learning rates × feature sets in one pass, a hold-out, one test.
 
-The encoder is frozen. Linear classifiers are trained on training images (`linear_training.py`); the
+The encoder is frozen. Linear classifiers are trained on training images (`training.py`); the
 best of them is chosen on a share of train that no step sees, and only then are test images read.
 """
 
@@ -24,16 +24,11 @@ from sercli.encoder import final_norm
 from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.runtime import Runtime
 from sercli.errors import Interrupted, Preempted, RunFailed
-from sercli.evals.linear_convergence import Training, companion_rates, doubt
-from sercli.evals.linear_features import (
-    Reader,
-    Scale,
-    cached,
-    fingerprint,
-)
-from sercli.evals.linear_heads import Choice, HeadFacts, HeadRow, ProbeHead, choose
-from sercli.evals.linear_protocol import Probe
-from sercli.evals.linear_training import HeldOut, Unfinished, train_heads
+from sercli.evals.linear.convergence import Training, companion_rates, doubt
+from sercli.evals.linear.features import Reader, Scale, cached, fingerprint
+from sercli.evals.linear.heads import Choice, HeadFacts, HeadRow, ProbeHead, choose
+from sercli.evals.linear.probe import Probe
+from sercli.evals.linear.training import HeldOut, Unfinished, train_heads
 from sercli.run_dir import Result, protocol_id
 from sercli.statistics import wilson_interval
 
