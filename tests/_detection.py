@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sercli.checkpoints import LoadedEncoder
-from sercli.data.shapes_detection import ShapesDetection
+from sercli.data.shapes.detection import ShapesDetection
 from sercli.encoder import Encoder
 from sercli.engine.runtime import runtime_for
 from sercli.evals.detection.backbone import FrozenEncoder

@@ -17,7 +17,7 @@ from torch import nn
 
 from sercli import load_encoder
 from sercli.checkpoints import encoder_sha256, read_encoder
-from sercli.data.coco import CocoFolder
+from sercli.data.coco.folder import CocoFolder
 from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError

@@ -17,8 +17,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from sercli.data.shapes_detection import ShapesDetection
-from sercli.data.shapes_outlines import CLASSES
+from sercli.data.shapes.detection import ShapesDetection
+from sercli.data.shapes.outlines import CLASSES
 from sercli.report.detections import DetectionPanel, Shown, detection_figure
 from sercli.report.figures import save_figure
 

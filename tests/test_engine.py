@@ -250,7 +250,7 @@ def test_full_disk_fails_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeyp
 
 
 def test_unreadable_images_are_replaced_and_too_many_fail(tmp_path, monkeypatch):
-    from sercli.data.shapes import ShapesSource
+    from sercli.data.shapes.world import ShapesSource
     from sercli.data.source import UnreadableImage
 
     load = ShapesSource.load

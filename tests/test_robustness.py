@@ -26,11 +26,11 @@ from typer.testing import CliRunner
 
 from sercli.checkpoints import encoder_metadata, encoder_sha256, read_encoder, write_encoder
 from sercli.commands.robustness import robustness
-from sercli.data.imagenet_classes import imagenet_classes
 from sercli.data.loading import resize_and_crop
-from sercli.data.shapes_outlines import CLASSES
+from sercli.data.robustness.imagenet_classes import imagenet_classes
+from sercli.data.robustness.videos import write_video
+from sercli.data.shapes.outlines import CLASSES
 from sercli.data.source import ImageSource
-from sercli.data.videos import write_video
 from sercli.encoder import Encoder
 from sercli.errors import RunFailed, UserError
 from sercli.evals.linear.heads import HeadFacts, ProbeHead, load_head

@@ -30,7 +30,7 @@ from sercli.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sercli.data.coco import DetectionSource
+    from sercli.data.coco.source import DetectionSource
     from sercli.evals.detection.evaluate import Outcome
     from sercli.evals.detection.task import Task
     from sercli.run_dir import Result, RunDir
@@ -224,8 +224,8 @@ def _open(
     place: str, recipe: Mapping[str, Any], size: int
 ) -> tuple[DetectionSource, DetectionSource]:
     """Train and val of a COCO directory, or of the embedded world rendered for the canvas."""
-    from sercli.data.coco import CocoFolder
-    from sercli.data.shapes_detection import ShapesDetection
+    from sercli.data.coco.folder import CocoFolder
+    from sercli.data.shapes.detection import ShapesDetection
 
     if place != _SHAPES:
         return CocoFolder(Path(place), "train"), CocoFolder(Path(place), "val")

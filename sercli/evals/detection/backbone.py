@@ -13,7 +13,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from sercli.checkpoints import LoadedEncoder, encoder_sha256
-from sercli.data.coco import DetectionSource
+from sercli.data.coco.source import DetectionSource
 from sercli.data.loading import load_batches
 from sercli.encoder import final_norm
 from sercli.engine.runtime import Runtime

@@ -40,7 +40,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sercli import distributed
 from sercli.checkpoints import read_encoder
-from sercli.data.coco import DetectionSource
+from sercli.data.coco.source import DetectionSource
 from sercli.data.loading import load_batches
 from sercli.engine.runtime import runtime_for
 from sercli.engine.stepping import Stepper

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from sercli import distributed
-from sercli.data.coco import Annotation, DetectionSource
+from sercli.data.coco.source import Annotation, DetectionSource
 from sercli.data.loading import image_to_tensor, normalise
 from sercli.errors import UserError
 from sercli.randomness import numpy_generator

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sercli import distributed
 from sercli.checkpoints import LoadedEncoder
-from sercli.data.coco import DetectionSource, require_same_categories
+from sercli.data.coco.source import DetectionSource, require_same_categories
 from sercli.errors import UserError
 from sercli.evals.detection.detector import (
     ENGINES,

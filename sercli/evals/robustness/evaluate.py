@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.imagenet_classes import imagenet_classes, is_imagenet
+from sercli.data.robustness.imagenet_classes import imagenet_classes, is_imagenet
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
 from sercli.evals.robustness import scores
@@ -40,7 +40,7 @@ from sercli.evals.robustness.scores import Best, Normalisers, Right, Sequences
 from sercli.run_dir import Result
 
 if TYPE_CHECKING:
-    from sercli.data.robustness_sets import LabelledSet, PerturbedSet
+    from sercli.data.robustness.sets import LabelledSet, PerturbedSet
 
 
 _OTHERS = ("imagenet-c", "imagenet-p")  # not a labelled set each
@@ -115,7 +115,7 @@ def open_sets(
         UserError: A set is missing, incomplete, of other classes than the head, or its pictures
             have another side; or the head knows some of ImageNet's classes, but not all.
     """
-    from sercli.data import robustness_sets as files
+    from sercli.data.robustness import sets as files
 
     if folders or v2:
         _require_whole_head(classes)

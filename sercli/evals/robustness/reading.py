@@ -29,7 +29,7 @@ from sercli.metrics import top_classes
 from sercli.randomness import numpy_generator
 
 if TYPE_CHECKING:
-    from sercli.data.robustness_sets import PerturbedSet
+    from sercli.data.robustness.sets import PerturbedSet
 
 Indices = NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
@@ -85,8 +85,8 @@ class OnTheFly:
     """Corruptions of val made while reading, in place of files; see `Corruptions`."""
 
     def __init__(self, val: ImageSource, *, image_size: int) -> None:
-        from sercli.data.corruptions import FROST_NOTE
-        from sercli.data.robustness_sets import CORRUPTIONS
+        from sercli.data.corruptions.catalogue import FROST_NOTE
+        from sercli.data.robustness.sets import CORRUPTIONS
 
         self.corruptions: Sequence[str] = tuple(CORRUPTIONS)
         self.partial = False
@@ -95,7 +95,7 @@ class OnTheFly:
         self._image_size = image_size
 
     def source(self, corruption: str, severity: int) -> ImageSource:
-        from sercli.data.robustness_sets import open_otf
+        from sercli.data.robustness.sets import open_otf
 
         return open_otf(self._val, corruption, severity, seed=SEED, image_size=self._image_size)
 

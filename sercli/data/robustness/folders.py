@@ -16,9 +16,9 @@ from typing import final
 import numpy as np
 from PIL import Image
 
-from sercli.data.decode import Header, read_header, read_rgb
-from sercli.data.image_folder import counted, require_directory, some
-from sercli.data.manifest import Manifest, printable, read_manifest
+from sercli.data.images.decode import Header, read_header, read_rgb
+from sercli.data.images.folder import counted, require_directory, some
+from sercli.data.images.manifest import Manifest, printable, read_manifest
 from sercli.data.source import ImageSource, UnreadableImage
 from sercli.errors import UserError
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sercli.data.imagenet_classes import (
+from sercli.data.robustness.folders import FolderRule, either
+from sercli.data.robustness.imagenet_classes import (
     imagenet_a_classes,
     imagenet_classes,
     imagenet_r_classes,
     is_imagenet,
 )
-from sercli.data.robustness_folders import FolderRule, either
-from sercli.data.shapes_outlines import A_CLASSES, R_CLASSES
+from sercli.data.shapes.outlines import A_CLASSES, R_CLASSES
 
 V2_VARIANTS = ("matched-frequency", "threshold-0.7", "top-images")
 KINDS = (

@@ -10,7 +10,7 @@ from typing import final
 
 from PIL import Image
 
-from sercli.data.corruptions import (
+from sercli.data.corruptions.catalogue import (
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
     SEVERITIES,
@@ -18,9 +18,8 @@ from sercli.data.corruptions import (
     corrupt,
     corruption_generator,
 )
-from sercli.data.corruptions_pixels import PUBLISHED_SIDE
-from sercli.data.imagenet_classes import is_imagenet
-from sercli.data.robustness_folders import (
+from sercli.data.corruptions.pixels import PUBLISHED_SIDE
+from sercli.data.robustness.folders import (
     ClassFolders,
     Findings,
     absent_parts,
@@ -28,7 +27,8 @@ from sercli.data.robustness_folders import (
     merged,
     parts,
 )
-from sercli.data.robustness_published import folder_rule, published_rule
+from sercli.data.robustness.imagenet_classes import is_imagenet
+from sercli.data.robustness.published import folder_rule, published_rule
 from sercli.data.source import ImageSource, UnreadableImage
 from sercli.errors import UserError
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from sercli.data.decode import Header, read_header, read_rgb
-from sercli.data.manifest import SUFFIXES, Manifest, is_image_name, printable, read_manifest
+from sercli.data.images.decode import Header, read_header, read_rgb
+from sercli.data.images.manifest import SUFFIXES, Manifest, is_image_name, printable, read_manifest
 from sercli.data.source import ImageSource
 from sercli.errors import UserError, from_os_error
 

@@ -13,17 +13,21 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.check import CheckReport, Readable, SplitReport, class_facts, read_files
-from sercli.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
-from sercli.data.decode import Header
-from sercli.data.image_folder import class_names, require_directory, split_folder
-from sercli.data.imagenet_classes import imagenet_a_classes, imagenet_classes, imagenet_r_classes
-from sercli.data.robustness_corrupted import inspect_corrupted
-from sercli.data.robustness_folders import parts
-from sercli.data.robustness_perturbed import PerturbedSet, inspect_perturbed
-from sercli.data.robustness_published import KINDS, PERTURBATIONS
-from sercli.data.robustness_sets import find_v2, inspect_set, is_numbered, v2_variant
-from sercli.data.videos import require_av
+from sercli.data.corruptions.catalogue import CORRUPTIONS, EXTRA_CORRUPTIONS
+from sercli.data.images.check import CheckReport, Readable, SplitReport, class_facts, read_files
+from sercli.data.images.decode import Header
+from sercli.data.images.folder import class_names, require_directory, split_folder
+from sercli.data.robustness.corrupted import inspect_corrupted
+from sercli.data.robustness.folders import parts
+from sercli.data.robustness.imagenet_classes import (
+    imagenet_a_classes,
+    imagenet_classes,
+    imagenet_r_classes,
+)
+from sercli.data.robustness.perturbed import PerturbedSet, inspect_perturbed
+from sercli.data.robustness.published import KINDS, PERTURBATIONS
+from sercli.data.robustness.sets import find_v2, inspect_set, is_numbered, v2_variant
+from sercli.data.robustness.videos import require_av
 from sercli.errors import UserError
 
 LAYOUTS = (*KINDS, "imagenet-v2", "imagenet-c", "imagenet-p")

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from sercli.data import videos
-from sercli.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corruption_generator
-from sercli.data.corruptions_sequences import perturb
-from sercli.data.robustness_corrupted import JPEG_QUALITY, middle, scaled_side
-from sercli.data.robustness_published import PERTURBATIONS
-from sercli.data.shapes import Style, render, require_drawable
-from sercli.data.shapes_detection import ShapesDetection
-from sercli.data.shapes_outlines import A_CLASSES, CLASSES, R_CLASSES
+from sercli.data.corruptions.catalogue import CORRUPTIONS, SEVERITIES, corrupt, corruption_generator
+from sercli.data.corruptions.sequences import perturb
+from sercli.data.robustness import videos
+from sercli.data.robustness.corrupted import JPEG_QUALITY, middle, scaled_side
+from sercli.data.robustness.published import PERTURBATIONS
+from sercli.data.shapes.detection import ShapesDetection
+from sercli.data.shapes.outlines import A_CLASSES, CLASSES, R_CLASSES
+from sercli.data.shapes.world import Style, render, require_drawable
 from sercli.errors import UserError
 from sercli.run_dir import replacing_directory
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sercli.data.coco import Annotation, Category, DetectionSource
-from sercli.data.shapes import Rendered, render, require_drawable
-from sercli.data.shapes_outlines import CLASSES
+from sercli.data.coco.source import Annotation, Category, DetectionSource
+from sercli.data.shapes.outlines import CLASSES
+from sercli.data.shapes.world import Rendered, render, require_drawable
 from sercli.errors import UserError
 
 NUM_IMAGES = {"train": 1024, "val": 256}

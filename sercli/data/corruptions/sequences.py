@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sercli.data.corruptions import brightened
-from sercli.data.corruptions_pixels import Levels, Task, motion_blur
-from sercli.data.corruptions_weather import draw_flakes, snowed_in
+from sercli.data.corruptions.catalogue import brightened
+from sercli.data.corruptions.pixels import Levels, Task, motion_blur
+from sercli.data.corruptions.weather import draw_flakes, snowed_in
 
 _STEPS = 31
 

@@ -18,15 +18,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.decode import Header
-from sercli.data.image_folder import (
-    ImageFolder,
-    class_differences,
-    class_names,
-    split_folder,
-)
+from sercli.data.images.decode import Header
+from sercli.data.images.folder import ImageFolder, class_differences, class_names, split_folder
+from sercli.data.robustness.videos import UnreadableVideo
 from sercli.data.source import UnreadableImage
-from sercli.data.videos import UnreadableVideo
 from sercli.errors import RunFailed, UserError
 
 _CHUNK = 256  # files a task

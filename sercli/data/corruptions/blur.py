@@ -8,8 +8,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data import corruptions_pixels as pixels
-from sercli.data.corruptions_pixels import Levels, Task
+from sercli.data.corruptions import pixels
+from sercli.data.corruptions.pixels import Levels, Task
 
 
 def gaussian_blur(task: Task) -> Levels:

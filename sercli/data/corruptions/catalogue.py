@@ -11,7 +11,7 @@ within rounding of a level's end. That end is met more often where exact arithme
 levels: by `saturate` (0.17 levels in the mean at severity 3), `defocus_blur` (0.03 at severity 1)
 and `brightness` (0.02).
 
-Results made here are no ImageNet-C results: that set is files (`robustness_sets.open_corrupted`).
+Results made here are no ImageNet-C results: that set is files (`robustness.sets.open_corrupted`).
 
 Strengths are defined for pictures of 224 pixels. On another side S, lengths (sigmas, radii, shifts)
 are scaled by S / 224, so that a small picture is hurt about as much as a large one; noise, JPEG's
@@ -27,15 +27,15 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from sercli.data.corruptions_blur import (
+from sercli.data.corruptions.blur import (
     defocus_blur,
     gaussian_blur,
     glass_blur,
     motion_blur,
     zoom_blur,
 )
-from sercli.data.corruptions_pixels import Levels, Task, sample, smooth_field
-from sercli.data.corruptions_weather import fog, frost, snow, spatter
+from sercli.data.corruptions.pixels import Levels, Task, sample, smooth_field
+from sercli.data.corruptions.weather import fog, frost, snow, spatter
 from sercli.errors import UserError
 
 SEVERITIES = (1, 2, 3, 4, 5)

@@ -17,12 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sercli.data.shapes_outlines import (
-    CLASSES,
-    OUTLINES,
-    TEXTURES,
-    Field,
-)
+from sercli.data.shapes.outlines import CLASSES, OUTLINES, TEXTURES, Field
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
 

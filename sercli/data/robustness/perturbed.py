@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data import videos
-from sercli.data.corruptions_pixels import PUBLISHED_SIDE
-from sercli.data.image_folder import class_names, some
-from sercli.data.imagenet_classes import is_imagenet
-from sercli.data.robustness_folders import Findings, absent_parts, merged, parts
-from sercli.data.robustness_published import PERTURBATIONS, folder_rule
+from sercli.data.corruptions.pixels import PUBLISHED_SIDE
+from sercli.data.images.folder import class_names, some
+from sercli.data.robustness import videos
+from sercli.data.robustness.folders import Findings, absent_parts, merged, parts
+from sercli.data.robustness.imagenet_classes import is_imagenet
+from sercli.data.robustness.published import PERTURBATIONS, folder_rule
 from sercli.errors import UserError, from_os_error
 
 _LAYOUT = "the layout is DIR/<perturbation>/<class>/*.mp4"

@@ -6,8 +6,8 @@ folders and numbers of images, for another head (the embedded world's) the folde
 What would make labels wrong is always an error; what is missing is one unless partial sets are
 allowed.
 
-ImageNet-C is in `robustness_corrupted.py`, ImageNet-P in `robustness_perturbed.py`, what was
-published of each set in `robustness_published.py`.
+ImageNet-C is in `corrupted.py`, ImageNet-P in `perturbed.py`, what was
+published of each set in `published.py`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
-from sercli.data.image_folder import class_names, require_directory
-from sercli.data.robustness_corrupted import CorruptedSet, open_corrupted, open_otf
-from sercli.data.robustness_folders import ClassFolders, Findings, inspect_folder
-from sercli.data.robustness_perturbed import PerturbedSet, open_perturbed
-from sercli.data.robustness_published import (
+from sercli.data.corruptions.catalogue import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
+from sercli.data.images.folder import class_names, require_directory
+from sercli.data.robustness.corrupted import CorruptedSet, open_corrupted, open_otf
+from sercli.data.robustness.folders import ClassFolders, Findings, inspect_folder
+from sercli.data.robustness.perturbed import PerturbedSet, open_perturbed
+from sercli.data.robustness.published import (
     KINDS,
     PERTURBATIONS,
     TITLES,

@@ -10,20 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.check import CheckReport, Fact, SplitReport, read_files
-from sercli.data.coco import (
-    Annotation,
-    Category,
-    SplitPlace,
-    category_difference,
-    faults,
-    find_split,
-    is_box,
-    read_annotations,
-    require_size,
-)
-from sercli.data.decode import Header, read_header
-from sercli.data.image_folder import require_directory
+from sercli.data.coco.folder import SplitPlace, find_split, read_annotations
+from sercli.data.coco.rules import faults, is_box
+from sercli.data.coco.source import Annotation, Category, category_difference, require_size
+from sercli.data.images.check import CheckReport, Fact, SplitReport, read_files
+from sercli.data.images.decode import Header, read_header
+from sercli.data.images.folder import require_directory
 from sercli.errors import UserError
 
 _OVERHANG = 1.0  # pixels: boxes of COCO reach over the border by fractions of one

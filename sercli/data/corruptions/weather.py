@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from sercli.data.corruptions_pixels import (
+from sercli.data.corruptions.pixels import (
     PUBLISHED_SIDE,
     Levels,
     Task,
