@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sercli.actions import grid_of
 from sercli.errors import UserError
 from sercli.randomness import seeded
-from sercli.recipe import Model, PosResize
+from sercli.recipe.schema import Model, PosResize
 
 # name: width, depth, heads
 ARCHITECTURES = {

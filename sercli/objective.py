@@ -15,7 +15,8 @@ from sercli.encoder import Encoder, Features, cls_after_of, depth_of, encode
 from sercli.errors import UserError
 from sercli.methods import METHODS, Method
 from sercli.methods.base import TeacherMoves
-from sercli.recipe import START, AddonConfig, MethodConfig, Moment, Recipe
+from sercli.recipe.schedule import START, Moment
+from sercli.recipe.schema import AddonConfig, MethodConfig, Recipe
 from sercli.view_plan import ViewPlan, plan_views
 from sercli.views import Views
 

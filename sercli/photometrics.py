@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sercli.recipe import Photometrics
+from sercli.recipe.schema import Photometrics
 
 NUM_UNIFORMS = 10  # uniform numbers that one view of one image needs
 _ORDERS = torch.tensor(list(itertools.permutations(range(4))))

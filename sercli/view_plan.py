@@ -19,8 +19,8 @@ from torch import Tensor
 from sercli import distributed
 from sercli.actions import Grid, grid_of
 from sercli.errors import UserError
-from sercli.recipe import Photometrics
-from sercli.recipe import Views as ViewsConfig
+from sercli.recipe.schema import Photometrics
+from sercli.recipe.schema import Views as ViewsConfig
 
 
 @dataclass(frozen=True)

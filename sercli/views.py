@@ -35,7 +35,7 @@ from sercli.data.ring import Column, Row
 from sercli.data.source import ImageSource, UnreadableImage
 from sercli.errors import RunFailed
 from sercli.photometrics import PhotometricParameters
-from sercli.recipe import Views as ViewsConfig
+from sercli.recipe.schema import Views as ViewsConfig
 from sercli.view_plan import PairedViews, Partition, ViewPlan, ViewSpec
 
 _MAX_REPLACEMENTS = 20

@@ -13,7 +13,7 @@ from sercli.engine.runtime import runtime_for
 from sercli.evals.detection.backbone import FrozenEncoder
 from sercli.evals.detection.detector import Heads
 from sercli.evals.detection.images import Canvas
-from sercli.recipe import Model
+from sercli.recipe.schema import Model
 
 HEADS = Heads(
     channels=16,

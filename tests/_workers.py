@@ -21,9 +21,9 @@ from sercli.heads import BatchNorm
 from sercli.losses import patch_nt_xent
 from sercli.objective import Objective, addon_configs, method_configs
 from sercli.photometrics import NUM_UNIFORMS
-from sercli.recipe import Photometrics
-from sercli.recipe import Views as ViewsConfig
-from sercli.recipe_files import from_mapping
+from sercli.recipe.files import from_mapping
+from sercli.recipe.schema import Photometrics
+from sercli.recipe.schema import Views as ViewsConfig
 from sercli.view_plan import PairedViews, ViewPlan, ViewRequest, partition, plan_views
 from sercli.views import Samples, ViewMaker, Views
 

@@ -20,8 +20,8 @@ from sercli.heads import BatchNorm
 from sercli.methods import dino, moco
 from sercli.objective import Objective, addon_configs, method_configs
 from sercli.photometrics import PhotometricParameters
-from sercli.recipe import Photometrics
-from sercli.recipe_files import from_mapping
+from sercli.recipe.files import from_mapping
+from sercli.recipe.schema import Photometrics
 from sercli.view_plan import partition
 from sercli.views import TrainingImages, ViewMaker, ViewParameters, batches
 

@@ -20,8 +20,8 @@ from sercli.checkpoints import (
 from sercli.encoder import Encoder
 from sercli.errors import UserError
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe import Model
-from sercli.recipe_files import from_mapping
+from sercli.recipe.files import from_mapping
+from sercli.recipe.schema import Model
 from sercli.run_dir import RunDir, file_sha256
 from sercli.tensor_files import load_torch_file
 

@@ -565,7 +565,7 @@ def test_a_limit_marks_the_result_partial():
 def saved_run(path, *, cls_after=2):
     """A run directory with an encoder, as pretraining leaves it."""
     from sercli.checkpoints import encoder_metadata, write_encoder
-    from sercli.recipe import Model
+    from sercli.recipe.schema import Model
 
     model = Model(
         name="vit_micro", width=32, depth=3, num_heads=2, patch_size=8, cls_after=cls_after

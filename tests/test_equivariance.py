@@ -23,7 +23,7 @@ from sercli.evals.equivariance.evaluate import COLUMNS, evaluate, metrics, sampl
 from sercli.evals.equivariance.picture import picture
 from sercli.evals.equivariance.sums import TRANSFORMATIONS, Sums, accumulate
 from sercli.metrics import equivariance_score
-from sercli.recipe import Model
+from sercli.recipe.schema import Model
 from sercli.run_dir import Result, RunDir
 
 MODEL = Model(name="vit_micro", patch_size=4, width=16, depth=4, num_heads=2)

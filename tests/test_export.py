@@ -117,7 +117,7 @@ def test_importing_sercli_imports_neither_torch_nor_timm():
 
 
 def test_an_ordinary_vit_of_a_usual_size_needs_only_its_name():
-    from sercli.recipe import Model
+    from sercli.recipe.schema import Model
 
     for name, patch, timms in (
         ("vit_small", 16, "vit_small_patch16_224"),

@@ -36,7 +36,7 @@ from sercli.evals.linear.evaluate import Outcome, evaluate
 from sercli.evals.linear.features import CENTRAL, ProbeImages, Reader, cached, fingerprint
 from sercli.evals.linear.heads import load_head
 from sercli.evals.linear.probe import PRESETS, Options, Probe, prepare, split_images
-from sercli.recipe import Model
+from sercli.recipe.schema import Model
 from sercli.run_dir import RunDir
 from sercli.statistics import wilson_interval
 

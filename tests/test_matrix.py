@@ -12,7 +12,7 @@ from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe_files import from_mapping
+from sercli.recipe.files import from_mapping
 from sercli.run_dir import RunDir
 
 METHODS = ("moco", "dino", "barlow-twins")

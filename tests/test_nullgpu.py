@@ -37,7 +37,7 @@ from sercli.evals.detection.images import DetectionImages
 from sercli.evals.detection.task import Options, prepare
 from sercli.evals.linear.features import Reader
 from sercli.objective import addon_configs, method_configs
-from sercli.recipe_files import from_mapping
+from sercli.recipe.files import from_mapping
 from sercli.report import figures
 from sercli.run_dir import RunDir
 

@@ -15,7 +15,7 @@ from sercli.actions import GeometricAction
 from sercli.addons import ser
 from sercli.errors import UserError
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe_files import from_mapping
+from sercli.recipe.files import from_mapping
 from sercli.view_plan import PairedViews
 from sercli.views import draw_actions
 

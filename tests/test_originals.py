@@ -25,7 +25,7 @@ from sercli.engine.pretraining import resolve
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.methods import METHODS
-from sercli.recipe_listing import values_of
+from sercli.recipe.listing import values_of
 from sercli.run_dir import RunDir
 
 GOLDEN = Path(__file__).with_name("golden")

@@ -38,8 +38,8 @@ from sercli.checkpoints import (
 )
 from sercli.encoder import Encoder
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe import Model
-from sercli.recipe_files import from_mapping, load
+from sercli.recipe.files import from_mapping, load
+from sercli.recipe.schema import Model
 from sercli.timm_models import export, timm_model
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import yaml
 
-from sercli import recipe, recipe_files
 from sercli.addons.ser import SERConfig
 from sercli.errors import UserError
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe import Schedule, Train
-from sercli.recipe_yaml import parse_yaml
+from sercli.recipe import files as recipe_files
+from sercli.recipe import schema as recipe
+from sercli.recipe.schedule import Schedule
+from sercli.recipe.schema import Train
+from sercli.recipe.text import parse_yaml
 
 TABLES = dict(methods=method_configs(), addons=addon_configs())
 SMALL = {

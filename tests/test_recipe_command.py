@@ -15,12 +15,13 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from sercli import recipe_files, recipe_listing
 from sercli.commands import recipe as commands
 from sercli.engine import pretraining
 from sercli.errors import UserError
-from sercli.recipe_listing import Difference, Value
-from sercli.recipe_yaml import parse_yaml
+from sercli.recipe import files as recipe_files
+from sercli.recipe import listing as recipe_listing
+from sercli.recipe.listing import Difference, Value
+from sercli.recipe.text import parse_yaml
 
 NAMES = recipe_listing.runnable_names()
 

@@ -46,7 +46,7 @@ from sercli.evals.robustness.evaluate import (
 from sercli.evals.robustness.metrics import ALEXNET_ERRORS
 from sercli.evals.robustness.reading import InOrder, Reading
 from sercli.evals.robustness.scores import SEVERITIES, Normalisers
-from sercli.recipe import Model
+from sercli.recipe.schema import Model
 from sercli.report.columns import catalogue
 from sercli.report.figures import CorruptionRow, corruption_figure, save_figure
 from sercli.report.robustness import blocks, corruption_rows

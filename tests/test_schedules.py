@@ -20,8 +20,9 @@ from sercli.errors import Preempted
 from sercli.heads import PrototypeHead
 from sercli.methods import moco
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe import Moment, Schedule, Train
-from sercli.recipe_files import from_mapping
+from sercli.recipe.files import from_mapping
+from sercli.recipe.schedule import Moment, Schedule
+from sercli.recipe.schema import Train
 from sercli.run_dir import RunDir
 
 METHODS = {

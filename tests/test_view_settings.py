@@ -22,9 +22,9 @@ from sercli.encoder import Features
 from sercli.engine.flops import count_flops
 from sercli.errors import UserError
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe import Photometrics
-from sercli.recipe import Views as ViewsConfig
-from sercli.recipe_files import from_mapping
+from sercli.recipe.files import from_mapping
+from sercli.recipe.schema import Photometrics
+from sercli.recipe.schema import Views as ViewsConfig
 from sercli.view_plan import PairedViews, ViewPlan, ViewRequest, partition, plan_views
 from sercli.views import Ticket, TrainingImages, ViewMaker, Views, batches, replay
 

@@ -15,8 +15,8 @@ from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, load_rows
 from sercli.data.source import ImageSource, UnreadableImage
 from sercli.errors import RunFailed, UserError
 from sercli.photometrics import NUM_UNIFORMS
-from sercli.recipe import Photometrics
-from sercli.recipe import Views as ViewsConfig
+from sercli.recipe.schema import Photometrics
+from sercli.recipe.schema import Views as ViewsConfig
 from sercli.view_plan import PairedViews, ViewRequest, partition, plan_views
 from sercli.views import (
     Samples,

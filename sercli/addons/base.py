@@ -15,7 +15,7 @@ from sercli.encoder import Features
 from sercli.heads import LayerNorm
 from sercli.losses import nt_xent
 from sercli.precision import widened
-from sercli.recipe import AddonConfig, NotNegative
+from sercli.recipe.schema import AddonConfig, NotNegative
 from sercli.view_plan import ViewRequest
 from sercli.views import Views
 

@@ -15,7 +15,7 @@ from sercli import distributed
 from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap
 from sercli.heads import LayerNorm
 from sercli.precision import widened
-from sercli.recipe import Count, Setting
+from sercli.recipe.schema import Count, Setting
 from sercli.view_plan import ViewRequest
 
 # λ by method: of the port to MoCo-v3, also taken for DINO; Barlow Twins' is the authors'.

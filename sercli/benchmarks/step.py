@@ -12,7 +12,8 @@ from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.runtime import Runtime
 from sercli.objective import Objective
 from sercli.photometrics import NUM_UNIFORMS
-from sercli.recipe import Recipe, Schedule
+from sercli.recipe.schedule import Schedule
+from sercli.recipe.schema import Recipe
 from sercli.views import Samples, ViewMaker
 
 

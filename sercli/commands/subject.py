@@ -19,7 +19,7 @@ from sercli.checkpoints import LoadedEncoder, read_encoder
 from sercli.data import ImageSource, has_split, open_source
 from sercli.errors import UserError, from_os_error
 from sercli.foreign import Hints
-from sercli.recipe_yaml import parse_yaml
+from sercli.recipe.text import parse_yaml
 from sercli.run_dir import Result, RunDir, write_atomic
 
 _SHAPES = "shapes"

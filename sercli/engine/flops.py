@@ -12,7 +12,7 @@ from sercli import distributed, photometrics
 from sercli.actions import GeometricAction
 from sercli.addons import NoneConfig
 from sercli.objective import Objective
-from sercli.recipe import Recipe
+from sercli.recipe.schema import Recipe
 from sercli.view_plan import ViewPlan
 from sercli.views import ViewMaker, ViewParameters, Views
 

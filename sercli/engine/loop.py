@@ -27,7 +27,8 @@ from sercli.engine.tracking import Tracker
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.objective import Losses, Objective
 from sercli.precision import at_least_fp32
-from sercli.recipe import Moment, Recipe, Schedule
+from sercli.recipe.schedule import Moment, Schedule
+from sercli.recipe.schema import Recipe
 from sercli.run_dir import RunDir
 from sercli.tensor_files import require_finite
 from sercli.views import Samples, TrainingImages, ViewMaker, Views, batches

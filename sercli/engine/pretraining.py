@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sercli import distributed, recipe_files
+from sercli import distributed
 from sercli.data import open_source
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
@@ -26,8 +26,10 @@ from sercli.engine.progress import TrainingProgress
 from sercli.engine.tracking import require_tensorboard
 from sercli.errors import Interrupted, Preempted, SerError, UserError
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe import Recipe, Schedule
-from sercli.recipe_files import Resolved
+from sercli.recipe import files as recipe_files
+from sercli.recipe.files import Resolved
+from sercli.recipe.schedule import Schedule
+from sercli.recipe.schema import Recipe
 from sercli.run_dir import RunDir, next_free
 from sercli.view_plan import ViewPlan
 

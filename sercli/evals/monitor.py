@@ -16,7 +16,7 @@ from sercli.engine.runtime import Runtime
 from sercli.evals.knn import knn_accuracy
 from sercli.metrics import effective_rank, embedding_std
 from sercli.randomness import numpy_generator
-from sercli.recipe import Recipe
+from sercli.recipe.schema import Recipe
 
 BANK, QUERIES = 2048, 1024  # images, seeded samples
 _BATCH = 256

@@ -27,7 +27,7 @@ from sercli.foreign.layouts import (
     Layout,
     Role,
 )
-from sercli.recipe import PosResize
+from sercli.recipe.schema import PosResize
 
 Colour = tuple[float, float, float]
 Positions = Literal["moco-v3", "mae", "learned"]

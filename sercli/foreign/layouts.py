@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sercli.recipe import PosResize
+from sercli.recipe.schema import PosResize
 
 Role = Literal["student", "teacher", "encoder"]
 Heads = Mapping[tuple[int, int], int]

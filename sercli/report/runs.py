@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from sercli.errors import UserError, from_os_error
-from sercli.recipe_yaml import parse_yaml
+from sercli.recipe.text import parse_yaml
 from sercli.run_dir import Result, RunDir
 
 METHODS = {"moco": "MoCo-v3", "dino": "DINO", "barlow-twins": "Barlow Twins"}

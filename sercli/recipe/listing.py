@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sercli.errors import UserError, from_os_error
-from sercli.recipe import Recipe
-from sercli.recipe_files import Resolved, recipe_names, recipes_root
+from sercli.recipe.files import Resolved, recipe_names, recipes_root
+from sercli.recipe.schema import Recipe
 
 _COMMAND = re.compile(r"(ser|torchrun) ")
 _PUBLISHED = re.compile(r"\s*\bPublished:\s*(?P<what>.*?)\s*(?:\.(?=\s|$)|$)")

@@ -16,8 +16,17 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sercli.errors import UserError, from_os_error
-from sercli.recipe import AddonConfig, Data, MethodConfig, Model, Recipe, Section, Train, Views
-from sercli.recipe_yaml import parse_yaml
+from sercli.recipe.schema import (
+    AddonConfig,
+    Data,
+    MethodConfig,
+    Model,
+    Recipe,
+    Section,
+    Train,
+    Views,
+)
+from sercli.recipe.text import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,9 @@ def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def recipes_root() -> Path:
     """The folder of the recipes that come with ser: in the wheel, or in a checkout."""
-    packaged = Path(__file__).parent / "recipes"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "recipes"
+    package = Path(__file__).parents[1]
+    packaged = package / "recipes"
+    return packaged if packaged.is_dir() else package.parent / "recipes"
 
 
 def recipe_names() -> list[str]:
