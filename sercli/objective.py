@@ -17,8 +17,8 @@ from sercli.methods import METHODS, Method
 from sercli.methods.base import TeacherMoves
 from sercli.recipe.schedule import START, Moment
 from sercli.recipe.schema import AddonConfig, MethodConfig, Recipe
-from sercli.view_plan import ViewPlan, plan_views
-from sercli.views import Views
+from sercli.views.making import Views
+from sercli.views.plan import ViewPlan, plan_views
 
 
 def method_configs() -> dict[str, type[MethodConfig]]:

@@ -16,8 +16,8 @@ from sercli.addons import ser
 from sercli.errors import UserError
 from sercli.objective import Objective, addon_configs, method_configs
 from sercli.recipe.files import from_mapping
-from sercli.view_plan import PairedViews
-from sercli.views import draw_actions
+from sercli.views.making import draw_actions
+from sercli.views.plan import PairedViews
 
 GRID = (4, 4)
 BLOCKS = 4

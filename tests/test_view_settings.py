@@ -25,8 +25,9 @@ from sercli.objective import Objective, addon_configs, method_configs
 from sercli.recipe.files import from_mapping
 from sercli.recipe.schema import Photometrics
 from sercli.recipe.schema import Views as ViewsConfig
-from sercli.view_plan import PairedViews, ViewPlan, ViewRequest, partition, plan_views
-from sercli.views import Ticket, TrainingImages, ViewMaker, Views, batches, replay
+from sercli.views.making import ViewMaker, Views, replay
+from sercli.views.plan import PairedViews, ViewPlan, ViewRequest, partition, plan_views
+from sercli.views.reading import Ticket, TrainingImages, batches
 
 SIZE, PATCH = 48, 8
 SIZES = ((61, 47), (35, 83), (51, 51), (119, 64))  # odd, and smaller than a view

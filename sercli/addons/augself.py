@@ -16,7 +16,7 @@ from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap
 from sercli.heads import mlp
 from sercli.precision import at_least_fp32
 from sercli.recipe.schema import Count, NotNegative, Views
-from sercli.views import ViewParameters
+from sercli.views.making import ViewParameters
 
 
 class AugSelfConfig(SummaryConfig):

@@ -16,8 +16,8 @@ from sercli.heads import LayerNorm
 from sercli.losses import nt_xent
 from sercli.precision import widened
 from sercli.recipe.schema import AddonConfig, NotNegative
-from sercli.view_plan import ViewRequest
-from sercli.views import Views
+from sercli.views.making import Views
+from sercli.views.plan import ViewRequest
 
 
 @dataclass(frozen=True)

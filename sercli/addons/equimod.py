@@ -13,7 +13,7 @@ from torch import Tensor
 from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap, contrast
 from sercli.heads import BatchNorm, mlp
 from sercli.recipe.schema import Count, Positive, Setting
-from sercli.views import ViewParameters
+from sercli.views.making import ViewParameters
 
 
 class EquiModConfig(SummaryConfig):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap, contrast
 from sercli.heads import BatchNorm, mlp
 from sercli.recipe.schema import Count, NotNegative, Positive
-from sercli.view_plan import ViewRequest
+from sercli.views.plan import ViewRequest
 
 
 class STLConfig(SummaryConfig):

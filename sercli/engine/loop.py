@@ -31,7 +31,8 @@ from sercli.recipe.schedule import Moment, Schedule
 from sercli.recipe.schema import Recipe
 from sercli.run_dir import RunDir
 from sercli.tensor_files import require_finite
-from sercli.views import Samples, TrainingImages, ViewMaker, Views, batches
+from sercli.views.making import ViewMaker, Views
+from sercli.views.reading import Samples, TrainingImages, batches
 
 MAX_UNREADABLE = 0.001  # share of the data set
 

@@ -31,7 +31,7 @@ from sercli.recipe.files import Resolved
 from sercli.recipe.schedule import Schedule
 from sercli.recipe.schema import Recipe
 from sercli.run_dir import RunDir, next_free
-from sercli.view_plan import ViewPlan
+from sercli.views.plan import ViewPlan
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 

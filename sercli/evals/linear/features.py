@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from sercli import distributed
 from sercli.checkpoints import LoadedEncoder
 from sercli.data import ImageSource
+from sercli.data.crops import cut, random_crop
 from sercli.data.loading import (
     default_workers,
     evaluation_resize,
@@ -40,7 +41,6 @@ from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
 from sercli.randomness import numpy_generator
 from sercli.run_dir import write_atomic
-from sercli.views import cut, random_crop
 
 LAST_BLOCKS = 4
 CROP_AREA, CROP_ASPECT, FLIP_P = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
