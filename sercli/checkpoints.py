@@ -31,7 +31,8 @@ from sercli.foreign import num_heads as heads_of
 from sercli.foreign import read as read_foreign
 from sercli.randomness import seeded
 from sercli.recipe.schema import Model
-from sercli.run_dir import RunDir, hash_of, verifies, write_atomic
+from sercli.runs.files import hash_of, verifies, write_atomic
+from sercli.runs.run_dir import RunDir
 from sercli.tensor_files import (
     load_torch_file,
     read_safetensors,

@@ -27,7 +27,7 @@ from sercli.encoder import Encoder
 from sercli.errors import RunFailed, UserError, from_os_error
 from sercli.foreign import EXPORT_LAYOUT, resampling
 from sercli.recipe.schema import PosResize
-from sercli.run_dir import write_atomic
+from sercli.runs.files import write_atomic
 from sercli.tensor_files import safetensors_bytes
 
 TOLERANCE = 1e-5

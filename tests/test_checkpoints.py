@@ -22,7 +22,8 @@ from sercli.errors import UserError
 from sercli.objective import Objective, addon_configs, method_configs
 from sercli.recipe.files import from_mapping
 from sercli.recipe.schema import Model
-from sercli.run_dir import RunDir, file_sha256
+from sercli.runs.files import file_sha256
+from sercli.runs.run_dir import RunDir
 from sercli.tensor_files import load_torch_file
 
 MODEL = Model(name="vit_micro", width=32, depth=3, num_heads=2, patch_size=8)

@@ -37,7 +37,8 @@ from sercli.evals.detection.evaluate import evaluate, make_detector
 from sercli.evals.detection.images import Canvas, DetectionImages, Sample, trainable_images
 from sercli.evals.detection.task import Options, prepare
 from sercli.evals.detection.training import detect
-from sercli.run_dir import Result, RunDir
+from sercli.runs.result import Result
+from sercli.runs.run_dir import RunDir
 
 ENGINES = ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)]
 each_engine = pytest.mark.parametrize("engine", ENGINES)

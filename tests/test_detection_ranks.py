@@ -13,7 +13,7 @@ from sercli.engine.progress import TrainingProgress
 from sercli.evals.detection.detector import PRESETS, Preset
 from sercli.evals.detection.evaluate import evaluate
 from sercli.evals.detection.task import Options, prepare
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 
 pytestmark = pytest.mark.distributed
 

@@ -17,7 +17,7 @@ from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.errors import Preempted, RunFailed, UserError
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 
 TINY = (
     "data.image_size=16", "data.num_train=96", "data.num_val=16", "data.workers=0",

@@ -24,7 +24,8 @@ from sercli.evals.equivariance.picture import picture
 from sercli.evals.equivariance.sums import TRANSFORMATIONS, Sums, accumulate
 from sercli.metrics import equivariance_score
 from sercli.recipe.schema import Model
-from sercli.run_dir import Result, RunDir
+from sercli.runs.result import Result
+from sercli.runs.run_dir import RunDir
 
 MODEL = Model(name="vit_micro", patch_size=4, width=16, depth=4, num_heads=2)
 CPU = torch.device("cpu")

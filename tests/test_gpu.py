@@ -21,7 +21,7 @@ from sercli.evals.detection.evaluate import evaluate
 from sercli.evals.detection.images import Canvas
 from sercli.evals.detection.task import Options, prepare
 from sercli.losses import patch_nt_xent
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 
 pytestmark = [
     pytest.mark.gpu,

@@ -26,7 +26,7 @@ from sercli.evals import knn as protocol
 from sercli.evals.common import hold_out
 from sercli.evals.knn import evaluate, extract, knn_accuracy, knn_scores, nearest
 from sercli.recipe.schema import Model
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 
 MODEL = Model(name="vit_micro", patch_size=8, width=16, depth=2, num_heads=2)
 CPU = torch.device("cpu")

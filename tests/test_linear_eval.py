@@ -37,7 +37,7 @@ from sercli.evals.linear.features import CENTRAL, ProbeImages, Reader, cached, f
 from sercli.evals.linear.heads import load_head
 from sercli.evals.linear.probe import PRESETS, Options, Probe, prepare, split_images
 from sercli.recipe.schema import Model
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 from sercli.statistics import wilson_interval
 
 MODEL = Model(name="vit_micro", patch_size=8, width=16, depth=5, num_heads=2)

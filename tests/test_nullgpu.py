@@ -39,7 +39,7 @@ from sercli.evals.linear.features import Reader
 from sercli.objective import addon_configs, method_configs
 from sercli.recipe.files import from_mapping
 from sercli.report import figures
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 
 NULLGPU = Path(__file__).parent / "support" / "nullgpu"
 sys.path.insert(0, str(NULLGPU))

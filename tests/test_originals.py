@@ -26,7 +26,7 @@ from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.methods import METHODS
 from sercli.recipe.listing import values_of
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 
 GOLDEN = Path(__file__).with_name("golden")
 BATCH, SIDE = 16, 32

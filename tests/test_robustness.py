@@ -51,7 +51,8 @@ from sercli.report.columns import catalogue
 from sercli.report.figures import CorruptionRow, corruption_figure, save_figure
 from sercli.report.robustness import blocks, corruption_rows
 from sercli.report.runs import read_runs
-from sercli.run_dir import Result, RunDir
+from sercli.runs.result import Result
+from sercli.runs.run_dir import RunDir
 
 CPU = torch.device("cpu")
 SIDE = 8

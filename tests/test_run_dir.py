@@ -12,9 +12,11 @@ import threading
 
 import pytest
 
-from sercli import run_dir
 from sercli.errors import RunFailed, UserError
-from sercli.run_dir import Result, RunDir, next_free, protocol_id, write_atomic, write_json
+from sercli.runs import run_dir
+from sercli.runs.files import write_atomic, write_json
+from sercli.runs.result import Result, protocol_id
+from sercli.runs.run_dir import RunDir, next_free
 
 
 def one_line(error):

@@ -23,7 +23,7 @@ from sercli.objective import Objective, addon_configs, method_configs
 from sercli.recipe.files import from_mapping
 from sercli.recipe.schedule import Moment, Schedule
 from sercli.recipe.schema import Train
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 
 METHODS = {
     "moco": {"hidden_width": 12, "output_width": 6},

@@ -16,7 +16,8 @@ from sercli.checkpoints import encoder_metadata, load_encoder, read_encoder, wri
 from sercli.evals.linear.heads import HeadFacts, ProbeHead, load_head
 from sercli.objective import Objective, addon_configs, method_configs
 from sercli.recipe.files import from_mapping
-from sercli.run_dir import RunDir, file_sha256, hash_of, verifies
+from sercli.runs.files import file_sha256, hash_of, verifies
+from sercli.runs.run_dir import RunDir
 from sercli.tensor_files import read_safetensors, require_finite, safetensors_bytes
 
 METADATA = {name: f"value of {name} “é”" for name in "abcdefgh"}

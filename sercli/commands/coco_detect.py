@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from sercli.data.coco.source import DetectionSource
     from sercli.evals.detection.evaluate import Outcome
     from sercli.evals.detection.task import Task
-    from sercli.run_dir import Result, RunDir
+    from sercli.runs.result import Result
+    from sercli.runs.run_dir import RunDir
 
 _SHAPES = "shapes"
 _COLUMNS = {

@@ -82,7 +82,7 @@ def compare(
     """
     from sercli.report.comparison import Options, compare_runs
     from sercli.report.formats import RENDERERS
-    from sercli.run_dir import write_text
+    from sercli.runs.files import write_text
 
     patterns = [part.strip() for group in columns or [] for part in group.split(",")]
     table = compare_runs(

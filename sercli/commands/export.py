@@ -82,7 +82,7 @@ def export(
 
 def _facts(model: Path, recipe: Mapping[str, Any]) -> dict[str, str]:
     """What a run was, for the header; nothing of other models."""
-    from sercli.run_dir import RunDir
+    from sercli.runs.run_dir import RunDir
 
     if not recipe:
         return {}

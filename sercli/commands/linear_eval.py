@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sercli.commands.subject import Subject
     from sercli.evals.linear.evaluate import Outcome
     from sercli.evals.linear.probe import Probe
-    from sercli.run_dir import RunDir
+    from sercli.runs.run_dir import RunDir
 
 
 def linear_eval(

@@ -12,7 +12,7 @@ from sercli.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from sercli.run_dir import RunDir
+    from sercli.runs.run_dir import RunDir
 
 
 def pretrain(
@@ -135,7 +135,7 @@ def _start(
 
 def _resume(path: Path, *, device: str | None, nproc: int) -> None:
     from sercli.engine import pretraining, runtime
-    from sercli.run_dir import RunDir
+    from sercli.runs.run_dir import RunDir
 
     run = RunDir.open(path)
     pretraining.read_recipe(run)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sercli.evals.robustness.classifier import Classifier
     from sercli.evals.robustness.evaluate import Outcome
     from sercli.foreign import Hints
-    from sercli.run_dir import Result
+    from sercli.runs.result import Result
 
 _OWN = "own"
 _HEAD = "linear-eval--ser"
@@ -337,7 +337,7 @@ def _head_file(model: str, target: Path) -> Path:
 
     Where neither has the default probe's, the only one that there is.
     """
-    from sercli.run_dir import RunDir
+    from sercli.runs.run_dir import RunDir
 
     places = [RunDir(place) for place in dict.fromkeys((target, Path(model)))]
     found = [run.head(_HEAD) for run in places if run.head(_HEAD).is_file()]
@@ -370,7 +370,7 @@ def _save(target: Path, outcome: Outcome, model: str, owner: str) -> None:
 
 def _tell(results: Mapping[str, Result], model: str, target: Path) -> None:
     from sercli.report.robustness import blocks, notes
-    from sercli.run_dir import RunDir
+    from sercli.runs.run_dir import RunDir
 
     for note in notes(results.values()):
         typer.echo(note, err=True)

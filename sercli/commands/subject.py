@@ -20,7 +20,9 @@ from sercli.data import ImageSource, has_split, open_source
 from sercli.errors import UserError, from_os_error
 from sercli.foreign import Hints
 from sercli.recipe.text import parse_yaml
-from sercli.run_dir import Result, RunDir, write_atomic
+from sercli.runs.files import write_atomic
+from sercli.runs.result import Result
+from sercli.runs.run_dir import RunDir
 
 _SHAPES = "shapes"
 _RESULTS_ROOT = Path("runs")

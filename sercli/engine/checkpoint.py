@@ -9,7 +9,8 @@ from typing import IO, Any, BinaryIO, cast
 import torch
 
 from sercli.errors import from_os_error
-from sercli.run_dir import RunDir, write_atomic, write_text
+from sercli.runs.files import write_atomic, write_text
+from sercli.runs.run_dir import RunDir
 from sercli.tensor_files import load_torch_file
 
 KEPT = 2

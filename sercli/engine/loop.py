@@ -29,7 +29,7 @@ from sercli.objective import Losses, Objective
 from sercli.precision import at_least_fp32
 from sercli.recipe.schedule import Moment, Schedule
 from sercli.recipe.schema import Recipe
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 from sercli.tensor_files import require_finite
 from sercli.views.making import ViewMaker, Views
 from sercli.views.reading import Samples, TrainingImages, batches

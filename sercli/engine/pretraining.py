@@ -30,7 +30,7 @@ from sercli.recipe import files as recipe_files
 from sercli.recipe.files import Resolved
 from sercli.recipe.schedule import Schedule
 from sercli.recipe.schema import Recipe
-from sercli.run_dir import RunDir, next_free
+from sercli.runs.run_dir import RunDir, next_free
 from sercli.views.plan import ViewPlan
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]

@@ -20,7 +20,7 @@ from sercli.engine import checkpoint
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 
 _T = TypeVar("_T")
 

@@ -23,7 +23,7 @@ from sercli.data import ImageSource
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, evaluation_batches
 from sercli.encoder import Encoder
 from sercli.evals.common import HELD_OUT, SEED, Progress, hold_out, limited
-from sercli.run_dir import Result
+from sercli.runs.result import Result
 from sercli.statistics import CONFIDENCE, wilson_interval
 
 NEIGHBOURS = (10, 20, 100, 200)

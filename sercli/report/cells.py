@@ -14,7 +14,7 @@ from sercli.errors import UserError
 from sercli.report.columns import Spec
 from sercli.report.runs import Entry, Run
 from sercli.report.tables import PARTIAL, Cell, Difference, Note, Scored
-from sercli.run_dir import Result
+from sercli.runs.result import Result
 from sercli.statistics import PairedTest, holm_adjusted, paired_test, spread, wilson_interval
 
 _REPRODUCED = 0.006  # percent: predictions must give the stored top-1 at its printed precision

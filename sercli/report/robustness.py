@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sercli.report.figures import CorruptionRow
-from sercli.run_dir import Result
+from sercli.runs.result import Result
 
 CORRUPTED, ON_THE_FLY, PERTURBED = "imagenet-c", "imagenet-c-otf", "imagenet-p"
 NORMALISED = "imagenet-p-mfr"

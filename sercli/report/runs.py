@@ -13,7 +13,8 @@ import yaml
 
 from sercli.errors import UserError, from_os_error
 from sercli.recipe.text import parse_yaml
-from sercli.run_dir import Result, RunDir
+from sercli.runs.result import Result
+from sercli.runs.run_dir import RunDir
 
 METHODS = {"moco": "MoCo-v3", "dino": "DINO", "barlow-twins": "Barlow Twins"}
 ADDONS = {

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.errors import SerError, from_os_error
-from sercli.run_dir import write_atomic
+from sercli.runs.files import write_atomic
 
 SUFFIXES = ("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff")
 

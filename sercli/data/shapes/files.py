@@ -19,7 +19,7 @@ from sercli.data.shapes.detection import ShapesDetection
 from sercli.data.shapes.outlines import A_CLASSES, CLASSES, R_CLASSES
 from sercli.data.shapes.world import Style, render, require_drawable
 from sercli.errors import UserError
-from sercli.run_dir import replacing_directory
+from sercli.runs.files import replacing_directory
 
 _QUALITY = 92
 

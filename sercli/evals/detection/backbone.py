@@ -19,7 +19,7 @@ from sercli.encoder import final_norm
 from sercli.engine.runtime import Runtime
 from sercli.errors import RunFailed, from_os_error
 from sercli.evals.detection.images import UNITS, Canvas, DetectionImages, Sample, on_canvas
-from sercli.run_dir import write_atomic
+from sercli.runs.files import write_atomic
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 STRIDES = (4, 8, 16, 32, 64)  # units of the detector's frame

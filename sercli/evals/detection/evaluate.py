@@ -33,7 +33,9 @@ from sercli.evals.detection.scores import KINDS, coco_scores, metrics_of
 from sercli.evals.detection.task import Task
 from sercli.evals.detection.training import Grids, detect, train
 from sercli.randomness import seeded
-from sercli.run_dir import Result, RunDir, protocol_id, write_atomic
+from sercli.runs.files import write_atomic
+from sercli.runs.result import Result, protocol_id
+from sercli.runs.run_dir import RunDir
 from sercli.tensor_files import safetensors_bytes
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from sercli.errors import UserError
 from sercli.evals.equivariance.sums import TRANSFORMATIONS, Array, Sums, accumulate
 from sercli.metrics import UNDEFINED_ENERGY
 from sercli.randomness import numpy_generator
-from sercli.run_dir import Result
+from sercli.runs.result import Result
 
 NUM_IMAGES = 512
 RESAMPLES = 2000

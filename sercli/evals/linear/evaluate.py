@@ -29,7 +29,7 @@ from sercli.evals.linear.features import Reader, Scale, cached, fingerprint
 from sercli.evals.linear.heads import Choice, HeadFacts, HeadRow, ProbeHead, choose
 from sercli.evals.linear.probe import Probe
 from sercli.evals.linear.training import HeldOut, Unfinished, train_heads
-from sercli.run_dir import Result, protocol_id
+from sercli.runs.result import Result, protocol_id
 from sercli.statistics import wilson_interval
 
 _TOP = 5

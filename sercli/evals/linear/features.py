@@ -40,7 +40,7 @@ from sercli.encoder import Encoder, Features, final_norm
 from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
 from sercli.randomness import numpy_generator
-from sercli.run_dir import write_atomic
+from sercli.runs.files import write_atomic
 
 LAST_BLOCKS = 4
 CROP_AREA, CROP_ASPECT, FLIP_P = (0.08, 1.0), (3 / 4, 4 / 3), 0.5

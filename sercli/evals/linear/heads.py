@@ -16,7 +16,7 @@ from sercli.encoder import Encoder, Features
 from sercli.errors import UserError
 from sercli.evals.linear.features import layers_of, parts_of
 from sercli.randomness import generator
-from sercli.run_dir import write_atomic
+from sercli.runs.files import write_atomic
 from sercli.tensor_files import read_safetensors, require_finite, safetensors_bytes
 
 MOMENTUM = 0.9

@@ -23,7 +23,7 @@ from sercli.errors import UserError
 from sercli.evals.linear.features import FeaturePlan
 from sercli.evals.linear.heads import HeadRow
 from sercli.randomness import numpy_generator
-from sercli.run_dir import write_atomic
+from sercli.runs.files import write_atomic
 
 SAVE_SECONDS = 60.0  # least time between two checkpoints that nobody asked for
 

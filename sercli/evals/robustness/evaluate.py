@@ -37,7 +37,7 @@ from sercli.evals.robustness.reading import (
     watch,
 )
 from sercli.evals.robustness.scores import Best, Normalisers, Right, Sequences
-from sercli.run_dir import Result
+from sercli.runs.result import Result
 
 if TYPE_CHECKING:
     from sercli.data.robustness.sets import LabelledSet, PerturbedSet

@@ -13,206 +13,23 @@ figures/
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from sercli.errors import UserError, from_os_error
-
-SCHEMA = 1
-
-
-def now() -> str:
-    """The time as in every file of a run directory: UTC, ISO 8601, whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
-def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file beside its place, flush it to disk, then rename it into place.
-
-    Args:
-        path: The final name; missing parent directories are made.
-        write: Called with the open binary file.
-
-    Raises:
-        UserError: The place cannot be written.
-        RunFailed: The disk is full. The temporary file is removed and an older `path` is intact.
-    """
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise from_os_error(error, f"cannot write {path}") from error
-    finally:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
-
-
-def write_text(path: Path, text: str) -> None:
-    """`write_atomic` for text (UTF-8)."""
-    write_atomic(path, lambda file: file.write(text.encode()))
-
-
-def write_json(path: Path, value: object) -> None:
-    """`write_atomic` for JSON; NaN and infinities are refused, undefined values are null."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-@contextmanager
-def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
-    """A temporary directory beside `path` that takes its name if the block succeeds.
-
-    Raises:
-        UserError: `path` exists already, or its parent cannot be written.
-    """
-    if path.exists():
-        raise UserError(
-            f"{path} exists", f"{what} needs a new directory", "name another or remove it"
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise from_os_error(error, f"cannot make {path}") from error
-    try:
-        yield draft
-        draft.chmod(0o777 & ~_umask())
-        draft.rename(path)
-    except OSError as error:
-        raise from_os_error(error, f"cannot make {path}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        UserError: Missing, unreadable, or not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise from_os_error(error, f"cannot read {path}") from error
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not valid JSON ({error})", "a run directory holds JSON"
-        ) from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}", "a JSON object is needed")
-    return value
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_of(path: Path) -> Path:
-    """The SHA-256 that stands beside a file, in the format of `sha256sum -c`."""
-    return path.with_name(f"{path.name}.sha256")
-
-
-def verifies(path: Path) -> bool:
-    """Whether a file and its SHA-256 are there, and its bytes are those that were written."""
-    try:
-        return hash_of(path).read_text().split()[0] == file_sha256(path)
-    except (OSError, IndexError, UnicodeDecodeError):
-        return False
-
-
-def protocol_id(protocol: Mapping[str, Any]) -> str:
-    """The first 12 hex digits of the SHA-256 of a protocol's canonical JSON."""
-    as_stored = json.loads(json.dumps(protocol, allow_nan=False))  # keys are text there
-    canonical = json.dumps(as_stored, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True)
-class Result:
-    """One measured result, as stored in `results/`.
-
-    Attributes:
-        protocol: name, variant (or None), version and settings: the *rule*, all of it hashed.
-        model: source, key, matched, expected (tensors), and what else names the weights.
-        data: path, n (images scored), partial.
-        metrics: flat names; accuracies in percent, scores in 0…1, undefined values None.
-    """
-
-    protocol: dict[str, Any]
-    model: dict[str, Any]
-    data: dict[str, Any]
-    metrics: dict[str, float | None]
-    created: str = field(default_factory=now)
-
-    @property
-    def protocol_id(self) -> str:
-        return protocol_id(self.protocol)
-
-    @property
-    def name(self) -> str:
-        """`<protocol>` or `<protocol>--<variant>`: the stem of the result's file."""
-        variant = self.protocol.get("variant")
-        return f"{self.protocol['name']}--{variant}" if variant else str(self.protocol["name"])
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA,
-            "protocol": self.protocol,
-            "protocol_id": self.protocol_id,
-            "model": self.model,
-            "data": self.data,
-            "metrics": self.metrics,
-            "created": self.created,
-        }
-
-    @classmethod
-    def from_file(cls, path: Path) -> Result:
-        value = read_json(path)
-        if value.get("schema") != SCHEMA:
-            raise UserError(
-                f"{path} has schema {value.get('schema')!r}",
-                f"this version of ser reads schema {SCHEMA}",
-                "repeat the evaluation",
-            )
-        try:
-            result = cls(
-                **{key: value[key] for key in ("protocol", "model", "data", "metrics", "created")}
-            )
-            stored, computed = value["protocol_id"], result.protocol_id
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} is no result of ser (lacks {error})") from error
-        if stored != computed:
-            raise UserError(
-                f"{path} says protocol_id {stored} but its protocol hashes to {computed}",
-                "a result's protocol must not be edited",
-                "repeat the evaluation",
-            )
-        return result
+from sercli.runs.files import (
+    hash_of,
+    read_json,
+    replacing_directory,
+    verifies,
+    write_json,
+    write_text,
+)
+from sercli.runs.result import SCHEMA, Result, now
 
 
 @dataclass(frozen=True)
