@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sercli import randomness
 from sercli.addons import ADDONS, Addon, AddonInput, NoneConfig, TermConfig
-from sercli.encoder import Encoder, Features, cls_after_of, depth_of, encode
+from sercli.encoders.vit import Encoder, Features, cls_after_of, depth_of, encode
 from sercli.errors import UserError
 from sercli.methods import METHODS, Method
 from sercli.methods.base import TeacherMoves

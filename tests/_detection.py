@@ -6,9 +6,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sercli.checkpoints import LoadedEncoder
 from sercli.data.shapes.detection import ShapesDetection
-from sercli.encoder import Encoder
+from sercli.encoders.loading import LoadedEncoder
+from sercli.encoders.vit import Encoder
 from sercli.engine.runtime import runtime_for
 from sercli.evals.detection.backbone import FrozenEncoder
 from sercli.evals.detection.detector import Heads

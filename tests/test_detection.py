@@ -16,8 +16,8 @@ from _detection import CPU, HEADS, frozen, small_encoder, weights, world
 from torch import nn
 
 from sercli import load_encoder
-from sercli.checkpoints import encoder_sha256, read_encoder
 from sercli.data.coco.folder import CocoFolder
+from sercli.encoders.loading import encoder_sha256, read_encoder
 from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
@@ -565,7 +565,7 @@ def test_a_limit_marks_the_result_partial():
 
 def saved_run(path, *, cls_after=2):
     """A run directory with an encoder, as pretraining leaves it."""
-    from sercli.checkpoints import encoder_metadata, write_encoder
+    from sercli.encoders.loading import encoder_metadata, write_encoder
     from sercli.recipe.schema import Model
 
     model = Model(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from sercli.encoder import Encoder, cls_after_of, depth_of, encode
+from sercli.encoders.vit import Encoder, cls_after_of, depth_of, encode
 from sercli.errors import UserError
 from sercli.recipe.schema import Model
 

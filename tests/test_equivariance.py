@@ -14,10 +14,10 @@ import typer
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from sercli.checkpoints import LoadedEncoder, encoder_metadata, read_encoder, write_encoder
 from sercli.commands.equiv_score import equiv_score
 from sercli.data import ShapesSource
-from sercli.encoder import Encoder, Features
+from sercli.encoders.loading import LoadedEncoder, encoder_metadata, read_encoder, write_encoder
+from sercli.encoders.vit import Encoder, Features
 from sercli.errors import UserError
 from sercli.evals.equivariance.evaluate import COLUMNS, evaluate, metrics, sample
 from sercli.evals.equivariance.picture import picture

@@ -13,11 +13,11 @@ from test_checkpoints import MODEL, equal, refused, run, written  # noqa: F401
 from test_foreign import dino, named, saved, ser, vit
 from torch import nn
 
-import sercli.timm_models
-from sercli.checkpoints import encoder_metadata, read_encoder, write_encoder
-from sercli.encoder import Encoder
+import sercli.encoders.timm_vit
+from sercli.encoders.export import export, timm_model
+from sercli.encoders.loading import encoder_metadata, read_encoder, write_encoder
+from sercli.encoders.vit import Encoder
 from sercli.errors import RunFailed
-from sercli.timm_models import export, timm_model
 
 
 def encoder_file(tmp_path, cls_after, **options):

@@ -17,10 +17,10 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from typer.testing import CliRunner
 
-from sercli.checkpoints import LoadedEncoder, encoder_metadata, read_encoder, write_encoder
 from sercli.commands.knn import knn
 from sercli.data import ShapesSource, open_source
-from sercli.encoder import Encoder
+from sercli.encoders.loading import LoadedEncoder, encoder_metadata, read_encoder, write_encoder
+from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
 from sercli.evals import knn as protocol
 from sercli.evals.common import hold_out

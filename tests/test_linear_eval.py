@@ -22,12 +22,12 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from typer.testing import CliRunner
 
-from sercli.checkpoints import LoadedEncoder, encoder_metadata, write_encoder
 from sercli.commands import linear_eval as command
 from sercli.data import ShapesSource, open_source
 from sercli.data.loading import image_to_tensor, resize_and_crop
 from sercli.data.source import ImageSource
-from sercli.encoder import Encoder
+from sercli.encoders.loading import LoadedEncoder, encoder_metadata, write_encoder
+from sercli.encoders.vit import Encoder
 from sercli.engine.preemption import StopRequest
 from sercli.engine.runtime import Runtime
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError

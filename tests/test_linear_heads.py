@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from sercli.benchmarks import probe as benchmark
-from sercli.checkpoints import encoder_sha256
-from sercli.encoder import Encoder, final_norm
+from sercli.encoders.loading import encoder_sha256
+from sercli.encoders.vit import Encoder, final_norm
 from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
 from sercli.evals.linear.features import Scale, layers_of, parts_of, plan_features

@@ -487,7 +487,7 @@ def test_an_equivariant_map_is_what_the_loss_wants():
 
 
 def ser_features(grid):
-    from sercli.encoder import Features
+    from sercli.encoders.vit import Features
 
     return Features(grid.mean((2, 3)), {2: grid}, {})
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from test_views import Pictures
 
-from sercli.encoder import Encoder
+from sercli.encoders.vit import Encoder
 from sercli.engine.loop import Trainer
 from sercli.engine.preemption import StopRequest
 from sercli.engine.pretraining import resolve

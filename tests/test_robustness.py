@@ -24,14 +24,14 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from sercli.checkpoints import encoder_metadata, encoder_sha256, read_encoder, write_encoder
 from sercli.commands.robustness import robustness
 from sercli.data.loading import resize_and_crop
 from sercli.data.robustness.imagenet_classes import imagenet_classes
 from sercli.data.robustness.videos import write_video
 from sercli.data.shapes.outlines import CLASSES
 from sercli.data.source import ImageSource
-from sercli.encoder import Encoder
+from sercli.encoders.loading import encoder_metadata, encoder_sha256, read_encoder, write_encoder
+from sercli.encoders.vit import Encoder
 from sercli.errors import RunFailed, UserError
 from sercli.evals.linear.heads import HeadFacts, ProbeHead, load_head
 from sercli.evals.robustness.classifier import CentreView, Classifier, own_head

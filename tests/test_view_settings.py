@@ -18,7 +18,7 @@ from sercli import distributed
 from sercli.actions import GeometricAction
 from sercli.addons.base import AddonInput
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
-from sercli.encoder import Features
+from sercli.encoders.vit import Features
 from sercli.engine.flops import count_flops
 from sercli.errors import UserError
 from sercli.objective import Objective, addon_configs, method_configs

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sercli import distributed
-from sercli.encoder import Features
+from sercli.encoders.vit import Features
 from sercli.heads import LayerNorm
 from sercli.losses import nt_xent
 from sercli.precision import widened

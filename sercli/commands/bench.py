@@ -163,7 +163,7 @@ def probe(
     from rich.table import Table
 
     from sercli.benchmarks.probe import run
-    from sercli.encoder import Encoder
+    from sercli.encoders.vit import Encoder
     from sercli.engine.pretraining import resolve
     from sercli.engine.runtime import choose_device, runtime_for
     from sercli.evals.linear.probe import PRESETS

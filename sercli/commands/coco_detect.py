@@ -164,14 +164,14 @@ def coco_detect(
     if first:
         typer.echo(f"engine {options.engine}, preset {options.preset}")
     options.require_engine()
-    from sercli.checkpoints import read_encoder
     from sercli.commands.subject import destination, open_or_create, owner_of
+    from sercli.encoders.foreign import Hints
+    from sercli.encoders.loading import read_encoder
     from sercli.engine.preemption import stop_request
     from sercli.engine.progress import TrainingProgress
     from sercli.engine.runtime import decided_by_first
     from sercli.evals.detection.evaluate import evaluate
     from sercli.evals.detection.task import prepare
-    from sercli.foreign import Hints
 
     def say(text: str) -> None:
         if first:

@@ -94,10 +94,10 @@ def equiv_score(
     beside it, and two figures.
     """
     from sercli.commands.subject import resolve
+    from sercli.encoders.foreign import Hints
     from sercli.engine.runtime import choose_device
     from sercli.evals.equivariance.evaluate import evaluate
     from sercli.evals.equivariance.picture import picture
-    from sercli.foreign import Hints
     from sercli.report.figures import TokenRow, equivariance_figure, save_figure, token_figure
 
     chosen = choose_device(device)

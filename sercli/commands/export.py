@@ -49,10 +49,10 @@ def export(
     tensors = {k: v for k, v in state.items() if torch.is_tensor(v)}
     torch.save({"state_dict": tensors}, "plain.pth")
     """
-    from sercli.checkpoints import read_encoder
     from sercli.commands.subject import recipe_of
-    from sercli.timm_models import export as write
-    from sercli.timm_models import require_free
+    from sercli.encoders.export import export as write
+    from sercli.encoders.export import require_free
+    from sercli.encoders.loading import read_encoder
 
     require_free(out, force=force)
     loaded = read_encoder(

@@ -107,11 +107,11 @@ def linear_eval(
     Written are results/linear-eval--PRESET.json, its predictions, and the head.
     """
     from sercli.commands.subject import resolve
+    from sercli.encoders.foreign import Hints
     from sercli.engine.preemption import stop_request
     from sercli.engine.runtime import is_first_process, process_group, runtime_for
     from sercli.evals.linear.evaluate import evaluate
     from sercli.evals.linear.probe import Options, prepare
-    from sercli.foreign import Hints
 
     options = Options(
         preset=preset,

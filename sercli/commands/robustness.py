@@ -32,11 +32,11 @@ from sercli.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from sercli.checkpoints import LoadedEncoder
     from sercli.data import ImageSource
+    from sercli.encoders.foreign import Hints
+    from sercli.encoders.loading import LoadedEncoder
     from sercli.evals.robustness.classifier import Classifier
     from sercli.evals.robustness.evaluate import Outcome
-    from sercli.foreign import Hints
     from sercli.runs.result import Result
 
 _OWN = "own"
@@ -142,12 +142,12 @@ def robustness(
     )
     from sercli.commands.subject import destination, owner_of
     from sercli.data.loading import default_workers
+    from sercli.encoders.foreign import Hints
     from sercli.engine.runtime import is_first_process, process_group, runtime_for
     from sercli.evals.robustness.classifier import own_head
     from sercli.evals.robustness.evaluate import evaluate, open_sets
     from sercli.evals.robustness.reading import Reading
     from sercli.evals.robustness.scores import Normalisers
-    from sercli.foreign import Hints
 
     hints = Hints(num_heads, cls_after, key, positions)
     normalisers = None if alexnet_p is None else Normalisers.from_file(alexnet_p)
@@ -288,7 +288,7 @@ def _probe(
     Raises:
         UserError: There is no probe, or it is another encoder's.
     """
-    from sercli.checkpoints import read_encoder
+    from sercli.encoders.loading import read_encoder
     from sercli.evals.linear.heads import load_head
     from sercli.evals.robustness.classifier import CentreView, Classifier
 

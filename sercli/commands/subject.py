@@ -15,10 +15,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from sercli.checkpoints import LoadedEncoder, read_encoder
 from sercli.data import ImageSource, has_split, open_source
+from sercli.encoders.foreign import Hints
+from sercli.encoders.loading import LoadedEncoder, read_encoder
 from sercli.errors import UserError, from_os_error
-from sercli.foreign import Hints
 from sercli.recipe.text import parse_yaml
 from sercli.runs.files import write_atomic
 from sercli.runs.result import Result

@@ -8,10 +8,10 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
+from sercli.encoders.files import load_torch_file
 from sercli.errors import from_os_error
 from sercli.runs.files import write_atomic, write_text
 from sercli.runs.run_dir import RunDir
-from sercli.tensor_files import load_torch_file
 
 KEPT = 2
 

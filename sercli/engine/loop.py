@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sercli import distributed
-from sercli.checkpoints import encoder_metadata, write_encoder
 from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
-from sercli.encoder import Encoder
+from sercli.encoders.files import require_finite
+from sercli.encoders.loading import encoder_metadata, write_encoder
+from sercli.encoders.vit import Encoder
 from sercli.engine import checkpoint
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.preemption import StopRequest
@@ -30,7 +31,6 @@ from sercli.precision import at_least_fp32
 from sercli.recipe.schedule import Moment, Schedule
 from sercli.recipe.schema import Recipe
 from sercli.runs.run_dir import RunDir
-from sercli.tensor_files import require_finite
 from sercli.views.making import ViewMaker, Views
 from sercli.views.reading import Samples, TrainingImages, batches
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sercli import distributed
-from sercli.checkpoints import LoadedEncoder
 from sercli.data import ImageSource
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, evaluation_batches
-from sercli.encoder import Encoder
+from sercli.encoders.loading import LoadedEncoder
+from sercli.encoders.vit import Encoder
 from sercli.evals.common import HELD_OUT, SEED, Progress, hold_out, limited
 from sercli.runs.result import Result
 from sercli.statistics import CONFIDENCE, wilson_interval

@@ -10,7 +10,7 @@ from torch import Tensor
 from sercli.data import has_split, open_source
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, evaluation_batches
 from sercli.data.source import ImageSource
-from sercli.encoder import Encoder
+from sercli.encoders.vit import Encoder
 from sercli.engine.loop import Monitor
 from sercli.engine.runtime import Runtime
 from sercli.evals.knn import knn_accuracy

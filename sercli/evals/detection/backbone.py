@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from sercli.checkpoints import LoadedEncoder, encoder_sha256
 from sercli.data.coco.source import DetectionSource
 from sercli.data.loading import load_batches
-from sercli.encoder import final_norm
+from sercli.encoders.loading import LoadedEncoder, encoder_sha256
+from sercli.encoders.vit import final_norm
 from sercli.engine.runtime import Runtime
 from sercli.errors import RunFailed, from_os_error
 from sercli.evals.detection.images import UNITS, Canvas, DetectionImages, Sample, on_canvas

@@ -39,9 +39,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sercli import distributed
-from sercli.checkpoints import read_encoder
 from sercli.data.coco.source import DetectionSource
 from sercli.data.loading import load_batches
+from sercli.encoders.loading import read_encoder
 from sercli.engine.runtime import runtime_for
 from sercli.engine.stepping import Stepper
 from sercli.errors import UserError

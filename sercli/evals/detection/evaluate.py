@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sercli import distributed
 from sercli.data.loading import default_workers, load_batches
+from sercli.encoders.files import safetensors_bytes
 from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import Runtime, decided_by_first
@@ -36,7 +37,6 @@ from sercli.randomness import seeded
 from sercli.runs.files import write_atomic
 from sercli.runs.result import Result, protocol_id
 from sercli.runs.run_dir import RunDir
-from sercli.tensor_files import safetensors_bytes
 
 if TYPE_CHECKING:
     from sercli.evals.detection.detectron2 import Evaluator

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli import distributed
-from sercli.checkpoints import LoadedEncoder
 from sercli.data.coco.source import DetectionSource, require_same_categories
+from sercli.encoders.loading import LoadedEncoder
 from sercli.errors import UserError
 from sercli.evals.detection.detector import (
     ENGINES,

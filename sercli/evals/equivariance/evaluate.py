@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sercli.checkpoints import LoadedEncoder
 from sercli.data import ImageSource
 from sercli.data.loading import evaluation_batches
+from sercli.encoders.loading import LoadedEncoder
 from sercli.errors import UserError
 from sercli.evals.equivariance.sums import TRANSFORMATIONS, Array, Sums, accumulate
 from sercli.metrics import UNDEFINED_ENERGY

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sercli.actions import GeometricAction, grid_of, transport
-from sercli.checkpoints import LoadedEncoder
 from sercli.data import ImageSource
-from sercli.encoder import encode
+from sercli.encoders.loading import LoadedEncoder
+from sercli.encoders.vit import encode
 from sercli.evals.equivariance.evaluate import checked_layers, sample, square_batches
 from sercli.evals.equivariance.sums import TRANSFORMATIONS
 

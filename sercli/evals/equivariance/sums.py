@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sercli.actions import GeometricAction, Grid, grid_of, transport
-from sercli.encoder import Encoder, Features, encode
+from sercli.encoders.vit import Encoder, Features, encode
 from sercli.errors import UserError
 from sercli.randomness import generator
 

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sercli.checkpoints import encoder_sha256
 from sercli.data import ImageSource
 from sercli.data.loading import evaluation_resize
-from sercli.encoder import final_norm
+from sercli.encoders.loading import encoder_sha256
+from sercli.encoders.vit import final_norm
 from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.runtime import Runtime
 from sercli.errors import Interrupted, Preempted, RunFailed

@@ -25,7 +25,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sercli import distributed
-from sercli.checkpoints import LoadedEncoder
 from sercli.data import ImageSource
 from sercli.data.crops import cut, random_crop
 from sercli.data.loading import (
@@ -36,7 +35,8 @@ from sercli.data.loading import (
     normalise,
     resize_and_crop,
 )
-from sercli.encoder import Encoder, Features, final_norm
+from sercli.encoders.loading import LoadedEncoder
+from sercli.encoders.vit import Encoder, Features, final_norm
 from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
 from sercli.randomness import numpy_generator

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sercli.checkpoints import encoder_sha256
-from sercli.encoder import Encoder, Features
+from sercli.encoders.files import read_safetensors, require_finite, safetensors_bytes
+from sercli.encoders.loading import encoder_sha256
+from sercli.encoders.vit import Encoder, Features
 from sercli.errors import UserError
 from sercli.evals.linear.features import layers_of, parts_of
 from sercli.randomness import generator
 from sercli.runs.files import write_atomic
-from sercli.tensor_files import read_safetensors, require_finite, safetensors_bytes
 
 MOMENTUM = 0.9
 INIT_STD = 0.01

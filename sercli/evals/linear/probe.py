@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.checkpoints import LoadedEncoder
 from sercli.data import ImageSource
-from sercli.encoder import Encoder
+from sercli.encoders.loading import LoadedEncoder
+from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
 from sercli.evals.common import HELD_OUT as TEST_SHARE
 from sercli.evals.common import hold_out as hold_out_test

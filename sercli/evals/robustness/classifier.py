@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sercli.checkpoints import create_timm
 from sercli.data.loading import image_to_tensor, normalise, resize_and_crop
 from sercli.data.robustness.imagenet_classes import imagenet_classes
+from sercli.encoders.loading import create_timm
 from sercli.errors import RunFailed, UserError
 
 IMAGENET_CLASSES = 1000

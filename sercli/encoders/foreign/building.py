@@ -12,9 +12,8 @@ import torch
 from timm.layers import Mlp, SwiGLUPacked
 from torch import Tensor, nn
 
-from sercli.encoder import Encoder, StochasticBlock
-from sercli.errors import UserError
-from sercli.foreign.architecture import (
+from sercli.encoders.files import require_finite
+from sercli.encoders.foreign.architecture import (
     Architecture,
     Colour,
     Facts,
@@ -24,14 +23,15 @@ from sercli.foreign.architecture import (
     shape_of,
     stated_facts,
 )
-from sercli.foreign.finding import (
+from sercli.encoders.foreign.finding import (
     Candidate,
     choose,
     find_candidates,
     require_like_its_twin,
 )
-from sercli.foreign.layouts import EXPORT_LAYOUT, UNKNOWN, Role
-from sercli.tensor_files import require_finite
+from sercli.encoders.foreign.layouts import EXPORT_LAYOUT, UNKNOWN, Role
+from sercli.encoders.vit import Encoder, StochasticBlock
+from sercli.errors import UserError
 
 _RENAMES = tuple(
     (re.compile(pattern), replacement)

@@ -1,7 +1,7 @@
 """`ser_vit` among timm's models: what `import sercli` adds to timm, without the rest of ser.
 
 `sercli/__init__.py` imports this as soon as timm is imported, by whomever and in whatever order, so
-that it holds no more than the entry; the model is in `timm_models.py`.
+that it holds no more than the entry; the model is in `timm_vit.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ default_cfgs = generate_default_cfgs(
 
 def ser_vit(pretrained: bool = False, **options: Any) -> Any:
     """ViT-S/16 with 6 heads unless other sizes are given, `cls_after` and `pos_resize`."""
-    from sercli.timm_models import DelayedVisionTransformer
+    from sercli.encoders.timm_vit import DelayedVisionTransformer
 
     sizes = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
     return build_model_with_cfg(

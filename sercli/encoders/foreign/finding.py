@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from sercli.encoders.foreign.layouts import LAYOUTS, Layout, Role
 from sercli.errors import UserError
-from sercli.foreign.layouts import LAYOUTS, Layout, Role
 
 _STEM = re.compile(r"^(.*?)(?:patch_embed\.proj|conv_proj)\.(?:\d+\.)*weight$")
 # What DDP, FSDP and torch.compile put into names, around the whole or around a part of it.

@@ -12,9 +12,9 @@ line, and `Hints` are the answers.
 - `building.py`: `read`, and the translation into our encoder.
 """
 
-from sercli.foreign.architecture import Hints, num_heads, resampling
-from sercli.foreign.building import ForeignEncoder, read
-from sercli.foreign.layouts import EXPORT_LAYOUT, LAYOUTS, Layout
+from sercli.encoders.foreign.architecture import Hints, num_heads, resampling
+from sercli.encoders.foreign.building import ForeignEncoder, read
+from sercli.encoders.foreign.layouts import EXPORT_LAYOUT, LAYOUTS, Layout
 
 __all__ = [
     "EXPORT_LAYOUT",

@@ -15,9 +15,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
-from sercli.errors import UserError
-from sercli.foreign.finding import Candidate, stored_arguments
-from sercli.foreign.layouts import (
+from sercli.encoders.foreign.finding import Candidate, stored_arguments
+from sercli.encoders.foreign.layouts import (
     AGREED_HEADS,
     EXPORT_LAYOUT,
     SOLO_FIXED_HEADS,
@@ -27,6 +26,7 @@ from sercli.foreign.layouts import (
     Layout,
     Role,
 )
+from sercli.errors import UserError
 from sercli.recipe.schema import PosResize
 
 Colour = tuple[float, float, float]

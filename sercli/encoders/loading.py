@@ -24,21 +24,21 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
-from sercli.encoder import Encoder
-from sercli.errors import UserError
-from sercli.foreign import Hints, resampling
-from sercli.foreign import num_heads as heads_of
-from sercli.foreign import read as read_foreign
-from sercli.randomness import seeded
-from sercli.recipe.schema import Model
-from sercli.runs.files import hash_of, verifies, write_atomic
-from sercli.runs.run_dir import RunDir
-from sercli.tensor_files import (
+from sercli.encoders.files import (
     load_torch_file,
     read_safetensors,
     require_finite,
     safetensors_bytes,
 )
+from sercli.encoders.foreign import Hints, resampling
+from sercli.encoders.foreign import num_heads as heads_of
+from sercli.encoders.foreign import read as read_foreign
+from sercli.encoders.vit import Encoder
+from sercli.errors import UserError
+from sercli.randomness import seeded
+from sercli.recipe.schema import Model
+from sercli.runs.files import hash_of, verifies, write_atomic
+from sercli.runs.run_dir import RunDir
 
 _FORMAT = "ser-encoder"
 _OUR_HEADER = {"model", "step"}
