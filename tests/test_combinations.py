@@ -4,6 +4,7 @@ import pytest
 from test_cli import ser
 
 from sercli.engine import pretraining
+from sercli.engine.plan import make_plan
 from sercli.errors import UserError
 
 KEYS = {
@@ -30,7 +31,7 @@ def resolve(line, recipe="shapes/moco-none"):
 
 def plan(line):
     recipe = resolve(line)
-    return pretraining.make_plan(recipe, pretraining.training_source(recipe))
+    return make_plan(recipe, pretraining.training_source(recipe))
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from sercli.engine import checkpoint, pretraining
-from sercli.engine.loop import Trainer
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
+from sercli.engine.trainer import Trainer
 from sercli.errors import Preempted, RunFailed, UserError
 from sercli.runs.run_dir import RunDir
 
@@ -263,7 +263,7 @@ def test_unreadable_images_are_replaced_and_too_many_fail(tmp_path, monkeypatch)
     monkeypatch.setattr(ShapesSource, "load", flaky)
     with pytest.raises(RunFailed, match=r"of 96 images cannot be read .*shapes/train/"):
         train(start(tmp_path / "flaky"))
-    monkeypatch.setattr("sercli.engine.loop.MAX_UNREADABLE", 0.1)
+    monkeypatch.setattr("sercli.engine.trainer.MAX_UNREADABLE", 0.1)
     run = start(tmp_path / "tolerant")
     train(run)
     assert run.read_run()["status"] == "done"

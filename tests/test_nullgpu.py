@@ -25,10 +25,10 @@ from typer.testing import CliRunner
 from sercli.cli import app
 from sercli.data.loading import load_images
 from sercli.engine import pretraining
-from sercli.engine.loop import Trainer
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
+from sercli.engine.trainer import Trainer
 from sercli.errors import Preempted
 from sercli.evals.detection.backbone import FrozenEncoder
 from sercli.evals.detection.detector import make_optimiser

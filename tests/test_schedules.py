@@ -11,11 +11,11 @@ import torch
 from test_views import Pictures
 
 from sercli import distributed
-from sercli.engine.loop import Trainer
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
+from sercli.engine.trainer import Trainer
 from sercli.errors import Preempted
 from sercli.heads import PrototypeHead
 from sercli.methods import moco

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from sercli.data.source import ImageSource
-    from sercli.engine.pretraining import Plan
+    from sercli.engine.plan import Plan
     from sercli.recipe.files import Resolved
     from sercli.recipe.listing import Difference, Head, Value
     from sercli.recipe.schema import Recipe
@@ -242,10 +242,11 @@ def _is_nominal(recipe: Recipe) -> bool:
 
 
 def _plan(recipe: Recipe, *, nominal: bool) -> Plan:
-    from sercli.engine import pretraining
+    from sercli.engine.plan import make_plan
+    from sercli.engine.pretraining import training_source
 
-    source = _stand_in(_IMAGENET_IMAGES) if nominal else pretraining.training_source(recipe)
-    return pretraining.make_plan(recipe, source)
+    source = _stand_in(_IMAGENET_IMAGES) if nominal else training_source(recipe)
+    return make_plan(recipe, source)
 
 
 def _stand_in(num_images: int) -> ImageSource:

@@ -43,7 +43,7 @@ from sercli.data.coco.source import DetectionSource
 from sercli.data.loading import load_batches
 from sercli.encoders.loading import read_encoder
 from sercli.engine.runtime import runtime_for
-from sercli.engine.stepping import Stepper
+from sercli.engine.stepper import Stepper
 from sercli.errors import UserError
 from sercli.evals.detection.backbone import LEVELS, STRIDES, FrozenEncoder, SimpleFeaturePyramid
 from sercli.evals.detection.detector import MAX_DETECTIONS, Detections, Detector, Heads

@@ -25,7 +25,7 @@ from sercli.encoders.files import safetensors_bytes
 from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import Runtime, decided_by_first
-from sercli.engine.stepping import Plan, Stepper
+from sercli.engine.stepper import Plan, Stepper
 from sercli.errors import RunFailed
 from sercli.evals.detection.backbone import FrozenEncoder, GridCache
 from sercli.evals.detection.detector import Detections, Detector, make_optimiser

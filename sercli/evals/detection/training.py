@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sercli import distributed
 from sercli.data.loading import load_batches
 from sercli.engine.preemption import Stopping
-from sercli.engine.stepping import Stepper
+from sercli.engine.stepper import Stepper
 from sercli.evals.detection.detector import Detections, Detector, in_pixels, to_coco
 from sercli.evals.detection.images import DetectionImages, Sample, TrainingOrder
 from sercli.randomness import seeded
