@@ -19,8 +19,8 @@ from PIL import Image
 
 from sercli.data.shapes.detection import ShapesDetection
 from sercli.data.shapes.outlines import CLASSES
-from sercli.report.detections import DetectionPanel, Shown, detection_figure
-from sercli.report.figures import save_figure
+from sercli.report.figures.detections import DetectionPanel, Shown, detection_figure
+from sercli.report.figures.style import save_figure
 
 
 def _panel(index: int, *, size: int = 96, score: float = 0.9) -> DetectionPanel:

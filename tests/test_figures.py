@@ -12,14 +12,14 @@ import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from sercli.report.figures import (
+from sercli.report.figures.equivariance import (
     LayerCurves,
     TokenRow,
     equivariance_figure,
     principal_colours,
-    save_figure,
     token_figure,
 )
+from sercli.report.figures.style import save_figure
 
 LAYERS = [0, 1, 2, 3]
 

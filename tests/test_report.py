@@ -17,9 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sercli.report import published as paper
-from sercli.report.formats import RENDERERS, plain
-from sercli.report.tables import (
+from sercli.report.compare import published as paper
+from sercli.report.compare.tables import (
     Cell,
     Column,
     Difference,
@@ -30,6 +29,8 @@ from sercli.report.tables import (
     best_labels,
     cell_text,
 )
+from sercli.report.formats.renderers import RENDERERS
+from sercli.report.formats.terminal import plain
 from sercli.statistics import (
     bootstrap_interval,
     holm_adjusted,

@@ -47,10 +47,11 @@ from sercli.evals.robustness.metrics import ALEXNET_ERRORS
 from sercli.evals.robustness.reading import InOrder, Reading
 from sercli.evals.robustness.scores import SEVERITIES, Normalisers
 from sercli.recipe.schema import Model
-from sercli.report.columns import catalogue
-from sercli.report.figures import CorruptionRow, corruption_figure, save_figure
+from sercli.report.compare.columns import catalogue
+from sercli.report.compare.runs import read_runs
+from sercli.report.figures.corruptions import CorruptionRow, corruption_figure
+from sercli.report.figures.style import save_figure
 from sercli.report.robustness import blocks, corruption_rows
-from sercli.report.runs import read_runs
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 

@@ -258,8 +258,8 @@ def _announcement(task: Task) -> str:
 def _save(run: RunDir, outcome: Outcome, task: Task, model: str, owner: str) -> None:
     from sercli.commands.subject import save
     from sercli.evals.detection.evaluate import save_head
-    from sercli.report.detections import detection_figure
-    from sercli.report.figures import save_figure
+    from sercli.report.figures.detections import detection_figure
+    from sercli.report.figures.style import save_figure
 
     result = outcome.result
     save(run.path, result, outcome.arrays, owner=owner, command=command_line())
@@ -277,7 +277,7 @@ def _panels(outcome: Outcome, task: Task) -> list[Any]:
     import numpy as np
     from pycocotools.coco import COCO
 
-    from sercli.report.detections import DetectionPanel, Shown
+    from sercli.report.figures.detections import DetectionPanel, Shown
 
     source = task.val
     names = [category.name for category in source.categories]

@@ -29,7 +29,7 @@ from sercli.commands.evaluation import (
 )
 
 if TYPE_CHECKING:
-    from sercli.report.figures import LayerCurves
+    from sercli.report.figures.equivariance import LayerCurves
 
 _PICTURED_BLOCK = 3
 _HEADINGS = (
@@ -98,7 +98,8 @@ def equiv_score(
     from sercli.engine.runtime import choose_device
     from sercli.evals.equivariance.evaluate import evaluate
     from sercli.evals.equivariance.picture import picture
-    from sercli.report.figures import TokenRow, equivariance_figure, save_figure, token_figure
+    from sercli.report.figures.equivariance import TokenRow, equivariance_figure, token_figure
+    from sercli.report.figures.style import save_figure
 
     chosen = choose_device(device)
     size = _size(image_size)
@@ -190,7 +191,7 @@ def _row(values: Mapping[str, float | None], layer: int, tapped: int | None) -> 
 
 
 def _curves(values: Mapping[str, float | None], layers: Sequence[int], group: str) -> LayerCurves:
-    from sercli.report.figures import LayerCurves
+    from sercli.report.figures.equivariance import LayerCurves
 
     def along(family: str, end: str = "") -> list[float | None]:
         return [values.get(f"{family}/block{layer:02d}/{group}{end}") for layer in layers]

@@ -357,7 +357,8 @@ def _head_file(model: str, target: Path) -> Path:
 def _save(target: Path, outcome: Outcome, model: str, owner: str) -> None:
     """Write a result, its predictions, and the heat map of a grid of corruptions."""
     from sercli.commands.subject import save
-    from sercli.report.figures import corruption_figure, save_figure
+    from sercli.report.figures.corruptions import corruption_figure
+    from sercli.report.figures.style import save_figure
     from sercli.report.robustness import GRIDS, corruption_rows, grid_title
 
     result = outcome.result

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sercli.errors import UserError
-from sercli.report.runs import Run
-from sercli.report.tables import Column, Direction, Kind
+from sercli.report.compare.runs import Run
+from sercli.report.compare.tables import Column, Direction, Kind
 
 DEFAULT_BLOCK = 3
 ROTATION = "rotation"

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from sercli.errors import UserError
-from sercli.report.columns import Spec
-from sercli.report.runs import Run
+from sercli.report.compare.columns import Spec
+from sercli.report.compare.runs import Run
 
 
 def by_protocol(specs: Sequence[Spec], runs: Sequence[Run], *, allow_mixed: bool) -> list[Spec]:

@@ -18,7 +18,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from sercli.report.figures import DOTS_PER_INCH, STYLE
+from sercli.report.figures.style import DOTS_PER_INCH, STYLE
 
 # Okabe and Ito's colours without black, the most different first.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#0072B2", "#D55E00")

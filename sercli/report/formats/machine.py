@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from sercli.report.tables import Cell, Column, Table
+from sercli.report.compare.tables import Cell, Column, Table
 
 SCHEMA = 1
 Number = float | int | None

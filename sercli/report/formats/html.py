@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from sercli.report.tables import ARROWS, CellText, Column, Note, Row, Table, cell_text
+from sercli.report.compare.tables import ARROWS, CellText, Column, Note, Row, Table, cell_text
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5d6570; --line: #d5d9df;

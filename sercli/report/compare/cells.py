@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.errors import UserError
-from sercli.report.columns import Spec
-from sercli.report.runs import Entry, Run
-from sercli.report.tables import PARTIAL, Cell, Difference, Note, Scored
+from sercli.report.compare.columns import Spec
+from sercli.report.compare.runs import Entry, Run
+from sercli.report.compare.tables import PARTIAL, Cell, Difference, Note, Scored
 from sercli.runs.result import Result
 from sercli.statistics import PairedTest, holm_adjusted, paired_test, spread, wilson_interval
 

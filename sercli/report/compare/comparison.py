@@ -9,9 +9,16 @@ from typing import Any
 
 from sercli import __version__
 from sercli.errors import UserError
-from sercli.report import published as paper
-from sercli.report.cells import Footnotes, Grid, Pair, add_differences, add_footnotes, measure
-from sercli.report.columns import (
+from sercli.report.compare import published as paper
+from sercli.report.compare.cells import (
+    Footnotes,
+    Grid,
+    Pair,
+    add_differences,
+    add_footnotes,
+    measure,
+)
+from sercli.report.compare.columns import (
     ROTATION,
     Spec,
     block_name,
@@ -19,8 +26,8 @@ from sercli.report.columns import (
     choose,
     compared_block,
 )
-from sercli.report.protocols import by_protocol, mixed_protocols
-from sercli.report.runs import (
+from sercli.report.compare.protocols import by_protocol, mixed_protocols
+from sercli.report.compare.runs import (
     Entry,
     Run,
     baseline_candidates,
@@ -30,7 +37,16 @@ from sercli.report.runs import (
     single_entries,
     training_differences,
 )
-from sercli.report.tables import PARTIAL, Cell, Column, Difference, Note, Row, Table, best_labels
+from sercli.report.compare.tables import (
+    PARTIAL,
+    Cell,
+    Column,
+    Difference,
+    Note,
+    Row,
+    Table,
+    best_labels,
+)
 
 
 @dataclass(frozen=True)
