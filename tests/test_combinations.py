@@ -3,6 +3,7 @@
 import pytest
 from test_cli import ser
 
+from sercli.engine import plan as plans
 from sercli.engine import pretraining
 from sercli.engine.plan import make_plan
 from sercli.errors import UserError
@@ -37,7 +38,7 @@ def plan(line):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """FLOPs are counted last, when all is well."""
-    monkeypatch.setattr(pretraining, "count_flops", lambda _recipe: None)
+    monkeypatch.setattr(plans, "count_flops", lambda _recipe: None)
 
 
 # Options: what the line says, and what to add so that it works.

@@ -168,5 +168,5 @@ def test_files_are_reproducible(tmp_path: Path) -> None:
 
 
 def test_no_torch_is_imported() -> None:
-    code = "import sys, sercli.report.detections; sys.exit('torch' in sys.modules)"
+    code = "import sys, sercli.report.figures.detections; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

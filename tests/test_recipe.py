@@ -12,7 +12,7 @@ from sercli.errors import UserError
 from sercli.objective import Objective, addon_configs, method_configs
 from sercli.recipe import files as recipe_files
 from sercli.recipe import schema as recipe
-from sercli.recipe.schedule import Schedule
+from sercli.recipe.schedule import Schedule, cosine
 from sercli.recipe.schema import Train
 from sercli.recipe.text import parse_yaml
 
@@ -493,10 +493,10 @@ def test_a_batch_larger_than_the_data_set():
 
 
 def test_cosine_ends():
-    assert recipe.cosine(0.99, 1.0, 0) == pytest.approx(0.99)
-    assert recipe.cosine(0.99, 1.0, 0.5) == pytest.approx(0.995)
-    assert recipe.cosine(0.99, 1.0, 1) == pytest.approx(1.0)
-    assert recipe.cosine(0.99, 1.0, 1.5) == pytest.approx(1.0)
+    assert cosine(0.99, 1.0, 0) == pytest.approx(0.99)
+    assert cosine(0.99, 1.0, 0.5) == pytest.approx(0.995)
+    assert cosine(0.99, 1.0, 1) == pytest.approx(1.0)
+    assert cosine(0.99, 1.0, 1.5) == pytest.approx(1.0)
 
 
 def test_the_recipe_of_an_earlier_run_still_resolves(write):

@@ -149,8 +149,8 @@ def test_names() -> None:
 
 def test_neither_torch_nor_timm_is_imported() -> None:
     program = (
-        "import sys, sercli.data.robustness_check as check;"
-        "from sercli.data.imagenet_classes import imagenet_r_classes;"
+        "import sys, sercli.data.robustness.check as check;"
+        "from sercli.data.robustness.imagenet_classes import imagenet_r_classes;"
         "assert len(imagenet_r_classes()) == 200;"
         "assert not {'torch', 'timm', 'av'} & {*sys.modules}"
     )
