@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    from sercli.checkpoints import load_encoder
+    from sercli.encoders.loading import load_encoder
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_encoder"]
@@ -20,7 +20,7 @@ __all__ = ["__version__", "load_encoder"]
 def __getattr__(name: str) -> Any:
     """Import torch only for those who load an encoder: `ser --help` must not."""
     if name == "load_encoder":
-        from sercli.checkpoints import load_encoder
+        from sercli.encoders.loading import load_encoder
 
         return load_encoder
     raise AttributeError(f"module 'sercli' has no attribute {name!r}")
@@ -47,13 +47,13 @@ class _AfterTimm(MetaPathFinder):
                 load(module)
                 if self in sys.meta_path:
                     sys.meta_path.remove(self)
-                importlib.import_module("sercli.timm_entry")
+                importlib.import_module("sercli.encoders.timm_entry")
 
             spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
         return spec
 
 
 if "timm" in sys.modules:
-    importlib.import_module("sercli.timm_entry")
+    importlib.import_module("sercli.encoders.timm_entry")
 else:
     sys.meta_path.insert(0, _AfterTimm())

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from sercli import randomness
 from sercli.addons import ADDONS, Addon, AddonInput, NoneConfig, TermConfig
-from sercli.encoder import Encoder, Features, cls_after_of, depth_of, encode
+from sercli.encoders.vit import Encoder, Features, cls_after_of, depth_of, encode
 from sercli.errors import UserError
 from sercli.methods import METHODS, Method
 from sercli.methods.base import TeacherMoves
-from sercli.recipe import START, AddonConfig, MethodConfig, Moment, Recipe
-from sercli.view_plan import ViewPlan, plan_views
-from sercli.views import Views
+from sercli.recipe.schedule import START, Moment
+from sercli.recipe.schema import AddonConfig, MethodConfig, Recipe
+from sercli.views.making import Views
+from sercli.views.plan import ViewPlan, plan_views
 
 
 def method_configs() -> dict[str, type[MethodConfig]]:

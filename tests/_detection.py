@@ -6,14 +6,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sercli.checkpoints import LoadedEncoder
-from sercli.data.shapes_detection import ShapesDetection
-from sercli.encoder import Encoder
+from sercli.data.shapes.detection import ShapesDetection
+from sercli.encoders.loading import LoadedEncoder
+from sercli.encoders.vit import Encoder
 from sercli.engine.runtime import runtime_for
-from sercli.evals.detection_backbone import FrozenEncoder
-from sercli.evals.detection_detector import Heads
-from sercli.evals.detection_images import Canvas
-from sercli.recipe import Model
+from sercli.evals.detection.backbone import FrozenEncoder
+from sercli.evals.detection.detector import Heads
+from sercli.evals.detection.images import Canvas
+from sercli.recipe.schema import Model
 
 HEADS = Heads(
     channels=16,

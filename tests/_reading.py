@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from sercli.data.loading import load_rows
-from sercli.views import Samples
+from sercli.views.reading import Samples
 
 
 def read_all(images, tickets):

@@ -5,7 +5,8 @@ from torch.nn.functional import cosine_similarity
 from sercli import distributed
 from sercli.heads import mlp
 from sercli.methods import Method
-from sercli.recipe import Count, MethodConfig, Probability, cosine
+from sercli.recipe.schedule import cosine
+from sercli.recipe.schema import Count, MethodConfig, Probability
 
 
 class ToyConfig(MethodConfig):

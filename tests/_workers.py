@@ -20,12 +20,13 @@ from sercli import distributed
 from sercli.heads import BatchNorm
 from sercli.losses import patch_nt_xent
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.photometrics import NUM_UNIFORMS
-from sercli.recipe import Photometrics
-from sercli.recipe import Views as ViewsConfig
-from sercli.recipe_files import from_mapping
-from sercli.view_plan import PairedViews, ViewPlan, ViewRequest, partition, plan_views
-from sercli.views import Samples, ViewMaker, Views
+from sercli.recipe.files import from_mapping
+from sercli.recipe.schema import Photometrics
+from sercli.recipe.schema import Views as ViewsConfig
+from sercli.views.colours import NUM_UNIFORMS
+from sercli.views.making import ViewMaker, Views
+from sercli.views.plan import PairedViews, ViewPlan, ViewRequest, partition, plan_views
+from sercli.views.reading import Samples
 
 FORMS = ("cross-view", "both-views", "cross-view+spatial:1", "both-views+spatial:1")
 # Without blur: its convolution in float32 depends on the number of rows.

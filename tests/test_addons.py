@@ -12,18 +12,19 @@ from PIL import Image
 from test_views import Pictures, normalised
 from torch import nn
 
-from sercli import photometrics
 from sercli.addons import augself, equimod
 from sercli.data.loading import image_to_tensor
 from sercli.errors import UserError
 from sercli.heads import BatchNorm
 from sercli.methods import dino, moco
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.photometrics import PhotometricParameters
-from sercli.recipe import Photometrics
-from sercli.recipe_files import from_mapping
-from sercli.view_plan import partition
-from sercli.views import TrainingImages, ViewMaker, ViewParameters, batches
+from sercli.recipe.files import from_mapping
+from sercli.recipe.schema import Photometrics
+from sercli.views import colours as photometrics
+from sercli.views.colours import PhotometricParameters
+from sercli.views.making import ViewMaker, ViewParameters
+from sercli.views.plan import partition
+from sercli.views.reading import TrainingImages, batches
 
 BLOCKS, LAYER, WIDTH = 4, 2, 16
 METHODS = {

@@ -11,19 +11,15 @@ import timm
 import torch
 
 import sercli
-from sercli.checkpoints import (
-    encoder_metadata,
-    load_encoder,
-    read_encoder,
-    write_encoder,
-)
-from sercli.encoder import Encoder
+from sercli.encoders.files import load_torch_file
+from sercli.encoders.loading import encoder_metadata, load_encoder, read_encoder, write_encoder
+from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe import Model
-from sercli.recipe_files import from_mapping
-from sercli.run_dir import RunDir, file_sha256
-from sercli.tensor_files import load_torch_file
+from sercli.recipe.files import from_mapping
+from sercli.recipe.schema import Model
+from sercli.runs.files import file_sha256
+from sercli.runs.run_dir import RunDir
 
 MODEL = Model(name="vit_micro", width=32, depth=3, num_heads=2, patch_size=8)
 

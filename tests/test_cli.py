@@ -14,7 +14,7 @@ from PIL import Image
 from test_engine import SER, TINY
 
 from sercli import cli
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 
 ROOT = Path(__file__).parents[1]
 TINY_OPTIONS = [item for s in TINY for item in ("--set", s)]

@@ -14,9 +14,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sercli.commands.data import app
-from sercli.data import check
-from sercli.data.coco import faults
-from sercli.data.coco_check import check_coco
+from sercli.data.coco.check import check_coco
+from sercli.data.coco.rules import faults
+from sercli.data.images import check
 from sercli.errors import UserError
 
 

@@ -25,26 +25,19 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sercli.data import UnreadableImage
-from sercli.data.coco import (
-    CocoFolder,
-    DetectionSource,
-    category_difference,
-    faults,
-    find_split,
-    is_coco,
-    read_annotations,
-    require_same_categories,
-)
-from sercli.data.coco_check import check_coco
-from sercli.data.shapes import Rendered, RenderedObject
-from sercli.data.shapes_detection import (
+from sercli.data.coco.check import check_coco
+from sercli.data.coco.folder import CocoFolder, find_split, is_coco, read_annotations
+from sercli.data.coco.rules import faults
+from sercli.data.coco.source import DetectionSource, category_difference, require_same_categories
+from sercli.data.shapes.detection import (
     CATEGORIES,
     ShapesDetection,
     annotations_of,
     category_id,
     run_lengths,
 )
-from sercli.data.shapes_outlines import CLASSES
+from sercli.data.shapes.outlines import CLASSES
+from sercli.data.shapes.world import Rendered, RenderedObject
 from sercli.errors import UserError
 
 

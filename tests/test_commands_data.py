@@ -15,15 +15,21 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sercli.commands.data import app
-from sercli.data import check, open_source, shapes_files
-from sercli.data.coco import CocoFolder
-from sercli.data.corruptions import CORRUPTIONS
-from sercli.data.imagenet_classes import imagenet_a_classes, imagenet_classes, imagenet_r_classes
-from sercli.data.robustness_check import recognise
-from sercli.data.robustness_corrupted import middle
-from sercli.data.shapes import render
-from sercli.data.shapes_detection import ShapesDetection
-from sercli.data.shapes_outlines import CLASSES
+from sercli.data import open_source
+from sercli.data.coco.folder import CocoFolder
+from sercli.data.corruptions.catalogue import CORRUPTIONS
+from sercli.data.images import check
+from sercli.data.robustness.check import recognise
+from sercli.data.robustness.corrupted import middle
+from sercli.data.robustness.imagenet_classes import (
+    imagenet_a_classes,
+    imagenet_classes,
+    imagenet_r_classes,
+)
+from sercli.data.shapes import files as shapes_files
+from sercli.data.shapes.detection import ShapesDetection
+from sercli.data.shapes.outlines import CLASSES
+from sercli.data.shapes.world import render
 from sercli.errors import RunFailed, UserError
 
 

@@ -18,9 +18,11 @@ from typer.testing import CliRunner
 
 from sercli.commands.compare import compare
 from sercli.errors import UserError
-from sercli.report.comparison import Options, compare_runs
-from sercli.report.tables import Cell, Row, Table
-from sercli.run_dir import Result, RunDir, write_json
+from sercli.report.compare.comparison import Options, compare_runs
+from sercli.report.compare.tables import Cell, Row, Table
+from sercli.runs.files import write_json
+from sercli.runs.result import Result
+from sercli.runs.run_dir import RunDir
 
 
 def make_run(

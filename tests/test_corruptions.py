@@ -13,18 +13,17 @@ from _corruption_strengths import LAYERS, MOTIONS, SPATTERS, TABLE, photographs,
 from numpy.typing import NDArray
 from PIL import Image
 
-from sercli.data import corruptions_pixels as pixels
-from sercli.data import corruptions_weather as weather
-from sercli.data.corruptions import (
+from sercli.data.corruptions import pixels, weather
+from sercli.data.corruptions.catalogue import (
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
     SEVERITIES,
     corrupt,
     corruption_generator,
 )
-from sercli.data.corruptions_sequences import perturb
-from sercli.data.robustness_sets import PERTURBATIONS
-from sercli.data.shapes import render
+from sercli.data.corruptions.sequences import perturb
+from sercli.data.robustness.sets import PERTURBATIONS
+from sercli.data.shapes.world import render
 from sercli.errors import UserError
 
 _ALL = CORRUPTIONS + EXTRA_CORRUPTIONS

@@ -14,8 +14,9 @@ import pytest
 from _coco_tree import write_coco_tree
 from PIL import Image
 
-from sercli.data import ImageSource, UnreadableImage, has_split, manifest, open_source
-from sercli.data.image_folder import ImageFolder
+from sercli.data import ImageSource, UnreadableImage, has_split, open_source
+from sercli.data.images import manifest
+from sercli.data.images.folder import ImageFolder
 from sercli.errors import SerError, UserError
 
 _OLD = (1_000_000_000, 1_000_000_000)

@@ -16,15 +16,15 @@ from _detection import CPU, HEADS, frozen, small_encoder, weights, world
 from torch import nn
 
 from sercli import load_encoder
-from sercli.checkpoints import encoder_sha256, read_encoder
-from sercli.data.coco import CocoFolder
+from sercli.data.coco.folder import CocoFolder
+from sercli.encoders.loading import encoder_sha256, read_encoder
 from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
-from sercli.evals import detection, detection_task
-from sercli.evals.detection import evaluate, make_detector
-from sercli.evals.detection_backbone import LEVELS, FrozenEncoder, GridCache, SimpleFeaturePyramid
-from sercli.evals.detection_detector import (
+from sercli.evals.detection import evaluate as detection
+from sercli.evals.detection import task as detection_task
+from sercli.evals.detection.backbone import LEVELS, FrozenEncoder, GridCache, SimpleFeaturePyramid
+from sercli.evals.detection.detector import (
     PRESETS,
     Detections,
     Preset,
@@ -33,10 +33,12 @@ from sercli.evals.detection_detector import (
     make_optimiser,
     to_coco,
 )
-from sercli.evals.detection_images import Canvas, DetectionImages, Sample, trainable_images
-from sercli.evals.detection_task import Options, prepare
-from sercli.evals.detection_training import detect
-from sercli.run_dir import Result, RunDir
+from sercli.evals.detection.evaluate import evaluate, make_detector
+from sercli.evals.detection.images import Canvas, DetectionImages, Sample, trainable_images
+from sercli.evals.detection.task import Options, prepare
+from sercli.evals.detection.training import detect
+from sercli.runs.result import Result
+from sercli.runs.run_dir import RunDir
 
 ENGINES = ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)]
 each_engine = pytest.mark.parametrize("engine", ENGINES)
@@ -205,7 +207,7 @@ def test_detectron2_builds_the_backbone_from_a_configuration_of_its_own():
     from detectron2.config import get_cfg
     from detectron2.modeling import build_backbone
 
-    from sercli.evals.detection_detectron2 import add_config
+    from sercli.evals.detection.detectron2 import add_config
 
     cfg = add_config(get_cfg(), HEADS, num_classes=3)
     cfg.MODEL.DEVICE = "cpu"
@@ -443,7 +445,7 @@ def test_batches_in_evaluation_change_nothing(engine):
 
 
 def test_three_steps_that_are_not_finite_end_the_run(tmp_path, monkeypatch):
-    from sercli.evals.detection_torchvision import TorchvisionDetector
+    from sercli.evals.detection.torchvision import TorchvisionDetector
 
     forward = TorchvisionDetector.forward
 
@@ -459,7 +461,7 @@ def test_three_steps_that_are_not_finite_end_the_run(tmp_path, monkeypatch):
 
 
 def test_a_step_that_is_not_finite_is_skipped(tmp_path, monkeypatch):
-    from sercli.evals.detection_torchvision import TorchvisionDetector
+    from sercli.evals.detection.torchvision import TorchvisionDetector
 
     forward, calls = TorchvisionDetector.forward, []
 
@@ -563,8 +565,8 @@ def test_a_limit_marks_the_result_partial():
 
 def saved_run(path, *, cls_after=2):
     """A run directory with an encoder, as pretraining leaves it."""
-    from sercli.checkpoints import encoder_metadata, write_encoder
-    from sercli.recipe import Model
+    from sercli.encoders.loading import encoder_metadata, write_encoder
+    from sercli.recipe.schema import Model
 
     model = Model(
         name="vit_micro", width=32, depth=3, num_heads=2, patch_size=8, cls_after=cls_after

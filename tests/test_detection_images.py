@@ -11,9 +11,9 @@ from _detection import world
 from matplotlib.path import Path
 from pycocotools import mask as coco_mask
 
-from sercli.data.coco import CocoFolder
+from sercli.data.coco.folder import CocoFolder
 from sercli.errors import UserError
-from sercli.evals.detection_images import (
+from sercli.evals.detection.images import (
     Canvas,
     DetectionImages,
     TrainingOrder,

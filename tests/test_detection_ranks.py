@@ -10,10 +10,10 @@ import torch.multiprocessing
 
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
-from sercli.evals.detection import evaluate
-from sercli.evals.detection_detector import PRESETS, Preset
-from sercli.evals.detection_task import Options, prepare
-from sercli.run_dir import RunDir
+from sercli.evals.detection.detector import PRESETS, Preset
+from sercli.evals.detection.evaluate import evaluate
+from sercli.evals.detection.task import Options, prepare
+from sercli.runs.run_dir import RunDir
 
 pytestmark = pytest.mark.distributed
 

@@ -8,9 +8,9 @@ from _coco_tree import write_coco_tree
 from _detection import world
 from pycocotools import mask as coco_mask
 
-from sercli.data.coco import CocoFolder
+from sercli.data.coco.folder import CocoFolder
 from sercli.errors import UserError
-from sercli.evals.detection_scores import (
+from sercli.evals.detection.scores import (
     KINDS,
     METRICS,
     NAMES,

@@ -17,10 +17,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from sercli.data.shapes_detection import ShapesDetection
-from sercli.data.shapes_outlines import CLASSES
-from sercli.report.detections import DetectionPanel, Shown, detection_figure
-from sercli.report.figures import save_figure
+from sercli.data.shapes.detection import ShapesDetection
+from sercli.data.shapes.outlines import CLASSES
+from sercli.report.figures.detections import DetectionPanel, Shown, detection_figure
+from sercli.report.figures.style import save_figure
 
 
 def _panel(index: int, *, size: int = 96, score: float = 0.9) -> DetectionPanel:
@@ -168,5 +168,5 @@ def test_files_are_reproducible(tmp_path: Path) -> None:
 
 
 def test_no_torch_is_imported() -> None:
-    code = "import sys, sercli.report.detections; sys.exit('torch' in sys.modules)"
+    code = "import sys, sercli.report.figures.detections; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

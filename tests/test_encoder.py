@@ -8,9 +8,9 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from sercli.encoder import Encoder, cls_after_of, depth_of, encode
+from sercli.encoders.vit import Encoder, cls_after_of, depth_of, encode
 from sercli.errors import UserError
-from sercli.recipe import Model
+from sercli.recipe.schema import Model
 
 TINY = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=0)
 MODEL = Model(name="vit_micro", width=32, depth=4, num_heads=2, patch_size=8)

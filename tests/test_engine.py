@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from sercli.engine import checkpoint, pretraining
-from sercli.engine.loop import Trainer
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
+from sercli.engine.trainer import Trainer
 from sercli.errors import Preempted, RunFailed, UserError
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 
 TINY = (
     "data.image_size=16", "data.num_train=96", "data.num_val=16", "data.workers=0",
@@ -250,7 +250,7 @@ def test_full_disk_fails_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeyp
 
 
 def test_unreadable_images_are_replaced_and_too_many_fail(tmp_path, monkeypatch):
-    from sercli.data.shapes import ShapesSource
+    from sercli.data.shapes.world import ShapesSource
     from sercli.data.source import UnreadableImage
 
     load = ShapesSource.load
@@ -263,7 +263,7 @@ def test_unreadable_images_are_replaced_and_too_many_fail(tmp_path, monkeypatch)
     monkeypatch.setattr(ShapesSource, "load", flaky)
     with pytest.raises(RunFailed, match=r"of 96 images cannot be read .*shapes/train/"):
         train(start(tmp_path / "flaky"))
-    monkeypatch.setattr("sercli.engine.loop.MAX_UNREADABLE", 0.1)
+    monkeypatch.setattr("sercli.engine.trainer.MAX_UNREADABLE", 0.1)
     run = start(tmp_path / "tolerant")
     train(run)
     assert run.read_run()["status"] == "done"

@@ -14,16 +14,18 @@ import typer
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from sercli.checkpoints import LoadedEncoder, encoder_metadata, read_encoder, write_encoder
 from sercli.commands.equiv_score import equiv_score
 from sercli.data import ShapesSource
-from sercli.encoder import Encoder, Features
+from sercli.encoders.loading import LoadedEncoder, encoder_metadata, read_encoder, write_encoder
+from sercli.encoders.vit import Encoder, Features
 from sercli.errors import UserError
-from sercli.evals.equivariance import COLUMNS, evaluate, metrics, picture, sample
-from sercli.evals.equivariance_sums import TRANSFORMATIONS, Sums, accumulate
+from sercli.evals.equivariance.evaluate import COLUMNS, evaluate, metrics, sample
+from sercli.evals.equivariance.picture import picture
+from sercli.evals.equivariance.sums import TRANSFORMATIONS, Sums, accumulate
 from sercli.metrics import equivariance_score
-from sercli.recipe import Model
-from sercli.run_dir import Result, RunDir
+from sercli.recipe.schema import Model
+from sercli.runs.result import Result
+from sercli.runs.run_dir import RunDir
 
 MODEL = Model(name="vit_micro", patch_size=4, width=16, depth=4, num_heads=2)
 CPU = torch.device("cpu")

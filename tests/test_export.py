@@ -13,11 +13,11 @@ from test_checkpoints import MODEL, equal, refused, run, written  # noqa: F401
 from test_foreign import dino, named, saved, ser, vit
 from torch import nn
 
-import sercli.timm_models
-from sercli.checkpoints import encoder_metadata, read_encoder, write_encoder
-from sercli.encoder import Encoder
+from sercli.encoders import export as exporting
+from sercli.encoders.export import export, timm_model
+from sercli.encoders.loading import encoder_metadata, read_encoder, write_encoder
+from sercli.encoders.vit import Encoder
 from sercli.errors import RunFailed
-from sercli.timm_models import export, timm_model
 
 
 def encoder_file(tmp_path, cls_after, **options):
@@ -95,7 +95,7 @@ torch.save(outputs, "outputs.pt")
         "import sercli, timm",
         "import timm, sercli",
         "import sercli, timm.models",
-        "import sercli.timm_models, timm",
+        "import sercli.encoders.timm_vit, timm",
         "from sercli import load_encoder; import timm",
         "import sercli, importlib.util; importlib.util.find_spec('timm'); import timm",
     ],
@@ -117,7 +117,7 @@ def test_importing_sercli_imports_neither_torch_nor_timm():
 
 
 def test_an_ordinary_vit_of_a_usual_size_needs_only_its_name():
-    from sercli.recipe import Model
+    from sercli.recipe.schema import Model
 
     for name, patch, timms in (
         ("vit_small", 16, "vit_small_patch16_224"),
@@ -174,13 +174,13 @@ def test_an_export_that_differs_is_removed(tmp_path, monkeypatch):
     out = tmp_path / "out.safetensors"
     out.write_bytes(b"earlier")
     loaded = read_encoder(path)
-    correct = sercli.timm_models.timm_tensors
+    correct = exporting.timm_tensors
 
     def wrong(encoder, options):
         tensors = correct(encoder, options)
         return {**tensors, "norm.bias": tensors["norm.bias"] + 1e-4}
 
-    monkeypatch.setattr(sercli.timm_models, "timm_tensors", wrong)
+    monkeypatch.setattr(exporting, "timm_tensors", wrong)
     with pytest.raises(RunFailed, match=r"differs from ours by 0\.0001"):
         export(loaded, out, facts={}, force=True)
     assert out.read_bytes() == b"earlier"

@@ -12,14 +12,14 @@ import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from sercli.report.figures import (
+from sercli.report.figures.equivariance import (
     LayerCurves,
     TokenRow,
     equivariance_figure,
     principal_colours,
-    save_figure,
     token_figure,
 )
+from sercli.report.figures.style import save_figure
 
 LAYERS = [0, 1, 2, 3]
 
@@ -123,5 +123,8 @@ def test_pictures_are_drawn_to_scale() -> None:
 
 
 def test_no_torch_is_imported() -> None:
-    code = "import sys, sercli.report.figures; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, sercli.report.figures.equivariance, sercli.report.figures.corruptions;"
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,8 +18,8 @@ from torch import nn
 from torchvision.transforms import InterpolationMode
 
 from sercli import cli
-from sercli.checkpoints import load_encoder, read_encoder
-from sercli.tensor_files import load_torch_file
+from sercli.encoders.files import load_torch_file
+from sercli.encoders.loading import load_encoder, read_encoder
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
 SMALL = {"img_size": 32, "patch_size": 16, "embed_dim": 384, "depth": 12, "mlp_ratio": 0.25}

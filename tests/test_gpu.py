@@ -16,12 +16,12 @@ from sercli.engine import pretraining
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
-from sercli.evals.detection import evaluate
-from sercli.evals.detection_backbone import FrozenEncoder
-from sercli.evals.detection_images import Canvas
-from sercli.evals.detection_task import Options, prepare
+from sercli.evals.detection.backbone import FrozenEncoder
+from sercli.evals.detection.evaluate import evaluate
+from sercli.evals.detection.images import Canvas
+from sercli.evals.detection.task import Options, prepare
 from sercli.losses import patch_nt_xent
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,15 +17,16 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from typer.testing import CliRunner
 
-from sercli.checkpoints import LoadedEncoder, encoder_metadata, read_encoder, write_encoder
 from sercli.commands.knn import knn
 from sercli.data import ShapesSource, open_source
-from sercli.encoder import Encoder
+from sercli.encoders.loading import LoadedEncoder, encoder_metadata, read_encoder, write_encoder
+from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
 from sercli.evals import knn as protocol
-from sercli.evals.knn import evaluate, extract, hold_out, knn_accuracy, knn_scores, nearest
-from sercli.recipe import Model
-from sercli.run_dir import RunDir
+from sercli.evals.common import hold_out
+from sercli.evals.knn import evaluate, extract, knn_accuracy, knn_scores, nearest
+from sercli.recipe.schema import Model
+from sercli.runs.run_dir import RunDir
 
 MODEL = Model(name="vit_micro", patch_size=8, width=16, depth=2, num_heads=2)
 CPU = torch.device("cpu")

@@ -8,10 +8,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from test_linear_heads import clusters
 
-from sercli.evals.linear_convergence import FEW_STEPS, Training, companion_rates, doubt
-from sercli.evals.linear_heads import HeadRow, Judgement, choose
-from sercli.evals.linear_protocol import GRID, STEPS_PER_EPOCH
-from sercli.evals.linear_training import Order
+from sercli.evals.linear.convergence import FEW_STEPS, Training, companion_rates, doubt
+from sercli.evals.linear.heads import HeadRow, Judgement, choose
+from sercli.evals.linear.probe import GRID, STEPS_PER_EPOCH
+from sercli.evals.linear.training import Order
 
 LONG = Training(epochs=50, steps=FEW_STEPS, augmented=True)
 

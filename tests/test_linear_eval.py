@@ -22,23 +22,23 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from typer.testing import CliRunner
 
-from sercli.checkpoints import LoadedEncoder, encoder_metadata, write_encoder
 from sercli.commands import linear_eval as command
 from sercli.data import ShapesSource, open_source
 from sercli.data.loading import image_to_tensor, resize_and_crop
 from sercli.data.source import ImageSource
-from sercli.encoder import Encoder
+from sercli.encoders.loading import LoadedEncoder, encoder_metadata, write_encoder
+from sercli.encoders.vit import Encoder
 from sercli.engine.preemption import StopRequest
 from sercli.engine.runtime import Runtime
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
-from sercli.evals.knn import hold_out
-from sercli.evals.linear import Outcome, evaluate
-from sercli.evals.linear_features import CENTRAL, ProbeImages, Reader, cached, fingerprint
-from sercli.evals.linear_heads import load_head
-from sercli.evals.linear_protocol import PRESETS, Options, Probe, prepare, split_images
-from sercli.recipe import Model
-from sercli.report.statistics import wilson_interval
-from sercli.run_dir import RunDir
+from sercli.evals.common import hold_out
+from sercli.evals.linear.evaluate import Outcome, evaluate
+from sercli.evals.linear.features import CENTRAL, ProbeImages, Reader, cached, fingerprint
+from sercli.evals.linear.heads import load_head
+from sercli.evals.linear.probe import PRESETS, Options, Probe, prepare, split_images
+from sercli.recipe.schema import Model
+from sercli.runs.run_dir import RunDir
+from sercli.statistics import wilson_interval
 
 MODEL = Model(name="vit_micro", patch_size=8, width=16, depth=5, num_heads=2)
 CPU = Runtime(torch.device("cpu"), None)
@@ -201,7 +201,7 @@ def test_training_crops_are_functions_of_seed_epoch_and_index() -> None:
 
 
 def test_half_of_the_crops_are_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sercli.evals import linear_features
+    from sercli.evals.linear import features as linear_features
 
     monkeypatch.setattr(linear_features, "random_crop", lambda w, h, **_options: (0, 0, w, h))
     images = ProbeImages(shapes("train", 40), 16, interpolation="bicubic", seed=0)
@@ -234,7 +234,7 @@ def test_presets_are_the_published_ones() -> None:
 )  # fmt: skip
 def test_batches_are_smaller_on_small_sets(images: int, given: int | None, expected: int) -> None:
     options = Options(batch_size=given)
-    from sercli.evals.linear_protocol import batch_size_for
+    from sercli.evals.linear.probe import batch_size_for
 
     assert batch_size_for(options.resolve(), options, images) == expected
 
@@ -308,7 +308,7 @@ def test_metrics_are_those_of_the_predictions_and_of_the_head() -> None:
 
 
 def _plan(*names: str) -> Any:
-    from sercli.evals.linear_features import plan_features
+    from sercli.evals.linear.features import plan_features
 
     return plan_features(loaded().encoder, names)
 
@@ -557,7 +557,7 @@ def test_an_unfinished_probe_of_something_else_is_not_gone_on_with(tmp_path: Pat
 def test_a_long_probe_is_written_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sercli.evals import linear_training
+    from sercli.evals.linear import training as linear_training
 
     monkeypatch.setattr(linear_training, "SAVE_SECONDS", 0.0)
     path = tmp_path / "x.unfinished"

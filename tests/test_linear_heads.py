@@ -13,18 +13,13 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from sercli.benchmarks import probe as benchmark
-from sercli.checkpoints import encoder_sha256
-from sercli.encoder import Encoder, final_norm
+from sercli.encoders.loading import encoder_sha256
+from sercli.encoders.vit import Encoder, final_norm
 from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
-from sercli.evals.linear_features import (
-    Scale,
-    layers_of,
-    parts_of,
-    plan_features,
-)
-from sercli.evals.linear_heads import Choice, HeadFacts, HeadRow, ProbeHead, choose, load_head
-from sercli.recipe import Model
+from sercli.evals.linear.features import Scale, layers_of, parts_of, plan_features
+from sercli.evals.linear.heads import Choice, HeadFacts, HeadRow, ProbeHead, choose, load_head
+from sercli.recipe.schema import Model
 
 MODEL = Model(name="vit_micro", patch_size=8, width=16, depth=6, num_heads=2)
 SETS = ("cls1", "cls4", "cls1+pooled")

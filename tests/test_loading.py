@@ -16,7 +16,7 @@ from sercli import cli
 from sercli.data import workers as processes
 from sercli.data.loading import RowReader, evaluation_batches, load_batches, load_images, load_rows
 from sercli.data.ring import Column, Ring
-from sercli.data.shapes import ShapesSource
+from sercli.data.shapes.world import ShapesSource
 from sercli.data.workers import InProcesses
 from sercli.errors import RunFailed, SerError, UserError, exhausted
 
@@ -331,7 +331,7 @@ def test_no_descriptor_left_says_which_limit():
 def test_an_image_is_not_blamed_for_a_lack_of_descriptors(monkeypatch, tmp_path):
     from PIL import Image
 
-    from sercli.data.decode import read_rgb
+    from sercli.data.images.decode import read_rgb
 
     def no_descriptor(*_given, **_named):
         raise OSError(errno.EMFILE, "Too many open files")

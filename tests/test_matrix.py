@@ -7,13 +7,13 @@ import pytest
 import torch
 from test_views import Pictures
 
-from sercli.engine.loop import Trainer
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
+from sercli.engine.trainer import Trainer
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe_files import from_mapping
-from sercli.run_dir import RunDir
+from sercli.recipe.files import from_mapping
+from sercli.runs.run_dir import RunDir
 
 METHODS = ("moco", "dino", "barlow-twins")
 ADDONS = ("ser", "augself", "stl", "equimod", "essl")

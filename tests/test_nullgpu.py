@@ -25,21 +25,21 @@ from typer.testing import CliRunner
 from sercli.cli import app
 from sercli.data.loading import load_images
 from sercli.engine import pretraining
-from sercli.engine.loop import Trainer
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
+from sercli.engine.trainer import Trainer
 from sercli.errors import Preempted
-from sercli.evals.detection import make_detector
-from sercli.evals.detection_backbone import FrozenEncoder
-from sercli.evals.detection_detector import make_optimiser
-from sercli.evals.detection_images import DetectionImages
-from sercli.evals.detection_task import Options, prepare
-from sercli.evals.linear_features import Reader
+from sercli.evals.detection.backbone import FrozenEncoder
+from sercli.evals.detection.detector import make_optimiser
+from sercli.evals.detection.evaluate import make_detector
+from sercli.evals.detection.images import DetectionImages
+from sercli.evals.detection.task import Options, prepare
+from sercli.evals.linear.features import Reader
 from sercli.objective import addon_configs, method_configs
-from sercli.recipe_files import from_mapping
-from sercli.report import figures
-from sercli.run_dir import RunDir
+from sercli.recipe.files import from_mapping
+from sercli.report.figures import equivariance as figures
+from sercli.runs.run_dir import RunDir
 
 NULLGPU = Path(__file__).parent / "support" / "nullgpu"
 sys.path.insert(0, str(NULLGPU))

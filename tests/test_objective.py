@@ -15,9 +15,9 @@ from sercli.actions import GeometricAction
 from sercli.addons import ser
 from sercli.errors import UserError
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe_files import from_mapping
-from sercli.view_plan import PairedViews
-from sercli.views import draw_actions
+from sercli.recipe.files import from_mapping
+from sercli.views.making import draw_actions
+from sercli.views.plan import PairedViews
 
 GRID = (4, 4)
 BLOCKS = 4
@@ -487,7 +487,7 @@ def test_an_equivariant_map_is_what_the_loss_wants():
 
 
 def ser_features(grid):
-    from sercli.encoder import Features
+    from sercli.encoders.vit import Features
 
     return Features(grid.mean((2, 3)), {2: grid}, {})
 

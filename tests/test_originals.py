@@ -18,15 +18,15 @@ import pytest
 import torch
 from test_views import Pictures
 
-from sercli.encoder import Encoder
-from sercli.engine.loop import Trainer
+from sercli.encoders.vit import Encoder
 from sercli.engine.preemption import StopRequest
 from sercli.engine.pretraining import resolve
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
+from sercli.engine.trainer import Trainer
 from sercli.methods import METHODS
-from sercli.recipe_listing import values_of
-from sercli.run_dir import RunDir
+from sercli.recipe.listing import values_of
+from sercli.runs.run_dir import RunDir
 
 GOLDEN = Path(__file__).with_name("golden")
 BATCH, SIDE = 16, 32

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from sercli import photometrics
-from sercli.photometrics import NUM_UNIFORMS, PhotometricParameters, apply, draw
-from sercli.recipe import Photometrics
+from sercli.recipe.schema import Photometrics
+from sercli.views import colours as photometrics
+from sercli.views.colours import NUM_UNIFORMS, PhotometricParameters, apply, draw
 
 ALL_ON = Photometrics(
     jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=1, grey_p=0.3, blur_p=0.5, solarise_p=0.4

@@ -29,18 +29,18 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 os.environ["LIGHTLY_DID_VERSION_CHECK"] = "True"
 from lightly.models.modules import MaskedVisionTransformerTIMM
 
-from sercli.checkpoints import (
+from sercli.encoders.export import export, timm_model
+from sercli.encoders.loading import (
     encoder_metadata,
     encoder_sha256,
     load_encoder,
     read_encoder,
     write_encoder,
 )
-from sercli.encoder import Encoder
+from sercli.encoders.vit import Encoder
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe import Model
-from sercli.recipe_files import from_mapping, load
-from sercli.timm_models import export, timm_model
+from sercli.recipe.files import from_mapping, load
+from sercli.recipe.schema import Model
 
 GOLDEN = Path(__file__).parent / "golden"
 OTHER_SIZES = ((48, 40), (16, 24), (16, 64))

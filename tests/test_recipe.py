@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import yaml
 
-from sercli import recipe, recipe_files
 from sercli.addons.ser import SERConfig
 from sercli.errors import UserError
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe import Schedule, Train
-from sercli.recipe_yaml import parse_yaml
+from sercli.recipe import files as recipe_files
+from sercli.recipe import schema as recipe
+from sercli.recipe.schedule import Schedule, cosine
+from sercli.recipe.schema import Train
+from sercli.recipe.text import parse_yaml
 
 TABLES = dict(methods=method_configs(), addons=addon_configs())
 SMALL = {
@@ -491,10 +493,10 @@ def test_a_batch_larger_than_the_data_set():
 
 
 def test_cosine_ends():
-    assert recipe.cosine(0.99, 1.0, 0) == pytest.approx(0.99)
-    assert recipe.cosine(0.99, 1.0, 0.5) == pytest.approx(0.995)
-    assert recipe.cosine(0.99, 1.0, 1) == pytest.approx(1.0)
-    assert recipe.cosine(0.99, 1.0, 1.5) == pytest.approx(1.0)
+    assert cosine(0.99, 1.0, 0) == pytest.approx(0.99)
+    assert cosine(0.99, 1.0, 0.5) == pytest.approx(0.995)
+    assert cosine(0.99, 1.0, 1) == pytest.approx(1.0)
+    assert cosine(0.99, 1.0, 1.5) == pytest.approx(1.0)
 
 
 def test_the_recipe_of_an_earlier_run_still_resolves(write):

@@ -15,12 +15,14 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from sercli import recipe_files, recipe_listing
 from sercli.commands import recipe as commands
 from sercli.engine import pretraining
+from sercli.engine.plan import make_plan
 from sercli.errors import UserError
-from sercli.recipe_listing import Difference, Value
-from sercli.recipe_yaml import parse_yaml
+from sercli.recipe import files as recipe_files
+from sercli.recipe import listing as recipe_listing
+from sercli.recipe.listing import Difference, Value
+from sercli.recipe.text import parse_yaml
 
 NAMES = recipe_listing.runnable_names()
 
@@ -283,7 +285,7 @@ def test_a_terminal_shows_all_of_a_difference(width: int) -> None:
 
 
 def test_check_says_what_follows(workplace: Path) -> None:
-    plan = pretraining.make_plan(
+    plan = make_plan(
         resolve("shapes/moco-ser").recipe,
         pretraining.training_source(resolve("shapes/moco-ser").recipe),
     )

@@ -17,17 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sercli.report import published as paper
-from sercli.report.formats import RENDERERS, plain
-from sercli.report.statistics import (
-    bootstrap_interval,
-    holm_adjusted,
-    mcnemar_p_value,
-    paired_test,
-    spread,
-    wilson_interval,
-)
-from sercli.report.tables import (
+from sercli.report.compare import published as paper
+from sercli.report.compare.tables import (
     Cell,
     Column,
     Difference,
@@ -37,6 +28,16 @@ from sercli.report.tables import (
     Table,
     best_labels,
     cell_text,
+)
+from sercli.report.formats.renderers import RENDERERS
+from sercli.report.formats.terminal import plain
+from sercli.statistics import (
+    bootstrap_interval,
+    holm_adjusted,
+    mcnemar_p_value,
+    paired_test,
+    spread,
+    wilson_interval,
 )
 
 # -- statistics -----------------------------------------------------------------------------------
@@ -375,7 +376,8 @@ def test_published_matching_follows_method_views_and_layer() -> None:
 
 def test_the_report_room_never_imports_torch() -> None:
     code = (
-        "import sys, sercli.report.comparison, sercli.report.formats, sercli.commands.compare;"
+        "import sys, sercli.report.compare.comparison, sercli.commands.compare;"
+        "import sercli.report.formats.renderers;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -24,17 +24,18 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from sercli.checkpoints import encoder_metadata, encoder_sha256, read_encoder, write_encoder
 from sercli.commands.robustness import robustness
-from sercli.data.imagenet_classes import imagenet_classes
 from sercli.data.loading import resize_and_crop
-from sercli.data.shapes_outlines import CLASSES
+from sercli.data.robustness.imagenet_classes import imagenet_classes
+from sercli.data.robustness.videos import write_video
+from sercli.data.shapes.outlines import CLASSES
 from sercli.data.source import ImageSource
-from sercli.data.videos import write_video
-from sercli.encoder import Encoder
+from sercli.encoders.loading import encoder_metadata, encoder_sha256, read_encoder, write_encoder
+from sercli.encoders.vit import Encoder
 from sercli.errors import RunFailed, UserError
-from sercli.evals.linear_heads import HeadFacts, ProbeHead, load_head
-from sercli.evals.robustness import (
+from sercli.evals.linear.heads import HeadFacts, ProbeHead, load_head
+from sercli.evals.robustness.classifier import CentreView, Classifier, own_head
+from sercli.evals.robustness.evaluate import (
     Sets,
     evaluate,
     evaluate_corruptions,
@@ -42,16 +43,17 @@ from sercli.evals.robustness import (
     evaluate_perturbed,
     normalised,
 )
-from sercli.evals.robustness_classifier import CentreView, Classifier, own_head
-from sercli.evals.robustness_reading import InOrder, Reading
-from sercli.evals.robustness_scores import SEVERITIES, Normalisers
-from sercli.metrics import ALEXNET_ERRORS
-from sercli.recipe import Model
-from sercli.report.columns import catalogue
-from sercli.report.figures import CorruptionRow, corruption_figure, save_figure
+from sercli.evals.robustness.metrics import ALEXNET_ERRORS
+from sercli.evals.robustness.reading import InOrder, Reading
+from sercli.evals.robustness.scores import SEVERITIES, Normalisers
+from sercli.recipe.schema import Model
+from sercli.report.compare.columns import catalogue
+from sercli.report.compare.runs import read_runs
+from sercli.report.figures.corruptions import CorruptionRow, corruption_figure
+from sercli.report.figures.style import save_figure
 from sercli.report.robustness import blocks, corruption_rows
-from sercli.report.runs import read_runs
-from sercli.run_dir import Result, RunDir
+from sercli.runs.result import Result
+from sercli.runs.run_dir import RunDir
 
 CPU = torch.device("cpu")
 SIDE = 8

@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from sercli.errors import UserError
-from sercli.evals.robustness_scores import (
+from sercli.evals.robustness.metrics import (
+    ALEXNET_CLEAN_ERROR,
+    ALEXNET_ERRORS,
+    ALEXNET_EXTRA_ERRORS,
+    NOISE_PERTURBATIONS,
+    corruption_errors,
+    flip_probability,
+    top5_distance,
+)
+from sercli.evals.robustness.scores import (
     SEVERITIES,
     Normalisers,
     Right,
@@ -20,16 +29,7 @@ from sercli.evals.robustness_scores import (
     normalised_metrics,
     perturbation_metrics,
 )
-from sercli.metrics import (
-    ALEXNET_CLEAN_ERROR,
-    ALEXNET_ERRORS,
-    ALEXNET_EXTRA_ERRORS,
-    NOISE_PERTURBATIONS,
-    corruption_errors,
-    flip_probability,
-    top5_distance,
-    top_classes,
-)
+from sercli.metrics import top_classes
 
 # -- mCE ------------------------------------------------------------------------------------------
 

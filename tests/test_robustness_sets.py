@@ -16,15 +16,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sercli.data import ImageSource, UnreadableImage, robustness_published, robustness_sets, videos
-from sercli.data.corruptions import as_jpeg, corrupt, corruption_generator
-from sercli.data.imagenet_classes import (
+from sercli.data import ImageSource, UnreadableImage
+from sercli.data.corruptions.catalogue import as_jpeg, corrupt, corruption_generator
+from sercli.data.robustness import published as robustness_published
+from sercli.data.robustness import sets as robustness_sets
+from sercli.data.robustness import videos
+from sercli.data.robustness.imagenet_classes import (
     imagenet_a_classes,
     imagenet_classes,
     imagenet_r_classes,
     is_imagenet,
 )
-from sercli.data.robustness_sets import (
+from sercli.data.robustness.sets import (
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
     KINDS,
@@ -36,9 +39,9 @@ from sercli.data.robustness_sets import (
     open_perturbed,
     open_set,
 )
-from sercli.data.shapes import ShapesSource
-from sercli.data.shapes_files import Derived, file_sets, write_sets
-from sercli.data.shapes_outlines import CLASSES
+from sercli.data.shapes.files import Derived, file_sets, write_sets
+from sercli.data.shapes.outlines import CLASSES
+from sercli.data.shapes.world import ShapesSource
 from sercli.errors import UserError
 
 WNIDS = imagenet_classes()
@@ -146,8 +149,8 @@ def test_names() -> None:
 
 def test_neither_torch_nor_timm_is_imported() -> None:
     program = (
-        "import sys, sercli.data.robustness_check as check;"
-        "from sercli.data.imagenet_classes import imagenet_r_classes;"
+        "import sys, sercli.data.robustness.check as check;"
+        "from sercli.data.robustness.imagenet_classes import imagenet_r_classes;"
         "assert len(imagenet_r_classes()) == 200;"
         "assert not {'torch', 'timm', 'av'} & {*sys.modules}"
     )

@@ -12,9 +12,11 @@ import threading
 
 import pytest
 
-from sercli import run_dir
 from sercli.errors import RunFailed, UserError
-from sercli.run_dir import Result, RunDir, next_free, protocol_id, write_atomic, write_json
+from sercli.runs import run_dir
+from sercli.runs.files import file_sha256, write_atomic, write_json
+from sercli.runs.result import Result, protocol_id
+from sercli.runs.run_dir import RunDir, next_free
 
 
 def one_line(error):
@@ -226,11 +228,11 @@ def test_file_names(run):
     assert run.checkpoint_steps() == [20, 100, 123456789]
     path = run.path / "x"
     path.write_bytes(b"abc" * 1000)
-    assert run_dir.file_sha256(path) == hashlib.sha256(b"abc" * 1000).hexdigest()
+    assert file_sha256(path) == hashlib.sha256(b"abc" * 1000).hexdigest()
 
 
 def test_run_dir_needs_no_torch():
-    code = "import sys, sercli.run_dir, sercli.recipe_files; sys.exit('torch' in sys.modules)"
+    code = "import sys, sercli.runs.run_dir, sercli.recipe.files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,18 +11,19 @@ import torch
 from test_views import Pictures
 
 from sercli import distributed
-from sercli.engine.loop import Trainer
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
+from sercli.engine.trainer import Trainer
 from sercli.errors import Preempted
 from sercli.heads import PrototypeHead
 from sercli.methods import moco
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe import Moment, Schedule, Train
-from sercli.recipe_files import from_mapping
-from sercli.run_dir import RunDir
+from sercli.recipe.files import from_mapping
+from sercli.recipe.schedule import Moment, Schedule
+from sercli.recipe.schema import Train
+from sercli.runs.run_dir import RunDir
 
 METHODS = {
     "moco": {"hidden_width": 12, "output_width": 6},

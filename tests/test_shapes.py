@@ -11,12 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
-from sercli.data.shapes import ShapesSource, render
-from sercli.data.shapes_outlines import (
-    CLASSES,
-    OUTLINES,
-    TEXTURES,
-)
+from sercli.data.shapes.outlines import CLASSES, OUTLINES, TEXTURES
+from sercli.data.shapes.world import ShapesSource, render
 from sercli.errors import UserError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_cli import ser
 
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 

@@ -12,12 +12,13 @@ import torch
 from test_checkpoints import MODEL, checkpoint, refused, small
 from test_foreign import dino, named, saved, ser, vit
 
-from sercli.checkpoints import encoder_metadata, load_encoder, read_encoder, write_encoder
-from sercli.evals.linear_heads import HeadFacts, ProbeHead, load_head
+from sercli.encoders.files import read_safetensors, require_finite, safetensors_bytes
+from sercli.encoders.loading import encoder_metadata, load_encoder, read_encoder, write_encoder
+from sercli.evals.linear.heads import HeadFacts, ProbeHead, load_head
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe_files import from_mapping
-from sercli.run_dir import RunDir, file_sha256, hash_of, verifies
-from sercli.tensor_files import read_safetensors, require_finite, safetensors_bytes
+from sercli.recipe.files import from_mapping
+from sercli.runs.files import file_sha256, hash_of, verifies
+from sercli.runs.run_dir import RunDir
 
 METADATA = {name: f"value of {name} “é”" for name in "abcdefgh"}
 

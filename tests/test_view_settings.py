@@ -18,15 +18,16 @@ from sercli import distributed
 from sercli.actions import GeometricAction
 from sercli.addons.base import AddonInput
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
-from sercli.encoder import Features
+from sercli.encoders.vit import Features
 from sercli.engine.flops import count_flops
 from sercli.errors import UserError
 from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe import Photometrics
-from sercli.recipe import Views as ViewsConfig
-from sercli.recipe_files import from_mapping
-from sercli.view_plan import PairedViews, ViewPlan, ViewRequest, partition, plan_views
-from sercli.views import Ticket, TrainingImages, ViewMaker, Views, batches, replay
+from sercli.recipe.files import from_mapping
+from sercli.recipe.schema import Photometrics
+from sercli.recipe.schema import Views as ViewsConfig
+from sercli.views.making import ViewMaker, Views, replay
+from sercli.views.plan import PairedViews, ViewPlan, ViewRequest, partition, plan_views
+from sercli.views.reading import Ticket, TrainingImages, batches
 
 SIZE, PATCH = 48, 8
 SIZES = ((61, 47), (35, 83), (51, 51), (119, 64))  # odd, and smaller than a view

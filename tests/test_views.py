@@ -11,22 +11,16 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from sercli import distributed
+from sercli.data.crops import random_crop
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, load_rows
 from sercli.data.source import ImageSource, UnreadableImage
 from sercli.errors import RunFailed, UserError
-from sercli.photometrics import NUM_UNIFORMS
-from sercli.recipe import Photometrics
-from sercli.recipe import Views as ViewsConfig
-from sercli.view_plan import PairedViews, ViewRequest, partition, plan_views
-from sercli.views import (
-    Samples,
-    Ticket,
-    TrainingImages,
-    ViewMaker,
-    batches,
-    draw_actions,
-    random_crop,
-)
+from sercli.recipe.schema import Photometrics
+from sercli.recipe.schema import Views as ViewsConfig
+from sercli.views.colours import NUM_UNIFORMS
+from sercli.views.making import ViewMaker, draw_actions
+from sercli.views.plan import PairedViews, ViewRequest, partition, plan_views
+from sercli.views.reading import Samples, Ticket, TrainingImages, batches
 
 PLAIN = Photometrics(jitter_p=0, grey_p=0, blur_p=0, solarise_p=0)
 

@@ -15,8 +15,8 @@ from sercli import distributed
 from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap
 from sercli.heads import mlp
 from sercli.precision import at_least_fp32
-from sercli.recipe import Count, NotNegative, Views
-from sercli.views import ViewParameters
+from sercli.recipe.schema import Count, NotNegative, Views
+from sercli.views.making import ViewParameters
 
 
 class AugSelfConfig(SummaryConfig):

@@ -11,13 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sercli import distributed
-from sercli.encoder import Features
+from sercli.encoders.vit import Features
 from sercli.heads import LayerNorm
 from sercli.losses import nt_xent
 from sercli.precision import widened
-from sercli.recipe import AddonConfig, NotNegative
-from sercli.view_plan import ViewRequest
-from sercli.views import Views
+from sercli.recipe.schema import AddonConfig, NotNegative
+from sercli.views.making import Views
+from sercli.views.plan import ViewRequest
 
 
 @dataclass(frozen=True)

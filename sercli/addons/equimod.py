@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap, contrast
 from sercli.heads import BatchNorm, mlp
-from sercli.recipe import Count, Positive, Setting
-from sercli.views import ViewParameters
+from sercli.recipe.schema import Count, Positive, Setting
+from sercli.views.making import ViewParameters
 
 
 class EquiModConfig(SummaryConfig):

@@ -15,8 +15,8 @@ from sercli import distributed
 from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap
 from sercli.heads import LayerNorm
 from sercli.precision import widened
-from sercli.recipe import Count, Setting
-from sercli.view_plan import ViewRequest
+from sercli.recipe.schema import Count, Setting
+from sercli.views.plan import ViewRequest
 
 # λ by method: of the port to MoCo-v3, also taken for DINO; Barlow Twins' is the authors'.
 _WEIGHTS = {"moco": 1.0, "dino": 1.0, "barlow-twins": 8.0}

@@ -1,6 +1,6 @@
 """No add-on: the invariant objective alone."""
 
-from sercli.recipe import AddonConfig
+from sercli.recipe.schema import AddonConfig
 
 
 class NoneConfig(AddonConfig):

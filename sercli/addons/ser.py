@@ -21,8 +21,8 @@ from sercli.addons.base import Addon, AddonInput, TermConfig
 from sercli.heads import TokenProjector
 from sercli.losses import Negatives, patch_nt_xent
 from sercli.precision import at_least_fp32
-from sercli.recipe import Count, Positive, Range
-from sercli.view_plan import PairedViews, ViewRequest
+from sercli.recipe.schema import Count, Positive, Range
+from sercli.views.plan import PairedViews, ViewRequest
 
 # Temperature and weight by method, as far as known: paper (weights are those of the scripts) and
 # the authors' published scripts.

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap, contrast
 from sercli.heads import BatchNorm, mlp
-from sercli.recipe import Count, NotNegative, Positive
-from sercli.view_plan import ViewRequest
+from sercli.recipe.schema import Count, NotNegative, Positive
+from sercli.views.plan import ViewRequest
 
 
 class STLConfig(SummaryConfig):

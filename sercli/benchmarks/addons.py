@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sercli.benchmarks.step import Stepper
 from sercli.engine.flops import count_flops
 from sercli.engine.runtime import Runtime
-from sercli.recipe import Recipe
+from sercli.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.runtime import Runtime
 from sercli.objective import Objective
-from sercli.photometrics import NUM_UNIFORMS
-from sercli.recipe import Recipe, Schedule
-from sercli.views import Samples, ViewMaker
+from sercli.recipe.schedule import Schedule
+from sercli.recipe.schema import Recipe
+from sercli.views.colours import NUM_UNIFORMS
+from sercli.views.making import ViewMaker
+from sercli.views.reading import Samples
 
 
 @dataclass(frozen=True)

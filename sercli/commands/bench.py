@@ -163,10 +163,10 @@ def probe(
     from rich.table import Table
 
     from sercli.benchmarks.probe import run
-    from sercli.encoder import Encoder
+    from sercli.encoders.vit import Encoder
     from sercli.engine.pretraining import resolve
     from sercli.engine.runtime import choose_device, runtime_for
-    from sercli.evals.linear_protocol import PRESETS
+    from sercli.evals.linear.probe import PRESETS
 
     chosen = choose_device(device)
     torch.set_num_threads(threads)

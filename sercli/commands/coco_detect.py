@@ -30,10 +30,11 @@ from sercli.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sercli.data.coco import DetectionSource
-    from sercli.evals.detection import Outcome
-    from sercli.evals.detection_task import Task
-    from sercli.run_dir import Result, RunDir
+    from sercli.data.coco.source import DetectionSource
+    from sercli.evals.detection.evaluate import Outcome
+    from sercli.evals.detection.task import Task
+    from sercli.runs.result import Result
+    from sercli.runs.run_dir import RunDir
 
 _SHAPES = "shapes"
 _COLUMNS = {
@@ -137,8 +138,8 @@ def coco_detect(
     the same command goes on where it stopped. Several processes: torchrun -m sercli coco-detect …
     Written are results/coco-detect--ENGINE.json, the detections, the heads and a figure.
     """
-    from sercli.evals.detection_task import Options
-    from sercli.evals.subject import recipe_of
+    from sercli.commands.subject import recipe_of
+    from sercli.evals.detection.task import Options
 
     recipe = recipe_of(model)
     place = coco or _default_data(recipe, model)
@@ -163,14 +164,14 @@ def coco_detect(
     if first:
         typer.echo(f"engine {options.engine}, preset {options.preset}")
     options.require_engine()
-    from sercli.checkpoints import read_encoder
+    from sercli.commands.subject import destination, open_or_create, owner_of
+    from sercli.encoders.foreign import Hints
+    from sercli.encoders.loading import read_encoder
     from sercli.engine.preemption import stop_request
     from sercli.engine.progress import TrainingProgress
     from sercli.engine.runtime import decided_by_first
-    from sercli.evals.detection import evaluate
-    from sercli.evals.detection_task import prepare
-    from sercli.evals.subject import destination, open_or_create, owner_of
-    from sercli.foreign import Hints
+    from sercli.evals.detection.evaluate import evaluate
+    from sercli.evals.detection.task import prepare
 
     def say(text: str) -> None:
         if first:
@@ -224,8 +225,8 @@ def _open(
     place: str, recipe: Mapping[str, Any], size: int
 ) -> tuple[DetectionSource, DetectionSource]:
     """Train and val of a COCO directory, or of the embedded world rendered for the canvas."""
-    from sercli.data.coco import CocoFolder
-    from sercli.data.shapes_detection import ShapesDetection
+    from sercli.data.coco.folder import CocoFolder
+    from sercli.data.shapes.detection import ShapesDetection
 
     if place != _SHAPES:
         return CocoFolder(Path(place), "train"), CocoFolder(Path(place), "val")
@@ -255,10 +256,10 @@ def _announcement(task: Task) -> str:
 
 
 def _save(run: RunDir, outcome: Outcome, task: Task, model: str, owner: str) -> None:
-    from sercli.evals.detection import save_head
-    from sercli.evals.subject import save
-    from sercli.report.detections import detection_figure
-    from sercli.report.figures import save_figure
+    from sercli.commands.subject import save
+    from sercli.evals.detection.evaluate import save_head
+    from sercli.report.figures.detections import detection_figure
+    from sercli.report.figures.style import save_figure
 
     result = outcome.result
     save(run.path, result, outcome.arrays, owner=owner, command=command_line())
@@ -276,7 +277,7 @@ def _panels(outcome: Outcome, task: Task) -> list[Any]:
     import numpy as np
     from pycocotools.coco import COCO
 
-    from sercli.report.detections import DetectionPanel, Shown
+    from sercli.report.figures.detections import DetectionPanel, Shown
 
     source = task.val
     names = [category.name for category in source.categories]

@@ -80,9 +80,9 @@ def compare(
 
     Intervals, paired tests, and a refusal to mix protocols come with it.
     """
-    from sercli.report.comparison import Options, compare_runs
-    from sercli.report.formats import RENDERERS
-    from sercli.run_dir import write_text
+    from sercli.report.compare.comparison import Options, compare_runs
+    from sercli.report.formats.renderers import RENDERERS
+    from sercli.runs.files import write_text
 
     patterns = [part.strip() for group in columns or [] for part in group.split(",")]
     table = compare_runs(
@@ -102,7 +102,7 @@ def compare(
     elif output_format is Format.TERMINAL and sys.stdout.isatty():
         from rich.console import Console
 
-        from sercli.report.formats import terminal
+        from sercli.report.formats.terminal import terminal
 
         console = Console()
         console.print(terminal(table, width=console.width))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from sercli.data.check import CheckReport, Fact, SplitReport
+    from sercli.data.images.check import CheckReport, Fact, SplitReport
 
 app = typer.Typer(help="Write the embedded world as files; check a data set.", no_args_is_help=True)
 
@@ -71,7 +71,7 @@ def shapes(
     1, 2…, imagenet-c/<corruption>/<severity>/<class>/ and, if asked for, imagenet-p/. For object
     detection it gets coco/, in COCO's format. DIR appears when it is complete, or not at all.
     """
-    from sercli.data.shapes_files import Derived, Detection, file_sets, write_sets
+    from sercli.data.shapes.files import Derived, Detection, file_sets, write_sets
 
     sets = file_sets(train, val)
     corrupted = min(20, val) if corrupted is None else corrupted
@@ -184,10 +184,10 @@ def _check(
     Raises:
         UserError: `classes` is given for another than a robustness set, or as the checks raise.
     """
-    from sercli.data.check import check as check_data_set
-    from sercli.data.coco import is_coco
-    from sercli.data.coco_check import check_coco
-    from sercli.data.robustness_check import check_set, recognise
+    from sercli.data.coco.check import check_coco
+    from sercli.data.coco.folder import is_coco
+    from sercli.data.images.check import check as check_data_set
+    from sercli.data.robustness.check import check_set, recognise
     from sercli.errors import UserError
 
     if layout is None and directory.is_dir():

@@ -29,7 +29,7 @@ from sercli.commands.evaluation import (
 )
 
 if TYPE_CHECKING:
-    from sercli.report.figures import LayerCurves
+    from sercli.report.figures.equivariance import LayerCurves
 
 _PICTURED_BLOCK = 3
 _HEADINGS = (
@@ -93,11 +93,13 @@ def equiv_score(
     initialised twin as the floor. Written are results/equiv-score.json, the sums of each image
     beside it, and two figures.
     """
+    from sercli.commands.subject import resolve
+    from sercli.encoders.foreign import Hints
     from sercli.engine.runtime import choose_device
-    from sercli.evals.equivariance import evaluate, picture
-    from sercli.evals.subject import resolve
-    from sercli.foreign import Hints
-    from sercli.report.figures import equivariance_figure, save_figure, token_figure
+    from sercli.evals.equivariance.evaluate import evaluate
+    from sercli.evals.equivariance.picture import picture
+    from sercli.report.figures.equivariance import TokenRow, equivariance_figure, token_figure
+    from sercli.report.figures.style import save_figure
 
     chosen = choose_device(device)
     size = _size(image_size)
@@ -148,7 +150,13 @@ def equiv_score(
                 tapped_layer=tapped,
             ),
         ),
-        ("equiv-tokens", token_figure(rows, title=f"Tokens after block {shown} of {name}")),
+        (
+            "equiv-tokens",
+            token_figure(
+                [TokenRow(**vars(row)) for row in rows],
+                title=f"Tokens after block {shown} of {name}",
+            ),
+        ),
     )
     paths = [path for stem, figure in figures for path in save_figure(figure, run.figures, stem)]
     print_table(
@@ -183,7 +191,7 @@ def _row(values: Mapping[str, float | None], layer: int, tapped: int | None) -> 
 
 
 def _curves(values: Mapping[str, float | None], layers: Sequence[int], group: str) -> LayerCurves:
-    from sercli.report.figures import LayerCurves
+    from sercli.report.figures.equivariance import LayerCurves
 
     def along(family: str, end: str = "") -> list[float | None]:
         return [values.get(f"{family}/block{layer:02d}/{group}{end}") for layer in layers]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from sercli.checkpoints import LoadedEncoder
+    from sercli.encoders.loading import LoadedEncoder
 
 Model = Annotated[
     str,

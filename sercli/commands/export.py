@@ -49,10 +49,10 @@ def export(
     tensors = {k: v for k, v in state.items() if torch.is_tensor(v)}
     torch.save({"state_dict": tensors}, "plain.pth")
     """
-    from sercli.checkpoints import read_encoder
-    from sercli.evals.subject import recipe_of
-    from sercli.timm_models import export as write
-    from sercli.timm_models import require_free
+    from sercli.commands.subject import recipe_of
+    from sercli.encoders.export import export as write
+    from sercli.encoders.export import require_free
+    from sercli.encoders.loading import read_encoder
 
     require_free(out, force=force)
     loaded = read_encoder(
@@ -82,7 +82,7 @@ def export(
 
 def _facts(model: Path, recipe: Mapping[str, Any]) -> dict[str, str]:
     """What a run was, for the header; nothing of other models."""
-    from sercli.run_dir import RunDir
+    from sercli.runs.run_dir import RunDir
 
     if not recipe:
         return {}

@@ -53,11 +53,11 @@ def knn(
     class. Written are results/knn.json and, beside it, the predictions. Under torchrun, processes
     share the images.
     """
+    from sercli.commands.subject import resolve
     from sercli.data.loading import default_workers
+    from sercli.encoders.foreign import Hints
     from sercli.engine.runtime import is_first_process, process_group, runtime_for
     from sercli.evals.knn import NEIGHBOURS, REPORTED, evaluate
-    from sercli.evals.subject import resolve
-    from sercli.foreign import Hints
 
     first = is_first_process()
     with process_group(device) as chosen, progress_of(first) as show:

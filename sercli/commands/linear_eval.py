@@ -30,10 +30,10 @@ from sercli.commands.evaluation import (
 from sercli.errors import UserError
 
 if TYPE_CHECKING:
-    from sercli.evals.linear import Outcome
-    from sercli.evals.linear_protocol import Probe
-    from sercli.evals.subject import Subject
-    from sercli.run_dir import RunDir
+    from sercli.commands.subject import Subject
+    from sercli.evals.linear.evaluate import Outcome
+    from sercli.evals.linear.probe import Probe
+    from sercli.runs.run_dir import RunDir
 
 
 def linear_eval(
@@ -106,12 +106,12 @@ def linear_eval(
     same command goes on where it stopped. Several processes: torchrun -m sercli linear-eval …
     Written are results/linear-eval--PRESET.json, its predictions, and the head.
     """
+    from sercli.commands.subject import resolve
+    from sercli.encoders.foreign import Hints
     from sercli.engine.preemption import stop_request
     from sercli.engine.runtime import is_first_process, process_group, runtime_for
-    from sercli.evals.linear import evaluate
-    from sercli.evals.linear_protocol import Options, prepare
-    from sercli.evals.subject import resolve
-    from sercli.foreign import Hints
+    from sercli.evals.linear.evaluate import evaluate
+    from sercli.evals.linear.probe import Options, prepare
 
     options = Options(
         preset=preset,
@@ -187,8 +187,8 @@ def _share(shots: str | None) -> float | None:
 
 def _run_directory(subject: Subject) -> RunDir:
     """The directory for the results; made by the first process, as soon as nothing can be wrong."""
+    from sercli.commands.subject import open_or_create
     from sercli.engine.runtime import decided_by_first
-    from sercli.evals.subject import open_or_create
 
     return decided_by_first(
         lambda: open_or_create(subject.out, owner=subject.owner, command=subject.command)

@@ -12,7 +12,7 @@ from sercli.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from sercli.run_dir import RunDir
+    from sercli.runs.run_dir import RunDir
 
 
 def pretrain(
@@ -118,7 +118,7 @@ def _start(
     nproc: int,
 ) -> None:
     from sercli import distributed
-    from sercli.engine import pretraining, runtime
+    from sercli.engine import launch, pretraining, runtime
 
     runtime.require_devices(device, nproc)
     with runtime.process_group(device) as chosen:
@@ -129,13 +129,13 @@ def _start(
         if nproc == 1:
             _train(run, chosen)
     if nproc > 1:
-        pretraining.launch(run, nproc=nproc, device=device)
+        launch.launch(run, nproc=nproc, device=device)
     _tell_what_is_next(run)
 
 
 def _resume(path: Path, *, device: str | None, nproc: int) -> None:
-    from sercli.engine import pretraining, runtime
-    from sercli.run_dir import RunDir
+    from sercli.engine import launch, pretraining, runtime
+    from sercli.runs.run_dir import RunDir
 
     run = RunDir.open(path)
     pretraining.read_recipe(run)
@@ -144,7 +144,7 @@ def _resume(path: Path, *, device: str | None, nproc: int) -> None:
         return
     if nproc > 1:
         runtime.require_devices(device, nproc)
-        pretraining.launch(run, nproc=nproc, device=device)
+        launch.launch(run, nproc=nproc, device=device)
     else:
         with runtime.process_group(device) as chosen:
             _train(run, chosen)

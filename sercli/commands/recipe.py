@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from sercli.data.source import ImageSource
-    from sercli.engine.pretraining import Plan
-    from sercli.recipe import Recipe
-    from sercli.recipe_files import Resolved
-    from sercli.recipe_listing import Difference, Head, Value
+    from sercli.engine.plan import Plan
+    from sercli.recipe.files import Resolved
+    from sercli.recipe.listing import Difference, Head, Value
+    from sercli.recipe.schema import Recipe
 
 app = typer.Typer(help="List, show, compare and check recipes.", no_args_is_help=True)
 
@@ -68,7 +68,7 @@ def list_(
 
     A narrow terminal leaves out the commands; `ser recipe show` prints them.
     """
-    from sercli import recipe_listing
+    from sercli.recipe import listing as recipe_listing
 
     names = recipe_listing.matching_names(pattern or "")
     heads = [recipe_listing.read_head(name) for name in names]
@@ -103,7 +103,7 @@ def show(
     That is a default, a preset, the recipe, one that it extends, or --set.
     `ser recipe show NAME --format yaml > mine.yaml` makes a recipe of your own.
     """
-    from sercli import recipe_listing
+    from sercli.recipe import listing as recipe_listing
 
     if output_format is ShowFormat.YAML and origins:
         raise UserError(
@@ -152,7 +152,7 @@ def diff(
     A setting that only one of them has is "–" in the other.
     The exit status is 0 whether they differ or not.
     """
-    from sercli import recipe_listing
+    from sercli.recipe import listing as recipe_listing
 
     resolved = (_resolve(first, None), _resolve(second, None))
     found = recipe_listing.differences(*resolved)
@@ -196,7 +196,7 @@ def check(
     Recipes of ImageNet are checked for its 1,281,167 images without --data.
     Nothing is written, but for the list of the files in DIR (in the cache).
     """
-    from sercli import recipe_listing
+    from sercli.recipe import listing as recipe_listing
 
     chosen = names or recipe_listing.runnable_names()
     failed, assumed = 0, False
@@ -229,8 +229,8 @@ def check(
 
 
 def _resolve(name: str, settings: Sequence[str] | None, data: str | None = None) -> Resolved:
-    from sercli import recipe_listing
     from sercli.engine import pretraining
+    from sercli.recipe import listing as recipe_listing
 
     flags = {} if data is None else {"data.path": data}
     return pretraining.resolve(recipe_listing.located(name), tuple(settings or ()), flags)
@@ -242,10 +242,11 @@ def _is_nominal(recipe: Recipe) -> bool:
 
 
 def _plan(recipe: Recipe, *, nominal: bool) -> Plan:
-    from sercli.engine import pretraining
+    from sercli.engine.plan import make_plan
+    from sercli.engine.pretraining import training_source
 
-    source = _stand_in(_IMAGENET_IMAGES) if nominal else pretraining.training_source(recipe)
-    return pretraining.make_plan(recipe, source)
+    source = _stand_in(_IMAGENET_IMAGES) if nominal else training_source(recipe)
+    return make_plan(recipe, source)
 
 
 def _stand_in(num_images: int) -> ImageSource:

@@ -32,12 +32,12 @@ from sercli.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from sercli.checkpoints import LoadedEncoder
     from sercli.data import ImageSource
-    from sercli.evals.robustness import Outcome
-    from sercli.evals.robustness_classifier import Classifier
-    from sercli.foreign import Hints
-    from sercli.run_dir import Result
+    from sercli.encoders.foreign import Hints
+    from sercli.encoders.loading import LoadedEncoder
+    from sercli.evals.robustness.classifier import Classifier
+    from sercli.evals.robustness.evaluate import Outcome
+    from sercli.runs.result import Result
 
 _OWN = "own"
 _HEAD = "linear-eval--ser"
@@ -140,14 +140,14 @@ def robustness(
         on_the_fly=imagenet_c_otf,
         normalised=alexnet_p is not None,
     )
+    from sercli.commands.subject import destination, owner_of
     from sercli.data.loading import default_workers
+    from sercli.encoders.foreign import Hints
     from sercli.engine.runtime import is_first_process, process_group, runtime_for
-    from sercli.evals.robustness import evaluate, open_sets
-    from sercli.evals.robustness_classifier import own_head
-    from sercli.evals.robustness_reading import Reading
-    from sercli.evals.robustness_scores import Normalisers
-    from sercli.evals.subject import destination, owner_of
-    from sercli.foreign import Hints
+    from sercli.evals.robustness.classifier import own_head
+    from sercli.evals.robustness.evaluate import evaluate, open_sets
+    from sercli.evals.robustness.reading import Reading
+    from sercli.evals.robustness.scores import Normalisers
 
     hints = Hints(num_heads, cls_after, key, positions)
     normalisers = None if alexnet_p is None else Normalisers.from_file(alexnet_p)
@@ -259,7 +259,7 @@ def _open_val(wanted: _Wanted, classifier: Classifier, model: str) -> ImageSourc
     Raises:
         UserError: No data set is named or known, or it has no val.
     """
-    from sercli.evals.subject import images_of, recipe_of
+    from sercli.commands.subject import images_of, recipe_of
 
     if wanted.data is None and not wanted.on_the_fly:
         return None
@@ -288,9 +288,9 @@ def _probe(
     Raises:
         UserError: There is no probe, or it is another encoder's.
     """
-    from sercli.checkpoints import read_encoder
-    from sercli.evals.linear_heads import load_head
-    from sercli.evals.robustness_classifier import CentreView, Classifier
+    from sercli.encoders.loading import read_encoder
+    from sercli.evals.linear.heads import load_head
+    from sercli.evals.robustness.classifier import CentreView, Classifier
 
     probe = load_head(file)
     loaded = read_encoder(
@@ -337,7 +337,7 @@ def _head_file(model: str, target: Path) -> Path:
 
     Where neither has the default probe's, the only one that there is.
     """
-    from sercli.run_dir import RunDir
+    from sercli.runs.run_dir import RunDir
 
     places = [RunDir(place) for place in dict.fromkeys((target, Path(model)))]
     found = [run.head(_HEAD) for run in places if run.head(_HEAD).is_file()]
@@ -356,8 +356,9 @@ def _head_file(model: str, target: Path) -> Path:
 
 def _save(target: Path, outcome: Outcome, model: str, owner: str) -> None:
     """Write a result, its predictions, and the heat map of a grid of corruptions."""
-    from sercli.evals.subject import save
-    from sercli.report.figures import corruption_figure, save_figure
+    from sercli.commands.subject import save
+    from sercli.report.figures.corruptions import corruption_figure
+    from sercli.report.figures.style import save_figure
     from sercli.report.robustness import GRIDS, corruption_rows, grid_title
 
     result = outcome.result
@@ -370,7 +371,7 @@ def _save(target: Path, outcome: Outcome, model: str, owner: str) -> None:
 
 def _tell(results: Mapping[str, Result], model: str, target: Path) -> None:
     from sercli.report.robustness import blocks, notes
-    from sercli.run_dir import RunDir
+    from sercli.runs.run_dir import RunDir
 
     for note in notes(results.values()):
         typer.echo(note, err=True)

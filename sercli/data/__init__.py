@@ -1,21 +1,19 @@
 """Data sets: where images come from. Importing this package does not import torch.
 
 - `open_source(path, split, …)`: a directory of class folders, or "shapes", the embedded world.
-- `image_folder.py`: class folders; `manifest.py` keeps their file lists; `decode.py` reads files.
-- `shapes.py`: the embedded world; `shapes_files.py` writes it as files in the layouts of real sets.
-- `coco.py`: detection sets in COCO's format; `shapes_detection.py`: the embedded world as one.
-- `check.py`, `robustness_check.py`, `coco_check.py`: is a directory fit for use?
-- `robustness_*.py`, `imagenet_classes.py`, `videos.py`: ImageNet-C, -P, -R, -A, -Sketch, -V2.
-- `corruptions*.py`: the 19 corruptions of ImageNet-C, deterministic for each image.
+- `images/`: class folders. `shapes/`: the embedded world. `coco/`: detection sets in COCO's format.
+- `robustness/`: ImageNet-C, -P, -R, -A, -Sketch, -V2. `corruptions/`: the 19 of ImageNet-C.
+- `loading.py`: batches by loader processes (`workers.py`) through shared memory (`ring.py`).
+- `source.py`: what a set of images is to the rest of `ser`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from sercli.data.coco import is_coco
-from sercli.data.image_folder import ImageFolder, open_folder, split_folder
-from sercli.data.shapes import NUM_IMAGES, ShapesSource
+from sercli.data.coco.folder import is_coco
+from sercli.data.images.folder import ImageFolder, open_folder, split_folder
+from sercli.data.shapes.world import NUM_IMAGES, ShapesSource
 from sercli.data.source import ImageSource, UnreadableImage
 from sercli.errors import UserError
 

@@ -8,9 +8,10 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
+from sercli.encoders.files import load_torch_file
 from sercli.errors import from_os_error
-from sercli.run_dir import RunDir, write_atomic, write_text
-from sercli.tensor_files import load_torch_file
+from sercli.runs.files import write_atomic, write_text
+from sercli.runs.run_dir import RunDir
 
 KEPT = 2
 

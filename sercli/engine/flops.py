@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sercli import distributed, photometrics
+from sercli import distributed
 from sercli.actions import GeometricAction
 from sercli.addons import NoneConfig
 from sercli.objective import Objective
-from sercli.recipe import Recipe
-from sercli.view_plan import ViewPlan
-from sercli.views import ViewMaker, ViewParameters, Views
+from sercli.recipe.schema import Recipe
+from sercli.views import colours as photometrics
+from sercli.views.making import ViewMaker, ViewParameters, Views
+from sercli.views.plan import ViewPlan
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sercli.recipe import Train
+from sercli.recipe.schema import Train
 
 
 def make_optimiser(objective: nn.Module, train: Train) -> torch.optim.AdamW:

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from sercli import distributed, recipe_files
+from sercli import distributed
 from sercli.data import open_source
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
-from sercli.engine.flops import StepFlops, count_flops
-from sercli.engine.loop import Monitor, Trainer
+from sercli.engine.plan import Plan, announce, make_plan
 from sercli.engine.preemption import stop_request
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.tracking import require_tensorboard
+from sercli.engine.trainer import Monitor, Trainer
 from sercli.errors import Interrupted, Preempted, SerError, UserError
-from sercli.objective import Objective, addon_configs, method_configs
-from sercli.recipe import Recipe, Schedule
-from sercli.recipe_files import Resolved
-from sercli.run_dir import RunDir, next_free
-from sercli.view_plan import ViewPlan
+from sercli.objective import addon_configs, method_configs
+from sercli.recipe import files as recipe_files
+from sercli.recipe.files import Resolved
+from sercli.recipe.schema import Recipe
+from sercli.runs.run_dir import RunDir, next_free
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 
@@ -72,93 +68,6 @@ def training_source(recipe: Recipe) -> ImageSource:
         num_images=recipe.data.num_train,
         seed=recipe.seed,
     )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a recipe comes to on its data: found out before anything is written."""
-
-    schedule: Schedule
-    num_images: int
-    num_paired: int
-    views: str
-    tokens: int
-    cls_after: int | None
-    flops: StepFlops
-
-
-def make_plan(recipe: Recipe, source: ImageSource, *, processes: int = 1) -> Plan:
-    """Check a recipe against its data and its processes, and count what it costs.
-
-    Raises:
-        UserError: Batch larger than the data, n₂ < 2, a layer that does not exist, sizes that do
-            not fit.
-    """
-    schedule = Schedule.of(recipe.train, len(source))
-    with torch.device("meta"):
-        objective = Objective(recipe)
-    with distributed.alone():
-        plan = objective.plan
-        part = plan.split(recipe.train.batch_size)
-        plan.split(recipe.train.batch_size, world=processes)  # refused now, not by the processes
-    encoder = objective.encoder
-    tokens = encoder.grid[0] * encoder.grid[1]
-    flops = count_flops(recipe)
-    return Plan(
-        schedule,
-        len(source),
-        part.total_paired,
-        _describe(objective.plan),
-        tokens,
-        encoder.cls_after,
-        flops,
-    )
-
-
-def _describe(plan: ViewPlan) -> str:
-    """E.g. "2 global of 224 px, 4 local of 96 px; 6 in the invariance loss"."""
-    kinds = Counter((spec.kind, spec.size) for spec in plan.specs)
-    parts = [f"{number} {kind} of {size} px" for (kind, size), number in kinds.items()]
-    return f"{', '.join(parts)}; {plan.num_invariant} in the invariance loss"
-
-
-def announce(resolved: Resolved, plan: Plan, out: Path, console: Console) -> None:
-    """Print what was derived from the recipe."""
-    recipe, schedule, flops = resolved.recipe, plan.schedule, plan.flops
-    layer = recipe.addon.tapped_layer
-    addon = "" if layer is None else f" + {recipe.addon.name} at layer {layer}"
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    rows = {
-        "run": str(out),
-        "recipe": f"{resolved.name}: {recipe.method.name}{addon}, seed {recipe.seed}",
-        "data": f"{recipe.data.path}, {plan.num_images:,} images of {recipe.data.image_size} px",
-        "model": (
-            f"{recipe.model.name}, patches of {recipe.model.patch_size} px: {plan.tokens} tokens, "
-            f"{flops.parameters:,} trainable parameters, [CLS] joins after block {plan.cls_after}"
-        ),
-        "global batch": f"{recipe.train.batch_size} images"
-        + (f", n₂ = {plan.num_paired} of them in b₂" if plan.num_paired else ""),
-        "views": plan.views,
-        "schedule": (
-            f"{schedule.total_steps:,} steps ({schedule.steps_per_epoch:,} an epoch), "
-            f"{schedule.warmup_steps:,} of warm-up"
-        ),
-        "learning rate": (
-            f"{schedule.lr:.3g} = {recipe.train.lr:g} × {recipe.train.batch_size} / 256"
-        ),
-        "FLOPs a step": f"{flops.step:.3e}"
-        + (
-            f" = {flops.ratio_none:.4f} × without the add-on, "
-            f"{flops.ratio_weight0:.4f} × its λ = 0 control"
-            if layer is not None
-            else ""
-        ),
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table, highlight=False)
 
 
 def prepare(
@@ -280,53 +189,3 @@ def _record_stop(run: RunDir, error: BaseException) -> None:
         )
     except SerError:
         return  # the disk is full or gone: the error itself is what must be seen
-
-
-def launch(run: RunDir, *, nproc: int, device: str | None) -> None:
-    """Train with `nproc` processes on this machine, under torchrun's own agent.
-
-    Raises:
-        SerError: As the workers ended, read from run.json.
-    """
-    import logging
-
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ[runtimes.UNDER_AGENT] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=nproc,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        run_id=f"ser-{os.getpid()}",
-        max_restarts=0,
-        start_method="spawn",
-    )
-    arguments = ["-m", "sercli", "pretrain", "--resume", str(run.path)]
-    if device is not None:
-        arguments += ["--device", device]
-    try:
-        elastic_launch(config, sys.executable)(*arguments)
-    except (ChildFailedError, SignalException, KeyboardInterrupt):
-        raise_for_status(run)
-        raise
-    raise_for_status(run)
-
-
-def raise_for_status(run: RunDir) -> None:
-    """Raise what run.json says a run ended with; nothing if it is done."""
-    state = run.read_run()
-    if state["status"] == "done":
-        return
-    message = str(state.get("error") or f"the run ended with status {state['status']}")
-    status = state.get("exit_status") or 1
-    kinds: dict[int, type[SerError]] = {75: Preempted, 130: Interrupted}
-    error = kinds.get(status, SerError)(message)
-    if not isinstance(error, Preempted | Interrupted):
-        error.exit_status = status
-    raise error

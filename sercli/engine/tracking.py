@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sercli.errors import UserError
-from sercli.run_dir import RunDir
+from sercli.runs.run_dir import RunDir
 
 
 class Tracker:

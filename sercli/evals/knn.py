@@ -6,7 +6,7 @@ the bank votes for its class with exp(cosine / 0.07); the class with the most vo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,25 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sercli import distributed
-from sercli.checkpoints import LoadedEncoder
 from sercli.data import ImageSource
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, evaluation_batches
-from sercli.encoder import Encoder
-from sercli.errors import UserError
-from sercli.randomness import numpy_generator
-from sercli.report.statistics import CONFIDENCE, wilson_interval
-from sercli.run_dir import Result
+from sercli.encoders.loading import LoadedEncoder
+from sercli.encoders.vit import Encoder
+from sercli.evals.common import HELD_OUT, SEED, Progress, hold_out, limited
+from sercli.runs.result import Result
+from sercli.statistics import CONFIDENCE, wilson_interval
 
 NEIGHBOURS = (10, 20, 100, 200)
 REPORTED = 20
 TEMPERATURE = 0.07
-HELD_OUT = 0.2
-SEED = 0  # of the hold-out, of a limited sample and of the random twin
 _TOP = 5
 _QUERIES_AT_ONCE = 256
 _BANK_AT_ONCE = 65536
-
-Progress = Callable[[str, int, int], None]
 
 
 # -- Pure functions of features -------------------------------------------------------------------
@@ -371,7 +366,7 @@ def evaluate(
         bank, queries = np.arange(len(train)), np.arange(len(val))
         asked = val
     total = len(bank) + len(queries)
-    bank, queries = _limited(bank, limit), _limited(queries, limit)
+    bank, queries = limited(bank, limit), limited(queries, limit)
     encoders = [loaded.encoder]
     if floor:
         # Drawn on the CPU, where a seed gives the same weights on every machine.
@@ -438,38 +433,6 @@ def evaluate(
     }
     commonest = int(bank_labels.bincount().argmax())
     return Outcome(result, arrays, 100 * (labels == commonest).double().mean().item())
-
-
-def hold_out(source: ImageSource) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split the images: a seeded fifth of each class, but at least one where a class has two.
-
-    Returns:
-        Indices of the rest and of the fifth, both ascending.
-
-    Raises:
-        UserError: No class has two images.
-    """
-    random = numpy_generator(SEED, "knn", "hold-out")
-    held: list[NDArray[np.int64]] = []
-    for label in range(len(source.classes)):
-        members = np.flatnonzero(source.labels == label)
-        if len(members) > 1:
-            held.append(random.permutation(members)[: max(1, round(HELD_OUT * len(members)))])
-    if not held:
-        raise UserError(
-            f"{source.name} has no val split and one image a class",
-            "queries are held out of train, and their classes must stay in it",
-            "add a val/ folder",
-        )
-    queries = np.sort(np.concatenate(held))
-    return np.setdiff1d(np.arange(len(source)), queries), queries
-
-
-def _limited(indices: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
-    """A seeded sample of at most `limit`, in the order of the set (its classes stand together)."""
-    if limit is None or limit >= len(indices):
-        return indices
-    return np.sort(numpy_generator(SEED, "knn", "limit").choice(indices, limit, replace=False))
 
 
 def _metrics(scores: Sequence[dict[int, KnnScore]], count: int) -> dict[str, float | None]:

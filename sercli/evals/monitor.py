@@ -10,13 +10,13 @@ from torch import Tensor
 from sercli.data import has_split, open_source
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, evaluation_batches
 from sercli.data.source import ImageSource
-from sercli.encoder import Encoder
-from sercli.engine.loop import Monitor
+from sercli.encoders.vit import Encoder
 from sercli.engine.runtime import Runtime
+from sercli.engine.trainer import Monitor
 from sercli.evals.knn import knn_accuracy
 from sercli.metrics import effective_rank, embedding_std
 from sercli.randomness import numpy_generator
-from sercli.recipe import Recipe
+from sercli.recipe.schema import Recipe
 
 BANK, QUERIES = 2048, 1024  # images, seeded samples
 _BATCH = 256

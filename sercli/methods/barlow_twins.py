@@ -11,7 +11,8 @@ from sercli import distributed
 from sercli.heads import BatchNorm, mlp
 from sercli.losses import barlow_twins, cross_correlation
 from sercli.methods.base import Method
-from sercli.recipe import Count, MethodConfig, Moment, NotNegative
+from sercli.recipe.schedule import Moment
+from sercli.recipe.schema import Count, MethodConfig, NotNegative
 
 
 class BarlowTwinsConfig(MethodConfig):

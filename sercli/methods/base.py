@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from sercli.recipe import MethodConfig, Moment
+from sercli.recipe.schedule import Moment
+from sercli.recipe.schema import MethodConfig
 
 TeacherMoves = Literal["before", "after"]
 

@@ -14,7 +14,8 @@ from sercli import distributed
 from sercli.heads import PrototypeHead
 from sercli.losses import dino_cross_entropy
 from sercli.methods.base import Method
-from sercli.recipe import Count, MethodConfig, Moment, NotNegative, Positive, cosine
+from sercli.recipe.schedule import Moment, cosine
+from sercli.recipe.schema import Count, MethodConfig, NotNegative, Positive
 
 
 class DINOConfig(MethodConfig):

@@ -12,7 +12,8 @@ from sercli import distributed
 from sercli.heads import mlp
 from sercli.losses import info_nce
 from sercli.methods.base import Method
-from sercli.recipe import Count, MethodConfig, Moment, Positive, cosine
+from sercli.recipe.schedule import Moment, cosine
+from sercli.recipe.schema import Count, MethodConfig, Positive
 
 
 class MoCoConfig(MethodConfig):

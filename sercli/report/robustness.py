@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sercli.report.figures import CorruptionRow
-from sercli.run_dir import Result
+from sercli.report.figures.corruptions import CorruptionRow
+from sercli.runs.result import Result
 
 CORRUPTED, ON_THE_FLY, PERTURBED = "imagenet-c", "imagenet-c-otf", "imagenet-p"
 NORMALISED = "imagenet-p-mfr"

@@ -1,0 +1,1 @@
+"""Detection sets in COCO's format."""

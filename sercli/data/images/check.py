@@ -1,0 +1,248 @@
+"""Is a directory fit for use? Counts, sizes, pixel formats, and every file that cannot be read."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sercli.data.images.decode import Header
+from sercli.data.images.folder import ImageFolder, class_differences, class_names, split_folder
+from sercli.data.robustness.videos import UnreadableVideo
+from sercli.data.source import UnreadableImage
+from sercli.errors import RunFailed, UserError
+
+_CHUNK = 256  # files a task
+_FEW = 2 * _CHUNK  # fewer are read here: starting processes would take longer
+
+
+# What a report says under a name: a number, or numbers whose least, median and greatest are told.
+Fact = int | NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What was found in one split, or in one of the robustness sets.
+
+    Attributes:
+        split: "train", "val", or the set's name.
+        num_images: Files, readable or not.
+        facts: What else there is to count in a set of its layout, by name.
+        sizes: int32 [readable files, 2], width and height in pixels.
+        modes: Files by stored pixel format, Pillow's names.
+        problems: One line each.
+    """
+
+    split: str
+    num_images: int
+    facts: Mapping[str, Fact]
+    sizes: NDArray[np.int32]
+    modes: Counter[str]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What was found in a data set.
+
+    Attributes:
+        splits: Each of its splits.
+        problems: Everything that is wrong with it, a line each.
+        taken_as: What it was measured against; "" for an ordinary one.
+        rule: What it must be to have no problems.
+        notes: What is not wrong, but should be known, a line each.
+    """
+
+    splits: tuple[SplitReport, ...]
+    problems: tuple[str, ...]
+    taken_as: str = ""
+    rule: str = "every image must be readable and every class filled in each split"
+    notes: tuple[str, ...] = ()
+
+
+class Readable(Protocol):
+    """Files whose headers can be read; picklable."""
+
+    @property
+    def name(self) -> str: ...
+    def __len__(self) -> int: ...
+    def header(self, index: int, *, decode: bool) -> Header: ...
+
+
+@dataclass(frozen=True)
+class _Findings:
+    sizes: NDArray[np.int32]
+    modes: Counter[str]
+    problems: list[tuple[int, str]]  # index in the split, and its line
+
+
+def check(
+    root: Path,
+    *,
+    decode: bool = True,
+    processes: int | None = None,
+    progress: Callable[[str, int, int], object],
+) -> CheckReport:
+    """Check a data set and read every image of it.
+
+    Args:
+        root: A directory as `open_source` takes it.
+        decode: Decode all pixels; otherwise only the files' headers are read.
+        processes: How many to read with (default: one for each core that this process may use).
+        progress: Called with the split, the images read so far, and their number.
+
+    Returns:
+        What was found. Problems do not raise, except those below.
+
+    Raises:
+        UserError: `root` is missing, a file, or the embedded world.
+        RunFailed: A reading process was killed (most likely for memory).
+    """
+    if str(root) == "shapes" and not root.exists():
+        raise UserError(
+            "shapes is the embedded world",
+            "only files can be checked",
+            "write them with `ser data shapes DIR`",
+        )
+    folders = {split: split_folder(root, split) for split in ("train", "val")}
+    reports: list[SplitReport] = []
+    problems: list[str] = []
+    if folders["train"] is None:
+        problems.append(f"{root} has no train/ folder")
+    for split, folder in folders.items():
+        if folder is None:
+            continue
+        try:
+            source = ImageFolder(folder, split=split)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        facts = class_facts(source.labels, num_classes=len(source.classes))
+        report = read_files(
+            source, facts, name=split, decode=decode, processes=processes, progress=progress
+        )
+        reports.append(report)
+        problems.extend(report.problems)
+    if folders["train"] is not None and folders["val"] is not None:
+        train, val = class_names(folders["train"]), class_names(folders["val"])
+        problems.extend(class_differences(train, val))
+    return CheckReport(tuple(reports), tuple(problems))
+
+
+def class_facts(labels: NDArray[np.int64], *, num_classes: int) -> dict[str, Fact]:
+    """How many classes there are, and images of each; labels int64 [N]."""
+    counts = np.bincount(labels, minlength=num_classes).astype(np.int64)
+    return {"classes": num_classes, "images per class": counts}
+
+
+def read_files(
+    source: Readable,
+    facts: Mapping[str, Fact],
+    *,
+    name: str,
+    decode: bool,
+    processes: int | None,
+    progress: Callable[[str, int, int], object],
+) -> SplitReport:
+    """Read every file of a source, and report on them under a name, together with `facts`.
+
+    Other arguments and errors are those of `check`.
+    """
+    total, done = len(source), 0
+    sizes = [np.zeros((0, 2), np.int32)]
+    modes: Counter[str] = Counter()
+    problems: list[tuple[int, str]] = []
+    for found in _read_all(source, decode=decode, processes=processes or _num_cores()):
+        sizes.append(found.sizes)
+        modes += found.modes
+        problems.extend(found.problems)
+        done += len(found.sizes) + len(found.problems)
+        progress(name, done, total)
+    return SplitReport(
+        split=name,
+        num_images=total,
+        facts=facts,
+        sizes=np.concatenate(sizes),
+        modes=modes,
+        problems=tuple(line for _, line in sorted(problems)),
+    )
+
+
+def _read(source: Readable, start: int, stop: int, *, decode: bool) -> _Findings:
+    sizes: list[tuple[int, int]] = []
+    modes: Counter[str] = Counter()
+    problems: list[tuple[int, str]] = []
+    for index in range(start, min(stop, len(source))):
+        try:
+            header = source.header(index, decode=decode)
+        except (UnreadableImage, UnreadableVideo) as error:
+            problems.append((index, str(error)))
+        else:
+            sizes.append((header.width, header.height))
+            modes[header.mode] += 1
+    return _Findings(np.array(sizes, np.int32).reshape(-1, 2), modes, problems)
+
+
+# -- in several processes ----------------------------------------------------------------------
+
+_source: Readable | None = None  # of a reading process: sent once, not with every task
+
+
+def _start_reading(source: Readable) -> None:
+    global _source
+    _source = source
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+
+
+def _num_cores() -> int:
+    # Under SLURM and in containers a process may use fewer cores than the machine has.
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _read_task(start: int, decode: bool) -> _Findings:
+    assert _source is not None
+    return _read(_source, start, start + _CHUNK, decode=decode)
+
+
+def _read_all(source: Readable, *, decode: bool, processes: int) -> Iterator[_Findings]:
+    """Findings of all images, in chunks, in the order in which they are ready."""
+    starts = iter(range(0, len(source), _CHUNK))
+    if processes == 1 or len(source) <= _FEW:
+        for start in starts:
+            yield _read(source, start, start + _CHUNK, decode=decode)
+        return
+    # Spawned, not forked: a progress bar has a thread, and forking a threaded process may hang.
+    pool = ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_reading,
+        initargs=(source,),
+    )
+    try:
+        running: set[Future[_Findings]] = set()
+        while True:
+            wanted = 2 * processes - len(running)
+            running |= {pool.submit(_read_task, start, decode) for start in islice(starts, wanted)}
+            if not running:
+                return
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise RunFailed(
+            f"checking {source.name}: a reading process was killed, most likely for lack of memory"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)

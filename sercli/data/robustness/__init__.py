@@ -1,0 +1,1 @@
+"""ImageNet-C, -P, -R, -A, -Sketch and -V2 as they are published."""

@@ -1,0 +1,257 @@
+"""Is a robustness set what was published? Tells which set a directory is, and reads all of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sercli.data.corruptions.catalogue import CORRUPTIONS, EXTRA_CORRUPTIONS
+from sercli.data.images.check import CheckReport, Readable, SplitReport, class_facts, read_files
+from sercli.data.images.decode import Header
+from sercli.data.images.folder import class_names, require_directory, split_folder
+from sercli.data.robustness.corrupted import inspect_corrupted
+from sercli.data.robustness.folders import parts
+from sercli.data.robustness.imagenet_classes import (
+    imagenet_a_classes,
+    imagenet_classes,
+    imagenet_r_classes,
+)
+from sercli.data.robustness.perturbed import PerturbedSet, inspect_perturbed
+from sercli.data.robustness.published import KINDS, PERTURBATIONS
+from sercli.data.robustness.sets import find_v2, inspect_set, is_numbered, v2_variant
+from sercli.data.robustness.videos import require_av
+from sercli.errors import UserError
+
+LAYOUTS = (*KINDS, "imagenet-v2", "imagenet-c", "imagenet-p")
+
+_RULE = "a robustness set must be what was published"
+_WNID = re.compile(r"n\d{8}")
+# Folder names that tell a set.
+_NAMES = {
+    "imagenet-r": "imagenet-r",
+    "imagenet-a": "imagenet-a",
+    "imagenet-sketch": "imagenet-sketch",
+    "sketch": "imagenet-sketch",
+}
+
+_Progress = Callable[[str, int, int], object]
+
+
+def recognise(root: Path) -> str | None:
+    """Which of `LAYOUTS` a directory has; None: that of an ordinary data set.
+
+    Told by its folders' names: corruptions or perturbations with folders in them, numbered class
+    folders, a name such as imagenet-r, or the classes of ImageNet-R or -A.
+
+    Raises:
+        UserError: It is missing or a file.
+    """
+    require_directory(root)
+    names = class_names(root)
+    if grid := _recognise_grid(root):
+        return grid
+    if {"train", "val"} & {*names}:
+        return None
+    if _is_v2(root) or any(_is_v2(root / name) for name in names):
+        return "imagenet-v2"
+    told = _NAMES.get(os.path.basename(os.path.abspath(root)).lower().replace("_", "-"))
+    if told and (_has_wnids(names) or _nearby_classes(root)):
+        return told
+    if {*names} == {*imagenet_r_classes()}:
+        return "imagenet-r"
+    return "imagenet-a" if {*names} == {*imagenet_a_classes()} else None
+
+
+def _recognise_grid(root: Path) -> str | None:
+    """Severities in folders of corruptions make ImageNet-C; other folders, ImageNet-P."""
+    known = dict.fromkeys((*CORRUPTIONS, *EXTRA_CORRUPTIONS, *PERTURBATIONS))
+    inside = [class_names(folder) for folder in parts(root, tuple(known)).values()]
+    filled = [names for names in inside if names]
+    if not filled:
+        return None
+    severities = sum(bool({"1", "2", "3", "4", "5"} & {*names}) for names in filled)
+    return "imagenet-c" if 2 * severities >= len(filled) else "imagenet-p"
+
+
+def _is_v2(folder: Path) -> bool:
+    """Numbered class folders, and a name that tells a set of V2, or as many as all three have."""
+    return is_numbered(folder) and (
+        v2_variant(folder) is not None or len(class_names(folder)) >= len(imagenet_classes())
+    )
+
+
+def _has_wnids(names: Sequence[str]) -> bool:
+    return 2 * sum(bool(_WNID.fullmatch(name)) for name in names) > len(names)
+
+
+def check_set(
+    root: Path,
+    layout: str,
+    *,
+    classes_of: Path | None = None,
+    decode: bool = True,
+    processes: int | None = None,
+    progress: _Progress,
+) -> CheckReport:
+    """Measure a robustness set against what was published, then read every file of it.
+
+    Args:
+        root: Its folder.
+        layout: One of `LAYOUTS`.
+        classes_of: A data set whose class folders are the classes; by default ImageNet's 1000 are,
+            unless the set has other class folders and lies beside a train/ or val/.
+        decode, processes, progress: As for `check`.
+
+    Returns:
+        What was found. Files whose labels could not be told are not read.
+
+    Raises:
+        UserError: `root` or `classes_of` is missing, `layout` is unknown, or videos are to be read
+            without PyAV.
+        RunFailed: A reading process was killed.
+    """
+    if layout not in LAYOUTS:
+        raise UserError(
+            f"layout {layout}", f"it must be folder, coco or one of {', '.join(LAYOUTS)}"
+        )
+    require_directory(root)
+    classes, whose = _classes(root, layout, classes_of)
+    reports: list[SplitReport] = []
+    problems: list[str] = []
+
+    def read(source: _Labelled, name: str) -> None:
+        if not len(source):
+            return
+        there, labels = np.unique(source.labels, return_inverse=True)  # 200 of 1000 in -R and -A
+        facts = class_facts(labels, num_classes=len(there))
+        report = read_files(
+            source, facts, name=name, decode=decode, processes=processes, progress=progress
+        )
+        reports.append(report)
+        problems.extend(report.problems)
+
+    if layout == "imagenet-c":
+        cells, found = inspect_corrupted(root, classes)
+        problems += [f"{root}: {line}" for line in found.all]
+        read(_Joined(str(root), tuple(cells.values())), layout)
+    elif layout == "imagenet-p":
+        perturbed, found = inspect_perturbed(root, classes)
+        problems += [f"{root}: {line}" for line in found.all]
+        if perturbed.perturbations:
+            require_av()
+        each = tuple(_Videos(perturbed, name) for name in perturbed.perturbations)
+        read(_Joined(str(root), each), layout)
+    else:
+        try:
+            kinds = _kinds(root, layout)
+        except UserError as error:
+            return CheckReport((), (str(error),), f"{layout}, with {whose}", _RULE)
+        for kind, path in kinds.items():
+            source, found = inspect_set(kind, path, classes)
+            problems += [f"{path}: {line}" for line in found.all]
+            if source is not None:
+                read(source, kind.removeprefix("imagenet-v2-"))
+    return CheckReport(tuple(reports), tuple(problems), f"{layout}, with {whose}", _RULE)
+
+
+def _kinds(root: Path, layout: str) -> dict[str, Path]:
+    """The sets to look at: one, or those of ImageNet-V2 that are there."""
+    if not layout.startswith("imagenet-v2"):
+        return {layout: root}
+    found = {f"imagenet-v2-{variant}": path for variant, path in find_v2(root).items()}
+    if layout == "imagenet-v2":
+        return found
+    if layout not in found:
+        raise UserError(f"{root} holds {', '.join(found)}", f"{layout} is asked for")
+    return {layout: found[layout]}
+
+
+def _classes(root: Path, layout: str, classes_of: Path | None) -> tuple[tuple[str, ...], str]:
+    """The classes to measure against, and whose they are."""
+    if classes_of is not None:
+        folder = split_folder(classes_of, "train") or split_folder(classes_of, "val")
+        assert folder is not None  # a directory without train/ is its own train
+        return class_names(folder), f"the classes of {folder}"
+    if not _has_wnids(_some_class_folders(root, layout)) and (near := _nearby_classes(root)):
+        return class_names(near), f"the classes of {near}"
+    return imagenet_classes(), "ImageNet's 1000 classes"
+
+
+def _some_class_folders(root: Path, layout: str) -> tuple[str, ...]:
+    """The class folders of the set, or of its first cell."""
+    if layout not in ("imagenet-c", "imagenet-p"):
+        return class_names(root)
+    parted = parts(root, (*CORRUPTIONS, *EXTRA_CORRUPTIONS, *PERTURBATIONS)).values()
+    inside = chain.from_iterable(
+        [class_names(one / severity) for severity in class_names(one)]
+        if layout == "imagenet-c"
+        else [class_names(one)]
+        for one in parted
+    )
+    return next((names for names in inside if names), ())
+
+
+def _nearby_classes(root: Path) -> Path | None:
+    """The train/ or val/ beside a folder, or one level higher."""
+    above = Path(os.path.abspath(root)).parents[:2]
+    folders = (folder / split for folder in above for split in ("train", "val"))
+    return next((one for one in folders if one.is_dir() and class_names(one)), None)
+
+
+class _Labelled(Readable, Protocol):
+    """Files of known classes."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """Several sources read as one, so that one set of processes reads them all."""
+
+    name: str
+    sources: tuple[_Labelled, ...]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return np.concatenate([np.zeros(0, np.int64), *(one.labels for one in self.sources)])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def header(self, index: int, *, decode: bool) -> Header:
+        for source in self.sources:
+            if index < len(source):
+                return source.header(index, decode=decode)
+            index -= len(source)
+        raise IndexError(index)
+
+
+@dataclass(frozen=True)
+class _Videos:
+    """The videos of one perturbation."""
+
+    perturbed: PerturbedSet
+    name: str
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self.perturbed.labels(self.name)
+
+    def __len__(self) -> int:
+        return self.perturbed.num_videos(self.name)
+
+    def header(self, index: int, *, decode: bool) -> Header:
+        if decode:
+            number, height, width = self.perturbed.frames(self.name, index).shape[:3]
+        else:
+            number, width, height = self.perturbed.header(self.name, index)
+        return Header(width, height, f"{number} frames")

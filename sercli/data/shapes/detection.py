@@ -1,0 +1,102 @@
+"""The embedded world as a detection set: several objects a picture, with boxes and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sercli.data.coco.source import Annotation, Category, DetectionSource
+from sercli.data.shapes.outlines import CLASSES
+from sercli.data.shapes.world import Rendered, render, require_drawable
+from sercli.errors import UserError
+
+NUM_IMAGES = {"train": 1024, "val": 256}
+_MOST_OBJECTS = 4
+_LEAST_PIXELS = 16  # of an object that is seen at all
+
+
+def category_id(label: int) -> int:
+    """The raw id of a class: with gaps, as COCO's ids have them."""
+    return 1 + label + label // 3
+
+
+CATEGORIES = tuple(Category(category_id(label), name) for label, name in enumerate(CLASSES))
+
+
+class ShapesDetection(DetectionSource):
+    """A split of the embedded detection set, rendered when read.
+
+    Args:
+        split: "train" or "val".
+        image_size: Side in pixels, 16…4096.
+        num_images: At least one; default: 1024 in train, 256 in val.
+        seed: Of the embedded world, 0…2^64-1.
+
+    Raises:
+        UserError: A number is out of range.
+    """
+
+    def __init__(
+        self, split: str, *, image_size: int, num_images: int | None = None, seed: int = 0
+    ) -> None:
+        require_drawable(size=image_size, seed=seed)
+        number = NUM_IMAGES[split] if num_images is None else num_images
+        if number < 1:
+            raise UserError(f"{number} images of the embedded detection set", "at least 1")
+        self.name = "shapes"
+        self.split = split
+        self.categories = CATEGORIES
+        self.image_ids = np.arange(1, number + 1, dtype=np.int64)
+        self.sizes = np.full((number, 2), image_size, np.int64)
+        self._size, self._seed = image_size, seed
+        groups, first = [], 1
+        for index in range(number):
+            group = annotations_of(self.render(index), image_id=index + 1, first_id=first)
+            first += len(group)
+            groups.append(group)
+        self._pack(groups)
+
+    def render(self, index: int) -> Rendered:
+        """The picture and its 1 to 4 objects."""
+        return render(
+            self._seed,
+            f"coco-{self.split}",
+            index,
+            self._size,
+            objects=1 + index % _MOST_OBJECTS,
+        )
+
+    def load(self, index: int) -> Image.Image:
+        return Image.fromarray(self.render(index).image)
+
+    def describe(self, index: int) -> str:
+        return f"shapes/coco-{self.split}/{index}"
+
+
+def annotations_of(picture: Rendered, *, image_id: int, first_id: int) -> list[Annotation]:
+    """The objects of a picture that are seen, as COCO writes them; masks as run lengths."""
+    seen = [thing for thing in picture.objects if thing.mask.sum() >= _LEAST_PIXELS]
+    return [
+        {
+            "id": first_id + position,
+            "image_id": image_id,
+            "category_id": category_id(thing.label),
+            "bbox": list(thing.box),
+            "area": int(thing.mask.sum()),
+            "iscrowd": 0,
+            "segmentation": {"size": list(thing.mask.shape), "counts": run_lengths(thing.mask)},
+        }
+        for position, thing in enumerate(seen)
+    ]
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> Sequence[int]:
+    """COCO's uncompressed run lengths of a mask [H, W]: column by column, zeros first."""
+    flat: NDArray[Any] = np.concatenate([[False], mask.ravel(order="F")])
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    runs: list[int] = np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
+    return runs

@@ -1,0 +1,258 @@
+"""The embedded world as files, in the layouts of ImageNet, of its robustness sets and of COCO."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+
+from PIL import Image
+
+from sercli.data.corruptions.catalogue import CORRUPTIONS, SEVERITIES, corrupt, corruption_generator
+from sercli.data.corruptions.sequences import perturb
+from sercli.data.robustness import videos
+from sercli.data.robustness.corrupted import JPEG_QUALITY, middle, scaled_side
+from sercli.data.robustness.published import PERTURBATIONS
+from sercli.data.shapes.detection import ShapesDetection
+from sercli.data.shapes.outlines import A_CLASSES, CLASSES, R_CLASSES
+from sercli.data.shapes.world import Style, render, require_drawable
+from sercli.errors import UserError
+from sercli.runs.files import replacing_directory
+
+_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """One set of image files.
+
+    Attributes:
+        folder: Where it lies below the directory; also the name of its pictures' split.
+        num_images: How many.
+        style: How they look.
+        numbered: Whether class folders are named 0, 1, 2… (as in ImageNet-V2) or by class.
+        classes: Those that have pictures in it.
+        turned: Whether pictures are turned by 90°, 180° or 270°.
+    """
+
+    folder: str
+    num_images: int
+    style: Style = "photo"
+    numbered: bool = False
+    classes: tuple[str, ...] = CLASSES
+    turned: bool = False
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What is made of the first pictures of val: a set like ImageNet-C, and one like ImageNet-P.
+
+    Attributes:
+        side: Of their pictures, in pixels; published ones have the model's side, too.
+        corrupted: Images in each of the 75 cells of imagenet-c/; 0: there is none.
+        perturbed: Videos of each of the 10 perturbations of imagenet-p/; 0: there is none.
+    """
+
+    side: int
+    corrupted: int = 0
+    perturbed: int = 0
+
+    @property
+    def num_files(self) -> int:
+        grid = len(CORRUPTIONS) * len(SEVERITIES)
+        return self.corrupted * grid + self.perturbed * len(PERTURBATIONS)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A set in COCO's format; val has a quarter as many images as train, at least one.
+
+    Attributes:
+        num_train: Images in coco/train2017; 0: there is no coco/.
+        size: Side of the pictures in pixels.
+    """
+
+    num_train: int
+    size: int
+
+    @property
+    def num_images(self) -> dict[str, int]:
+        """Images by split."""
+        if not self.num_train:
+            return {}
+        return {"train": self.num_train, "val": max(1, self.num_train // 4)}
+
+    @property
+    def num_files(self) -> int:
+        """Images of both splits."""
+        return sum(self.num_images.values())
+
+
+def file_sets(num_train: int, num_val: int) -> tuple[FileSet, ...]:
+    """The sets of pictures of their own: train, val, and six as large as val."""
+    return (
+        FileSet("train", num_train),
+        FileSet("val", num_val),
+        FileSet("imagenet-r", num_val, style="rendition", classes=R_CLASSES),
+        FileSet("imagenet-a", num_val, classes=A_CLASSES, turned=True),
+        FileSet("sketch", num_val, style="sketch"),
+        FileSet("imagenet-v2/matched-frequency", num_val, numbered=True),
+        FileSet("imagenet-v2/threshold-0.7", num_val, numbered=True),
+        FileSet("imagenet-v2/top-images", num_val, numbered=True),
+    )
+
+
+def write_sets(
+    directory: Path,
+    sets: tuple[FileSet, ...],
+    derived: Derived | None = None,
+    *,
+    detection: Detection | None = None,
+    size: int,
+    seed: int,
+    progress: Callable[[int], object],
+) -> None:
+    """Write the sets; the directory appears when all of it is there, or not at all.
+
+    Classes take turns, so that their counts differ by one image at most.
+
+    Args:
+        directory: Must not exist.
+        sets: What to write, with a "val" if anything is derived.
+        derived: What to make of val.
+        detection: The set to write in COCO's format.
+        size: Side of the pictures in pixels, 16…4096.
+        seed: Of the embedded world, 0…2^64-1.
+        progress: Called with 1 after each image or video.
+
+    Raises:
+        UserError: The directory exists or cannot be written, a set is smaller than the number of
+            its classes, a size or `seed` is out of range, `derived` asks for more than val has or
+            for a side that is, or for videos without PyAV.
+        RunFailed: The disk is full.
+    """
+    for one in sets:
+        _require_every_class(one.num_images, one.classes, one.folder)
+    require_drawable(size=size, seed=seed)
+    if derived is not None and derived.num_files:
+        _require_derivable(derived, next(one for one in sets if one.folder == "val"))
+    if detection is not None and detection.num_files:
+        require_drawable(size=detection.size, seed=seed)
+    with replacing_directory(directory, what="a new data set") as draft:
+        for one in sets:
+            _write_set(draft, one, size=size, seed=seed, progress=progress)
+        if derived is not None:
+            _write_corrupted(draft, derived, size=size, seed=seed, progress=progress)
+            _write_perturbed(draft, derived, size=size, seed=seed, progress=progress)
+        if detection is not None:
+            _write_detection(draft, detection, seed=seed, progress=progress)
+
+
+def _require_every_class(number: int, classes: tuple[str, ...], folder: str) -> None:
+    if number < len(classes):
+        raise UserError(
+            f"{number} images for {folder}",
+            f"every class needs an image, and there are {len(classes)} classes",
+            "ask for more, or for none of this set (0)" if folder.startswith("each") else "",
+        )
+
+
+def _require_derivable(derived: Derived, val: FileSet) -> None:
+    for folder, number in (("imagenet-c", derived.corrupted), ("imagenet-p", derived.perturbed)):
+        if number:
+            _require_every_class(number, CLASSES, f"each part of {folder}")
+        if number > val.num_images:
+            raise UserError(
+                f"{number} images for each part of {folder}",
+                f"they are made of val, which has {val.num_images}",
+            )
+    require_drawable(size=derived.side, seed=0)
+    if derived.perturbed:
+        videos.require_av()
+
+
+def _write_set(
+    draft: Path, one: FileSet, *, size: int, seed: int, progress: Callable[[int], object]
+) -> None:
+    folders = {
+        name: draft / one.folder / (str(label) if one.numbered else name)
+        for label, name in enumerate(CLASSES)
+        if name in one.classes
+    }
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    for index in islice(_indices(one.classes), one.num_images):
+        picture = render(seed, one.folder, index, size, style=one.style)
+        image = Image.fromarray(picture.image)
+        if one.turned:
+            image = image.transpose(_TURNS[index // len(CLASSES) % len(_TURNS)])
+        path = folders[CLASSES[picture.label]] / _file_name(one.folder, index, "JPEG")
+        # Full colour resolution: at these sizes halving it would blur the outlines away.
+        image.save(path, "JPEG", quality=_QUALITY, subsampling=0)
+        progress(1)
+
+
+_TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
+
+
+def _indices(classes: tuple[str, ...]) -> Iterator[int]:
+    """Indices of the pictures whose object is of one of the classes."""
+    return (index for index in count() if CLASSES[index % len(CLASSES)] in classes)
+
+
+def _file_name(folder: str, index: int, suffix: str) -> str:
+    return f"{Path(folder).name}_{index:08d}.{suffix}"
+
+
+def _write_corrupted(
+    draft: Path, derived: Derived, *, size: int, seed: int, progress: Callable[[int], object]
+) -> None:
+    for index in range(derived.corrupted):
+        picture = render(seed, "val", index, size)
+        image = middle(Image.fromarray(picture.image), derived.side)
+        name = _file_name("val", index, "JPEG")
+        for corruption in CORRUPTIONS:
+            for severity in SEVERITIES:
+                random = corruption_generator(seed, name, corruption, severity)
+                folder = draft / "imagenet-c" / corruption / str(severity) / CLASSES[picture.label]
+                folder.mkdir(parents=True, exist_ok=True)
+                corrupted = corrupt(image, corruption, severity, random)
+                corrupted.save(folder / name, "JPEG", quality=JPEG_QUALITY)
+                progress(1)
+
+
+def _write_perturbed(
+    draft: Path, derived: Derived, *, size: int, seed: int, progress: Callable[[int], object]
+) -> None:
+    shown = scaled_side(derived.side)
+    for index in range(derived.perturbed):
+        picture = render(seed, "val", index, size)
+        image = middle(Image.fromarray(picture.image), shown, resize=shown)
+        name = _file_name("val", index, "mp4")
+        for perturbation in PERTURBATIONS:
+            random = corruption_generator(seed, name, perturbation, 1)
+            folder = draft / "imagenet-p" / perturbation / CLASSES[picture.label]
+            folder.mkdir(parents=True, exist_ok=True)
+            frames = perturb(image, perturbation, random, side=derived.side)
+            videos.write_video(folder / name, frames)
+            progress(1)
+
+
+def _write_detection(
+    draft: Path, detection: Detection, *, seed: int, progress: Callable[[int], object]
+) -> None:
+    for split, number in detection.num_images.items():
+        source = ShapesDetection(split, image_size=detection.size, num_images=number, seed=seed)
+        content = source.ground_truth(range(number))
+        folder = draft / "coco" / f"{split}2017"
+        folder.mkdir(parents=True)
+        for index, image in enumerate(content["images"]):
+            image["file_name"] = f"{image['id']:012d}.jpg"
+            path = folder / image["file_name"]
+            source.load(index).save(path, "JPEG", quality=_QUALITY, subsampling=0)
+            progress(1)
+        annotations = draft / "coco/annotations"
+        annotations.mkdir(exist_ok=True)
+        (annotations / f"instances_{split}2017.json").write_text(json.dumps(content))

@@ -1,0 +1,1 @@
+"""The ViT, reading everybody's and writing timm's."""

@@ -1,0 +1,470 @@
+"""Which ViT an encoder is: from its shapes, and from what the file and the user say of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import timm
+import torch
+from timm.layers import Mlp
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
+from sercli.encoders.foreign.finding import Candidate, stored_arguments
+from sercli.encoders.foreign.layouts import (
+    AGREED_HEADS,
+    EXPORT_LAYOUT,
+    SOLO_FIXED_HEADS,
+    UNKNOWN,
+    USUAL_DEPTHS,
+    Heads,
+    Layout,
+    Role,
+)
+from sercli.errors import UserError
+from sercli.recipe.schema import PosResize
+
+Colour = tuple[float, float, float]
+Positions = Literal["moco-v3", "mae", "learned"]
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the user says of a file that does not say it itself.
+
+    Attributes:
+        num_heads: Attention heads.
+        cls_after: Block after which [CLS] joins.
+        key: Where the encoder is, as the message that asks for it names it; what is usual of such
+            encoders is then not insisted on.
+        positions: How its own code resamples positions, see `Encoder.positions`.
+    """
+
+    num_heads: int | None = None
+    cls_after: int | None = None
+    key: str | None = None
+    positions: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a way to resample positions that there is not."""
+        if self.positions not in (None, *get_args(PosResize)):
+            known = ", ".join(get_args(PosResize))
+            raise UserError(f"--positions {self.positions}", f"known: {known}")
+
+    @property
+    def given(self) -> str | None:
+        """The first option that was given, as on the command line."""
+        options = {
+            "--num-heads": self.num_heads,
+            "--cls-after": self.cls_after,
+            "--key": self.key,
+            "--positions": self.positions,
+        }
+        return next((name for name, value in options.items() if value is not None), None)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file says of its encoder beside its tensors; None where it does not.
+
+    Attributes:
+        layout: Name of the layout, as recorded with results.
+        num_heads: Attention heads.
+        cls_after: Block after which [CLS] joins.
+        patch_size: Side of a patch, in pixels.
+        named: The model it says it is.
+        width, depth: Of that model.
+        role: Whose encoder it is, where the place in the file does not tell.
+        mean, std: Normalisation of its input, RGB in 0…1.
+        positions: How they are resampled, of an exported file.
+        norm_eps: ε of its LayerNorms.
+        activation: Of its MLPs.
+    """
+
+    layout: str
+    num_heads: int | None = None
+    cls_after: int | None = None
+    patch_size: int | None = None
+    named: str | None = None
+    width: int | None = None
+    depth: int | None = None
+    role: Role | None = None
+    mean: Colour = IMAGENET_MEAN
+    std: Colour = IMAGENET_STD
+    positions: PosResize | None = None
+    norm_eps: float = 1e-6  # of every layout in the table
+    activation: type[nn.Module] = nn.GELU
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the tensors of a ViT show of it.
+
+    Attributes:
+        width, depth: Numbers in a token, and of blocks.
+        patch_size: Side of a patch, in pixels.
+        side: Of the grid of patches.
+        slots: Places in front of that grid in the file's positional embedding.
+        positions: Which embedding that is.
+    """
+
+    width: int
+    depth: int
+    patch_size: int
+    side: int
+    slots: int
+    positions: Positions
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What they do not show.
+
+    Attributes:
+        num_heads: Attention heads.
+        usual_heads: Those that the layout's own code gives such a ViT, if it is known.
+        cls_after: Block after which [CLS] joins.
+        pos_resize: How positions are resampled, see `Encoder.positions`.
+        assumed: Whether nothing says whose code that is, so that timm's is taken.
+    """
+
+    num_heads: int
+    usual_heads: int | None
+    cls_after: int
+    pos_resize: PosResize
+    assumed: bool = False
+
+
+# -- What the file says beside its tensors --------------------------------------------------------
+
+
+def stated_facts(state: Mapping[str, Any], header: Mapping[str, str], found: Candidate) -> Facts:
+    """What a file says of one of its encoders, beside the tensors.
+
+    Args:
+        state: The file's content.
+        header: Metadata of a safetensors file; that of `ser export` says everything.
+        found: The encoder.
+
+    Raises:
+        UserError: The header of an exported file cannot be read.
+    """
+    if header.get("layout") == EXPORT_LAYOUT:
+        return _exported(header)
+    layout = found.layout or UNKNOWN
+    arguments = stored_arguments(state)
+    patch_size = _number(arguments.get("patch_size"))
+    name = "torchvision" if "class_token" in found.tensors and layout.name == "timm" else None
+    if layout.name == "ser-authors":
+        delayed = "erl" in str(arguments.get("equiv_mode", "erl"))
+        layer = _number(arguments.get("equiv_layer"))
+        return Facts(layout.name, None, layer if delayed else None, patch_size)
+    if layout.name != "timm":
+        return Facts(layout.name, patch_size=patch_size)
+    for architecture in (
+        *(state.get("arch"), arguments.get("model"), arguments.get("arch")),
+        header.get("architecture"),
+    ):
+        if isinstance(architecture, str) and timm.is_model(architecture):
+            with torch.device("meta"):
+                vit = timm.create_model(architecture, num_classes=0)
+            config = vit.pretrained_cfg or {}
+            weight = vit.state_dict().get("patch_embed.proj.weight")
+            block = next((module for module in vit.modules() if isinstance(module, Block)), None)
+            return Facts(
+                layout.name,
+                num_heads=num_heads(vit),
+                patch_size=patch_size or (None if weight is None else int(weight.shape[-1])),
+                named=architecture,
+                width=None if weight is None else int(weight.shape[0]),
+                depth=len(vit.blocks) if isinstance(vit, VisionTransformer) else None,
+                mean=_colour(arguments.get("mean") or config.get("mean"), IMAGENET_MEAN),
+                std=_colour(arguments.get("std") or config.get("std"), IMAGENET_STD),
+                **({} if block is None else _inside(block)),
+            )
+    return Facts(name or layout.name, patch_size=patch_size)
+
+
+def _inside(block: Block) -> dict[str, Any]:
+    """What no tensor shows of a block: CLIP's differ from everybody else's."""
+    norm, mlp = block.norm1, block.mlp
+    return {
+        **({"norm_eps": norm.eps} if isinstance(norm, nn.LayerNorm) else {}),
+        **({"activation": type(mlp.act)} if isinstance(mlp, Mlp) else {}),
+    }
+
+
+def _exported(header: Mapping[str, str]) -> Facts:
+    try:
+        roles: dict[str, Role] = {"student": "student", "teacher": "teacher"}
+        return Facts(
+            EXPORT_LAYOUT,
+            num_heads=int(header["num_heads"]),
+            cls_after=int(header["cls_after"]),
+            role=roles.get(header["weights"], "encoder"),
+            mean=_colour(json.loads(header["mean"]), None),
+            std=_colour(json.loads(header["std"]), None),
+            positions=resampling(header.get("positions", "bicubic")),  # earlier ones do not say it
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"the header of an exported file cannot be read ({type(error).__name__}: {error})",
+            "a file written by ser export is needed",
+        ) from error
+
+
+def resampling(name: str) -> PosResize:
+    """A way to resample positions, by its name in a header.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    known: tuple[PosResize, ...] = get_args(PosResize)
+    for way in known:
+        if name == way:
+            return way
+    raise ValueError(f"positions {name!r}")
+
+
+def _colour(value: Any, otherwise: Colour | None) -> Colour:
+    if value is None and otherwise is not None:
+        return otherwise
+    red, green, blue = (float(number) for number in value)
+    return red, green, blue
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def num_heads(model: nn.Module) -> int | None:
+    """Attention heads of a ViT of timm's blocks, or None where there are none of the usual kind."""
+    blocks = (m for m in model.modules() if isinstance(m, timm.layers.Attention))
+    first = next(blocks, None)
+    return None if first is None else int(first.num_heads)
+
+
+# -- What its tensors say -----------------------------------------------------------
+
+
+def shape_of(given: Mapping[str, Tensor], facts: Facts, hints: Hints, name: str) -> Shape:
+    """What the tensors of an encoder show.
+
+    Args:
+        given: Its tensors, under our names.
+        facts: What the file says.
+        hints: What the user says.
+        name: What the user called the file, for messages.
+
+    Raises:
+        UserError: It is no ViT of ours, or two of these contradict each other.
+    """
+    width, patch_size = _patches(given["patch_embed.proj.weight"], facts, name)
+    depth = 1 + max(
+        (int(match[1]) for key in given if (match := re.match(r"blocks\.(\d+)\.", key))), default=-1
+    )
+    if depth > len(given):
+        raise UserError(f"{name} numbers its blocks up to {depth - 1}", "most of them are missing")
+    _require_depth(depth, width, facts, hints, name)
+    side, slots = _grid(given, width, name)
+    return Shape(width, depth, patch_size, side, slots, _kind(given["pos_embed"][:, slots:], side))
+
+
+def _patches(weight: Tensor, facts: Facts, name: str) -> tuple[int, int]:
+    """Width and patch size."""
+    shape = list(weight.shape)
+    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or 0 in shape:
+        raise UserError(
+            f"{name}: its patch embedding has shape {shape}",
+            "[width, 3, patch, patch] is needed: RGB and square patches",
+        )
+    stated = f"the {facts.named} stored with it has" if facts.named else "its arguments say"
+    for what, found, said in (
+        ("patches of {} px", shape[2], facts.patch_size),
+        ("a width of {}", shape[0], facts.width),
+    ):
+        if said not in (None, found):
+            raise UserError(
+                f"{name} has {what.format(found)}, but {stated} {said}", "both must agree"
+            )
+    return shape[0], shape[2]
+
+
+def _require_depth(depth: int, width: int, facts: Facts, hints: Hints, name: str) -> None:
+    """Blocks at the end cannot be missed in the numbering, only against what is known.
+
+    A ViT of half the usual depth or less lost nothing: it is a small one.
+    """
+    if facts.layout == EXPORT_LAYOUT or hints.key is not None:
+        return
+    usual = facts.depth or USUAL_DEPTHS.get(width, 0)
+    if usual // 2 < depth < usual or depth > (facts.depth or depth):
+        whose = facts.named or f"a ViT {width} wide"
+        raise UserError(
+            f"{name} has {depth} blocks, {whose} has {usual}",
+            "no block may be missing",
+            "if it is meant to be so, add --key PLACE to take the encoder that is there",
+        )
+
+
+def _grid(given: Mapping[str, Tensor], width: int, name: str) -> tuple[int, int]:
+    """Side of the grid of patches, and places in front of it in the positional embedding."""
+    position = given["pos_embed"]
+    length = position.shape[1] if position.ndim == 3 else 0
+    registers = given.get("reg_token", torch.empty(1, 0, width))
+    if registers.ndim != 3 or registers.shape[::2] != (1, width):
+        raise UserError(
+            f"{name}: its registers have shape {list(registers.shape)}",
+            f"[1, n, {width}] is needed",
+        )
+    options = {}
+    for slots in sorted({0, 1, 1 + registers.shape[1]}):
+        side = int(max(length - slots, 0) ** 0.5 + 0.5)
+        if side and side**2 == length - slots:
+            options[side] = slots
+    if len(options) != 1 or list(position.shape) != [1, length, width]:
+        raise UserError(
+            f"{name}: its positional embedding has shape {list(position.shape)}",
+            f"[1, n, {width}] is needed, n a square grid with or without [CLS]",
+        )
+    return next(iter(options.items()))
+
+
+def _kind(positions: Tensor, side: int) -> Positions:
+    """Whether a positional embedding [1, side², D] is one of the two fixed ones.
+
+    Both are sines and cosines of the two places of a patch; MoCo-v3's begins with the row (it calls
+    it w, but its tokens run along rows), MAE's (and lightly's and solo-learn's) with the column.
+    """
+    quarter, rest = divmod(positions.shape[-1], 4)
+    if rest or side < 2:
+        return "learned"
+    omega = 1 / 10000 ** (torch.arange(quarter, dtype=torch.float64) / quarter)
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    row, column = (place.flatten()[:, None] * omega for place in (rows, columns))
+    orders: tuple[tuple[Positions, Tensor, Tensor], ...] = (
+        ("moco-v3", row, column),
+        ("mae", column, row),
+    )
+    for kind, first, second in orders:
+        fixed = torch.cat([first.sin(), first.cos(), second.sin(), second.cos()], 1)[None]
+        if torch.allclose(positions.double(), fixed, rtol=0, atol=2e-3):  # also of half precision
+            return kind
+    return "learned"
+
+
+# -- What they do not say -------------------------------------------------------------------------
+
+
+def architecture_of(
+    shape: Shape,
+    given: Mapping[str, Tensor],
+    layout: Layout,
+    facts: Facts,
+    hints: Hints,
+    name: str,
+) -> Architecture:
+    """What the tensors of an encoder do not show, from what the file, its layout and the user say.
+
+    Args:
+        shape: What they show.
+        given: Its tensors, under our names.
+        layout: Of the file.
+        facts: What the file says.
+        hints: What the user says.
+        name: What the user called the file, for messages.
+
+    Raises:
+        UserError: Two of these contradict each other, or something must be asked for.
+    """
+    usual_heads = _table(layout, shape.positions).get((shape.width, shape.depth))
+    said = _pos_resize(shape, "reg_token" in given, layout, facts, hints)
+    return Architecture(
+        num_heads=_heads(usual_heads, facts, hints, (shape.width, shape.depth), name),
+        usual_heads=usual_heads,
+        cls_after=_cls_after(given, facts, hints, shape.slots, shape.depth, name),
+        pos_resize=said or "bicubic-antialias",
+        assumed=said is None,
+    )
+
+
+def _pos_resize(
+    shape: Shape, registers: bool, layout: Layout, facts: Facts, hints: Hints
+) -> PosResize | None:
+    """As the project's own code does; None for a ViT of a user's choice or with nothing around it.
+
+    Of those, MAE's and MoCo-v3's are told by their fixed positions, torchvision's by its names.
+    """
+    if hints.positions is not None:
+        return resampling(hints.positions)
+    if facts.positions is not None:
+        return facts.positions
+    if facts.layout == "torchvision":
+        return "bicubic-aligned"
+    if facts.layout == "timm" and facts.named is None and shape.positions != "learned":
+        return "bicubic"
+    if layout.num_heads is AGREED_HEADS and facts.named is None:
+        return None
+    return layout.pos_resize_registers if registers else layout.pos_resize
+
+
+def _table(layout: Layout, kind: Positions) -> Heads:
+    """The layout's numbers of heads, for a ViT with such a positional embedding."""
+    anybody = layout.num_heads is AGREED_HEADS
+    if (layout.name == "solo-learn" and kind != "learned") or (anybody and kind == "moco-v3"):
+        return SOLO_FIXED_HEADS
+    if anybody and kind == "mae":  # solo-learn has 12 heads where timm has 3
+        return {key: heads for key, heads in AGREED_HEADS.items() if key[0] != 192}
+    return layout.num_heads
+
+
+def _heads(usual: int | None, facts: Facts, hints: Hints, shape: tuple[int, int], name: str) -> int:
+    width, depth = shape
+    asked = hints.num_heads
+    if asked is not None and facts.num_heads not in (None, asked):
+        raise UserError(f"--num-heads {asked} with {name}", f"it says {facts.num_heads}")
+    if asked is not None and (asked < 1 or width % asked):
+        raise UserError(
+            f"--num-heads {asked} with {name}, which is {width} wide", "heads must divide the width"
+        )
+    heads = asked or facts.num_heads or usual
+    if heads is None:
+        both = ": 6 in DINO, DeiT and timm, 12 in MoCo-v3" if shape == (384, 12) else ""
+        raise UserError(
+            f"{name} (layout {facts.layout}) is a ViT of {depth} blocks, {width} wide",
+            f"its number of attention heads cannot be seen in its weights{both}",
+            "add --num-heads N",
+        )
+    if width % heads:
+        raise UserError(f"{name} says {heads} heads, is {width} wide", "heads must divide that")
+    return heads
+
+
+def _cls_after(
+    given: Mapping[str, Tensor], facts: Facts, hints: Hints, slots: int, depth: int, name: str
+) -> int:
+    asked, said = hints.cls_after, facts.cls_after
+    if slots and facts.layout != EXPORT_LAYOUT:
+        said = 0
+    elif "reg_token" in given or "blocks.0.ls1.gamma" in given or facts.num_heads is not None:
+        said = said or 0  # timm's no_embed_class: an ordinary ViT, which no delayed one is like
+    if asked is not None and said not in (None, asked):
+        where = "its positional embedding has a place for [CLS]" if slots else f"it says {said}"
+        raise UserError(f"--cls-after {asked} with {name}", where)
+    cls_after = asked if asked is not None else said
+    if cls_after is None:
+        raise UserError(
+            f"{name}: its positional embedding has no place for [CLS]",
+            "the block after which [CLS] joins cannot be seen in the weights",
+            "add --cls-after L, 0 for an ordinary ViT",
+        )
+    if not 0 <= cls_after < depth:
+        raise UserError(
+            f"[CLS] of {name} joins after block {cls_after}", f"that must be in 0…{depth - 1}"
+        )
+    return cls_after

@@ -1,0 +1,422 @@
+"""Reading encoders: a run directory, anybody's checkpoint file, or `timm:NAME`; writing ours.
+
+Files are read with `weights_only=True`: tensors, plain values and the harmless records that public
+training scripts store beside them; no code of a file is ever run. A file that needs more is
+refused. If you trust it, convert it once, in a place that may run its code:
+
+    import torch
+    state = torch.load("theirs.pth", "cpu", weights_only=False)["state_dict"]  # runs its code
+    tensors = {k: v for k, v in state.items() if torch.is_tensor(v)}
+    torch.save({"state_dict": tensors}, "plain.pth")
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
+from sercli.encoders.files import (
+    load_torch_file,
+    read_safetensors,
+    require_finite,
+    safetensors_bytes,
+)
+from sercli.encoders.foreign import Hints, resampling
+from sercli.encoders.foreign import num_heads as heads_of
+from sercli.encoders.foreign import read as read_foreign
+from sercli.encoders.vit import Encoder
+from sercli.errors import UserError
+from sercli.randomness import seeded
+from sercli.recipe.schema import Model
+from sercli.runs.files import hash_of, verifies, write_atomic
+from sercli.runs.run_dir import RunDir
+
+_FORMAT = "ser-encoder"
+_OUR_HEADER = {"model", "step"}
+_LOCAL = "local-dir:"
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder and where it comes from.
+
+    Attributes:
+        encoder: In evaluation mode, on the CPU.
+        source: What was asked for (a path, or `timm:NAME`).
+        key: Which weights were taken: "student", "teacher", "encoder" (a file with one that is
+            neither), "timm" or "random".
+        matched: Tensors taken from the source.
+        expected: Tensors the encoder has.
+        image_size: Side of the images it was trained on, pixels.
+        mean, std: Normalisation of its input, RGB in 0…1.
+        layout: "ser", "timm" (also of timm:NAME), or the name of a layout of `sercli.foreign`.
+        place: Where in a file of that layout it was, "" for the file itself.
+        usual_heads: Attention heads that the layout's own code gives such a ViT, if it is known.
+        assumed: Whether nothing says how its own code resamples positions: timm's way is taken.
+    """
+
+    encoder: Encoder
+    source: str
+    key: str
+    matched: int
+    expected: int
+    image_size: int
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    layout: str = "ser"
+    place: str = ""
+    usual_heads: int | None = None
+    assumed: bool = False
+
+    @property
+    def num_heads(self) -> int | None:
+        """Attention heads (None for blocks of an unusual kind)."""
+        return heads_of(self.encoder)
+
+    def at(self, image_size: int | None) -> LoadedEncoder:
+        """The same encoder for images of another side; None: as it is.
+
+        Raises:
+            UserError: It is no multiple of the patch.
+        """
+        if image_size is None:
+            return self
+        if image_size % self.encoder.patch_size:
+            raise UserError(
+                f"--image-size {image_size}",
+                f"it must be a multiple of the patch, which is {self.encoder.patch_size} px",
+            )
+        return replace(self, image_size=image_size)
+
+    def describe(self) -> dict[str, Any]:
+        """The `model` field of a result."""
+        return {
+            "source": self.source,
+            "key": self.key,
+            "matched": self.matched,
+            "expected": self.expected,
+            "layout": self.layout,
+            "place": self.place,
+            "num_heads": self.num_heads,
+            "cls_after": self.encoder.cls_after,
+            "positions": self.encoder.pos_resize,
+        }
+
+    @property
+    def summary(self) -> str:
+        """What was read, in one line."""
+        encoder, place = self.encoder, f" at {self.place}" if self.place else ""
+        joins = f", [CLS] joins after block {encoder.cls_after}" if encoder.cls_after else ""
+        usual = self.usual_heads
+        asked = "" if usual in (None, self.num_heads) else f" (its own code gives it {usual})"
+        return (
+            f"{self.source}: {self.key}{place}, layout {self.layout}, {self.matched} of "
+            f"{self.expected} tensors; {encoder.depth} blocks, {encoder.dim} wide, "
+            f"{self.num_heads} heads{asked}, patch {encoder.patch_size}, "
+            f"{self.image_size} px{joins}; at another size positions go by {encoder.pos_resize}"
+            + (" (assumed, see --positions)" if self.assumed else "")
+        )
+
+
+def load_encoder(
+    source: str | Path,
+    *,
+    teacher: bool = False,
+    random_init: bool = False,
+    num_heads: int | None = None,
+    cls_after: int | None = None,
+    key: str | None = None,
+    positions: str | None = None,
+) -> Encoder:
+    """The encoder of a run directory, a checkpoint file, or `timm:NAME`, in evaluation mode.
+
+    Args:
+        source: Run directory, file, or `timm:NAME`.
+        teacher: The momentum encoder instead of the student.
+        random_init: Random weights for `timm:NAME` (otherwise weights cached on this machine).
+        num_heads: Attention heads, for a file that does not say how many.
+        cls_after: Block after which [CLS] joins, for a file that does not say it.
+        key: Where in the file the encoder is, for a layout that is not known.
+        positions: How they are resampled at another size, for a file that does not say whose it is.
+
+    Raises:
+        UserError: Nothing there, an unknown layout, or tensors that do not match.
+    """
+    return read_encoder(
+        source,
+        teacher=teacher,
+        random_init=random_init,
+        num_heads=num_heads,
+        cls_after=cls_after,
+        key=key,
+        positions=positions,
+    ).encoder
+
+
+def read_encoder(
+    source: str | Path,
+    *,
+    teacher: bool = False,
+    random_init: bool = False,
+    num_heads: int | None = None,
+    cls_after: int | None = None,
+    key: str | None = None,
+    positions: str | None = None,
+) -> LoadedEncoder:
+    """`load_encoder` with where the weights come from."""
+    name = str(source)
+    hints = Hints(num_heads, cls_after, key, positions)
+    if name.startswith("timm:"):
+        if teacher:
+            raise UserError(f"{name} with the teacher asked for", "timm models have no teacher")
+        _refuse(hints, name)
+        return _read_timm(name, random_init=random_init)
+    if random_init:
+        raise UserError(f"--random-init with {name}", "it goes with timm:NAME only")
+    path = Path(source)
+    role = "teacher" if teacher else "student"
+    if path.is_dir():
+        _refuse(hints, name)
+        return _read_run(RunDir.open(path), name, role)
+    if not path.is_file():
+        raise UserError(
+            f"no model at {name}", "a run directory, a checkpoint file or timm:NAME is needed"
+        )
+    return _read_file(path, name, role, hints)
+
+
+def _refuse(hints: Hints, name: str) -> None:
+    if hints.given is not None:
+        raise UserError(
+            f"{hints.given} with {name}", "that is known of it; it goes with others' files"
+        )
+
+
+def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
+    if run.encoder.is_file():
+        header, stored = read_safetensors(run.encoder)
+        tensors = _only(stored, "teacher.", key == "teacher")
+        if tensors:
+            return _build(header, tensors, name, key)
+    for step in reversed(run.checkpoint_steps()):
+        if run.checkpoint_verifies(step):
+            return _read_torch(run.checkpoint(step), name, key, Hints())
+    status = run.read_run().get("status")
+    what = key if run.encoder.is_file() else "weights"
+    raise UserError(
+        f"{name} holds no {what} (its run is {status})",
+        "a checkpoint or encoder.safetensors is needed",
+        f"ser pretrain --resume {name}",
+    )
+
+
+def _read_file(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
+    if path.suffix == ".safetensors":
+        header, stored = read_safetensors(path)
+        if header.get("format") == _FORMAT or header.keys() >= _OUR_HEADER:
+            _refuse(hints, name)
+            return _build(header, _only(stored, "teacher.", key == "teacher"), name, key)
+        return _read_foreign(stored, header, name, key, hints)
+    if hash_of(path).is_file() and not verifies(path):
+        raise UserError(
+            f"{path} is damaged: it is not what was written",
+            f"its SHA-256 must be that of {hash_of(path)}",
+            "take an earlier checkpoint",
+        )
+    return _read_torch(path, name, key, hints)
+
+
+def _read_torch(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
+    state = load_torch_file(path)
+    metadata = state.get("encoder")
+    if not isinstance(metadata, Mapping) or "objective" not in state:
+        return _read_foreign(state, {}, name, key, hints)
+    _refuse(hints, name)
+    prefix = f"{key}.encoder."
+    stored = state["objective"]
+    if not isinstance(stored, Mapping) or not all(isinstance(v, Tensor) for v in stored.values()):
+        raise UserError(f"{path} is no checkpoint of ser", "its `objective` must hold tensors")
+    tensors = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+    return _build(metadata, tensors, name, key)
+
+
+def _read_foreign(
+    state: Mapping[str, Any], header: Mapping[str, str], name: str, key: str, hints: Hints
+) -> LoadedEncoder:
+    found = read_foreign(state, name, teacher=key == "teacher", hints=hints, header=header)
+    encoder = found.encoder.eval().requires_grad_(False)
+    return LoadedEncoder(
+        encoder,
+        name,
+        found.role,
+        found.matched,
+        len(encoder.state_dict()),
+        encoder.grid[0] * encoder.patch_size,
+        found.mean,
+        found.std,
+        found.layout,
+        found.place,
+        found.usual_heads,
+        found.assumed,
+    )
+
+
+def _only(tensors: dict[str, Tensor], prefix: str, inside: bool) -> dict[str, Tensor]:
+    if inside:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return {k: v for k, v in tensors.items() if not k.startswith(prefix)}
+
+
+def _build(
+    metadata: Mapping[str, Any], tensors: dict[str, Tensor], name: str, key: str
+) -> LoadedEncoder:
+    try:
+        if metadata.get("format") != _FORMAT:
+            raise KeyError(f"format {_FORMAT}")
+        model = Model.model_validate_json(metadata["model"])
+        image_size, cls_after = int(metadata["image_size"]), int(metadata["cls_after"])
+        positions = resampling(metadata.get("positions", "bicubic"))  # earlier ones do not say it
+        mean, std = (tuple(json.loads(metadata[name_])) for name_ in ("mean", "std"))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"])) or "model"
+        raise UserError(
+            f"{name}: its header's {place} cannot be read ({problem['msg']})",
+            "a file written by this version of ser is needed",
+        ) from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{name} is no encoder written by ser (its header lacks {error})",
+            "encoder.safetensors of a run directory is needed",
+        ) from error
+    encoder = Encoder.from_model(model, image_size=image_size, cls_after=cls_after)
+    encoder.pos_resize = positions
+    expected = encoder.state_dict()
+    if not tensors:
+        raise UserError(f"{name} holds no {key}", "", "ask for the other, or another file")
+    wrong = [k for k in expected if k not in tensors or tensors[k].shape != expected[k].shape]
+    wrong += [k for k in tensors if k not in expected]
+    if wrong:
+        raise UserError(
+            f"{name}: {len(expected) - len(wrong)} of {len(expected)} tensors match "
+            f"({wrong[0]} does not)",
+            "all must",
+        )
+    require_finite(tensors, name)
+    encoder.load_state_dict(tensors)
+    encoder.eval().requires_grad_(False)
+    count = len(expected)
+    return LoadedEncoder(encoder, name, key, count, count, image_size, mean, std)
+
+
+def encoder_sha256(encoder: Encoder) -> str:
+    """The SHA-256 over names and bytes of all parameters and buffers, in hex.
+
+    What no tensor shows is hashed too: attention heads, the block after which [CLS] joins, and how
+    positions are resampled (the plain way not, as hashes from before there was another hold).
+    """
+    resized = "" if encoder.pos_resize == "bicubic" else f"{encoder.pos_resize} "
+    digest = hashlib.sha256(f"{heads_of(encoder)} {encoder.cls_after} {resized}".encode())
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
+    """A model of timm's, with weights on this machine or random ones.
+
+    Args:
+        name: `timm:NAME`, or `timm:local-dir:DIR` for a folder with config.json and weights, as the
+            Hugging Face Hub has them.
+        random_init: Random weights, the same at every call.
+        options: Of `timm.create_model`.
+
+    Raises:
+        UserError: timm knows no such model or weights, or they are not cached.
+    """
+    import huggingface_hub.constants
+    import timm
+
+    stem = name.removeprefix("timm:")
+    architecture = stem.partition(".")[0]
+    if stem.startswith(_LOCAL):
+        config = Path(stem.removeprefix(_LOCAL)) / "config.json"
+        if not config.is_file():
+            raise UserError(
+                f"{name}: there is no {config}", "a folder with config.json and weights is needed"
+            )
+    elif architecture not in timm.list_models():
+        raise UserError(f"{name}: timm knows no model {architecture!r}")
+    elif not timm.is_model_pretrained(stem) and "." in stem:
+        raise UserError(f"{name}: timm knows no weights {stem!r}")
+    # Nothing is downloaded behind the user's back. The environment variable of this name is read
+    # when huggingface_hub is imported, which is over.
+    before = huggingface_hub.constants.HF_HUB_OFFLINE
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        with seeded(0, "timm"):
+            model = timm.create_model(stem, pretrained=not random_init, **options)
+    except Exception as error:
+        if stem.startswith(_LOCAL):
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"{name} cannot be read ({type(error).__name__}: {reason})") from error
+        raise UserError(
+            f"{name} has no weights on this machine ({type(error).__name__})",
+            "weights must be cached, nothing is downloaded",
+            "use --random-init for random weights, or give a checkpoint file",
+        ) from error
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = before
+    require_finite(model.state_dict(), name)
+    return model
+
+
+def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
+    vit = create_timm(name, random_init=random_init, num_classes=0)
+    encoder = Encoder.from_timm(vit).eval().requires_grad_(False)
+    config = vit.pretrained_cfg or {}
+    count = len(encoder.state_dict())
+    size = encoder.grid[0] * encoder.patch_size
+    mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
+    key = "random" if random_init else "timm"
+    return LoadedEncoder(
+        encoder, name, key, count, count, size, tuple(mean), tuple(std), layout="timm"
+    )
+
+
+# -- Writing --------------------------------------------------------------------------------------
+
+
+def encoder_metadata(model: Model, encoder: Encoder, *, step: int) -> dict[str, str]:
+    """The header of our files: enough to build the encoder again."""
+    return {
+        "format": _FORMAT,
+        "model": model.model_dump_json(),
+        "image_size": str(encoder.grid[0] * encoder.patch_size),
+        "cls_after": str(encoder.cls_after),
+        "positions": encoder.pos_resize,
+        "mean": json.dumps(IMAGENET_MEAN),
+        "std": json.dumps(IMAGENET_STD),
+        "step": str(step),
+    }
+
+
+def write_encoder(
+    path: Path, metadata: dict[str, str], *, student: Encoder, teacher: Encoder | None
+) -> None:
+    """Write encoder.safetensors: the student under plain names, a teacher under `teacher.`."""
+    tensors = dict(student.state_dict())
+    if teacher is not None:
+        tensors |= {f"teacher.{k}": v for k, v in teacher.state_dict().items()}
+    data = safetensors_bytes(tensors, metadata)
+    write_atomic(path, lambda file: file.write(data))

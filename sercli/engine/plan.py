@@ -1,0 +1,107 @@
+"""What a recipe comes to on its data: checked and told before anything is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from sercli import distributed
+from sercli.data.source import ImageSource
+from sercli.engine.flops import StepFlops, count_flops
+from sercli.objective import Objective
+from sercli.recipe.files import Resolved
+from sercli.recipe.schedule import Schedule
+from sercli.recipe.schema import Recipe
+from sercli.views.plan import ViewPlan
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe comes to on its data: found out before anything is written."""
+
+    schedule: Schedule
+    num_images: int
+    num_paired: int
+    views: str
+    tokens: int
+    cls_after: int | None
+    flops: StepFlops
+
+
+def make_plan(recipe: Recipe, source: ImageSource, *, processes: int = 1) -> Plan:
+    """Check a recipe against its data and its processes, and count what it costs.
+
+    Raises:
+        UserError: Batch larger than the data, n₂ < 2, a layer that does not exist, sizes that do
+            not fit.
+    """
+    schedule = Schedule.of(recipe.train, len(source))
+    with torch.device("meta"):
+        objective = Objective(recipe)
+    with distributed.alone():
+        plan = objective.plan
+        part = plan.split(recipe.train.batch_size)
+        plan.split(recipe.train.batch_size, world=processes)  # refused now, not by the processes
+    encoder = objective.encoder
+    tokens = encoder.grid[0] * encoder.grid[1]
+    flops = count_flops(recipe)
+    return Plan(
+        schedule,
+        len(source),
+        part.total_paired,
+        _describe(objective.plan),
+        tokens,
+        encoder.cls_after,
+        flops,
+    )
+
+
+def _describe(plan: ViewPlan) -> str:
+    """E.g. "2 global of 224 px, 4 local of 96 px; 6 in the invariance loss"."""
+    kinds = Counter((spec.kind, spec.size) for spec in plan.specs)
+    parts = [f"{number} {kind} of {size} px" for (kind, size), number in kinds.items()]
+    return f"{', '.join(parts)}; {plan.num_invariant} in the invariance loss"
+
+
+def announce(resolved: Resolved, plan: Plan, out: Path, console: Console) -> None:
+    """Print what was derived from the recipe."""
+    recipe, schedule, flops = resolved.recipe, plan.schedule, plan.flops
+    layer = recipe.addon.tapped_layer
+    addon = "" if layer is None else f" + {recipe.addon.name} at layer {layer}"
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    rows = {
+        "run": str(out),
+        "recipe": f"{resolved.name}: {recipe.method.name}{addon}, seed {recipe.seed}",
+        "data": f"{recipe.data.path}, {plan.num_images:,} images of {recipe.data.image_size} px",
+        "model": (
+            f"{recipe.model.name}, patches of {recipe.model.patch_size} px: {plan.tokens} tokens, "
+            f"{flops.parameters:,} trainable parameters, [CLS] joins after block {plan.cls_after}"
+        ),
+        "global batch": f"{recipe.train.batch_size} images"
+        + (f", n₂ = {plan.num_paired} of them in b₂" if plan.num_paired else ""),
+        "views": plan.views,
+        "schedule": (
+            f"{schedule.total_steps:,} steps ({schedule.steps_per_epoch:,} an epoch), "
+            f"{schedule.warmup_steps:,} of warm-up"
+        ),
+        "learning rate": (
+            f"{schedule.lr:.3g} = {recipe.train.lr:g} × {recipe.train.batch_size} / 256"
+        ),
+        "FLOPs a step": f"{flops.step:.3e}"
+        + (
+            f" = {flops.ratio_none:.4f} × without the add-on, "
+            f"{flops.ratio_weight0:.4f} × its λ = 0 control"
+            if layer is not None
+            else ""
+        ),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table, highlight=False)

@@ -1,0 +1,343 @@
+"""Detection on a frozen encoder: train Mask R-CNN's pyramid and heads, score them as COCO does.
+
+There is no standard protocol for frozen ViTs, so only differences within one engine and one preset
+mean anything; both are part of the protocol that is hashed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sercli import distributed
+from sercli.data.loading import default_workers, load_batches
+from sercli.encoders.files import safetensors_bytes
+from sercli.engine.preemption import Stopping, StopRequest
+from sercli.engine.progress import TrainingProgress
+from sercli.engine.runtime import Runtime, decided_by_first
+from sercli.engine.stepper import Plan, Stepper
+from sercli.errors import RunFailed
+from sercli.evals.detection.backbone import FrozenEncoder, GridCache
+from sercli.evals.detection.detector import Detections, Detector, make_optimiser
+from sercli.evals.detection.images import DetectionImages
+from sercli.evals.detection.scores import KINDS, coco_scores, metrics_of
+from sercli.evals.detection.task import Task
+from sercli.evals.detection.training import Grids, detect, train
+from sercli.randomness import seeded
+from sercli.runs.files import write_atomic
+from sercli.runs.result import Result, protocol_id
+from sercli.runs.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from sercli.evals.detection.detectron2 import Evaluator
+
+_PICTURED = 4
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found.
+
+    Attributes:
+        result: With its metrics.
+        arrays: image_ids [M]; of every detection image_id, category_id, box (x, y, width, height),
+            score, and the run lengths of its mask, one after the other, with their ends.
+        pictured: Index in val → detections in pixels.
+        head: Bytes of a safetensors file of the trained pyramid and heads.
+    """
+
+    result: Result
+    arrays: dict[str, NDArray[Any]]
+    pictured: dict[int, Detections]
+    head: bytes
+
+
+def evaluate(
+    task: Task,
+    run: RunDir,
+    *,
+    runtime: Runtime,
+    request: StopRequest,
+    restart: bool = False,
+    workers: int | None = None,
+    training: TrainingProgress,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda _text: None,
+) -> Outcome:
+    """Train (or go on), detect, score. Every rank gets the same outcome.
+
+    Args:
+        task: From `prepare`.
+        run: The run directory: takes checkpoints, metrics and cached grids.
+        runtime: Device and precision of the encoder; heads are float32.
+        request: Set by signal handlers.
+        restart: Drop what an earlier training left.
+        workers: Loader processes; None: by the number of cores.
+        training: Shows steps.
+        progress: Called with what is done, how much of it, and all of it.
+        say: Told what a person should know.
+
+    Raises:
+        Preempted, Interrupted: As asked for; what is trained is kept.
+        RunFailed: The loss is not finite, the encoder changed, or the disk is too small.
+    """
+    options = task.options
+    workers = default_workers(runtime.ranks_here) if workers is None else workers
+    frozen = FrozenEncoder(task.loaded, task.canvas, runtime)
+    detector = make_detector(task, frozen)
+    identity = _identity(task, frozen)
+    place = run.detection(f"{options.engine}-{protocol_id(identity)}")
+    if restart and distributed.rank() == 0:
+        shutil.rmtree(place.path, ignore_errors=True)
+    distributed.barrier()
+    plan = Plan(
+        total_steps=task.schedule.total_steps,
+        batch_size=task.order.batch_size,
+        epoch_images=len(task.order.indices),
+        lr_at=task.schedule.lr_at,
+    )
+    stepper = Stepper(
+        place,
+        plan,
+        detector,
+        make_optimiser(detector),
+        identity=identity,
+        request=request,
+        progress=training,
+    )
+    stopping = Stopping(request, runtime.device)
+    first = stepper.resume()
+    if first:
+        say(f"goes on after step {first} of {plan.total_steps}")
+    if first < plan.total_steps:
+        _require_readable(task, workers, stopping, progress)  # now, not after days of training
+        grids_of, images = _training_features(task, run, frozen, workers, stopping, progress, say)
+        with training:
+            _train(detector, grids_of, images, task, stepper, workers)
+    second = _second_opinion(task)
+    found, pictured = detect(
+        detector,
+        frozen.grids_of,
+        DetectionImages(task.val, task.canvas),
+        task.scored,
+        batch_size=options.at_once,
+        workers=workers,
+        stopping=stopping,
+        progress=progress,
+        keep=pictured_images(task),
+        tell=None if second is None else second.tell,
+    )
+    frozen.require_unchanged()
+    if distributed.rank() == 0:
+        say(f"scoring {len(found):,} detections in {len(task.scored):,} images")
+    metrics = decided_by_first(lambda: _metrics(task, found))
+    how: dict[str, Any] = {
+        "seed": options.seed,
+        "metric": options.metric,
+        "train_seconds": stepper.train_seconds,
+        "versions": detector.versions(),
+    }
+    if second is not None:
+        how["detectron2_evaluator"] = second.scores()
+    result = Result(
+        protocol=task.protocol,
+        model={**task.loaded.describe(), "sha256": frozen.sha256, "detector": how},
+        data={
+            "path": task.val.name,
+            "n": len(task.scored),
+            "train": len(task.order.indices),
+            "partial": task.partial,
+        },
+        metrics=metrics,
+    )
+    arrays = _arrays(task.val.image_ids[task.scored], found)
+    return Outcome(result, arrays, pictured, _head(task, stepper, frozen))
+
+
+def _require_readable(
+    task: Task, workers: int, stopping: Stopping, progress: Progress | None
+) -> None:
+    """Read this rank's share of the images that will be scored.
+
+    Raises:
+        UnreadableImage: One is damaged.
+    """
+    images = DetectionImages(task.val, task.canvas)
+    rank, world, size = distributed.rank(), distributed.world_size(), task.options.at_once
+    everything = [(int(index), None) for index in task.scored]
+    rounds = [everything[at : at + size * world] for at in range(0, len(everything), size * world)]
+    loaded = load_batches(images, [one[rank::world] for one in rounds], workers=workers)
+    done = 0
+    for one, _ in zip(rounds, loaded, strict=True):
+        done += len(one)
+        if progress is not None:
+            progress("reading val", done, len(everything))
+        stopping.check()
+
+
+def _metrics(task: Task, found: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    truth = task.val.ground_truth(task.scored.tolist())
+    metric = task.options.metric
+    return metrics_of({kind: coco_scores(truth, found, kind=kind, metric=metric) for kind in KINDS})
+
+
+def _second_opinion(task: Task) -> Evaluator | None:
+    """detectron2's own evaluator beside ours, with its engine."""
+    if task.options.engine != "detectron2":
+        return None
+    second: Evaluator = _detectron2().Evaluator(task.val, task.scored.tolist())
+    return second
+
+
+def make_detector(task: Task, frozen: FrozenEncoder) -> Detector:
+    """The detector of the engine asked for, its weights drawn from the seed."""
+    classes = len(task.train.categories)
+    with seeded(task.options.seed, "coco-detect", "heads"):
+        if task.options.engine == "torchvision":
+            from sercli.evals.detection.torchvision import TorchvisionDetector
+
+            return TorchvisionDetector(frozen.dim, classes, task.heads).to(frozen.runtime.device)
+        detector: Detector = _detectron2().Detectron2Detector(frozen, classes, task.heads)
+        return detector
+
+
+def _train(
+    detector: Detector,
+    grids_of: Grids,
+    images: DetectionImages,
+    task: Task,
+    stepper: Stepper,
+    workers: int,
+) -> None:
+    seed = task.options.seed
+    if task.options.engine == "torchvision":
+        train(detector, grids_of, images, task.order, stepper, seed=seed, workers=workers)
+        return
+    _detectron2().train(detector, grids_of, images, task.order, stepper, seed=seed, workers=workers)
+
+
+def _detectron2() -> ModuleType:
+    """The module of that engine, without warnings of what it still calls of torch."""
+    warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return importlib.import_module("sercli.evals.detection.detectron2")
+
+
+def _identity(task: Task, frozen: FrozenEncoder) -> dict[str, Any]:
+    """What a training is of; another one must not go on from its checkpoints."""
+    return {
+        "protocol": protocol_id(task.protocol),
+        "encoder": frozen.sha256,
+        "images": task.train.fingerprint(task.order.indices.tolist()),
+        "seed": task.options.seed,
+        "world_size": distributed.world_size(),
+    }
+
+
+def _training_features(
+    task: Task,
+    run: RunDir,
+    frozen: FrozenEncoder,
+    workers: int,
+    stopping: Stopping,
+    progress: Progress | None,
+    say: Callable[[str], None],
+) -> tuple[Grids, DetectionImages]:
+    """Features of training samples: encoded as they come, or once for all."""
+    options = task.options
+    if not options.cache_features:
+        images = DetectionImages(task.train, task.canvas, seed=options.seed, flip=task.flips)
+        return frozen.grids_of, images
+    indices = task.order.indices
+    what = {
+        "encoder": frozen.sha256,
+        "images": task.train.fingerprint(indices.tolist()),
+        "image_size": task.canvas.size,
+        "mixed": frozen.mixed,
+    }
+    path = run.grid_cache(protocol_id(what))
+
+    def write() -> None:
+        if path.is_file():
+            return
+        needed = len(indices) * frozen.dim * task.canvas.grid**2 * (2 if frozen.mixed else 4)
+        free = shutil.disk_usage(run.path).free
+        say(f"features of {len(indices):,} images take {needed / 2**20:,.1f} MiB in {path}")
+        if needed > free:
+            raise RunFailed(
+                f"features would take {needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB are free; "
+                "leave --cache-features out, or name another disk with --out"
+            )
+        with distributed.alone():  # the other ranks wait
+            GridCache.write(
+                path,
+                task.train,
+                indices,
+                frozen,
+                batch_size=options.at_once,
+                workers=workers,
+                progress=progress,
+                check=stopping.check,
+            )
+
+    decided_by_first(write)
+    cache = GridCache(path, indices)
+    device = frozen.runtime.device
+    images = DetectionImages(task.train, task.canvas, seed=options.seed, with_images=False)
+    return (lambda samples: cache.grids_of(samples, device)), images
+
+
+def pictured_images(task: Task) -> list[int]:
+    """Indices of a few images of val, evenly spaced among those scored."""
+    places = np.linspace(0, len(task.scored) - 1, min(_PICTURED, len(task.scored)))
+    return [int(task.scored[int(place)]) for place in places.round()]
+
+
+def _arrays(
+    image_ids: NDArray[np.int64], found: Sequence[Mapping[str, Any]]
+) -> dict[str, NDArray[Any]]:
+    counts = [one["segmentation"]["counts"] for one in found]
+    return {
+        "image_ids": image_ids,
+        "image_id": np.array([one["image_id"] for one in found], np.int64),
+        "category_id": np.array([one["category_id"] for one in found], np.int64),
+        "box": np.array([one["bbox"] for one in found], np.float64).reshape(-1, 4),
+        "score": np.array([one["score"] for one in found], np.float64),
+        "mask_size": np.array([one["segmentation"]["size"] for one in found], np.int64).reshape(
+            -1, 2
+        ),
+        "mask_counts": np.frombuffer(b"".join(counts), np.uint8),
+        "mask_ends": np.cumsum([len(one) for one in counts], dtype=np.int64),
+    }
+
+
+def _head(task: Task, stepper: Stepper, frozen: FrozenEncoder) -> bytes:
+    header = {
+        "format": "ser-detector",
+        "engine": task.options.engine,
+        "protocol_id": protocol_id(task.protocol),
+        "encoder_sha256": frozen.sha256,
+        "heads": json.dumps(asdict(task.heads)),
+        "image_size": str(task.canvas.size),
+        "categories": json.dumps([asdict(one) for one in task.train.categories]),
+    }
+    return safetensors_bytes(stepper.trained, header)
+
+
+def save_head(outcome: Outcome, run: RunDir) -> None:
+    """Write the trained pyramid and heads beside the results."""
+    write_atomic(run.head(outcome.result.name), lambda file: file.write(outcome.head))

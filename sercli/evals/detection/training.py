@@ -1,0 +1,124 @@
+"""Training a detector on the core engine, and detecting with it: one pass, whichever the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sercli import distributed
+from sercli.data.loading import load_batches
+from sercli.engine.preemption import Stopping
+from sercli.engine.stepper import Stepper
+from sercli.evals.detection.detector import Detections, Detector, in_pixels, to_coco
+from sercli.evals.detection.images import DetectionImages, Sample, TrainingOrder
+from sercli.randomness import seeded
+
+Grids = Callable[[Sequence[Sample]], Tensor]  # samples → float32 [B, D, h, w]
+Progress = Callable[[str, int, int], None]
+
+
+def train(
+    detector: Detector,
+    grids_of: Grids,
+    images: DetectionImages,
+    order: TrainingOrder,
+    stepper: Stepper,
+    *,
+    seed: int,
+    workers: int,
+) -> None:
+    """Train from the stepper's step to its end.
+
+    Raises:
+        Preempted, Interrupted, RunFailed: As `Stepper.done`.
+    """
+    module: nn.Module = detector
+    if distributed.active():
+        module = DistributedDataParallel(detector, broadcast_buffers=False)
+    detector.train()
+    batches = order.batches(stepper.step, stepper.plan.total_steps)
+    for samples in stepper.waiting(load_batches(images, batches, workers=workers)):
+        stepper.before()
+        grids = grids_of(samples)
+        with seeded(seed, "coco-detect", "regions", stepper.step, distributed.rank()):
+            losses = module(grids, samples)
+        total: Tensor = torch.stack(list(losses.values())).sum()
+        stepper.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        stepper.backward_done(losses)
+        stepper.optimiser.step()
+        stepper.done([images.source.describe(sample.index) for sample in samples])
+
+
+def detect(
+    detector: Detector,
+    grids_of: Grids,
+    images: DetectionImages,
+    indices: NDArray[Any],
+    *,
+    batch_size: int,
+    workers: int,
+    stopping: Stopping,
+    progress: Progress | None,
+    keep: Sequence[int] = (),
+    tell: Callable[[int, Detections], None] | None = None,
+) -> tuple[list[dict[str, Any]], dict[int, Detections]]:
+    """What is found in some images: rank r takes every W-th.
+
+    Args:
+        detector: Trained.
+        grids_of: Features of samples.
+        images: What is read.
+        indices: int64 [N], of its source.
+        batch_size: Images taken at a time; no number depends on it.
+        workers: Loader processes.
+        stopping: Asked after every batch.
+        progress: Called with "detect", the images done, and all.
+        keep: Indices of images whose detections are returned as they are.
+        tell: Called with the raw id and the detections, in pixels, of each image of this rank.
+
+    Returns:
+        COCO's results of all ranks, ordered by image; and the detections kept, in pixels.
+    """
+    detector.eval()
+    source = images.source
+    ids = [category.id for category in source.categories]
+    rank, world = distributed.rank(), distributed.world_size()
+    mine = indices[rank::world]
+    longest = -(-len(indices) // world)
+    batches = [
+        [(int(index), None) for index in mine[start : start + batch_size]]
+        for start in range(0, longest, batch_size)
+    ]
+    loaded = load_batches(images, [batch for batch in batches if batch], workers=workers)
+    found: list[dict[str, Any]] = []
+    kept: dict[int, Detections] = {}
+    done = 0
+    if progress is not None:
+        progress("detect", 0, len(indices))
+    for batch in batches:
+        if batch:  # a rank may have a batch less, but all ask whether to stop
+            samples = next(loaded)
+            for sample, raw in zip(
+                samples, detector.detect(grids_of(samples), samples), strict=True
+            ):
+                result = in_pixels(detector, raw, sample)
+                image_id = int(source.image_ids[sample.index])
+                found += to_coco(result, image_id=image_id, category_ids=ids)
+                if tell is not None:
+                    tell(image_id, result)
+                if sample.index in keep:
+                    kept[sample.index] = result
+        stopping.check()
+        done = min(len(indices), done + batch_size * world)
+        if progress is not None:
+            progress("detect", done, len(indices))
+    gathered = distributed.gather_objects((found, kept))
+    everything = [one for part, _ in gathered for one in part]
+    everything.sort(key=lambda one: int(one["image_id"]))
+    return everything, {index: one for _, part in gathered for index, one in part.items()}

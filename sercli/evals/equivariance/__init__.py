@@ -1,0 +1,1 @@
+"""Do token maps follow rotations, mirrors and changes of scale?"""

@@ -1,0 +1,1 @@
+"""The linear probe: classifiers on frozen features, chosen on a hold-out, tested once."""

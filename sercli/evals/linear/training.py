@@ -1,0 +1,211 @@
+"""Training the heads of a linear probe: the order of images, the loop, stopping and going on."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sercli import distributed
+from sercli.engine.preemption import Stopping
+from sercli.errors import UserError
+from sercli.evals.linear.features import FeaturePlan
+from sercli.evals.linear.heads import HeadRow
+from sercli.randomness import numpy_generator
+from sercli.runs.files import write_atomic
+
+SAVE_SECONDS = 60.0  # least time between two checkpoints that nobody asked for
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which images each step takes: every image once an epoch, in an order f(seed, epoch).
+
+    Attributes:
+        num_images: N; positions are 0…N−1.
+        batch_size: Images a step; the last step of an epoch takes what is left.
+        epochs: How often all images are seen.
+        seed: Of the order.
+    """
+
+    num_images: int
+    batch_size: int
+    epochs: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.num_images / self.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def factor(self, step: int) -> float:
+        """What learning rates are multiplied by: a cosine from 1 to 0."""
+        return 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
+
+    def batches(self, first: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Epoch and positions of each step from `first` on."""
+        order, of_epoch = np.zeros(0, dtype=np.int64), -1
+        for step in range(first, self.total_steps):
+            epoch, within = divmod(step, self.steps_per_epoch)
+            if epoch != of_epoch:
+                random = numpy_generator(self.seed, "linear-eval", "order", epoch)
+                order, of_epoch = random.permutation(self.num_images), epoch
+            yield epoch, order[within * self.batch_size : (within + 1) * self.batch_size]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The images that heads are chosen on, which no step sees.
+
+    Attributes:
+        features: Feature set → [N, D].
+        labels: int64 [N].
+    """
+
+    features: Mapping[str, Tensor]
+    labels: Tensor
+
+
+# -- Checkpoints ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """The file that an unfinished probe goes on from.
+
+    Attributes:
+        path: Where it is, if it is there.
+        identity: What it has to agree with: protocol, encoder and images.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+
+    def save(self, rows: Mapping[str, HeadRow], step: int) -> None:
+        """Write the heads after `step` steps (rank 0)."""
+        if distributed.rank() == 0:
+            tensors = {
+                f"{name}/{key}": value.detach().cpu()
+                for name, row in rows.items()
+                for key, value in row.state_dict().items()
+            }
+            header = {"step": str(step), "identity": json.dumps(self.identity)}
+            data = safetensors.torch.save(tensors, metadata=header)
+            write_atomic(self.path, lambda file: file.write(data))
+        distributed.barrier()
+
+    def load(self, rows: Mapping[str, HeadRow], say: Callable[[str], None]) -> int:
+        """Take up the heads that are there.
+
+        Returns:
+            Steps that are done; 0 without a file, or with one that cannot be read.
+
+        Raises:
+            UserError: The file is of another protocol, encoder or set of images.
+        """
+        if not distributed.broadcast_object(self.path.is_file()):
+            return 0
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            identity, step = json.loads(header["identity"]), int(header["step"])
+        except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+            say(f"{self.path} cannot be read ({error}); the probe starts anew")
+            return 0
+        different = [key for key, value in self.identity.items() if identity.get(key) != value]
+        if different:
+            raise UserError(
+                f"{self.path} is of an unfinished probe with another {different[0]}",
+                "only the same command goes on with it",
+                "add --restart to drop it",
+            )
+        for name, row in rows.items():
+            prefix = f"{name}/"
+            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            row.load_state_dict(state)
+        say(f"going on after step {step}")
+        return step
+
+
+# -- The loop -------------------------------------------------------------------------------------
+
+
+def train_heads(
+    rows: Mapping[str, HeadRow],
+    features: Callable[[int], Iterator[Tensor]],
+    *,
+    plan: FeaturePlan,
+    labels: Tensor,
+    order: Order,
+    held: HeldOut,
+    stopping: Stopping,
+    unfinished: Unfinished | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None],
+) -> None:
+    """Train all heads to the end of the schedule; measure them on the hold-out every epoch.
+
+    Args:
+        rows: The heads by feature set.
+        features: Given the first step, the parts [n, P, D] of the images of each step from it on.
+        plan: Of the parts.
+        labels: int64 [N] of the images that `order` orders.
+        order: Of the images.
+        held: What heads are measured on.
+        stopping: Asked after every step.
+        unfinished: Where to go on from, and what to write on the way.
+        progress: Called with "probe", the steps done, and all of them.
+        say: Told what a person should know.
+
+    Raises:
+        Interrupted, Preempted: As asked for; the heads are written.
+        UserError: `unfinished` is of another probe.
+    """
+    first = 0 if unfinished is None else unfinished.load(rows, say)
+    device = next(iter(rows.values())).bias.device
+    total, saved = order.total_steps, time.monotonic()
+    steps = zip(range(first, total), order.batches(first), features(first), strict=True)
+    for step, (epoch, positions), parts in steps:
+        own = labels[torch.from_numpy(positions)].to(device, non_blocking=True)
+        parts = parts.to(device, non_blocking=True)
+        for name, row in rows.items():
+            joined = plan.join(name, parts).to(row.bias.dtype)
+            row.step(joined, own, factor=order.factor(step))
+        ends_epoch = (step + 1) % order.steps_per_epoch == 0
+        if ends_epoch:
+            for name, row in rows.items():
+                row.measure(held.features[name], held.labels, epoch=epoch + 1)
+        if progress is not None:
+            progress("probe", step + 1, total)
+        stop = stopping.requested()
+        if unfinished is not None and (stop or (ends_epoch and _is_due(saved))):
+            unfinished.save(rows, step + 1)
+            saved = time.monotonic()
+        if stop is not None:
+            raise stop(
+                f"stopped after step {step + 1} of {total}; the same command "
+                + ("starts anew" if unfinished is None else "goes on from there")
+            )
+
+
+def _is_due(saved: float) -> bool:
+    """Whether the last checkpoint is old, by the clock of rank 0."""
+    due: bool = distributed.broadcast_object(time.monotonic() - saved > SAVE_SECONDS)
+    return due

@@ -1,0 +1,1 @@
+"""Recipes: their settings, files, schedules and listings."""

@@ -1,0 +1,352 @@
+"""Recipes from YAML files: found by name, merged, and resolved with where each value came from.
+
+Order: defaults < recipe (one `extends:` a file) < `--set` < named flags. Unknown keys, values out
+of range and settings that would be ignored are errors.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sercli.errors import UserError, from_os_error
+from sercli.recipe.schema import (
+    AddonConfig,
+    Data,
+    MethodConfig,
+    Model,
+    Recipe,
+    Section,
+    Train,
+    Views,
+)
+from sercli.recipe.text import parse_yaml
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe with its history.
+
+    Attributes:
+        recipe: The typed values.
+        name: Name or file it was read from.
+        origins: Dotted key → where the value came from ("default" where nobody set it).
+    """
+
+    recipe: Recipe
+    name: str
+    origins: dict[str, str]
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise UserError(f"recipe key {key}", f"{parent} is a value, not a section")
+            node = child
+        node[leaf] = value
+    return tree
+
+
+def recipes_root() -> Path:
+    """The folder of the recipes that come with ser: in the wheel, or in a checkout."""
+    package = Path(__file__).parents[1]
+    packaged = package / "recipes"
+    return packaged if packaged.is_dir() else package.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with ser, e.g. `shapes/moco-ser`."""
+    root = recipes_root()
+    return sorted(
+        file.relative_to(root).with_suffix("").as_posix() for file in root.rglob("*.yaml")
+    )
+
+
+def _find(name: str, *, beside: Path | None = None) -> Path:
+    for candidate in (
+        *([beside / f"{name}.yaml", beside / name] if beside else []),
+        recipes_root() / f"{name}.yaml",
+        Path(name),
+    ):
+        if candidate.is_file():
+            return candidate
+    close = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]}?" if close else "`ser recipe list` shows them"
+    raise UserError(f"no recipe {name!r}", "a name under recipes/ or a YAML file is needed", hint)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        tree = parse_yaml(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise from_os_error(error, f"cannot read {file}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file} is no valid YAML: {reason}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{file} holds {type(tree).__name__}", "a recipe is a mapping of settings")
+    return tree
+
+
+def _full_name(file: Path, given: str) -> str:
+    """What a file is called as an origin: a recipe of ser by its full name, else as given."""
+    file, root = file.resolve(), recipes_root().resolve()
+    return file.relative_to(root).with_suffix("").as_posix() if root in file.parents else given
+
+
+def _layers(
+    name: str, *, beside: Path | None = None, seen: tuple[Path, ...] = ()
+) -> list[tuple[str, dict[str, Any]]]:
+    """The recipe and what it extends, the most basic first, each as dotted keys."""
+    file = _find(name, beside=beside)
+    if file.resolve() in seen:
+        raise UserError(f"{file} extends itself", "recipes must not extend in a circle")
+    tree = _read(file)
+    parent = tree.pop("extends", None)
+    pairs = list(_flatten(tree))
+    layer = (_full_name(file, name), dict(pairs))
+    if len(layer[1]) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UserError(f"{file} sets {twice} twice", "a key may stand once, dotted or nested")
+    if parent is None:
+        return [layer]
+    if not isinstance(parent, str):
+        raise UserError(f"{file} extends {parent!r}", "`extends:` takes one recipe name")
+    return [*_layers(parent, beside=file.parent, seen=(*seen, file.resolve())), layer]
+
+
+# What the presets of add-ons speak of: a preset replaces these of the layers below it.
+_OF_PRESETS = frozenset(
+    f"addon.{key}"
+    for key in (
+        "preset",
+        "fraction",
+        "temperature",
+        "weight",
+        "negatives",
+        "base",
+        "elements",
+        "share",
+        "keys",
+    )
+)
+
+
+def _merge(layers: list[tuple[str, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Later layers win. Choosing another method or add-on drops the settings of the former one.
+
+    A flag drops nothing of `--set`: both are of one command line.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+
+    def without(prefix: str) -> dict[str, Any]:
+        kept = {k for k in values if not k.startswith(prefix) or origins[k] == "--set"}
+        return {k: v for k, v in values.items() if k in kept}
+
+    for origin, layer in layers:
+        for section in ("method", "addon"):
+            name = f"{section}.name"
+            if name in layer and values.get(name) not in (None, layer[name]):
+                values = without(f"{section}.")
+        setting = "views.setting"
+        if setting in layer and str(values.get(setting, "2")) != str(layer[setting]):
+            values = without("views.local")
+        if "addon.preset" in layer:
+            values = {k: v for k, v in values.items() if k not in _OF_PRESETS}
+        values.update(layer)
+        origins.update(dict.fromkeys(layer, origin))
+    return values, {key: origins[key] for key in values}
+
+
+def load(
+    name: str,
+    *,
+    methods: Mapping[str, type[MethodConfig]],
+    addons: Mapping[str, type[AddonConfig]],
+    settings: tuple[str, ...] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """Resolve a recipe.
+
+    Args:
+        name: Name under `recipes/`, or a YAML file.
+        methods: Method name → its settings.
+        addons: Add-on name → its settings.
+        settings: `--set` values, each "dotted.key=YAML value".
+        flags: Values of named options by dotted key.
+
+    Raises:
+        UserError: No such recipe, bad YAML, unknown key (with a suggestion) or bad value.
+    """
+    layers = _layers(name)
+    layers.append(("--set", dict(_flatten(dict(_parse_setting(text) for text in settings)))))
+    layers.append(("flag", dict(flags or {})))
+    values, origins = _merge(layers)
+    _refuse_layer_without_addon(values, origins)
+    return _resolve(values, origins, name, methods=methods, addons=addons)
+
+
+def from_mapping(
+    tree: Mapping[str, Any],
+    *,
+    methods: Mapping[str, type[MethodConfig]],
+    addons: Mapping[str, type[AddonConfig]],
+    name: str = "recipe",
+) -> Resolved:
+    """Resolve settings given as nested mappings (as `Recipe.model_dump` gives them)."""
+    values, origins = _merge([(name, dict(_flatten(tree)))])
+    return _resolve(values, origins, name, methods=methods, addons=addons)
+
+
+def _resolve(
+    values: dict[str, Any],
+    origins: dict[str, str],
+    name: str,
+    *,
+    methods: Mapping[str, type[MethodConfig]],
+    addons: Mapping[str, type[AddonConfig]],
+) -> Resolved:
+    tree = _unflatten(values)
+    method = _choice(tree, "method", methods)
+    addon = _choice(tree, "addon", addons)
+    _refuse_unknown(values, method, addon, origins)
+    section = ""
+    try:
+        expanded = addon.expand(tree["addon"], method=tree["method"]["name"])
+        section = "method"
+        tree["method"] = method.model_validate(tree["method"])
+        section = "addon"
+        tree["addon"] = addon.model_validate({**expanded, **tree["addon"]})
+        section = ""
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_explain(error, origins, section)) from error
+    chosen = tree["addon"].model_dump().get("preset")
+    reason = f"method {recipe.method.name}" if chosen is None else f"preset {chosen}"
+    origins = {**{f"addon.{key}": reason for key in expanded}, **origins}
+    everything = dict(_flatten(recipe.model_dump(mode="json")))
+    return Resolved(recipe, name, {key: origins.get(key, "default") for key in everything})
+
+
+def _parse_setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {text!r}", "it takes key=value", "e.g. --set train.lr=1e-3")
+    try:
+        return key.strip(), parse_yaml(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text!r}", "the value is no valid YAML") from error
+
+
+def _refuse_layer_without_addon(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    if values.get("addon.name") == "none" and "addon.layer" in values:
+        source = "--layer" if origins["addon.layer"] == "flag" else "addon.layer"
+        raise UserError(
+            f"{source} {values['addon.layer']} with --addon none",
+            "without an add-on no layer is tapped",
+            f"leave {source} out, or choose an add-on",
+        )
+
+
+_S = TypeVar("_S", bound=Section)
+
+
+def _choice(tree: dict[str, Any], section: str, table: Mapping[str, type[_S]]) -> type[_S]:
+    given = tree.get(section)
+    name = given.get("name") if isinstance(given, dict) else None
+    if name not in table:
+        close = difflib.get_close_matches(str(name), list(table), n=1)
+        hint = f"did you mean {close[0]}?" if close else ""
+        raise UserError(f"{section}.name {name!r}", f"known: {', '.join(table)}", hint)
+    return table[cast(str, name)]
+
+
+def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for key, info in section.model_fields.items():
+        kinds = [k for k in get_args(info.annotation) or (info.annotation,) if isinstance(k, type)]
+        sections = [k for k in kinds if issubclass(k, Section)]
+        for kind in sections:
+            if not issubclass(kind, MethodConfig | AddonConfig):
+                yield from _known_keys(kind, f"{prefix}{key}.")
+        if not sections or type(None) in kinds:
+            yield f"{prefix}{key}"
+
+
+def _descriptions() -> dict[str, str]:
+    sections: dict[str, type[Section]] = {
+        "data": Data,
+        "model": Model,
+        "views": Views,
+        "train": Train,
+    }
+    return {
+        f"{section}.{key}": info.description or ""
+        for section, config in sections.items()
+        for key, info in config.model_fields.items()
+    }
+
+
+_DESCRIPTIONS = _descriptions()
+
+
+def _refuse_unknown(
+    values: Mapping[str, Any],
+    method: type[MethodConfig],
+    addon: type[AddonConfig],
+    origins: Mapping[str, str],
+) -> None:
+    known = [key for key in _known_keys(Recipe) if key not in ("method", "addon")]
+    known += [*_known_keys(method, "method."), *_known_keys(addon, "addon.")]
+    for key, value in values.items():
+        if key in known:
+            continue
+        if value is None and any(name.startswith(f"{key}.") for name in known):
+            raise UserError(f"recipe section {key} is empty", "", "fill it in or leave it out")
+        close = _close_keys(key, known)
+        raise UserError(
+            f"unknown recipe key {key} (from {origins[key]})",
+            "every key must be one that is used",
+            f"did you mean {close[0]}?" if close else "`recipe.yaml` of any run lists them all",
+        )
+
+
+def _close_keys(key: str, known: Sequence[str]) -> list[str]:
+    """Known keys that may be meant: of the same last part, described so, or spelt alike."""
+    last = key.rpartition(".")[2]
+    same = [name for name in known if name.rpartition(".")[2] == last]
+    words = last.replace("_", " ")
+    described = [name for name in known if words in _DESCRIPTIONS.get(name, "")]
+    return same or described or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str], section: str) -> str:
+    """The first problem of a pydantic error as one line."""
+    problem = error.errors()[0]
+    message = problem["msg"].removeprefix("Value error, ")
+    place = [str(part) for part in problem["loc"] if not isinstance(part, int)]
+    if not place or isinstance(problem["input"], dict):  # a rule about several keys
+        return message
+    key = ".".join([section, *place] if section else place)
+    origin = f" (from {origins[key]})" if key in origins else ""
+    return f"{key} = {problem['input']!r}{origin}: {message[:1].lower()}{message[1:]}"

@@ -1,0 +1,296 @@
+"""The typed recipe: every setting of a run, and what follows from them.
+
+What a method or an add-on can be told is declared beside its class, as a subclass of
+`MethodConfig` or `AddonConfig`. `files.py` reads and merges the YAML files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    model_validator,
+)
+
+from sercli.recipe.text import dump_yaml
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Range = tuple[Positive, Positive]
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are refused, values do not change once resolved."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
+
+
+class Data(Section):
+    """What is trained on."""
+
+    path: str = Field("shapes", description="`shapes` (the embedded world) or a directory")
+    image_size: Count = Field(224, description="side of a view, pixels")
+    num_train: Count | None = Field(None, description="training images; embedded world only")
+    num_val: Count | None = Field(None, description="validation images; embedded world only")
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="loader processes a rank; default: by the number of cores"
+    )
+
+    @model_validator(mode="after")
+    def _counts_are_used(self) -> Self:
+        if self.path != "shapes" and (self.num_train or self.num_val):
+            raise ValueError(
+                "data.num_train and data.num_val only size the embedded world; "
+                f"data.path is {self.path!r}"
+            )
+        return self
+
+
+PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
+
+
+class Model(Section):
+    """The ViT."""
+
+    name: str = Field(
+        "vit_small", description="vit_micro, vit_tiny, vit_small, vit_base, vit_large"
+    )
+    patch_size: Count = Field(16, description="side of a patch, pixels")
+    width: Count | None = Field(None, description="embedding width; default: by name")
+    depth: Count | None = Field(None, description="number of blocks; default: by name")
+    num_heads: Count | None = Field(None, description="attention heads; default: by name")
+    pos_embed: Literal["learned", "sincos"] = Field("learned", description="sincos is MoCo-v3's")
+    pos_resize: PosResize = Field(
+        "bicubic",
+        description="positions on another grid: resampled to its exact size; bicubic-offset: by "
+        "(n + 0.1) / m, as DINO and the SER authors do; bicubic-antialias: as timm; "
+        "bicubic-aligned: corner to corner, as torchvision",
+    )
+    patch_embed: Literal["trained", "frozen"] = Field(
+        "trained", description="frozen: a random patch embedding, as in MoCo-v3"
+    )
+    init: Literal["timm", "dino", "moco-v3", "ser-moco"] = Field(
+        "timm",
+        description="who draws the weights: timm; dino ([CLS] as large as positions); moco-v3 "
+        "(Xavier); ser-moco (the same, but patches as any convolution)",
+    )
+    cls_after: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="block after which [CLS] joins; default: follows addon.layer"
+    )
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="stochastic depth of the student's last block, rising from 0 at the first"
+    )
+
+
+class Photometrics(Section):
+    """What happens to the colours of one view."""
+
+    jitter: tuple[NotNegative, NotNegative, NotNegative, Annotated[float, Field(ge=0, le=0.5)]] = (
+        Field((0.4, 0.4, 0.2, 0.1), description="brightness, contrast, saturation, hue")
+    )
+    jitter_p: Probability = 0.8
+    grey_p: Probability = 0.2
+    blur_p: Probability = 1.0
+    blur_sigma: Range = Field((0.1, 2.0), description="pixels")
+    solarise_p: Probability = 0.0
+
+
+class LocalViews(Section):
+    """The small views of the settings 2+4-…"""
+
+    size: Count | None = Field(
+        None, description="side, pixels; default: 3/7 of data.image_size in whole patches"
+    )
+    area: tuple[Share, Share] = Field(
+        (0.05, 0.25), description="share of the image's area; of 2+4-rotations 0.05–0.14"
+    )
+    colours: Photometrics = Photometrics(grey_p=0.0, blur_p=0.5)
+
+
+Setting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
+
+
+class Views(Section):
+    """What the encoder sees of an image."""
+
+    setting: Annotated[Setting, BeforeValidator(str)] = Field(
+        "2",
+        description="2 crops; 3: and the plain image; 2+4-crops: and four small crops; "
+        "2+4-rotations: and a small crop in its four quarter turns",
+    )
+    crop_area: tuple[Share, Share] = Field((0.08, 1.0), description="share of the image's area")
+    crop_aspect: Range = Field((3 / 4, 4 / 3), description="width / height, log-uniform")
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    hflip_p: Probability = 0.5
+    rot90_p: Probability = Field(0.0, description="of a turn by 90, 180 or 270 degrees")
+    view1: Photometrics = Photometrics()
+    view2: Photometrics = Photometrics(blur_p=0.1, solarise_p=0.2)
+    local: LocalViews | None = Field(None, description="small views, of the settings 2+4-… only")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _local_views_by_setting(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        local, setting = given.get("local"), str(given.get("setting", "2"))
+        if not setting.startswith("2+4-"):
+            if local is not None:
+                raise ValueError(
+                    f"views.local is of the settings 2+4-crops and 2+4-rotations only; "
+                    f"views.setting is {setting!r}; leave views.local out, or use --views 2+4-crops"
+                )
+            return given
+        area = {"area": (0.05, 0.14)} if setting == "2+4-rotations" else {}
+        if local is None or isinstance(local, Mapping):
+            return {**given, "local": {**area, **(local or {})}}
+        return given
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> Self:
+        ranges = {"crop_area": self.crop_area, "crop_aspect": self.crop_aspect}
+        if self.local is not None:
+            ranges["local.area"] = self.local.area
+        for name, (low, high) in ranges.items():
+            if low > high:
+                raise ValueError(f"views.{name} [{low}, {high}]: the first must not be larger")
+        return self
+
+
+class Train(Section):
+    """Optimisation and bookkeeping."""
+
+    epochs: Positive = 100
+    max_steps: Count | None = Field(None, description="stop the schedule after this many steps")
+    batch_size: Count = Field(2048, description="images a step over all ranks")
+    lr: Positive = Field(3e-4, description="base learning rate, for 256 images: × batch_size / 256")
+    min_lr: NotNegative = Field(
+        0.0, description="final learning rate of the cosine, for 256 images"
+    )
+    warmup_epochs: NotNegative = 10
+    warmup_ramp: Literal["step/W", "step/(W-1)"] = Field(
+        "step/W",
+        description="share of the peak at a step of the W of warm-up; step/(W-1) reaches the peak "
+        "in the last of them (DINO)",
+    )
+    weight_decay: NotNegative = 0.1
+    final_weight_decay: NotNegative | None = Field(
+        None, description="weight decay rises or falls to this on a cosine; default: constant"
+    )
+    decay: Literal["all", "not-1d", "weights"] = Field(
+        "all",
+        description="what decays; not-1d: all but biases and one-dimensional tensors (DINO); "
+        "weights: all but those, [CLS] and positions",
+    )
+    clip_norm: Positive | None = Field(None, description="largest norm of the gradient")
+    clip: Literal["global", "each"] = Field(
+        "global", description="what clip_norm is of: the whole gradient, or each parameter's (DINO)"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch.compile; auto: on CUDA"
+    )
+    tensorboard: bool = Field(False, description="also log to TensorBoard (extra `track`)")
+    log_steps: Count = Field(10, description="steps between rows of metrics.jsonl")
+    checkpoint_epochs: Positive = Field(1.0, description="epochs between checkpoints")
+    monitor_epochs: NotNegative = Field(
+        10.0, description="epochs between kNN and collapse measurements; 0: none"
+    )
+
+
+class MethodConfig(Section):
+    """Base of the settings of an objective.
+
+    Attributes:
+        takes_more_views: Whether its loss takes more views than two (multi-crop).
+    """
+
+    takes_more_views: ClassVar[bool] = False
+
+    name: str
+
+
+class AddonConfig(Section):
+    """Base of the settings of an add-on; `none` has no other.
+
+    Attributes:
+        view_settings: The view settings it can use.
+    """
+
+    view_settings: ClassVar[tuple[Setting, ...]] = ("2", "2+4-crops")
+
+    name: str
+
+    @property
+    def tapped_layer(self) -> int | None:
+        """The block whose output the add-on takes; None: no add-on."""
+        return None
+
+    @property
+    def taps_cls(self) -> bool:
+        """Whether the add-on takes [CLS] of the tapped layer, so that [CLS] cannot be delayed."""
+        return False
+
+    @property
+    def adds_views(self) -> bool:
+        """Whether views that it asks for also enter the invariance loss."""
+        return False
+
+    def check_views(self, views: Views) -> None:
+        """Raise a ValueError if these views leave the add-on nothing to learn."""
+        del views
+
+    @classmethod
+    def expand(cls, given: Mapping[str, Any], *, method: str) -> dict[str, Any]:
+        """Values that follow from others given (presets); explicit values win over them."""
+        del given, method
+        return {}
+
+
+class Recipe(Section):
+    """Every setting of a pretraining run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: Data = Data()
+    model: Model = Model()
+    views: Views = Views()
+    method: SerializeAsAny[MethodConfig]
+    addon: SerializeAsAny[AddonConfig]
+    train: Train = Train()
+
+    @model_validator(mode="after")
+    def _views_are_used(self) -> Self:
+        setting, usable = self.views.setting, self.addon.view_settings
+        if setting not in usable:
+            raise ValueError(
+                f"views.setting {setting} with addon {self.addon.name}: it works with "
+                f"{' or '.join(usable)}; use --views {usable[0]}"
+            )
+        more = setting == "2+4-crops" or self.addon.adds_views
+        if more and not self.method.takes_more_views:
+            what = (
+                "views.setting 2+4-crops"
+                if setting == "2+4-crops"
+                else "addon.form predict-and-views"
+            )
+            remedy = "--views 2" if setting == "2+4-crops" else "addon.form=predict"
+            raise ValueError(
+                f"{what} with method {self.method.name}: its loss takes two views; use {remedy}, "
+                "or a method with multi-crop (moco, dino)"
+            )
+        self.addon.check_views(self.views)
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved recipe; reading it gives an equal one."""
+        return dump_yaml(self.model_dump(mode="json"))

@@ -1,0 +1,397 @@
+"""Build the table of `ser compare` from run directories: one row a run, one column a quantity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sercli import __version__
+from sercli.errors import UserError
+from sercli.report.compare import published as paper
+from sercli.report.compare.cells import (
+    Footnotes,
+    Grid,
+    Pair,
+    add_differences,
+    add_footnotes,
+    measure,
+)
+from sercli.report.compare.columns import (
+    ROTATION,
+    Spec,
+    block_name,
+    catalogue,
+    choose,
+    compared_block,
+)
+from sercli.report.compare.protocols import by_protocol, mixed_protocols
+from sercli.report.compare.runs import (
+    Entry,
+    Run,
+    baseline_candidates,
+    method_label,
+    read_runs,
+    seed_entries,
+    single_entries,
+    training_differences,
+)
+from sercli.report.compare.tables import (
+    PARTIAL,
+    Cell,
+    Column,
+    Difference,
+    Note,
+    Row,
+    Table,
+    best_labels,
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a comparison shows.
+
+    Attributes:
+        baseline: Run directory that all others are compared with; None finds each its own.
+        block: Block whose equivariance is shown; None is 3, or the only one there is.
+        columns: Keys, beginnings of keys or wildcards; none is the default choice.
+        allow_mixed: Give different protocols a column each instead of refusing.
+        published: Add the paper's matching rows.
+        group_seeds: One row for all seeds of a recipe, mean ± sample standard deviation.
+    """
+
+    baseline: Path | None = None
+    block: int | None = None
+    columns: tuple[str, ...] = ()
+    allow_mixed: bool = False
+    published: bool = False
+    group_seeds: bool = False
+
+
+def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table:
+    """Compare run directories.
+
+    Args:
+        paths: Run directories, in any order; the rows come in the paper's order.
+        options: What to show.
+
+    Raises:
+        UserError: A path is no run directory, no run has a number, a column or block does not
+            exist, or one column would mix protocols.
+    """
+    options = options or Options()
+    runs = read_runs([*paths, *([options.baseline] if options.baseline else [])])
+    entries = seed_entries(runs) if options.group_seeds else single_entries(runs)
+    block = compared_block(runs, options.block)
+    specs = choose(catalogue(runs, block), options.columns)
+    if options.block is not None and all(spec.source != "equiv-score" for spec in specs):
+        raise UserError(
+            f"--block {options.block} with --columns {','.join(options.columns)}",
+            "no equivariance column is chosen",
+            "add equiv-score to --columns or leave --block out",
+        )
+    rows_of_paper = _paper_rows(entries) if options.published else ()
+    if options.published and not options.columns:
+        specs = _with_published_columns(specs, runs, rows_of_paper, block)
+    specs = by_protocol(specs, runs, allow_mixed=options.allow_mixed)
+    pairs, remarks = _pairs(entries, options.baseline)
+
+    grid: Grid = [{spec.column.key: measure(entry, spec) for spec in specs} for entry in entries]
+    grid, comparisons = add_differences(grid, specs, entries, pairs)
+    footnotes = Footnotes()
+    grid = add_footnotes(grid, specs, footnotes)
+    rows = _rows(entries, grid, pairs)
+    rows += _published_rows(rows_of_paper, specs, footnotes, block)
+    columns = [spec.column for spec in specs]
+    rows = _with_best(rows, columns)
+    notes = [
+        *_reading_notes(rows, pairs, entries, len(comparisons)),
+        *(Note(None, text) for text in (*remarks, *mixed_protocols(specs, runs))),
+        *_context_notes(rows, runs, options, block),
+        *_data_notes(specs, runs),
+        *footnotes.notes(),
+    ]
+    title = f"{len(runs)} run{'s' if len(runs) > 1 else ''} compared"
+    return Table(title, columns, rows, notes, comparisons, _provenance(runs))
+
+
+# -- rows -----------------------------------------------------------------------------------------
+
+
+def _rows(entries: Sequence[Entry], grid: Grid, pairs: Sequence[Pair]) -> list[Row]:
+    baselines = {pair.row: entries[pair.baseline].name for pair in pairs}
+    return [
+        Row(
+            label=entry.label,
+            views=entry.views,
+            cells=cells,
+            baseline=baselines.get(index),
+            provenance={"runs": [_run_provenance(run) for run in entry.runs]},
+        )
+        for index, (entry, cells) in enumerate(zip(entries, grid, strict=True))
+    ]
+
+
+def _with_best(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
+    best = {column.key: best_labels(column, rows) for column in columns}
+    return [
+        replace(
+            row,
+            cells={
+                key: replace(cell, best=index in best.get(key, ()))
+                for key, cell in row.cells.items()
+            },
+        )
+        for index, row in enumerate(rows)
+    ]
+
+
+def _pairs(entries: Sequence[Entry], baseline: Path | None) -> tuple[list[Pair], list[str]]:
+    """Who is compared with whom, and remarks on pairs that were not or hardly comparable."""
+    if baseline is not None:
+        place = baseline.resolve()
+        base = next(
+            index
+            for index, entry in enumerate(entries)
+            if any(run.directory.path.resolve() == place for run in entry.runs)
+        )
+        pairs = [Pair(row, base) for row in range(len(entries)) if row != base]
+        return pairs, _training_remarks(entries, pairs)
+    pairs, remarks = [], []
+    for row, entry in enumerate(entries):
+        candidates = baseline_candidates(entry, entries)
+        if len(candidates) == 1:
+            pairs.append(Pair(row, entries.index(candidates[0])))
+        elif candidates:
+            listed = ", ".join(candidate.run.path for candidate in candidates)
+            remarks.append(
+                f"{entry.name} has several possible baselines ({listed}) and no difference is "
+                "shown; name one with --baseline."
+            )
+    return pairs, [*remarks, *_training_remarks(entries, pairs)]
+
+
+def _training_remarks(entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[str]:
+    remarks = []
+    for pair in pairs:
+        entry, base = entries[pair.row], entries[pair.baseline]
+        if entry.run.recipe and base.run.recipe:
+            differences = training_differences(base.run, entry.run)
+            if differences:
+                remarks.append(
+                    f"{base.name} (baseline) and {entry.name} were trained differently: "
+                    f"{', '.join(differences)}."
+                )
+    return remarks
+
+
+# -- published numbers ----------------------------------------------------------------------------
+
+
+def _paper_rows(entries: Sequence[Entry]) -> tuple[paper.PublishedRow, ...]:
+    runs = [entry.run for entry in entries]
+    identities = [
+        paper.Identity(run.name("method"), run.addon, run.views, run.layer, run.weight == 0)
+        for run in runs
+    ]
+    return paper.matching(identities).rows
+
+
+def _with_published_columns(
+    specs: Sequence[Spec],
+    runs: Sequence[Run],
+    rows: Sequence[paper.PublishedRow],
+    block: int | None,
+) -> list[Spec]:
+    """Add the paper's main column, and the raw cosine that its Rotation Equiv may stand beside."""
+    chosen = list(specs)
+    keys = paper.Matching(tuple(rows)).keys
+    if paper.LINEAR in keys and all(spec.column.key != paper.LINEAR for spec in chosen):
+        source, _, metric = paper.LINEAR.partition("/")
+        column = Column(
+            paper.LINEAR,
+            "Linear (SER) top-1",
+            "percent",
+            "up",
+            "A linear probe by the paper's protocol; no run here has it; percent.",
+        )
+        chosen.insert(0, Spec(column, source, metric))
+    cosine = [spec for spec in catalogue(runs, block) if _is_cosine(spec, block)]
+    scores = [index for index, spec in enumerate(chosen) if spec.source == "equiv-score"]
+    if paper.ROTATION_EQUIV in keys and scores:
+        chosen[scores[-1] + 1 : scores[-1] + 1] = cosine
+    return chosen
+
+
+def _is_cosine(spec: Spec, block: int | None) -> bool:
+    return (
+        spec.source == "equiv-score" and spec.metric == f"cosine_raw/{block_name(block)}/{ROTATION}"
+    )
+
+
+def _published_rows(
+    published: Sequence[paper.PublishedRow],
+    specs: Sequence[Spec],
+    footnotes: Footnotes,
+    block: int | None,
+) -> list[Row]:
+    rows = []
+    for row in published:
+        cells = {
+            spec.column.key: _published_cell(number, footnotes)
+            for spec in specs
+            if (number := _published_number(row, spec, block)) is not None
+        }
+        if cells:
+            rows.append(
+                Row(
+                    label=f"{method_label(row.method, row.addon, row.layer, row.weight_zero)} "
+                    "[published]",
+                    views=row.views,
+                    cells=cells,
+                    published=True,
+                    provenance={"published": paper.PAPER, "source": row.source},
+                )
+            )
+    return rows
+
+
+def _published_number(
+    row: paper.PublishedRow, spec: Spec, block: int | None
+) -> paper.Number | None:
+    key = paper.ROTATION_EQUIV if _is_cosine(spec, block) else spec.column.key
+    return row.numbers.get(key)
+
+
+def _published_cell(number: paper.Number, footnotes: Footnotes) -> Cell:
+    return Cell(
+        value=number.value,
+        difference=None if number.difference is None else Difference(number.difference),
+        marks=(footnotes.mark(number.note),) if number.note else (),
+    )
+
+
+# -- notes ----------------------------------------------------------------------------------------
+
+
+def _reading_notes(
+    rows: Sequence[Row], pairs: Sequence[Pair], entries: Sequence[Entry], num_tests: int
+) -> list[Note]:
+    """How to read a cell: intervals, spreads, differences, stars."""
+    cells = [cell for row in rows for cell in row.cells.values()]
+    texts = []
+    if any(cell.low is not None and cell.std is None for cell in cells):
+        texts.append(
+            "± is half the width of the 95 % interval over images (the evaluator's, or Wilson's "
+            "where it stored none); low and high are in the csv and json formats."
+        )
+    if any(cell.std is not None for cell in cells):
+        texts = [
+            "Rows that name a number of seeds are mean ± sample standard deviation over seeds; "
+            "in other rows ± is half the width of the 95 % interval over images. Grouped rows "
+            "have no paired test."
+        ]
+    own = [row.cells.values() for row in rows if not row.published]
+    if any(cell.difference for group in own for cell in group):
+        bases = list(dict.fromkeys(entries[pair.baseline].name for pair in pairs))
+        texts.append(
+            f"Signed numbers are differences to the baseline, {bases[0]}."
+            if len(bases) == 1
+            else "Signed numbers are differences to the run without add-on of the same method, "
+            "views, data, model and seed."
+        )
+    if num_tests:
+        correction = f" after Holm's correction for the {num_tests} paired tests below"
+        texts.append(
+            "* the difference is significant: exact McNemar test on the images that both runs "
+            f"scored, p < 0.05{correction if num_tests > 1 else ''}; with the bootstrap 95 % "
+            "interval over images below."
+        )
+    return [Note(None, text) for text in texts]
+
+
+def _data_notes(specs: Sequence[Spec], runs: Sequence[Run]) -> list[Note]:
+    """Which images the shown results are of."""
+    sources: dict[str, dict[str, None]] = {}
+    for spec in specs:
+        for run in runs:
+            if not spec.of_run and spec.source in run.results:
+                path = str(run.results[spec.source].data.get("path"))
+                sources.setdefault(path, {})[spec.source] = None
+    shown = [
+        f"{', '.join(names)} on {path}{' (the embedded world)' if path == 'shapes' else ''}"
+        for path, names in sources.items()
+    ]
+    return [Note(None, f"Scored: {'; '.join(shown)}.")] if shown else []
+
+
+def _context_notes(
+    rows: Sequence[Row], runs: Sequence[Run], options: Options, block: int | None
+) -> list[Note]:
+    """What the numbers stand on: partial data, floors, devices, the paper."""
+    cells = [cell for row in rows for cell in row.cells.values()]
+    notes = []
+    if any(cell.floor is not None for cell in cells):
+        notes.append(
+            "floor: the score of a randomly initialised twin; what counts is the rise above it."
+        )
+    if any(cell.undefined for cell in cells):
+        notes.append(
+            "undefined: the evaluator found no value, for instance an equivariance score of a map "
+            "without spatial variance."
+        )
+    if block is None and not options.columns and any("equiv-score" in run.results for run in runs):
+        notes.append("Equivariance was scored after several blocks; choose one with --block.")
+    if any(
+        "coco-detect--" in key for row in rows for key, cell in row.cells.items() if cell.difference
+    ):
+        notes.append("Differences in AP are not tested: compare the intervals.")
+    devices = {str(run.record["device"]) for run in runs if run.record.get("device")}
+    if len(devices) > 1 and "run/train_seconds" in rows[0].cells:
+        notes.append(f"Times and rates come from different devices: {', '.join(sorted(devices))}.")
+    if any(row.published for row in rows):
+        notes.append(
+            f"[published] rows are the paper's ({paper.PAPER}): for orientation, not comparable "
+            "with runs on other data, never ranked; empty views were not stated."
+        )
+    elif options.published:
+        notes.append("No published number belongs to these runs and columns.")
+    partial = any(PARTIAL in cell.marks for cell in cells)
+    return [
+        *(Note(None, text) for text in notes),
+        *([Note(PARTIAL, _PARTIAL_TEXT)] if partial else []),
+    ]
+
+
+_PARTIAL_TEXT = (
+    "Partial result: not all images of the set were scored (--limit or --allow-partial); not "
+    "comparable with a whole one."
+)
+
+
+# -- provenance -----------------------------------------------------------------------------------
+
+
+def _provenance(runs: Sequence[Run]) -> dict[str, Any]:
+    return {"ser": __version__, "runs": [_run_provenance(run) for run in runs]}
+
+
+def _run_provenance(run: Run) -> dict[str, Any]:
+    """Where a row comes from: the directory, what made it, and each result's protocol."""
+    recorded = ("status", "recipe_name", "git_commit", "device", "versions", "command")
+    return {
+        "path": run.path,
+        "seed": run.seed,
+        **{key: run.record[key] for key in recorded if key in run.record},
+        "results": {
+            name: {
+                "protocol_id": result.protocol_id,
+                "model": result.model,
+                "data": result.data,
+                "created": result.created,
+            }
+            for name, result in run.results.items()
+        },
+    }

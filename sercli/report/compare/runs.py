@@ -1,0 +1,376 @@
+"""Run directories as `compare` sees them: what was trained, its label, its place, its baseline."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sercli.errors import UserError, from_os_error
+from sercli.recipe.text import parse_yaml
+from sercli.runs.result import Result
+from sercli.runs.run_dir import RunDir
+
+METHODS = {"moco": "MoCo-v3", "dino": "DINO", "barlow-twins": "Barlow Twins"}
+ADDONS = {
+    "none": "",
+    "augself": "AugSelf",
+    "stl": "STL",
+    "equimod": "EquiMod",
+    "essl": "E-SSL",
+    "ser": "SER",
+}
+_VIEWS = ("2", "3", "2+4", "2+4-crops", "2+4-rotations")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory, read.
+
+    Attributes:
+        directory: Where it is.
+        recipe: recipe.yaml, empty for a directory that only collects results.
+        record: run.json.
+        results: By result name (the stem of the file).
+    """
+
+    directory: RunDir
+    recipe: Mapping[str, Any]
+    record: Mapping[str, Any]
+    results: Mapping[str, Result]
+
+    @property
+    def path(self) -> str:
+        return str(self.directory.path)
+
+    def setting(self, section: str, key: str) -> Any:
+        """`recipe[section][key]`, or None."""
+        values = self.recipe.get(section)
+        return values.get(key) if isinstance(values, Mapping) else None
+
+    def name(self, section: str) -> str:
+        """`recipe[section].name` in one spelling, or an empty string."""
+        return str(self.setting(section, "name") or "").replace("_", "-")
+
+    @property
+    def views(self) -> str:
+        return str(self.setting("views", "setting") or "")
+
+    @property
+    def addon(self) -> str:
+        return self.name("addon") or "none"
+
+    @property
+    def layer(self) -> int | None:
+        layer = self.setting("addon", "layer")
+        return int(layer) if isinstance(layer, int) and self.addon != "none" else None
+
+    @property
+    def weight(self) -> float | None:
+        """λ, or None without an add-on."""
+        return None if self.addon == "none" else _number(self.setting("addon", "weight"))
+
+    @property
+    def seed(self) -> Any:
+        return self.recipe.get("seed", self.record.get("seed"))
+
+    @property
+    def status(self) -> str:
+        return str(self.record.get("status", "done"))
+
+    def quantity(self, section: str, key: str) -> float | None:
+        """A number of run.json, such as `timings.train_seconds`, or None."""
+        values = self.record.get(section)
+        return _number(values.get(key)) if isinstance(values, Mapping) else None
+
+    @property
+    def has_numbers(self) -> bool:
+        return bool(self.results) or any(self.record.get(key) for key in ("timings", "flops"))
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value)
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read run directories, each once.
+
+    Raises:
+        UserError: One is no run directory, or a file in it cannot be read, or none of them
+            holds any number.
+    """
+    unique = {path.resolve(): path for path in reversed(paths)}
+    runs = [_read(path) for path in reversed(unique.values())]
+    if not any(run.has_numbers for run in runs):
+        named = ", ".join(run.path for run in runs)
+        raise UserError(
+            f"no result and no timing in {named}",
+            "compare shows what runs have measured",
+            "run an evaluator first, for instance `ser knn RUNDIR`",
+        )
+    return runs
+
+
+def _read(path: Path) -> Run:
+    directory = RunDir.open(path)
+    return Run(
+        directory=directory,
+        recipe=_read_recipe(directory.recipe),
+        record=directory.read_run(),
+        results={result.name: result for result in directory.read_results()},
+    )
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise from_os_error(error, f"cannot read {path}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not valid YAML ({reason})", "a recipe is YAML") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}", "a recipe is a mapping of keys")
+    return value
+
+
+# -- rows: a run, or the seeds of one recipe ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row to be: one run, or several seeds of one recipe.
+
+    Attributes:
+        label: As in the paper's tables; with `views` it is unique.
+        name: The label, with the views where another row has the same label.
+    """
+
+    runs: tuple[Run, ...]
+    label: str = ""
+    name: str = ""
+
+    @property
+    def run(self) -> Run:
+        """The one that speaks for the row."""
+        return self.runs[0]
+
+    @property
+    def views(self) -> str:
+        return self.run.views.replace("-", " ")
+
+
+def single_entries(runs: Sequence[Run]) -> list[Entry]:
+    """A row for each run, labelled and in the paper's order."""
+    return _labelled([Entry((run,)) for run in runs])
+
+
+def seed_entries(runs: Sequence[Run]) -> list[Entry]:
+    """A row for each recipe, its seeds together; runs without a recipe stay alone.
+
+    Raises:
+        UserError: One recipe was run twice with the same seed.
+    """
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        rest = {key: value for key, value in run.recipe.items() if key != "seed"}
+        groups[json.dumps(rest, sort_keys=True, default=str) if rest else run.path].append(run)
+    for group in groups.values():
+        by_seed: dict[str, Run] = {}
+        for run in group:
+            twin = by_seed.setdefault(str(run.seed), run)
+            if twin is not run:
+                raise UserError(
+                    f"{twin.path} and {run.path} are both seed {run.seed} of the same recipe",
+                    "--group-seeds averages over different seeds",
+                    "leave one of them out",
+                )
+    return _labelled([Entry(tuple(group)) for group in groups.values()])
+
+
+def _labelled(entries: Sequence[Entry]) -> list[Entry]:
+    ordered = sorted(entries, key=_place)
+    labels = [_base_label(entry.run) for entry in ordered]
+    clashes: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, entry in enumerate(ordered):
+        clashes[labels[index], entry.views].append(index)
+    for indices in clashes.values():
+        details = _distinguish([ordered[index] for index in indices])
+        for index, detail in zip(indices, details, strict=True):
+            labels[index] = _with_details(labels[index], detail)
+    return [
+        replace(
+            entry,
+            label=label + _state(entry),
+            name=label if labels.count(label) == 1 else f"{label}, views {entry.views}",
+        )
+        for entry, label in zip(ordered, labels, strict=True)
+    ]
+
+
+def _place(entry: Entry) -> tuple[Any, ...]:
+    """The paper's order: method, views, baseline before add-ons, SER last."""
+    run = entry.run
+    return (
+        _index(tuple(METHODS), run.name("method")),
+        _index(_VIEWS, run.views),
+        _index(tuple(ADDONS), run.addon),
+        run.layer or 0,
+        run.weight or 0.0,
+        str(run.seed).zfill(8),
+        run.path,
+    )
+
+
+def _index(known: tuple[str, ...], name: str) -> int:
+    return known.index(name) if name in known else len(known)
+
+
+def _base_label(run: Run) -> str:
+    method = run.name("method")
+    if not method:
+        return _foreign_label(run)
+    return method_label(method, run.addon, run.layer, run.weight == 0)
+
+
+def method_label(method: str, addon: str, layer: int | None, weight_zero: bool) -> str:
+    """Method and add-on in the paper's words; the λ = 0 control never reads like the add-on."""
+    label = METHODS.get(method, method)
+    if addon == "none":
+        return label
+    details = [f"layer {layer}"] if layer is not None else []
+    details += ["λ=0"] if weight_zero else []
+    suffix = f" ({', '.join(details)})" if details else ""
+    return f"{label} + {ADDONS.get(addon, addon)}{suffix}"
+
+
+def _foreign_label(run: Run) -> str:
+    sources = {str(result.model.get("source", "")) for result in run.results.values()} - {""}
+    if len(sources) == 1:
+        source = sources.pop()
+        return source if ":" in source else Path(source).name
+    return run.directory.path.resolve().name
+
+
+def _with_details(label: str, details: Sequence[str]) -> str:
+    if not details:
+        return label
+    if label.endswith(")"):
+        return f"{label[:-1]}, {', '.join(details)})"
+    return f"{label} ({', '.join(details)})"
+
+
+def _distinguish(entries: Sequence[Entry]) -> list[list[str]]:
+    """What to add to equal labels: the first settings that tell them apart, else the directory."""
+    details: list[list[str]] = [[] for _ in entries]
+    if len(entries) < 2:
+        return details
+    for describe in _DETAILS:
+        if len({tuple(detail) for detail in details}) == len(entries):
+            return details
+        words = [describe(entry) for entry in entries]
+        if len(set(words)) > 1:
+            for detail, word in zip(details, words, strict=True):
+                detail.extend([word] if word else [])
+    if len({tuple(detail) for detail in details}) < len(entries):
+        for detail, entry in zip(details, entries, strict=True):
+            detail.append(entry.run.path)
+    return details
+
+
+def _addon_detail(symbol: str, key: str) -> Callable[[Entry], str]:
+    def describe(entry: Entry) -> str:
+        value = entry.run.setting("addon", key)
+        number = _number(value)
+        shown = f"{number:g}" if number is not None else value
+        return "" if value is None else f"{symbol}={shown}"
+
+    return describe
+
+
+def _seed_detail(entry: Entry) -> str:
+    # Groups hold several seeds: there the seed tells no row from another.
+    return f"seed {entry.run.seed}" if len(entry.runs) == 1 and entry.run.seed is not None else ""
+
+
+def _recipe_detail(entry: Entry) -> str:
+    return str(entry.run.record.get("recipe_name") or "")
+
+
+def _directory_detail(entry: Entry) -> str:
+    return entry.run.directory.path.resolve().name
+
+
+_DETAILS: tuple[Callable[[Entry], str], ...] = (
+    _addon_detail("λ", "weight"),
+    _addon_detail("fraction", "fraction"),
+    _addon_detail("τ", "temperature"),
+    _seed_detail,
+    _recipe_detail,
+    _directory_detail,
+)
+
+
+def _state(entry: Entry) -> str:
+    """Says how many seeds a row averages and what has not ended well."""
+    seeds = f" ({len(entry.runs)} seeds)" if len(entry.runs) > 1 else ""
+    unfinished = sorted({run.status for run in entry.runs} - {"done"})
+    return seeds + (f" [{', '.join(unfinished)}]" if unfinished else "")
+
+
+# -- baselines ------------------------------------------------------------------------------------
+
+
+def baseline_candidates(entry: Entry, entries: Sequence[Entry]) -> list[Entry]:
+    """The entries without add-on that `entry` can be compared with; one is an answer.
+
+    Method, views, data set, image size, model and seeds must agree; of several such entries
+    those with equal training settings are preferred.
+    """
+    if entry.run.addon == "none":
+        return []
+    rivals = [
+        other
+        for other in entries
+        if other.run.addon == "none" and other.run.recipe and _circumstances(other, entry)
+    ]
+    alike = [other for other in rivals if not training_differences(other.run, entry.run)]
+    return alike or rivals
+
+
+def _circumstances(one: Entry, other: Entry) -> bool:
+    # Not the whole model section: where [CLS] enters follows from the add-on's layer.
+    alike = (
+        ("method", "name"),
+        ("views", "setting"),
+        ("data", "path"),
+        ("data", "image_size"),
+        ("model", "name"),
+        ("model", "patch_size"),
+    )
+    seeds = [{str(run.seed) for run in entry.runs} for entry in (one, other)]
+    grouped = max(len(one.runs), len(other.runs)) > 1
+    same = all(str(one.run.setting(*key)) == str(other.run.setting(*key)) for key in alike)
+    return same and (grouped or seeds[0] == seeds[1])
+
+
+def training_differences(one: Run, other: Run) -> list[str]:
+    """`train.*` settings in which two runs differ, as `train.epochs 100 vs 50`."""
+    first, second = (
+        section if isinstance(section, Mapping) else {}
+        for section in (one.recipe.get("train"), other.recipe.get("train"))
+    )
+    return [
+        f"train.{key} {first.get(key)} vs {second.get(key)}"
+        for key in sorted({*first, *second})
+        if first.get(key) != second.get(key)
+    ]

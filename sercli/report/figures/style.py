@@ -1,0 +1,60 @@
+"""What figures share: style and saving."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from sercli.runs.files import write_atomic
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B6B6B"
+DOTS_PER_INCH = 200
+STYLE: Any = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "ser",  # equal data, equal file
+}
+
+Values = Sequence[float | None]
+
+
+def numbers_of(values: Values) -> NDArray[np.float64]:
+    """None to NaN, which leaves a gap."""
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+# -- Files ----------------------------------------------------------------------------------------
+
+
+def save_figure(figure: Figure, directory: Path, name: str) -> list[Path]:
+    """Write `name`.png and `name`.svg; a reader never sees half a file.
+
+    Raises:
+        UserError: The place cannot be written.
+        RunFailed: The disk is full.
+    """
+    paths = []
+    for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
+        buffer = io.BytesIO()
+        with mpl.rc_context(STYLE):
+            figure.savefig(buffer, format=suffix, dpi=DOTS_PER_INCH, metadata=metadata)
+        path = directory / f"{name}.{suffix}"
+        data = buffer.getvalue()
+        write_atomic(path, lambda file, data=data: file.write(data))  # type: ignore[misc]
+        paths.append(path)
+    return paths

@@ -1,0 +1,127 @@
+"""The table for machines: CSV and JSON, numbers at full precision, nothing marked up."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from sercli.report.compare.tables import Cell, Column, Table
+
+SCHEMA = 1
+Number = float | int | None
+
+
+def _difference(key: str) -> Callable[[Cell], Number]:
+    def get(cell: Cell) -> Number:
+        value: Number = getattr(cell.difference, key) if cell.difference is not None else None
+        return value
+
+    return get
+
+
+def _images(cell: Cell) -> Number:
+    return cell.data.images if cell.data is not None else None
+
+
+def _partial(cell: Cell) -> Number:
+    return int(cell.partial) if cell.data is not None else None
+
+
+_ALWAYS: tuple[tuple[str, Callable[[Cell], Number]], ...] = (
+    ("/low", lambda cell: cell.low),
+    ("/high", lambda cell: cell.high),
+)
+_WHERE_ANY: tuple[tuple[str, Callable[[Cell], Number]], ...] = (
+    ("/std", lambda cell: cell.std),
+    ("/floor", lambda cell: cell.floor),
+    ("/difference", _difference("value")),
+    ("/difference/low", _difference("low")),
+    ("/difference/high", _difference("high")),
+    ("/difference/p", _difference("p_value")),
+    ("/difference/p_adjusted", _difference("adjusted_p")),
+    ("/n", _images),
+    ("/partial", _partial),
+)
+
+
+def csv_text(table: Table) -> str:
+    """RFC 4180: one line a row; value, low and high in a column each, and what else there is.
+
+    Undefined and missing values are empty. Percent, scores in 0…1, seconds and images/s.
+    """
+    fields = [field for column in table.columns for field in _fields(table, column)]
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\r\n")
+    own = ["method", "views", "run", "status", "published", "baseline"]
+    writer.writerow([*own, *(name for name, _, _ in fields)])
+    for row in table.rows:
+        runs = row.provenance.get("runs", [])
+        paths = " ".join(run["path"] for run in runs)
+        states = " ".join(dict.fromkeys(str(run.get("status", "done")) for run in runs))
+        own = [row.label, row.views, paths, states, str(row.published).lower(), row.baseline or ""]
+        values = [get(row.cell(column)) for _, column, get in fields]
+        writer.writerow([*own, *("" if value is None else repr(value) for value in values)])
+    return stream.getvalue()
+
+
+def _fields(table: Table, column: Column) -> list[tuple[str, Column, Callable[[Cell], Number]]]:
+    cells = [row.cell(column) for row in table.rows]
+    parts: list[tuple[str, Callable[[Cell], Number]]] = [("", lambda cell: cell.value)]
+    if not column.key.startswith("run/"):
+        parts += _ALWAYS
+    parts += [
+        (part, get) for part, get in _WHERE_ANY if any(get(cell) is not None for cell in cells)
+    ]
+    return [(f"{column.key}{part}", column, get) for part, get in parts]
+
+
+def json_text(table: Table) -> str:
+    """One object: columns with protocol ids, rows with nested cells, notes, provenance."""
+    value = {
+        "schema": SCHEMA,
+        "title": table.title,
+        "columns": [asdict(column) for column in table.columns],
+        "rows": [
+            {
+                "label": row.label,
+                "views": row.views,
+                "published": row.published,
+                "baseline": row.baseline,
+                "cells": {
+                    column.key: _json_cell(row.cells[column.key], column)
+                    for column in table.columns
+                    if column.key in row.cells
+                },
+                **row.provenance,
+            }
+            for row in table.rows
+        ],
+        "notes": [asdict(note) for note in table.notes],
+        "paired_tests": list(table.comparisons),
+        "provenance": table.provenance,
+    }
+    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _json_cell(cell: Cell, column: Column) -> dict[str, Any]:
+    difference = None
+    if cell.difference is not None:
+        difference = {**asdict(cell.difference), "significant": cell.difference.significant}
+    return {
+        "value": cell.value,
+        "undefined": cell.undefined,
+        "low": cell.low,
+        "high": cell.high,
+        "std": cell.std,
+        "floor": cell.floor,
+        "difference": difference,
+        "best": cell.best,
+        "protocol_id": column.protocol_id if cell.data is not None else None,
+        "data": asdict(cell.data) if cell.data is not None else None,
+        "weights": cell.weights,
+        "marks": list(cell.marks),
+    }

@@ -1,0 +1,1 @@
+"""Run directories: every file name, and how files are written."""

@@ -1,0 +1,244 @@
+"""The run directory: every file name in it, and how files are written so that none is half there.
+
+```
+recipe.yaml  run.json  metrics.jsonl  encoder.safetensors
+checkpoints/step-00000100.pt (+ .sha256)
+results/<protocol>[--<variant>].json (+ .npz); earlier/: what another rule or a trial replaced
+heads/<result>.safetensors (+ .unfinished, while a probe is not done)
+cache/features-<split>.safetensors, cache/grids-<what>.npy
+detection/<engine>-<what>/metrics.jsonl, checkpoints/: the training of a detector
+figures/
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sercli.errors import UserError, from_os_error
+from sercli.runs.files import (
+    hash_of,
+    read_json,
+    replacing_directory,
+    verifies,
+    write_json,
+    write_text,
+)
+from sercli.runs.result import SCHEMA, Result, now
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A run directory and its file names."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def run(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def encoder(self) -> Path:
+        return self.path / "encoder.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    @property
+    def heads(self) -> Path:
+        return self.path / "heads"
+
+    def head(self, name: str) -> Path:
+        """The trained head of a probe whose result has this name."""
+        return self.heads / f"{name}.safetensors"
+
+    def unfinished_head(self, name: str) -> Path:
+        """What an interrupted probe goes on from."""
+        return self.heads / f"{name}.unfinished"
+
+    def feature_cache(self, split: str) -> Path:
+        """Features of a split, kept between probes; may be removed at any time."""
+        return self.path / "cache" / f"features-{split}.safetensors"
+
+    def grid_cache(self, what: str) -> Path:
+        """Token grids of images, kept between detectors; may be removed at any time."""
+        return self.path / "cache" / f"grids-{what}.npy"
+
+    def detection(self, what: str) -> RunDir:
+        """Where the training of a detector keeps its metrics and checkpoints."""
+        return RunDir(self.path / "detection" / what)
+
+    def detections(self) -> Iterator[RunDir]:
+        """Those that there are."""
+        return (RunDir(path) for path in sorted((self.path / "detection").glob("*")))
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint taken after `step` optimiser steps."""
+        return self.checkpoints / f"step-{step:08d}.pt"
+
+    def checkpoint_hash(self, step: int) -> Path:
+        """Its SHA-256, in the format of `sha256sum -c`."""
+        return hash_of(self.checkpoint(step))
+
+    def checkpoint_verifies(self, step: int) -> bool:
+        """Whether a checkpoint is there and its bytes are those that were written."""
+        return verifies(self.checkpoint(step))
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps that have a checkpoint file, oldest first (not verified)."""
+        numbers = (file.stem.removeprefix("step-") for file in self.checkpoints.glob("step-*.pt"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
+
+    def result(self, name: str) -> Path:
+        return self.results / f"{name}.json"
+
+    def predictions(self, name: str) -> Path:
+        """Per-image predictions beside the result, for paired statistics."""
+        return self.results / f"{name}.npz"
+
+    # -- life cycle ---------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """An existing run directory.
+
+        Raises:
+            UserError: `path` is missing or holds no run.json.
+        """
+        run_dir = cls(Path(path))
+        if not run_dir.run.is_file():
+            missing = "is a file" if run_dir.path.exists() else "does not exist"
+            what = "has no run.json" if run_dir.path.is_dir() else missing
+            raise UserError(
+                f"{path} {what}",
+                "a run directory made by ser is needed",
+                "see `ser pretrain --help`",
+            )
+        return run_dir
+
+    @classmethod
+    def create(cls, path: Path, *, recipe: str | None, run: Mapping[str, Any]) -> RunDir:
+        """Make a run directory in one rename: a reader sees all of it or nothing.
+
+        Args:
+            path: Must not exist.
+            recipe: Text of recipe.yaml (None for a directory that only collects results).
+            run: First content of run.json; `schema` and `created` are added.
+
+        Raises:
+            UserError: `path` exists or its parent cannot be written.
+        """
+        with replacing_directory(path, what="a new run") as draft:
+            inside = cls(draft)
+            if recipe is not None:
+                write_text(inside.recipe, recipe)
+            write_json(inside.run, {"schema": SCHEMA, "created": now(), **run})
+        return cls(path)
+
+    def read_run(self) -> dict[str, Any]:
+        value = read_json(self.run)
+        if value.get("schema") != SCHEMA:
+            raise UserError(
+                f"{self.run} has schema {value.get('schema')!r}", f"this ser reads schema {SCHEMA}"
+            )
+        return value
+
+    def update_run(self, **fields: Any) -> None:
+        """Merge `fields` into run.json."""
+        write_json(self.run, {**self.read_run(), **fields})
+
+    # -- metrics ------------------------------------------------------------------------------
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one object to metrics.jsonl (one write, so a reader sees whole lines)."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with open(self.metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+        except OSError as error:
+            raise from_os_error(error, f"cannot write {self.metrics}") from error
+
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
+        """The logged steps; a last line cut short by a kill is left out."""
+        if not self.metrics.is_file():
+            return
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):
+                yield json.loads(line)
+
+    def truncate_metrics(self, step: int) -> None:
+        """Keep the rows up to and including `step`, as the run resumes from there."""
+        rows = [row for row in self.read_metrics() if row.get("step", 0) <= step]
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+    # -- results ------------------------------------------------------------------------------
+
+    def keep_earlier(self, result: Result) -> None:
+        """Move the result that `result` replaces to results/earlier/, if more than a repetition.
+
+        One of another rule or other images, or one of all images that a trial replaces, is kept,
+        with its predictions and the head that was trained for it.
+        """
+        path = self.result(result.name)
+        if not path.is_file():
+            return
+        earlier = Result.from_file(path)
+        same = (earlier.protocol, earlier.data.get("path")) == (
+            result.to_json()["protocol"],
+            result.data.get("path"),
+        )
+        if same and not (result.data.get("partial") and not earlier.data.get("partial")):
+            return
+        stem = f"{result.name}--{earlier.created.replace(':', '')}"
+        place = self.results / "earlier"
+        try:
+            place.mkdir(exist_ok=True)
+            for file in (path, self.predictions(result.name), self.head(result.name)):
+                if file.is_file():
+                    file.replace(place / f"{stem}{file.suffix}")
+        except OSError as error:
+            raise from_os_error(error, f"cannot move {path} to {place}") from error
+
+    def write_result(self, result: Result) -> Path:
+        path = self.result(result.name)
+        write_json(path, result.to_json())
+        return path
+
+    def read_results(self) -> list[Result]:
+        """All results, ordered by file name."""
+        return [Result.from_file(file) for file in sorted(self.results.glob("*.json"))]
+
+
+def next_free(path: Path) -> Path:
+    """`path`, or `path-2`, `path-3`… : the first that does not exist."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate

@@ -1,0 +1,1 @@
+"""What the encoder sees of an image, and a record of it."""
