@@ -6,7 +6,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from sercli import distributed
 from sercli.addons import Addon, SummaryConfig, Tap
 from sercli.heads import mlp
-from sercli.recipe.schema import Count
+from sercli.recipe import Count
 
 
 class ToyConfig(SummaryConfig):

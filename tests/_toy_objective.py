@@ -5,8 +5,7 @@ from torch.nn.functional import cosine_similarity
 from sercli import distributed
 from sercli.heads import mlp
 from sercli.methods import Method
-from sercli.recipe.schedule import cosine
-from sercli.recipe.schema import Count, MethodConfig, Probability
+from sercli.recipe import Count, MethodConfig, Probability, cosine
 
 
 class ToyConfig(MethodConfig):

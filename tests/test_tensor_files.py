@@ -64,7 +64,7 @@ def test_a_file_is_a_function_of_its_content(tmp_path):
 
 def test_other_processes_write_the_same_bytes(tmp_path):
     code = (
-        "import sys, torch; from sercli.tensor_files import safetensors_bytes; "
+        "import sys, torch; from sercli.encoders.files import safetensors_bytes; "
         "metadata = {name: name for name in sys.argv[2]}; "
         "data = safetensors_bytes({'b': torch.ones(2), 'a': torch.zeros(3)}, metadata); "
         "open(sys.argv[1], 'wb').write(data)"

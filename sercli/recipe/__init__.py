@@ -1,1 +1,35 @@
-"""Recipes: their settings, files, schedules and listings."""
+"""Recipes: their settings, files, schedules and listings.
+
+What the settings of an objective or an add-on of one's own are made of is found here.
+"""
+
+from sercli.recipe.schedule import START, Moment, Schedule, cosine
+from sercli.recipe.schema import (
+    AddonConfig,
+    Count,
+    MethodConfig,
+    NotNegative,
+    Positive,
+    Probability,
+    Range,
+    Recipe,
+    Setting,
+    Share,
+)
+
+__all__ = [
+    "START",
+    "AddonConfig",
+    "Count",
+    "MethodConfig",
+    "Moment",
+    "NotNegative",
+    "Positive",
+    "Probability",
+    "Range",
+    "Recipe",
+    "Schedule",
+    "Setting",
+    "Share",
+    "cosine",
+]
