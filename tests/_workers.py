@@ -210,7 +210,7 @@ def run_objective(case: Case) -> dict[str, Any]:
     views = make_views(objective.plan, case.batch_size, seed=7)
     module: torch.nn.Module = objective
     if distributed.active():
-        # As engine/loop.py wraps it.
+        # As engine/trainer.py wraps it.
         options = {"bucket_cap_mb": 0.001} if case.small_buckets else {}
         module = DistributedDataParallel(
             objective, broadcast_buffers=False, gradient_as_bucket_view=True, **options

@@ -1,7 +1,7 @@
 """What a training loop does around its steps, whoever runs them: learning rate, agreement of the
 ranks, skipped steps, metrics.jsonl, checkpoints, resume, and stops.
 
-`loop.py` pretrains; a loop that trains something else on a frozen encoder, its own or another
+`trainer.py` pretrains; a loop that trains something else on a frozen encoder, its own or another
 library's, calls `before`, `backward_done` and `done` at each step.
 """
 
