@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,37 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sercli.negatives import Negatives
 from sercli.precision import at_least_fp32, without_autocast
 
-_NEGATIVES = re.compile(r"(cross-view|both-views)(?:\+spatial:(\d+(?:\.\d+)?))?")
 _EPS = 1e-12  # as in torch.nn.functional.normalize
 # Logits lie in [-1/τ, 1/τ]: below this width of the range, exp(s - 1/τ) cannot underflow in fp32.
 _SAFE_LOGIT_RANGE = 80.0
 # A tile holds whole rows of logits, so that softmax needs no running sums: bytes of one tile.
 _TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20, "meta": 2**62}  # meta: shapes alone
-
-
-@dataclass(frozen=True)
-class Negatives:
-    """Which tokens an anchor is contrasted with (parsed from e.g. "both-views+spatial:2").
-
-    Attributes:
-        own_view: Also tokens of other images in the anchor's own view.
-        radius: If given, also tokens of the same image farther than this, in patches.
-    """
-
-    own_view: bool
-    radius: float | None
-
-    @classmethod
-    def parse(cls, text: str) -> Negatives:
-        match = _NEGATIVES.fullmatch(text)
-        if match is None:
-            raise ValueError(
-                f"negatives {text!r}: expected cross-view or both-views, "
-                "optionally with +spatial:r (r in patches)"
-            )
-        return cls(match[1] == "both-views", None if match[2] is None else float(match[2]))
 
 
 def patch_nt_xent(

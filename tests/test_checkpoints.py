@@ -15,7 +15,8 @@ from sercli.encoders.files import load_torch_file
 from sercli.encoders.loading import encoder_metadata, load_encoder, read_encoder, write_encoder
 from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
-from sercli.objective import Objective, addon_configs, method_configs
+from sercli.families import addon_configs, method_configs
+from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
 from sercli.recipe.schema import Model
 from sercli.runs.files import file_sha256

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from sercli.engine import runtime
+from sercli.engine import processes, runtime
 from sercli.errors import UserError
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
@@ -37,7 +37,7 @@ def _alone(monkeypatch):
 def test_who_started_several_processes(monkeypatch, variables, launcher):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert runtime.launched_by() == launcher
+    assert processes.launched_by() == launcher
 
 
 def show_devices(monkeypatch, count):

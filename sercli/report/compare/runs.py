@@ -12,19 +12,12 @@ from typing import Any
 import yaml
 
 from sercli.errors import UserError, from_os_error
+from sercli.families import addon_configs, method_configs, title_of
+from sercli.recipe.schema import FamilyConfig
 from sercli.recipe.text import parse_yaml
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 
-METHODS = {"moco": "MoCo-v3", "dino": "DINO", "barlow-twins": "Barlow Twins"}
-ADDONS = {
-    "none": "",
-    "augself": "AugSelf",
-    "stl": "STL",
-    "equimod": "EquiMod",
-    "essl": "E-SSL",
-    "ser": "SER",
-}
 _VIEWS = ("2", "3", "2+4", "2+4-crops", "2+4-rotations")
 
 
@@ -56,6 +49,12 @@ class Run:
     def name(self, section: str) -> str:
         """`recipe[section].name` in one spelling, or an empty string."""
         return str(self.setting(section, "name") or "").replace("_", "-")
+
+    def title(self, section: str) -> str:
+        """What run.json calls its method or add-on; runs of earlier versions do not say."""
+        titles = self.record.get("titles")
+        told = titles.get(section) if isinstance(titles, Mapping) else None
+        return str(told) if told else known_title(section, self.name(section))
 
     @property
     def views(self) -> str:
@@ -221,9 +220,9 @@ def _place(entry: Entry) -> tuple[Any, ...]:
     """The paper's order: method, views, baseline before add-ons, SER last."""
     run = entry.run
     return (
-        _index(tuple(METHODS), run.name("method")),
+        _index(tuple(method_configs()), run.name("method")),
         _index(_VIEWS, run.views),
-        _index(tuple(ADDONS), run.addon),
+        _index(tuple(addon_configs()), run.addon),
         run.layer or 0,
         run.weight or 0.0,
         str(run.seed).zfill(8),
@@ -239,18 +238,25 @@ def _base_label(run: Run) -> str:
     method = run.name("method")
     if not method:
         return _foreign_label(run)
-    return method_label(method, run.addon, run.layer, run.weight == 0)
+    addon = None if run.addon == "none" else run.title("addon")
+    return trained_label(run.title("method"), addon, layer=run.layer, weight_zero=run.weight == 0)
 
 
-def method_label(method: str, addon: str, layer: int | None, weight_zero: bool) -> str:
-    """Method and add-on in the paper's words; the λ = 0 control never reads like the add-on."""
-    label = METHODS.get(method, method)
-    if addon == "none":
-        return label
+def trained_label(method: str, addon: str | None, *, layer: int | None, weight_zero: bool) -> str:
+    """A row's, from the titles of both; the λ = 0 control never reads like the add-on."""
+    if addon is None:
+        return method
     details = [f"layer {layer}"] if layer is not None else []
     details += ["λ=0"] if weight_zero else []
     suffix = f" ({', '.join(details)})" if details else ""
-    return f"{label} + {ADDONS.get(addon, addon)}{suffix}"
+    return f"{method} + {addon}{suffix}"
+
+
+def known_title(section: str, name: str) -> str:
+    """What tables call a method or an add-on that is installed; the name itself for any other."""
+    known: Mapping[str, type[FamilyConfig]]
+    known = method_configs() if section == "method" else addon_configs()
+    return title_of(known[name]) if name in known else name
 
 
 def _foreign_label(run: Run) -> str:
