@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sercli.commands.plugins import PluginOption
 from sercli.methods import DEFAULT
 
 app = typer.Typer(
@@ -85,6 +86,7 @@ def addons(
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each.")] = 7,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    plugin: PluginOption = None,
 ) -> None:
     """A training step of each add-on against none: parameters, FLOPs, time; embedded world's model.
 
@@ -97,19 +99,19 @@ def addons(
 
     from sercli.benchmarks.addons import run
     from sercli.engine.runtime import choose_device, runtime_for
-    from sercli.families import addon_configs, default_recipe, resolve
+    from sercli.families import addon_names, default_recipe, resolve
 
     chosen = choose_device(device)
     torch.set_num_threads(threads)
-    recipes = []
-    for name in addon_configs():  # none is the first
+    recipes, plugins = [], tuple(plugin or ())
+    for name in addon_names(plugins):  # none is the first
         settings = [f"train.batch_size={batch_size}"]
         if name == "ser":
             settings.append(f"addon.fraction={fraction}")
         if name != "none":
             settings.append(f"addon.layer={layer}")
-        start = default_recipe(method=method, addon=name, data=None)
-        resolved = resolve(start.recipe, tuple(settings), start.flags)
+        start = default_recipe(method=method, addon=name, data=None, plugins=plugins)
+        resolved = resolve(start.recipe, tuple(settings), start.flags, plugins=plugins)
         label = f"{name} (fraction {fraction:g})" if name == "ser" else name
         recipes.append((label, resolved.recipe))
     table = Table(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sercli import addons, methods
+from sercli.commands.plugins import PluginOption
 from sercli.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def pretrain(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key, e.g. train.lr=1e-3."),
     ] = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Pretrain a ViT: an invariant objective, alone or with an equivariance add-on.
 
@@ -86,7 +88,7 @@ def pretrain(
     }
     given = {key: value for key, value in flags.items() if value is not None}
     if resume is not None:
-        if given or recipe or out or set_:
+        if given or recipe or out or set_ or plugin:
             raise UserError(
                 "--resume with options that describe a new run",
                 "a run is resumed with the recipe it was started with",
@@ -98,15 +100,21 @@ def pretrain(
     if name is None:
         from sercli.families import default_recipe
 
-        start = default_recipe(method=method, addon=addon, data=data)
+        start = default_recipe(method=method, addon=addon, data=data, plugins=plugin or ())
         name, given = start.recipe, {**given, **start.flags}
     settings = tuple(set_ or ())
-    _refuse_early(name, settings, given, out=out)
-    _start(name, settings, given, out=out, device=device, nproc=nproc)
+    plugins = tuple(plugin or ())
+    _refuse_early(name, settings, given, out=out, plugins=plugins)
+    _start(name, settings, given, out=out, device=device, nproc=nproc, plugins=plugins)
 
 
 def _refuse_early(
-    name: str, settings: tuple[str, ...], flags: dict[str, Any], *, out: Path | None
+    name: str,
+    settings: tuple[str, ...],
+    flags: dict[str, Any],
+    *,
+    out: Path | None,
+    plugins: tuple[Path, ...],
 ) -> None:
     """Say what cannot be before the seconds that torch takes; of several processes rank 0 does."""
     from sercli.engine.processes import launched_by
@@ -115,7 +123,7 @@ def _refuse_early(
 
     if launched_by() is None:
         refuse_existing(out)
-        resolve(name, settings, flags)
+        resolve(name, settings, flags, plugins=plugins)
 
 
 def _start(
@@ -126,6 +134,7 @@ def _start(
     out: Path | None,
     device: str | None,
     nproc: int,
+    plugins: tuple[Path, ...],
 ) -> None:
     from sercli import distributed
     from sercli.engine import launch, pretraining, runtime
@@ -134,7 +143,9 @@ def _start(
     with runtime.process_group(device) as chosen:
         processes = max(nproc, distributed.world_size())
         run = runtime.decided_by_first(
-            lambda: pretraining.prepare(name, settings, flags, out=out, processes=processes)
+            lambda: pretraining.prepare(
+                name, settings, flags, out=out, processes=processes, plugins=plugins
+            )
         )
         if nproc == 1:
             _train(run, chosen)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sercli.commands.plugins import PluginOption
 from sercli.errors import SerError, UserError
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def show(
         ShowFormat,
         typer.Option("--format", help=_HOW + " YAML can be used as a recipe."),
     ] = ShowFormat.TERMINAL,
+    plugin: PluginOption = None,
 ) -> None:
     """Show every setting of a recipe with its value and where that came from.
 
@@ -111,7 +113,7 @@ def show(
             "a recipe has no room for where its values came from",
             "leave --origins out, or use --format json",
         )
-    resolved = _resolve(name, set_)
+    resolved = _resolve(name, set_, plugins=plugin, tolerant=True)
     if output_format is ShowFormat.YAML:
         _write(resolved.recipe.to_yaml().rstrip("\n"))
         return
@@ -146,6 +148,7 @@ def diff(
     first: Annotated[str, typer.Argument(metavar="A", help=_NAME)],
     second: Annotated[str, typer.Argument(metavar="B", help="The other, likewise.")],
     output_format: _FormatOption = Format.TERMINAL,
+    plugin: PluginOption = None,
 ) -> None:
     """Show the settings in which two recipes differ, and where each value came from.
 
@@ -154,8 +157,8 @@ def diff(
     """
     from sercli.recipe import listing as recipe_listing
 
-    resolved = (_resolve(first, None), _resolve(second, None))
-    found = recipe_listing.differences(*resolved)
+    resolved = [_resolve(name, None, plugins=plugin, tolerant=True) for name in (first, second)]
+    found = recipe_listing.differences(resolved[0], resolved[1])
     if output_format is Format.JSON:
         _write_json(
             {
@@ -189,6 +192,7 @@ def check(
         ),
     ] = None,
     set_: _SetOption = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Check that recipes can be trained, without training: model, batch, schedule and cost.
 
@@ -202,7 +206,7 @@ def check(
     failed, assumed = 0, False
     for name in chosen:
         try:
-            resolved = _resolve(name, set_, data)
+            resolved = _resolve(name, set_, data, plugins=plugin)
             nominal = data is None and _is_nominal(resolved.recipe)
             plan = _plan(resolved.recipe, nominal=nominal)
         except SerError as error:
@@ -228,12 +232,28 @@ def check(
 # -- resolving and checking ------------------------------------------------------------------------
 
 
-def _resolve(name: str, settings: Sequence[str] | None, data: str | None = None) -> Resolved:
+def _resolve(
+    name: str,
+    settings: Sequence[str] | None,
+    data: str | None = None,
+    *,
+    plugins: Sequence[Path] | None,
+    tolerant: bool = False,
+) -> Resolved:
     from sercli.families import resolve
     from sercli.recipe import listing as recipe_listing
 
     flags = {} if data is None else {"data.path": data}
-    return resolve(recipe_listing.located(name), tuple(settings or ()), flags)
+    resolved = resolve(
+        recipe_listing.located(name),
+        tuple(settings or ()),
+        flags,
+        plugins=plugins or (),
+        tolerant=tolerant,
+    )
+    for note in resolved.notes:
+        typer.echo(note, err=True)
+    return resolved
 
 
 def _is_nominal(recipe: Recipe) -> bool:

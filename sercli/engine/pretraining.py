@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
 from sercli.errors import Interrupted, Preempted, SerError, UserError
 from sercli.families import resolve, title_of
+from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
 from sercli.runs.run_dir import RunDir, next_free, refuse_existing
@@ -69,6 +70,7 @@ def prepare(
     *,
     out: Path | None,
     processes: int = 1,
+    plugins: Sequence[Path] = (),
 ) -> RunDir:
     """Check everything, make the run directory, and print what was derived.
 
@@ -76,13 +78,15 @@ def prepare(
         UserError: Anything that would not train; nothing is written then.
     """
     refuse_existing(out)
-    resolved = resolve(name, settings, flags)
+    resolved = resolve(name, settings, flags, plugins=plugins)
     if resolved.recipe.train.tensorboard:
         require_tensorboard()
     source = training_source(resolved.recipe)
     plan = make_plan(resolved.recipe, source, processes=processes)
     run = create_run(resolved, plan, out)
     announce(resolved, plan, run.path, Console())
+    for note in resolved.notes:
+        print(note)
     return run
 
 
@@ -94,9 +98,11 @@ def create_run(resolved: Resolved, plan: Plan, out: Path | None) -> RunDir:
         if stem.endswith((".yaml", ".yml")):
             stem = Path(stem).parent.name if Path(stem).stem == "recipe" else Path(stem).stem
         path = next_free(Path("runs") / stem.replace("/", "-"))
+    plugins, copies = copies_for_run(resolved.recipe.plugins)
     return RunDir.create(
         path,
-        recipe=resolved.recipe.to_yaml(),
+        recipe=resolved.recipe.model_copy(update={"plugins": plugins}).to_yaml(),
+        plugins=copies,
         run={
             "status": "running",
             "recipe_name": resolved.name,
@@ -130,8 +136,8 @@ def train(run: RunDir, *, device: torch.device, make_monitor: MonitorFactory) ->
             trainer = Trainer(run, recipe, source, runtime, monitor=monitor)
             total = trainer.schedule.total_steps
             with TrainingProgress(total, quiet=not first) as progress:
-                if outdated is not None:
-                    progress.message(outdated)
+                for note in (*resolved.notes, *([] if outdated is None else [outdated])):
+                    progress.message(note)
                 trainer.resume(progress.message)
                 if first:
                     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
