@@ -103,8 +103,9 @@ def test_a_protocol_of_one_file_is_compared(toy: Protocol, run: Callable[..., Pa
         assert "jitter" in render(chosen).lower(), name
     with pytest.raises(UserError, match="`ser equiv-score` or `ser jitter-eval`"):
         compare_runs([first], Options(block=7))
+    run("first", "knn", None, {"top1": 50.0})
     with pytest.raises(UserError, match="no equivariance or jitter column is chosen"):
-        compare_runs([first], Options(block=2, columns=("run",)))
+        compare_runs([first], Options(block=2, columns=("knn",)))
 
 
 def test_a_protocol_without_contract_is_shown_by_name(run: Callable[..., Path]) -> None:
