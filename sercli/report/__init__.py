@@ -23,14 +23,14 @@ def compare_runs(
 ) -> Table:
     """Compare run directories as `ser compare` does; `.render("markdown")` gives its text.
 
-    Rows (`.rows`) hold a cell for each of the `.columns` by its key, such as `knn/top1`; values
-    are in the unit of the column: percent, scores in 0…1, seconds, images/s.
+    Rows (`.rows`) hold a cell for each of the `.columns`, by its key; values are in the unit of
+    the column: percent, scores in 0…1, seconds, images/s.
 
     Args:
         paths: Run directories, in any order; the rows come in the paper's order.
         baseline: Run directory that all others are compared with; None finds each its own.
         block: Block whose equivariance is shown; None is 3, or the only one there is.
-        columns: Keys, beginnings of keys or wildcards (`["knn/*"]`); none is the default choice.
+        columns: Keys, beginnings of keys or wildcards (`["*/top1"]`); none is the default choice.
         allow_mixed: Give different protocols a column each instead of refusing.
         published: Add the paper's matching rows.
         group_seeds: One row for all seeds of a recipe, mean ± sample standard deviation.
