@@ -213,8 +213,6 @@ def test_unknown_keys_are_refused_with_a_suggestion(sections, words):
         ({"addon": {"name": "sre"}}, ["addon.name", "ser"]),
         ({"method": {"name": "mocco"}}, ["method.name", "moco"]),
         ({"method": {"name": "moco", "momentum": 2}}, ["method.momentum = 2"]),
-        ({"data": {"path": "/pictures", "num_train": 5}}, ["num_train", "/pictures"]),
-        ({"data": {"path": "/pictures", "num_val": 5}}, ["num_val"]),
         ({"data": {"image_size": 1.5}}, ["data.image_size = 1.5"]),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from sercli.runs.result import Result
     from sercli.runs.run_dir import RunDir
 
-_SHAPES = "shapes"
 _COLUMNS = {
     "AP": "ap",
     "AP50": "ap50",
@@ -139,13 +137,16 @@ def coco_detect(
     Written are results/coco-detect--ENGINE.json, the detections, the heads and a figure.
     """
     from sercli.commands.subject import recipe_of
+    from sercli.data.registry import detection_kind
     from sercli.evals.detection.task import Options
 
     recipe = recipe_of(model)
     place = coco or _default_data(recipe, model)
+    usual = detection_kind(place).detector
+    assert usual is not None  # or it would be no detection set
     options = Options(
-        engine=engine or ("torchvision" if place == _SHAPES else "detectron2"),
-        preset=preset or ("tiny" if place == _SHAPES else "standard"),
+        engine=engine or usual.engine,
+        preset=preset or usual.preset,
         image_size=image_size,
         batch_size=batch_size,
         schedule=schedule,
@@ -211,9 +212,13 @@ def coco_detect(
 
 
 def _default_data(recipe: Mapping[str, Any], model: str) -> str:
+    from sercli.data.registry import find_kind
+
     data = recipe.get("data")
-    if isinstance(data, dict) and data.get("path") == _SHAPES:
-        return _SHAPES
+    path = data.get("path") if isinstance(data, dict) else None
+    kind = find_kind(str(path))
+    if path is not None and kind is not None and kind.detector is not None:
+        return str(path)
     raise UserError(
         f"{model} was not trained on the embedded world",
         "a detection set must be named",
@@ -225,15 +230,12 @@ def _open(
     place: str, recipe: Mapping[str, Any], size: int
 ) -> tuple[DetectionSource, DetectionSource]:
     """Train and val of a COCO directory, or of the embedded world rendered for the canvas."""
-    from sercli.data.coco.folder import CocoFolder
-    from sercli.data.shapes.detection import ShapesDetection
+    from sercli.data.registry import open_detection
 
-    if place != _SHAPES:
-        return CocoFolder(Path(place), "train"), CocoFolder(Path(place), "val")
     seed = recipe.get("seed", 0)
     return (
-        ShapesDetection("train", image_size=size, seed=seed),
-        ShapesDetection("val", image_size=size, seed=seed),
+        open_detection(place, "train", image_size=size, seed=seed),
+        open_detection(place, "val", image_size=size, seed=seed),
     )
 
 

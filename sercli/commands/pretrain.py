@@ -96,7 +96,9 @@ def pretrain(
 
 
 def _default_recipe(method: str, addon: str, data: str | None) -> str:
+    from sercli.data.registry import DataKind, find_kind
     from sercli.objective import addon_configs, method_configs
+    from sercli.recipe.schema import Data
 
     for option, value, table in (
         ("--method", method, method_configs()),
@@ -104,7 +106,8 @@ def _default_recipe(method: str, addon: str, data: str | None) -> str:
     ):
         if value not in table:
             raise UserError(f"{option} {value}", f"known: {', '.join(table)}")
-    world = "shapes" if data in (None, "shapes") else "imagenet"
+    kind = find_kind(Data().path if data is None else data)
+    world = DataKind.recipes if kind is None else kind.recipes
     return f"{world}/{method}-{addon}"
 
 

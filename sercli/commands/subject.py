@@ -16,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from sercli.data import ImageSource, has_split, open_source
+from sercli.data.registry import rendering_kind
 from sercli.encoders.foreign import Hints
 from sercli.encoders.loading import LoadedEncoder, read_encoder
 from sercli.errors import UserError, from_os_error
@@ -24,7 +25,6 @@ from sercli.runs.files import write_atomic
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 
-_SHAPES = "shapes"
 _RESULTS_ROOT = Path("runs")
 
 
@@ -33,7 +33,7 @@ class Images:
     """A data set to evaluate on, not opened yet.
 
     Attributes:
-        path: "shapes" or a directory.
+        path: What `open_source` takes.
         image_size: Side in pixels at which the embedded world is rendered.
         seed, num_train, num_val: Of the embedded world; None: the usual number.
     """
@@ -48,7 +48,7 @@ class Images:
         """Whether there is such a split.
 
         Raises:
-            UserError: `path` is neither "shapes" nor a directory.
+            UserError: `path` is no data set.
         """
         return has_split(self.path, split)
 
@@ -142,7 +142,7 @@ def resolve(
     Args:
         model: A run directory, a checkpoint file or `timm:NAME`.
         command: The command line.
-        data: "shapes" or a directory; None: what the run was trained on.
+        data: What `open_source` takes; None: what the run was trained on.
         out: Run directory for the results; None: see `destination`.
         teacher: The momentum encoder instead of the student.
         random_init: Random weights for `timm:NAME`.
@@ -219,7 +219,7 @@ def images_of(
             "add --data DIR, or --data shapes for the embedded world",
         )
     seed = recipe.get("seed")
-    if path != _SHAPES or section.get("path", _SHAPES) != _SHAPES:
+    if rendering_kind(path) is None or section.get("path", path) != path:
         return Images(path, image_size)
     return Images(
         path,

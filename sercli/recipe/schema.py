@@ -47,15 +47,6 @@ class Data(Section):
         None, description="loader processes a rank; default: by the number of cores"
     )
 
-    @model_validator(mode="after")
-    def _counts_are_used(self) -> Self:
-        if self.path != "shapes" and (self.num_train or self.num_val):
-            raise ValueError(
-                "data.num_train and data.num_val only size the embedded world; "
-                f"data.path is {self.path!r}"
-            )
-        return self
-
 
 PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
 
