@@ -14,7 +14,7 @@ from sercli.recipe import files as recipe_files
 from sercli.recipe import schema as recipe
 from sercli.recipe.schedule import Schedule, cosine
 from sercli.recipe.schema import Train
-from sercli.recipe.text import parse_yaml
+from sercli.runs.text import parse_yaml
 
 TABLES = dict(methods=method_configs(), addons=addon_configs())
 SMALL = {

@@ -96,7 +96,7 @@ def pretrain(
 
 
 def _default_recipe(method: str, addon: str, data: str | None) -> str:
-    from sercli.data.registry import DataKind, find_kind
+    from sercli.data.registry import recipes_for
     from sercli.objective import addon_configs, method_configs
     from sercli.recipe.schema import Data
 
@@ -106,9 +106,7 @@ def _default_recipe(method: str, addon: str, data: str | None) -> str:
     ):
         if value not in table:
             raise UserError(f"{option} {value}", f"known: {', '.join(table)}")
-    kind = find_kind(Data().path if data is None else data)
-    world = DataKind.recipes if kind is None else kind.recipes
-    return f"{world}/{method}-{addon}"
+    return f"{recipes_for(Data().path if data is None else data)}/{method}-{addon}"
 
 
 def _start(

@@ -179,6 +179,12 @@ def kind_of(path: str) -> DataKind:
     )
 
 
+def recipes_for(path: str) -> str:
+    """Folder under `recipes/` of the recipe that is taken for such data where none is named."""
+    kind = find_kind(path)
+    return DataKind.recipes if kind is None else kind.recipes
+
+
 def rendering_kind(path: str) -> DataKind | None:
     """The kind that renders a path's images from the run's seed; None: they are in files.
 

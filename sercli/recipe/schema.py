@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from sercli.recipe.text import dump_yaml
+from sercli.runs.text import dump_yaml
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

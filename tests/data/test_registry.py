@@ -17,6 +17,7 @@ from sercli.data.registry import find_kind, open_detection, rendering_kind, requ
 from sercli.engine import pretraining
 from sercli.errors import UserError
 from sercli.evals.monitor import training_monitor
+from sercli.runs.facts import RunFacts
 from sercli.runs.run_dir import RunDir
 
 # A kind of data as somebody would add it: pictures and labels of each split in one NumPy file.
@@ -179,8 +180,16 @@ def test_what_the_seed_renders_is_told_by_its_name_alone(tmp_path, monkeypatch):
     ],
 )
 def test_the_embedded_world_is_the_runs_own_where_it_trained_on_it(recipe, data, expected):
-    images = images_of(recipe, "model", data=data, image_size=32)
+    facts = RunFacts(RunDir(Path("run")), recipe)
+    images = images_of(facts, "model", data=data, image_size=32)
     assert (images.path, images.seed, images.num_val) == expected
+
+
+def test_recipes_are_those_of_the_kind(packed, tmp_path):
+    assert registry.recipes_for("shapes") == "shapes"
+    assert registry.recipes_for(packed) == "shapes"  # as its file says
+    for path in (tmp_path, tmp_path / "none"):
+        assert registry.recipes_for(str(path)) == "imagenet"
 
 
 def test_detection_sets_know_what_trains_on_them(tmp_path):
