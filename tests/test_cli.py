@@ -11,34 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_engine import SER, TINY
 
 from sercli import cli
 from sercli.runs.run_dir import RunDir
+from tests.support.command_line import run_in_process, ser
+from tests.support.paths import RECIPES, ROOT
+from tests.support.training import SER, TINY
 
-ROOT = Path(__file__).parents[1]
 TINY_OPTIONS = [item for s in TINY for item in ("--set", s)]
 OWN_DATA = [s for s in SER if not s.startswith("data.num")]
 OWN_DATA_OPTIONS = [item for s in OWN_DATA for item in ("--set", s)]
-
-
-def ser(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "sercli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
-    )
-
-
-def run_in_process(arguments, monkeypatch, capsys) -> tuple[int, str]:
-    """Exit status and standard error of `ser ARGUMENTS`."""
-    monkeypatch.setattr(sys, "argv", ["ser", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0), capsys.readouterr().err
 
 
 def folder(path: Path, classes: int = 2, images: int = 4, size: int = 20) -> Path:
@@ -220,7 +202,7 @@ def test_a_wheel_has_the_recipes_and_works_outside_the_checkout(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    names = sorted(p.relative_to(ROOT / "recipes") for p in (ROOT / "recipes").rglob("*.yaml"))
+    names = sorted(p.relative_to(RECIPES) for p in RECIPES.rglob("*.yaml"))
     packed = tmp_path / "site" / "sercli" / "recipes"
     assert names == sorted(p.relative_to(packed) for p in packed.rglob("*.yaml"))
     code = (

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import _workers as workers
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,6 +10,7 @@ import torch.multiprocessing
 from sercli import distributed
 from sercli.heads import BatchNorm
 from sercli.losses import patch_nt_xent
+from tests.support import recipes, workers
 
 pytestmark = pytest.mark.distributed
 
@@ -175,7 +175,7 @@ def test_one_process_needs_no_group():
     distributed.barrier()
 
 
-@pytest.mark.parametrize("method", list(workers.METHODS))
+@pytest.mark.parametrize("method", list(recipes.METHODS))
 def test_a_group_of_one_counts_where_it_is_asked_for_and_changes_nothing(method):
     case = workers.Case(8, 0.375, (("negatives", "both-views"),), method=method)
     alone = workers.run_objective(case)
