@@ -13,6 +13,7 @@ from sercli.cli import app
 from sercli.methods import METHODS
 from sercli.recipe.listing import markdown_table, read_head, runnable_names
 from sercli.recipe.schema import Recipe, Section
+from tests.support.pages import blocks, codes, prose, spans, table, text_of
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("", ".github", ".github/ISSUE_TEMPLATE", "recipes")
@@ -29,37 +30,6 @@ FOREIGN = {
 every_page = pytest.mark.parametrize(
     "page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix()
 )
-
-
-@functools.cache
-def text_of(page):
-    return page.read_text(encoding="utf-8")
-
-
-def blocks(page, language):
-    """The code blocks in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE)
-
-
-def spans(page):
-    """What stands between backticks, outside code blocks."""
-    return re.findall(r"`([^`\n]+)`", prose(page))
-
-
-def prose(page):
-    return re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
-
-
-def table(page, heading):
-    """The rows of the first table below a heading, without the head: lists of cells."""
-    _, found, below = text_of(page).partition(f"\n{heading}\n")
-    assert found, heading
-    lines = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)[0].splitlines()
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
-
-
-def codes(cell):
-    return re.findall(r"`([^`]+)`", cell)
 
 
 # -- Links and sizes -------------------------------------------------------------------------------
