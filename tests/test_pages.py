@@ -1,6 +1,7 @@
 """Pages say what is: links, commands, options, recipe keys, names of files, results and rooms."""
 
 import functools
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -345,6 +346,15 @@ def test_modules_named_exist(page):
         ):
             places = (ROOT / span, ROOT / "sercli" / span, page.parent / span)
             assert any(p.exists() or p.with_suffix(".py").exists() for p in places), span
+
+
+@every_page
+def test_names_in_python_exist(page):
+    for span in spans(page):
+        if re.fullmatch(r"sercli(\.[a-z_]+)+", span):
+            module, _, name = span.rpartition(".")
+            found = hasattr(importlib.import_module(module), name)
+            assert found or importlib.util.find_spec(span), span
 
 
 # -- Code ------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def codes(text):
 
 def below(page, heading):
     """What stands below a heading, up to the next one."""
-    _, found, rest = text_of(page).partition(f"\n{heading}\n")
+    _, found, rest = f"\n{text_of(page)}".partition(f"\n{heading}\n")
     assert found, heading
     return re.split(r"^#+ ", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
