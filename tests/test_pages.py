@@ -55,6 +55,19 @@ def test_the_marks_that_ci_reads_have_a_command_each():
         assert below.startswith("python3 -m venv .venv && "), mark
 
 
+def test_the_readme_has_the_numbers_of_the_page_of_evaluations():
+    def plain(cell):
+        return re.sub(r"\\?\*", "", cell)
+
+    short = re.findall(r"^\| MoCo-v3.*$", text_of(ROOT / "README.md"), re.MULTILINE)
+    evals = text_of(ROOT / "sercli" / "evals" / "README.md").partition("## What it shows")[2]
+    for row in short:
+        method, *numbers = [plain(cell.strip()) for cell in row.split("|")[1:-1]]
+        long = re.search(rf"^\| {re.escape(method)} *\|.*$", evals, re.MULTILINE)[0]
+        assert numbers == [plain(cell).strip() for cell in long.split("|")[2:6]]
+    assert len(short) == 2
+
+
 def test_pictures_are_small():
     pictures = list((ROOT / ".github").glob("*.png"))
     assert pictures
