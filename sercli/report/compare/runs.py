@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from sercli.errors import UserError, from_os_error
+from sercli.protocols import PROTOCOLS
 from sercli.recipe.text import parse_yaml
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
@@ -113,7 +114,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         raise UserError(
             f"no result and no timing in {named}",
             "compare shows what runs have measured",
-            "run an evaluator first, for instance `ser knn RUNDIR`",
+            f"run an evaluator first, for instance `ser {next(iter(PROTOCOLS))} RUNDIR`",
         )
     return runs
 

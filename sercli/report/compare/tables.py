@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sercli.protocols.contract import Unit
+
 Direction = Literal["up", "down", "none"]
-Kind = Literal["percent", "score", "ratio", "duration", "rate"]
 
 ARROWS: dict[Direction, str] = {"up": "↑", "down": "↓", "none": ""}
 PARTIAL = "†"
-_DECIMALS: dict[Kind, int] = {"percent": 2, "score": 3, "ratio": 3, "duration": 0, "rate": 1}
+_DECIMALS: dict[Unit, int] = {"percent": 2, "score": 3, "ratio": 3, "duration": 0, "rate": 1}
 _FLOOR_DECIMALS = 2
 
 
@@ -35,7 +36,7 @@ class Column:
 
     key: str
     heading: str
-    kind: Kind
+    kind: Unit
     direction: Direction = "none"
     explanation: str = ""
     ranked: bool = False
