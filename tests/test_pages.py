@@ -319,7 +319,7 @@ def rooms_on_the_map():
         parent = folder if not line.startswith(" ") else parent
         assert folder not in found, folder
         assert cells[-1], line
-        found[folder] = cells[0].split()
+        found[folder] = cells[0].replace("–", "").split()
     return found
 
 
