@@ -261,9 +261,9 @@ def _plan(recipe: Recipe, *, nominal: bool) -> Plan:
 
 def _stand_in(num_images: int) -> ImageSource:
     """A set of so many images: a plan depends on nothing but their number."""
-    from sercli.data import open_source
+    from sercli.data import ShapesSource
 
-    return open_source("shapes", "train", image_size=16, num_images=num_images)
+    return ShapesSource("train", image_size=16, num_images=num_images)
 
 
 def _summary(plan: Plan) -> str:

@@ -259,11 +259,12 @@ def _open_val(wanted: _Wanted, classifier: Classifier, model: str) -> ImageSourc
     Raises:
         UserError: No data set is named or known, or it has no val.
     """
-    from sercli.commands.subject import images_of, recipe_of
+    from sercli.commands.subject import images_of
+    from sercli.runs.facts import facts_of
 
     if wanted.data is None and not wanted.on_the_fly:
         return None
-    images = images_of(recipe_of(model), model, data=wanted.data, image_size=classifier.image_size)
+    images = images_of(facts_of(model), model, data=wanted.data, image_size=classifier.image_size)
     if not images.has("val"):
         raise UserError(
             f"{images.path} has no val/", "clean images are those of val", "name another --data"

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from sercli.recipe.text import dump_yaml
+from sercli.runs.text import dump_yaml
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -46,15 +46,6 @@ class Data(Section):
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None, description="loader processes a rank; default: by the number of cores"
     )
-
-    @model_validator(mode="after")
-    def _counts_are_used(self) -> Self:
-        if self.path != "shapes" and (self.num_train or self.num_val):
-            raise ValueError(
-                "data.num_train and data.num_val only size the embedded world; "
-                f"data.path is {self.path!r}"
-            )
-        return self
 
 
 PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]

@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from sercli.data.registry import rendering_kind
 from sercli.errors import UserError
 from sercli.report.compare.columns import Spec
 from sercli.report.compare.runs import Entry, Run
@@ -19,7 +20,6 @@ from sercli.statistics import PairedTest, holm_adjusted, paired_test, spread, wi
 
 _REPRODUCED = 0.006  # percent: predictions must give the stored top-1 at its printed precision
 _ARRAYS = ("image_ids", "labels", "predictions")
-EMBEDDED_WORLD = "shapes"
 Grid = list[dict[str, Cell]]
 
 
@@ -222,9 +222,9 @@ def _test(baseline: Entry, entry: Entry, spec: Spec) -> PairedTest | None:
 
 
 def _same_world(one: Run, other: Run, spec: Spec) -> bool:
-    """Whether equal image ids mean equal images: the embedded world is rendered from the seed."""
+    """Whether equal image ids mean equal images: those of a rendered set follow from the seed."""
     scored = [_scored(run.results[spec.source]) for run in (one, other)]
-    rendered = any(data.path == EMBEDDED_WORLD for data in scored)
+    rendered = any(rendering_kind(data.path) is not None for data in scored)
     return scored[0].other == scored[1].other and (not rendered or one.seed == other.seed)
 
 

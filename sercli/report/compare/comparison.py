@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sercli import __version__
+from sercli.data.registry import rendering_kind
 from sercli.errors import UserError
 from sercli.protocols import PROTOCOLS
 from sercli.report.compare import published as paper
@@ -315,8 +316,9 @@ def _data_notes(specs: Sequence[Spec], runs: Sequence[Run]) -> list[Note]:
             if not spec.of_run and spec.source in run.results:
                 path = str(run.results[spec.source].data.get("path"))
                 sources.setdefault(path, {})[spec.source] = None
+    kinds = {path: rendering_kind(path) for path in sources}
     shown = [
-        f"{', '.join(names)} on {path}{' (the embedded world)' if path == 'shapes' else ''}"
+        f"{', '.join(names)} on {path}{f' ({kind.title})' if (kind := kinds[path]) else ''}"
         for path, names in sources.items()
     ]
     return [Note(None, f"Scored: {'; '.join(shown)}.")] if shown else []

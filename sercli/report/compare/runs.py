@@ -13,9 +13,9 @@ import yaml
 
 from sercli.errors import UserError, from_os_error
 from sercli.protocols import PROTOCOLS
-from sercli.recipe.text import parse_yaml
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
+from sercli.runs.text import parse_yaml
 
 METHODS = {"moco": "MoCo-v3", "dino": "DINO", "barlow-twins": "Barlow Twins"}
 ADDONS = {
