@@ -19,6 +19,7 @@ def test_the_reference_is_the_same_loss():
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.run
 def test_measure_sees_memory_of_its_own_process():
     measured = measure(prepare, "tiled", 4, device="cpu", threads=1, repeats=1)
     assert measured.seconds > 0

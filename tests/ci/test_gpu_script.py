@@ -140,6 +140,7 @@ def test_what_is_missing_is_said_before_anything_begins(gpu, capsys, monkeypatch
     assert "missing: pydantic_core (give their --wheels)" in said
 
 
+@pytest.mark.run
 def test_it_does_not_begin_without_a_device(tmp_path):
     process = subprocess.run(
         [sys.executable, SCRIPT, "--out", tmp_path / "out"],

@@ -6,7 +6,7 @@ from sercli.engine import plan as plans
 from sercli.engine import pretraining
 from sercli.engine.plan import make_plan
 from sercli.errors import UserError
-from tests.support.command_line import ser
+from tests.support.command_line import run_in_process
 
 KEYS = {
     "--method": "method.name", "--addon": "addon.name", "--layer": "addon.layer",
@@ -235,20 +235,23 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_on_the_command_line_it_is_2(tmp_path, line):
-    result = ser("pretrain", "--recipe", "shapes/moco-ser", *line.split(), cwd=tmp_path)
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert result.stderr.startswith("ser: ")
-    assert result.stderr.count("\n") == 1
-    assert COMMANDS[line] in result.stderr
+def test_on_the_command_line_it_is_2(tmp_path, monkeypatch, capsys, line):
+    monkeypatch.chdir(tmp_path)
+    words = ["pretrain", "--recipe", "shapes/moco-ser", *line.split()]
+    status, errors = run_in_process(words, monkeypatch, capsys)
+    assert status == 2
+    assert errors.startswith("ser: ")
+    assert errors.count("\n") == 1
+    assert COMMANDS[line] in errors
     assert not list(tmp_path.iterdir())
 
 
-def test_a_batch_too_small_for_the_processes_is_refused_before(tmp_path):
+def test_a_batch_too_small_for_the_processes_is_refused_before(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     words = ["--nproc", "3", "--set", "addon.name=stl", "--set", "train.batch_size=4"]
-    result = ser("pretrain", "--recipe", "shapes/moco-ser", *words, cwd=tmp_path)
-    assert result.returncode == 2
-    assert "on 3 processes" in result.stderr
-    assert result.stderr.count("\n") == 1
+    words = ["pretrain", "--recipe", "shapes/moco-ser", *words]
+    status, errors = run_in_process(words, monkeypatch, capsys)
+    assert status == 2
+    assert "on 3 processes" in errors
+    assert errors.count("\n") == 1
     assert not list(tmp_path.iterdir())

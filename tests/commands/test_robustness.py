@@ -216,6 +216,7 @@ def share(labels: Sequence[int], each: int = 1) -> float:
 # -- Numbers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.run
 def test_every_set_gives_the_accuracy_that_was_painted(published: Path, run: Any) -> None:
     status, error, results = run(
         *("--imagenet-r", published / "imagenet-r", "--imagenet-a", published / "imagenet-a"),

@@ -245,6 +245,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.run
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_other_ways_to_start_processes(tmp_path, method):
     script = tmp_path / "script.py"
@@ -253,6 +254,7 @@ def test_other_ways_to_start_processes(tmp_path, method):
     assert done.stdout == "right\n", done.stderr
 
 
+@pytest.mark.run
 @pytest.mark.parametrize("busy", [False, True])
 def test_loaders_end_with_a_parent_that_is_killed(tmp_path, busy):
     """Also where they wait for a disk that never answers, as a FIFO nobody writes to."""

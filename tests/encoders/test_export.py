@@ -65,6 +65,7 @@ def test_round_trip_through_timm_and_back(tmp_path, cls_after):
     assert header["architecture"] == ("ser_vit" if cls_after else "vit_small_patch16_224")
 
 
+@pytest.mark.run
 def test_a_stranger_loads_the_files(tmp_path):
     """In a new process: timm alone for an ordinary ViT, one import more for a delayed one."""
     lines = []
@@ -91,6 +92,7 @@ torch.save(outputs, "outputs.pt")
     torch.testing.assert_close(torch.load(tmp_path / "outputs.pt"), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.run
 @pytest.mark.parametrize(
     "imports",
     [

@@ -64,6 +64,7 @@ def test_a_file_is_a_function_of_its_content(tmp_path):
     assert torch.equal(loaded["b"], tensors()["b"])
 
 
+@pytest.mark.run
 def test_other_processes_write_the_same_bytes(tmp_path):
     code = (
         "import sys, torch; from sercli.encoders.files import safetensors_bytes; "

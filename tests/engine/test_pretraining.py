@@ -70,6 +70,7 @@ def test_loader_processes_do_not_change_the_run(whole, tmp_path):
     assert losses(run) == losses(whole)
 
 
+@pytest.mark.run
 def test_killed_and_resumed_is_bit_equal(whole, tmp_path):
     path = tmp_path / "killed"
     with subprocess.Popen(command(*options(path)), env=one_thread()) as process:
@@ -84,6 +85,7 @@ def test_killed_and_resumed_is_bit_equal(whole, tmp_path):
     assert torch.equal(weights(run), weights(whole))
 
 
+@pytest.mark.run
 def test_sigterm_leaves_a_checkpoint_and_75(whole, tmp_path):
     path = tmp_path / "preempted"
     with subprocess.Popen(
@@ -108,6 +110,7 @@ def test_sigterm_leaves_a_checkpoint_and_75(whole, tmp_path):
     assert "knn_top1" in list(run.read_metrics())[-1]
 
 
+@pytest.mark.run
 def test_ctrl_c_is_130_and_resumable(tmp_path):
     path = tmp_path / "interrupted"
     with subprocess.Popen(
@@ -142,6 +145,7 @@ def test_damaged_checkpoint_is_refused_and_the_previous_used(whole, tmp_path):
     assert losses(run) == losses(whole)
 
 
+@pytest.mark.run
 def test_two_processes_by_nproc_train_and_tell_their_status(whole, tmp_path):
     path = tmp_path / "two"
     arguments = [*options(path), "--nproc", "2"]

@@ -96,7 +96,7 @@ except UserError as error:
 """
 
 
-@pytest.mark.distributed
+@pytest.mark.run
 @pytest.mark.parametrize(
     ("visible", "indices", "works"),
     [

@@ -28,6 +28,7 @@ from sercli.evals.knn import evaluate, extract
 from sercli.evals.neighbours import knn_accuracy, knn_scores, nearest
 from sercli.recipe.schema import Model
 from sercli.runs.run_dir import RunDir
+from tests.support.processes import run_ranks
 
 MODEL = Model(name="vit_micro", patch_size=8, width=16, depth=2, num_heads=2)
 CPU = torch.device("cpu")
@@ -307,9 +308,9 @@ def in_process(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.distributed
+@pytest.mark.run
 def test_two_processes_find_what_one_does_and_read_each_image_once(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(in_process, (str(tmp_path),), nprocs=2)
+    run_ranks(in_process, str(tmp_path))
     alone = [shared_outcome(queries) for queries in (61, 1)]  # one query: a process without any
     told = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     assert told[0][0] == told[1][0] == alone

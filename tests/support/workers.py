@@ -1,12 +1,13 @@
 """What the processes of test_distributed run: a module of its own, as `spawn` imports it by name.
 
-One launch of three processes serves all tests: they form a group of two (the third waits), then a
-group of three, and write what they found to files that the tests compare with one process.
+One launch of a group serves all tests: its processes write what they found to files that the tests
+compare with one process.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,10 @@ SHARES = {2: ((3, 2), (5, 0)), 3: ((3, 1, 2), (0, 4, 1))}
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One objective on one global batch. `fraction` is SER's; `addon` has the add-on's settings."""
+    """One objective on one global batch. `fraction` is SER's; `addon` has the add-on's settings.
+
+    The quick cases are run by default, the others with `-m run`.
+    """
 
     batch_size: int
     fraction: float = 0.5
@@ -44,6 +48,7 @@ class Case:
     method: str = "moco"
     setting: str | None = None
     drop_path: float = 0.0
+    quick: bool = False
 
     @property
     def name(self) -> str:
@@ -72,6 +77,7 @@ def cases(world: int) -> list[Case]:
             Case(8, 0.375, (("negatives", "cross-view"), ("key_projector", "student"))),
             Case(8, 0.375, (("weight", 0),), small_buckets=True),
             Case(8, addon=of("none")),
+            Case(8, 0.5, both, small_buckets=True, quick=True),
             Case(8, 0.375, both, small_buckets=True),
             Case(8, 0.375, (("action", "placebo"),)),
             Case(8, 0.375, both, setting="2+4-crops"),
@@ -79,13 +85,15 @@ def cases(world: int) -> list[Case]:
             Case(8, 0.375, both, method="dino"),
             Case(8, 0.375, both, method="dino", small_buckets=True),
             Case(8, 0.375, both, method="dino", drop_path=0.2),
-            Case(7, 3 / 7, both, method="dino", setting="2+4-crops"),
+            Case(7, 3 / 7, both, method="dino", setting="2+4-crops", quick=True),
             Case(7, addon=of("none"), method="barlow-twins"),
-            Case(8, 0.375, both, method="barlow-twins"),
+            Case(8, 0.375, both, method="barlow-twins", quick=True),
             Case(7, addon=of("augself", flip=0.5)),
             Case(8, addon=of("stl")),
-            Case(6, addon=of("stl"), small_buckets=True),  # groups of two: four images and two
-            Case(7, addon=of("equimod")),
+            Case(
+                6, addon=of("stl"), small_buckets=True, quick=True
+            ),  # groups of two: four images and two
+            Case(7, addon=of("equimod"), quick=True),
             Case(7, addon=of("essl")),
             Case(7, addon=of("essl", form="predict-and-views")),
         ]
@@ -317,8 +325,8 @@ def run_small() -> dict[str, Any]:
 # -- the processes --------------------------------------------------------------------------------
 
 
-def everything() -> dict[str, Any]:
-    """All that a group finds, by name."""
+def everything(names: Collection[str]) -> dict[str, Any]:
+    """All that a group finds, by name; of the whole objective, the cases of these names."""
     world = dist.get_world_size()
     jobs: dict[str, Any] = {"small": run_small}
     for counts in SHARES[world]:
@@ -327,7 +335,7 @@ def everything() -> dict[str, Any]:
             jobs[f"norm {counts} {affine}"] = lambda c=counts, a=affine: run_batch_norm(c, affine=a)
         for negatives in FORMS:
             jobs[f"patch {counts} {negatives}"] = lambda c=counts, n=negatives: run_patch_loss(c, n)
-    for case in cases(world):
+    for case in (case for case in cases(world) if case.name in names):
         jobs[case.name] = lambda c=case: run_objective(c)
     found = {}
     for name, job in jobs.items():
@@ -338,20 +346,18 @@ def everything() -> dict[str, Any]:
     return found
 
 
-def main(rank: int, folder: str) -> None:
+def main(rank: int, folder: str, world: int, names: Collection[str]) -> None:
     """Entry of each process."""
     torch.set_num_threads(1)
-    for world in (2, 3):
-        if rank < world:
-            dist.init_process_group(
-                "gloo",
-                init_method=f"file://{folder}/rendezvous-{world}",
-                rank=rank,
-                world_size=world,
-                timeout=timedelta(seconds=180),
-            )
-            torch.save(everything(), Path(folder) / f"found-{world}-{rank}.pt")
-            dist.destroy_process_group()
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=180),
+    )
+    torch.save(everything(names), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
 
 
 def reference_batch_norm(rows: torch.Tensor, norm: BatchNorm) -> torch.Tensor:

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
@@ -14,8 +13,9 @@ from sercli.evals.detection.evaluate import evaluate
 from sercli.evals.detection.task import Options, prepare
 from sercli.runs.run_dir import RunDir
 from tests.support import detection
+from tests.support.processes import run_ranks
 
-pytestmark = pytest.mark.distributed
+pytestmark = pytest.mark.run
 
 ENGINES = ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)]
 
@@ -65,7 +65,7 @@ def in_process(rank, folder, engine):
 def test_two_processes_detect_what_one_does(engine, tmp_path):
     RunDir.create(tmp_path / "run", recipe=None, run={})
     RunDir.create(tmp_path / "one", recipe=None, run={})
-    torch.multiprocessing.spawn(in_process, (str(tmp_path), engine), nprocs=2)
+    run_ranks(in_process, str(tmp_path), engine)
 
     def ranks(schedule):
         files = [tmp_path / f"{schedule}-{rank}.pt" for rank in (0, 1)]

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 import typer
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
@@ -39,6 +38,7 @@ from sercli.evals.linear.probe_head import load_head
 from sercli.recipe.schema import Model
 from sercli.runs.run_dir import RunDir
 from sercli.statistics import wilson_interval
+from tests.support.processes import run_ranks
 
 MODEL = Model(name="vit_micro", patch_size=8, width=16, depth=5, num_heads=2)
 CPU = Runtime(torch.device("cpu"), None)
@@ -603,9 +603,9 @@ def in_process(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.distributed
+@pytest.mark.run
 def test_two_processes_give_the_number_of_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(in_process, (str(tmp_path),), nprocs=2)
+    run_ranks(in_process, str(tmp_path))
     for augment in (True, False):
         # 48 images in batches of 15: the last has 3, so that ranks hold 2 and 1 of it.
         one = probe(dataclasses.replace(QUICK, augment=augment, batch_size=15))

@@ -54,6 +54,7 @@ from sercli.report.figures.corruptions import CorruptionRow, corruption_figure
 from sercli.report.figures.style import save_figure
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
+from tests.support.processes import run_ranks
 
 CPU = torch.device("cpu")
 SIDE = 8
@@ -572,9 +573,9 @@ def in_process(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.distributed
+@pytest.mark.run
 def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(in_process, (str(tmp_path),), nprocs=2)
+    run_ranks(in_process, str(tmp_path))
     together = pickle.loads((tmp_path / "found").read_bytes())
     alone = many_outcomes()
     assert len(together) == len(alone) == 5
