@@ -54,9 +54,7 @@ PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-a
 class Model(Section):
     """The ViT."""
 
-    name: str = Field(
-        "vit_small", description="vit_micro, vit_tiny, vit_small, vit_base, vit_large"
-    )
+    name: str = Field("vit_small", description="its size, such as vit_small or vit_base")
     patch_size: Count = Field(16, description="side of a patch, pixels")
     width: Count | None = Field(None, description="embedding width; default: by name")
     depth: Count | None = Field(None, description="number of blocks; default: by name")

@@ -200,7 +200,7 @@ def _training_remarks(entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[s
 def _paper_rows(entries: Sequence[Entry]) -> tuple[paper.PublishedRow, ...]:
     runs = [entry.run for entry in entries]
     identities = [
-        paper.Identity(run.name("method"), run.addon, run.views, run.layer, run.weight == 0)
+        paper.Identity(run.name("method"), run.addon, run.views, run.tapped_layer, run.weight == 0)
         for run in runs
     ]
     return paper.matching(identities).rows
