@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import typer.main
 
+import sercli
 from sercli.addons import ADDONS, NoneConfig
 from sercli.cli import app
 from sercli.methods import METHODS
 from sercli.recipe.listing import markdown_table, read_head, runnable_names
 from sercli.recipe.schema import Recipe, Section
-from tests.support.pages import blocks, codes, prose, spans, table, text_of
+from tests.support.pages import below, blocks, codes, prose, spans, table, text_of
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("", ".github", ".github/ISSUE_TEMPLATE", "recipes")
@@ -368,6 +369,11 @@ def test_names_in_python_exist(page):
             module, _, name = span.rpartition(".")
             found = hasattr(importlib.import_module(module), name)
             assert found or importlib.util.find_spec(span), span
+
+
+def test_the_public_names_are_those_of_the_package():
+    told = {span for span in codes(below(HOUSE, "## Python API")) if span.startswith("sercli.")}
+    assert {f"sercli.{name}" for name in sercli.__all__ if name[0] != "_"} <= told
 
 
 # -- Code ------------------------------------------------------------------------------------------
