@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sercli import randomness
 from sercli.addons import ADDONS, Addon, AddonInput, NoneConfig, TermConfig
-from sercli.encoders.vit import Encoder, Features, cls_after_of, depth_of, encode
+from sercli.encoders.sizes import cls_after_of, size_of
+from sercli.encoders.vit import Encoder, Features, encode
 from sercli.errors import UserError
 from sercli.methods import METHODS, Method
 from sercli.methods.base import TeacherMoves
@@ -64,7 +65,7 @@ class Objective(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         layer = recipe.addon.tapped_layer
-        depth = depth_of(recipe.model)
+        depth = size_of(recipe.model).depth
         if layer is not None and layer > depth:
             raise UserError(
                 f"--layer {layer}",

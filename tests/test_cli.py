@@ -205,6 +205,7 @@ def test_a_wheel_has_the_recipes_and_works_outside_the_checkout(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
+    assert (tmp_path / "site" / "sercli" / "py.typed").is_file()
     names = sorted(p.relative_to(RECIPES) for p in RECIPES.rglob("*.yaml"))
     packed = tmp_path / "site" / "sercli" / "recipes"
     assert names == sorted(p.relative_to(packed) for p in packed.rglob("*.yaml"))

@@ -121,7 +121,7 @@ def test_tiles_do_not_change_the_loss(negatives, monkeypatch):
     keys = torch.randn(5, 40, 8, dtype=torch.float64, requires_grad=True)
     results = []
     for tile in (10**9, 1):  # one tile; tiles of 64 rows, which cut through images of 40 tokens
-        monkeypatch.setattr("sercli.losses._TILE_BYTES", {"cpu": tile})
+        monkeypatch.setattr("sercli.losses.tiles._TILE_BYTES", {"cpu": tile})
         loss = patch_nt_xent(anchors, keys, temperature=0.3, negatives=negatives, grid=(5, 8))
         results.append((loss, *torch.autograd.grad(loss, [anchors, keys])))
     for whole, tiled in zip(*results, strict=True):

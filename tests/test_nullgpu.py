@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 from sercli.cli import app
 from sercli.data.loading import load_images
 from sercli.engine import pretraining
-from sercli.engine import trainer as training
+from sercli.engine import state as states
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
+from sercli.engine.stepper import Stepper
 from sercli.engine.trainer import Trainer
 from sercli.errors import Preempted
 from sercli.evals.detection.backbone import FrozenEncoder
@@ -180,19 +181,19 @@ def run(tmp_path_factory):
     """Stopped after two steps, resumed, and trained to its end."""
     run = start(tmp_path_factory.mktemp("null") / "run", STEPS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_honour", _stop)
+        patch.setattr(Stepper, "_honour", _stop)
         with pytest.raises(Preempted):
             pretraining.train(run, device=CUDA, make_monitor=no_monitor)
     assert [row["step"] for row in run.read_metrics()] == [1, 2]
     with pytest.MonkeyPatch.context() as patch:
         # Moments that no device computed are whatever lay in memory.
-        patch.setattr(training, "require_finite", lambda *_: None)
+        patch.setattr(states, "require_finite", lambda *_: None)
         pretraining.train(run, device=CUDA, make_monitor=no_monitor)
     return run
 
 
-def _stop(trainer, _report):
-    trainer.save()
+def _stop(stepper, _agreed):
+    stepper.save()
     raise Preempted("after the second step")
 
 

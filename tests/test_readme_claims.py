@@ -1,4 +1,4 @@
-"""What the README claims of the embedded world, from the command line (minutes: marker slow)."""
+"""What sercli/evals/README.md claims of the embedded world, by commands (minutes: marker slow)."""
 
 import math
 import statistics

@@ -96,7 +96,9 @@ def pretrain(
 
 
 def _default_recipe(method: str, addon: str, data: str | None) -> str:
+    from sercli.data.registry import recipes_for
     from sercli.objective import addon_configs, method_configs
+    from sercli.recipe.schema import Data
 
     for option, value, table in (
         ("--method", method, method_configs()),
@@ -104,8 +106,7 @@ def _default_recipe(method: str, addon: str, data: str | None) -> str:
     ):
         if value not in table:
             raise UserError(f"{option} {value}", f"known: {', '.join(table)}")
-    world = "shapes" if data in (None, "shapes") else "imagenet"
-    return f"{world}/{method}-{addon}"
+    return f"{recipes_for(Data().path if data is None else data)}/{method}-{addon}"
 
 
 def _start(

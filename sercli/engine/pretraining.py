@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sercli import distributed
 from sercli.data import open_source
+from sercli.data.registry import require_sizes_used
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
 from sercli.engine.plan import Plan, announce, make_plan
@@ -31,10 +32,13 @@ MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 
 
 def resolve(name: str, settings: tuple[str, ...], flags: Mapping[str, Any]) -> Resolved:
-    """Resolve a recipe with the methods and add-ons there are."""
-    return recipe_files.load(
+    """Resolve a recipe with the methods, add-ons and kinds of data there are."""
+    resolved = recipe_files.load(
         name, methods=method_configs(), addons=addon_configs(), settings=settings, flags=flags
     )
+    data = resolved.recipe.data
+    require_sizes_used(data.path, num_train=data.num_train, num_val=data.num_val)
+    return resolved
 
 
 def read_recipe(run: RunDir) -> Recipe:

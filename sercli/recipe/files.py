@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sercli.errors import UserError, from_os_error
+from sercli.errors import UserError
 from sercli.recipe.schema import (
     AddonConfig,
     Data,
@@ -26,7 +26,7 @@ from sercli.recipe.schema import (
     Train,
     Views,
 )
-from sercli.recipe.text import parse_yaml
+from sercli.runs.text import parse_yaml, read_mapping
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Resolved:
     """A recipe with its history.
 
     Attributes:
-        recipe: The typed values.
+        recipe: Every setting, typed and checked.
         name: Name or file it was read from.
         origins: Dotted key → where the value came from ("default" where nobody set it).
     """
@@ -94,19 +94,6 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
     raise UserError(f"no recipe {name!r}", "a name under recipes/ or a YAML file is needed", hint)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        tree = parse_yaml(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise from_os_error(error, f"cannot read {file}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file} is no valid YAML: {reason}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{file} holds {type(tree).__name__}", "a recipe is a mapping of settings")
-    return tree
-
-
 def _full_name(file: Path, given: str) -> str:
     """What a file is called as an origin: a recipe of ser by its full name, else as given."""
     file, root = file.resolve(), recipes_root().resolve()
@@ -120,7 +107,7 @@ def _layers(
     file = _find(name, beside=beside)
     if file.resolve() in seen:
         raise UserError(f"{file} extends itself", "recipes must not extend in a circle")
-    tree = _read(file)
+    tree = read_mapping(file)
     parent = tree.pop("extends", None)
     pairs = list(_flatten(tree))
     layer = (_full_name(file, name), dict(pairs))

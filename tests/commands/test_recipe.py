@@ -22,7 +22,7 @@ from sercli.errors import UserError
 from sercli.recipe import files as recipe_files
 from sercli.recipe import listing as recipe_listing
 from sercli.recipe.listing import Difference, Value
-from sercli.recipe.text import parse_yaml
+from sercli.runs.text import parse_yaml
 
 NAMES = recipe_listing.runnable_names()
 

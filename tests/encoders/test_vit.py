@@ -8,7 +8,8 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from sercli.encoders.vit import Encoder, cls_after_of, depth_of, encode
+from sercli.encoders.sizes import cls_after_of, size_of
+from sercli.encoders.vit import Encoder, encode
 from sercli.errors import UserError
 from sercli.recipe.schema import Model
 
@@ -203,14 +204,14 @@ def test_sizes_and_layers_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="multiples"):
         Encoder.from_model(MODEL, image_size=33)
     with pytest.raises(UserError, match="vit_huge"):
-        depth_of(Model(name="vit_huge"))
+        size_of(Model(name="vit_huge"))
     with pytest.raises(UserError, match="width 30"):
         Encoder.from_model(Model(width=30, num_heads=2), image_size=32)
     with pytest.raises(UserError, match="0…4"):
         small()(pictures(), (5,))
     with pytest.raises(UserError, match="33×32"):
         small()(pictures(1, 33, 32))
-    assert [depth_of(Model(name=f"vit_{n}")) for n in ("small", "base", "large")] == [12, 12, 24]
+    assert [size_of(Model(name=name)).depth for name in ("vit_small", "vit_large")] == [12, 24]
 
 
 # -- grids and batches ----------------------------------------------------------------------------

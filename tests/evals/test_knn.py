@@ -22,9 +22,10 @@ from sercli.data import ShapesSource, open_source
 from sercli.encoders.loading import LoadedEncoder, encoder_metadata, read_encoder, write_encoder
 from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
-from sercli.evals import knn as protocol
-from sercli.evals.common import hold_out
-from sercli.evals.knn import evaluate, extract, knn_accuracy, knn_scores, nearest
+from sercli.evals import neighbours
+from sercli.evals.common import SEED, hold_out
+from sercli.evals.knn import evaluate, extract
+from sercli.evals.neighbours import knn_accuracy, knn_scores, nearest
 from sercli.recipe.schema import Model
 from sercli.runs.run_dir import RunDir
 from tests.support.processes import run_ranks
@@ -105,7 +106,7 @@ def test_votes_are_counted_at_any_temperature(temperature: float) -> None:
     own = votes[np.arange(40), labels.numpy()]
     found = ((votes > own[:, None]).sum(1) < 5) & np.isfinite(own)
     assert 0 < found.sum() < 40
-    assert score.correct5 == found.sum()
+    assert score.right.among_five == found.sum()
 
 
 def test_several_k_from_one_search_are_those_of_each() -> None:
@@ -130,8 +131,8 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     bank[50:70] = bank[:20]  # equally similar ones, in different blocks
     queries, labels = features(1, 45)
     whole = knn_scores(bank, bank_labels, queries, labels, num_classes=7)
-    monkeypatch.setattr(protocol, "_QUERIES_AT_ONCE", 7)
-    monkeypatch.setattr(protocol, "_BANK_AT_ONCE", 33)
+    monkeypatch.setattr(neighbours, "_QUERIES_AT_ONCE", 7)
+    monkeypatch.setattr(neighbours, "_BANK_AT_ONCE", 33)
     parts = knn_scores(bank, bank_labels, queries, labels, num_classes=7)
     for k in whole:
         assert parts[k].predictions.tolist() == whole[k].predictions.tolist()
@@ -141,7 +142,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_of_equally_similar_ones_the_first_are_nearer(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "_BANK_AT_ONCE", block)
+    monkeypatch.setattr(neighbours, "_BANK_AT_ONCE", block)
     bank = torch.tensor([[0.0, 1]] * 4 + [[1.0, 0]] * 6)
     similarity, index = nearest(bank, torch.tensor([[1.0, 0]]), 3)
     assert index.tolist() == [[4, 5, 6]]
@@ -230,7 +231,7 @@ def test_evaluate_is_knn_of_the_extracted_features() -> None:
 
 
 def test_floor_is_the_twin_and_can_be_left_out() -> None:
-    subject = loaded(seed=protocol.SEED)  # drawn as the twin is: both must score the same
+    subject = loaded(seed=SEED)  # drawn as the twin is: both must score the same
     train, val = (ShapesSource(s, image_size=32, num_images=30) for s in ("train", "val"))
     values = evaluate(subject, train, val, device=CPU).result.metrics
     assert values["random/top1"] == values["top1"]

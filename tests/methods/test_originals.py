@@ -342,7 +342,7 @@ BOOKKEEPING = {
 def sections():
     """Of recipes/README.md: recipe → key → value here."""
     found = {}
-    for part in TABLE.read_text(encoding="utf-8").split("\n## ")[1:]:
+    for part in TABLE.read_text(encoding="utf-8").split("\n### ")[1:]:
         name, *lines = part.splitlines()
         rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
         assert {len(row) for row in rows} == {5}, name

@@ -46,12 +46,12 @@ from sercli.evals.robustness.evaluate import (
 from sercli.evals.robustness.metrics import ALEXNET_ERRORS
 from sercli.evals.robustness.reading import InOrder, Reading
 from sercli.evals.robustness.scores import SEVERITIES, Normalisers
+from sercli.evals.robustness.tables import blocks, corruption_rows
 from sercli.recipe.schema import Model
 from sercli.report.compare.columns import catalogue
 from sercli.report.compare.runs import read_runs
 from sercli.report.figures.corruptions import CorruptionRow, corruption_figure
 from sercli.report.figures.style import save_figure
-from sercli.report.robustness import blocks, corruption_rows
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 from tests.support.processes import run_ranks
@@ -457,7 +457,7 @@ def test_tables_show_every_number() -> None:
 
 
 def test_heat_map_shows_every_cell(tmp_path: Path) -> None:
-    rows = corruption_rows(all_results()["imagenet-c"].metrics)
+    rows = [CorruptionRow(**vars(r)) for r in corruption_rows(all_results()["imagenet-c"].metrics)]
     assert [row.group for row in rows] == (
         ["noise"] * 3 + ["blur"] * 4 + ["weather"] * 4 + ["digital"] * 4 + ["extra"]
     )

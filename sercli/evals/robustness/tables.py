@@ -1,4 +1,4 @@
-"""What `ser robustness` shows of its results: tables for the terminal, rows for the heat map."""
+"""Results as tables: blocks of text for the terminal, rows for the heat map."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sercli.report.figures.corruptions import CorruptionRow
+from sercli.protocols.robustness import SETS
 from sercli.runs.result import Result
 
 CORRUPTED, ON_THE_FLY, PERTURBED = "imagenet-c", "imagenet-c-otf", "imagenet-p"
 NORMALISED = "imagenet-p-mfr"
 GRIDS = (CORRUPTED, ON_THE_FLY)
-_NAMES = {
-    CORRUPTED: "ImageNet-C",
-    ON_THE_FLY: "ImageNet-C on the fly",
-    PERTURBED: "ImageNet-P",
-}
 # The extra four are of these kinds as well, but stand apart: they enter no mean.
 _KINDS = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -44,6 +39,27 @@ class Block:
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One corruption of a grid.
+
+    Attributes:
+        name: The corruption.
+        group: What kind it is; rows of one kind stand together.
+        extra: Whether it is one of the four that enter no mean.
+        accuracy: Top-1 by severity, percent (None: not measured).
+        mean: Over the severities.
+        ce: Error relative to AlexNet's, percent.
+    """
+
+    name: str
+    group: str
+    extra: bool
+    accuracy: Sequence[float | None]
+    mean: float | None
+    ce: float | None
 
 
 def blocks(results: Mapping[str, Result], model: str) -> list[Block]:
@@ -116,7 +132,7 @@ def grid_title(result: Result, model: str) -> tuple[str, str]:
 
 def _of(result: Result, model: str) -> str:
     partial = " (partial)" if result.data["partial"] else ""
-    name, key = _NAMES[result.protocol["variant"]], result.model["key"]
+    name, key = SETS[result.protocol["variant"]], result.model["key"]
     return f"{name} of {short_name(model)} ({key}){partial}"
 
 
@@ -152,14 +168,14 @@ def _perturbed(result: Result, normalised: Result | None, model: str) -> Block:
     return Block(_of(result, model), headings, tuple(rows), caption)
 
 
-def corruption_rows(metrics: _Metrics) -> list[CorruptionRow]:
+def corruption_rows(metrics: _Metrics) -> list[GridRow]:
     """The rows of a grid: the fifteen by kind, then the extra ones."""
     kinds = {name: kind for kind, names in _KINDS.items() for name in names}
     there = list(dict.fromkeys(key.split("/")[1] for key in metrics if _is_cell(key)))
     ordered = [name for name in kinds if name in there]
     ordered += [name for name in there if name not in kinds]
     return [
-        CorruptionRow(
+        GridRow(
             name=name,
             group=kinds.get(name, _EXTRA),
             extra=name not in kinds,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from sercli.errors import UserError, from_os_error
 
 
 class _Loader(yaml.SafeLoader):
@@ -70,6 +73,24 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except (ValueError, TypeError) as error:  # of PyYAML's constructors
         raise yaml.YAMLError(str(error)) from error
+
+
+def read_mapping(file: Path) -> dict[str, Any]:
+    """Read settings from a YAML file.
+
+    Raises:
+        UserError: Missing, unreadable, no YAML, or not a mapping.
+    """
+    try:
+        value = parse_yaml(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise from_os_error(error, f"cannot read {file}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file} is no valid YAML: {reason}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} holds {type(value).__name__}", "a recipe is a mapping of settings")
+    return value
 
 
 def dump_yaml(tree: Any) -> str:
