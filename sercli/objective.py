@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sercli import randomness
 from sercli.addons import Addon, AddonInput, TermConfig
-from sercli.encoders.vit import Encoder, Features, cls_after_of, depth_of, encode
+from sercli.encoders.sizes import cls_after_of, size_of
+from sercli.encoders.vit import Encoder, Features, encode
 from sercli.errors import UserError
 from sercli.families import addon_class, method_class
 from sercli.methods import Method
@@ -55,7 +56,7 @@ class Objective(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         layer = recipe.addon.tapped_layer
-        depth = depth_of(recipe.model)
+        depth = size_of(recipe.model).depth
         if layer is not None and layer > depth:
             raise UserError(
                 f"--layer {layer}",

@@ -167,6 +167,7 @@ def probe(
     from rich.table import Table
 
     from sercli.benchmarks.probe import run
+    from sercli.data.registry import find_kind
     from sercli.encoders.vit import Encoder
     from sercli.engine.runtime import choose_device, runtime_for
     from sercli.evals.linear.probe import PRESETS
@@ -177,7 +178,8 @@ def probe(
     resolved = resolve(recipe, (), {}).recipe
     model, size = resolved.model, resolved.data.image_size
     preset = PRESETS["ser"]
-    number = classes or (10 if resolved.data.path == "shapes" else 1000)
+    kind = find_kind(resolved.data.path)
+    number = classes or (kind and kind.num_classes) or 1000
     encoder = Encoder.from_model(model, image_size=size).initialise(0).to(chosen).eval()
     all_rates, one_rate = preset.learning_rates, preset.learning_rates[:1]
     grids = [

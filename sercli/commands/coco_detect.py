@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,12 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sercli.data.coco.source import DetectionSource
-    from sercli.evals.detection.evaluate import Outcome
+    from sercli.evals.detection.evaluate import DetectionOutcome
     from sercli.evals.detection.task import Task
+    from sercli.runs.facts import RunFacts
     from sercli.runs.result import Result
     from sercli.runs.run_dir import RunDir
 
-_SHAPES = "shapes"
 _COLUMNS = {
     "AP": "ap",
     "AP50": "ap50",
@@ -138,14 +137,17 @@ def coco_detect(
     the same command goes on where it stopped. Several processes: torchrun -m sercli coco-detect …
     Written are results/coco-detect--ENGINE.json, the detections, the heads and a figure.
     """
-    from sercli.commands.subject import recipe_of
+    from sercli.data.registry import detection_kind
     from sercli.evals.detection.task import Options
+    from sercli.runs.facts import facts_of
 
-    recipe = recipe_of(model)
-    place = coco or _default_data(recipe, model)
+    facts = facts_of(model)
+    place = coco or _default_data(facts, model)
+    usual = detection_kind(place).detector
+    assert usual is not None  # or it would be no detection set
     options = Options(
-        engine=engine or ("torchvision" if place == _SHAPES else "detectron2"),
-        preset=preset or ("tiny" if place == _SHAPES else "standard"),
+        engine=engine or usual.engine,
+        preset=preset or usual.preset,
         image_size=image_size,
         batch_size=batch_size,
         schedule=schedule,
@@ -189,7 +191,7 @@ def coco_detect(
         if first:
             tell(loaded)
         canvas = options.canvas(loaded.encoder.patch_size)  # a wrong size is told first
-        train, val = _open(place, recipe, canvas.size)
+        train, val = _open(place, facts, canvas.size)
         task = prepare(loaded, train, val, options)
         say(_announcement(task))
         owner = owner_of(model, random_init=random_init)
@@ -211,10 +213,13 @@ def coco_detect(
         _report(outcome.result, model, run)
 
 
-def _default_data(recipe: Mapping[str, Any], model: str) -> str:
-    data = recipe.get("data")
-    if isinstance(data, dict) and data.get("path") == _SHAPES:
-        return _SHAPES
+def _default_data(facts: RunFacts, model: str) -> str:
+    from sercli.data.registry import find_kind
+
+    path = facts.setting("data", "path")
+    kind = None if path is None else find_kind(str(path))
+    if kind is not None and kind.detector is not None:
+        return str(path)
     raise UserError(
         f"{model} was not trained on the embedded world",
         "a detection set must be named",
@@ -222,19 +227,14 @@ def _default_data(recipe: Mapping[str, Any], model: str) -> str:
     )
 
 
-def _open(
-    place: str, recipe: Mapping[str, Any], size: int
-) -> tuple[DetectionSource, DetectionSource]:
+def _open(place: str, facts: RunFacts, size: int) -> tuple[DetectionSource, DetectionSource]:
     """Train and val of a COCO directory, or of the embedded world rendered for the canvas."""
-    from sercli.data.coco.folder import CocoFolder
-    from sercli.data.shapes.detection import ShapesDetection
+    from sercli.data.registry import open_detection
 
-    if place != _SHAPES:
-        return CocoFolder(Path(place), "train"), CocoFolder(Path(place), "val")
-    seed = recipe.get("seed", 0)
+    seed = facts.seed if isinstance(facts.seed, int) else 0
     return (
-        ShapesDetection("train", image_size=size, seed=seed),
-        ShapesDetection("val", image_size=size, seed=seed),
+        open_detection(place, "train", image_size=size, seed=seed),
+        open_detection(place, "val", image_size=size, seed=seed),
     )
 
 
@@ -256,7 +256,7 @@ def _announcement(task: Task) -> str:
     )
 
 
-def _save(run: RunDir, outcome: Outcome, task: Task, model: str, owner: str) -> None:
+def _save(run: RunDir, outcome: DetectionOutcome, task: Task, model: str, owner: str) -> None:
     from sercli.commands.subject import save
     from sercli.evals.detection.evaluate import save_head
     from sercli.report.figures.detections import detection_figure
@@ -274,7 +274,7 @@ def _save(run: RunDir, outcome: Outcome, task: Task, model: str, owner: str) -> 
     save_figure(figure, run.figures, result.name)
 
 
-def _panels(outcome: Outcome, task: Task) -> list[Any]:
+def _panels(outcome: DetectionOutcome, task: Task) -> list[Any]:
     import numpy as np
     from pycocotools.coco import COCO
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +17,9 @@ from sercli.commands.evaluation import (
     Teacher,
     tell,
 )
+
+if TYPE_CHECKING:
+    from sercli.runs.facts import RunFacts
 
 
 def export(
@@ -49,10 +51,10 @@ def export(
     tensors = {k: v for k, v in state.items() if torch.is_tensor(v)}
     torch.save({"state_dict": tensors}, "plain.pth")
     """
-    from sercli.commands.subject import recipe_of
     from sercli.encoders.export import export as write
     from sercli.encoders.export import require_free
     from sercli.encoders.loading import read_encoder
+    from sercli.runs.facts import facts_of
 
     require_free(out, force=force)
     loaded = read_encoder(
@@ -65,7 +67,7 @@ def export(
         positions=positions,
     )
     tell(loaded)
-    exported = write(loaded, out, facts=_facts(Path(model), recipe_of(model)), force=force)
+    exported = write(loaded, out, facts=_header(facts_of(model)), force=force)
     typer.echo(
         f"wrote {exported.path}: {exported.tensors} tensors, {loaded.key} of {model}; "
         f"timm's output differs from ours by {exported.difference:.1e} at most\n"
@@ -80,19 +82,16 @@ def export(
         )
 
 
-def _facts(model: Path, recipe: Mapping[str, Any]) -> dict[str, str]:
+def _header(run: RunFacts) -> dict[str, str]:
     """What a run was, for the header; nothing of other models."""
-    from sercli.runs.run_dir import RunDir
-
-    if not recipe:
+    if not run.recipe:
         return {}
-    run = RunDir.open(model).read_run()
     settings = {
-        "recipe": run.get("recipe_name"),
-        "status": run.get("status"),
-        "seed": recipe.get("seed"),
+        "recipe": run.record.get("recipe_name"),
+        "status": run.record.get("status"),
+        "seed": run.recipe.get("seed"),
         **{
-            name: recipe.get(section, {}).get(setting)
+            name: run.setting(section, setting)
             for name, section, setting in (
                 ("method", "method", "name"),
                 ("addon", "addon", "name"),

@@ -10,11 +10,12 @@ from typing import Any, ClassVar, get_args
 from pydantic import ConfigDict
 
 from sercli import addons, methods
+from sercli.data.registry import recipes_for, require_sizes_used
 from sercli.errors import UserError
 from sercli.families.plugins import Families, families, not_installed
 from sercli.recipe import files
 from sercli.recipe.files import Resolved
-from sercli.recipe.schema import AddonConfig, MethodConfig, Plugin, Setting
+from sercli.recipe.schema import AddonConfig, Data, MethodConfig, Plugin, Setting
 
 
 def resolve(
@@ -25,7 +26,7 @@ def resolve(
     plugins: Sequence[Path] = (),
     tolerant: bool = False,
 ) -> Resolved:
-    """Resolve a recipe with the methods and add-ons there are.
+    """Resolve a recipe with the methods, add-ons and kinds of data there are.
 
     Args:
         name: Name under `recipes/`, or a YAML file.
@@ -59,6 +60,8 @@ def resolve(
         settings=settings,
         flags=flags,
     )
+    data = resolved.recipe.data
+    require_sizes_used(data.path, num_train=data.num_train, num_val=data.num_val)
     kept = named if replaced else (*known.files, *known.packages())
     if not kept:
         return resolved
@@ -150,7 +153,7 @@ def default_recipe(
 
     Args:
         method, addon: Their names; None: the default.
-        data: "shapes" or None for the embedded world, else ImageNet's recipes.
+        data: What `--data` names; None: the embedded world.
         plugins: Files with more methods and add-ons.
 
     Raises:
@@ -162,7 +165,7 @@ def default_recipe(
     for section, name in chosen.items():
         if name not in tables[section]:
             raise UserError(f"--{section} {name}", f"known: {', '.join(tables[section])}")
-    world = "shapes" if data in (None, "shapes") else "imagenet"
+    world = recipes_for(Data().path if data is None else data)
     of_both = f"{world}/{chosen['method']}-{chosen['addon']}"
     of_method = f"{world}/{chosen['method']}-none"
     names = files.recipe_names()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from sercli.errors import UserError, from_os_error
+from sercli.errors import UserError
 from sercli.recipe.keys import explain, refuse_unknown
 from sercli.recipe.schema import (
     AddonConfig,
@@ -24,7 +24,7 @@ from sercli.recipe.schema import (
     Recipe,
     Section,
 )
-from sercli.recipe.text import parse_yaml
+from sercli.runs.text import parse_yaml, read_mapping
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Resolved:
     """A recipe with its history.
 
     Attributes:
-        recipe: The typed values.
+        recipe: Every setting, typed and checked.
         name: Name or file it was read from.
         origins: Dotted key → where the value came from ("default" where nobody set it).
         notes: What there is to tell of it, a line each.
@@ -109,19 +109,6 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
     raise UserError(f"no recipe {name!r}", "a name under recipes/ or a YAML file is needed", hint)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        tree = parse_yaml(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise from_os_error(error, f"cannot read {file}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file} is no valid YAML: {reason}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{file} holds {type(tree).__name__}", "a recipe is a mapping of settings")
-    return tree
-
-
 def _full_name(file: Path, given: str) -> str:
     """What a file is called as an origin: a recipe of ser by its full name, else as given."""
     file, root = file.resolve(), recipes_root().resolve()
@@ -142,7 +129,7 @@ def read(name: str, *, beside: Path | None = None, seen: tuple[Path, ...] = ()) 
     file = _find(name, beside=beside)
     if file.resolve() in seen:
         raise UserError(f"{file} extends itself", "recipes must not extend in a circle")
-    tree = _read(file)
+    tree = read_mapping(file)
     parent = tree.pop("extends", None)
     plugins = plugins_of(tree.pop("plugins", None), beside=file)
     pairs = list(_flatten(tree))

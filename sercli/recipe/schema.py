@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from sercli.recipe.text import dump_yaml
+from sercli.runs.text import dump_yaml
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -51,15 +51,6 @@ class Data(Section):
         None, description="loader processes a rank; default: by the number of cores"
     )
 
-    @model_validator(mode="after")
-    def _counts_are_used(self) -> Self:
-        if self.path != "shapes" and (self.num_train or self.num_val):
-            raise ValueError(
-                "data.num_train and data.num_val only size the embedded world; "
-                f"data.path is {self.path!r}"
-            )
-        return self
-
 
 PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
 
@@ -76,9 +67,7 @@ class Initialiser(StrEnum):
 class Model(Section):
     """The ViT."""
 
-    name: str = Field(
-        "vit_small", description="vit_micro, vit_tiny, vit_small, vit_base, vit_large"
-    )
+    name: str = Field("vit_small", description="its size, such as vit_small or vit_base")
     patch_size: Count = Field(16, description="side of a patch, pixels")
     width: Count | None = Field(None, description="embedding width; default: by name")
     depth: Count | None = Field(None, description="number of blocks; default: by name")
