@@ -28,8 +28,8 @@ def no_monitor(*_arguments):
     return lambda _encoder: {}
 
 
-def start(path, settings=SER, recipe="shapes/moco-ser", **flags):
-    return pretraining.prepare(recipe, tuple(settings), flags, out=path)
+def start(path, settings=SER, recipe="shapes/moco-ser", *, plugins=(), **flags):
+    return pretraining.prepare(recipe, tuple(settings), flags, out=path, plugins=plugins)
 
 
 def train(run):
