@@ -10,7 +10,8 @@ from test_linear_heads import clusters
 
 from sercli.evals.linear.convergence import FEW_STEPS, Training, companion_rates, doubt
 from sercli.evals.linear.heads import HeadRow, Judgement, choose
-from sercli.evals.linear.probe import GRID, STEPS_PER_EPOCH
+from sercli.evals.linear.options import GRID
+from sercli.evals.linear.probe import STEPS_PER_EPOCH
 from sercli.evals.linear.training import Order
 
 LONG = Training(epochs=50, steps=FEW_STEPS, augmented=True)

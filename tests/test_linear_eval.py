@@ -35,7 +35,8 @@ from sercli.evals.common import hold_out
 from sercli.evals.linear.evaluate import Outcome, evaluate
 from sercli.evals.linear.features import CENTRAL, ProbeImages, Reader, cached, fingerprint
 from sercli.evals.linear.heads import load_head
-from sercli.evals.linear.probe import PRESETS, Options, Probe, prepare, split_images
+from sercli.evals.linear.options import PRESETS, Options
+from sercli.evals.linear.probe import Probe, prepare, split_images
 from sercli.recipe.schema import Model
 from sercli.runs.run_dir import RunDir
 from sercli.statistics import wilson_interval

@@ -25,7 +25,7 @@ from sercli.objective import addon_configs, method_configs
 from sercli.recipe import files as recipe_files
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
-from sercli.runs.run_dir import RunDir, next_free
+from sercli.runs.run_dir import RunDir, next_free, require_new
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 
@@ -83,12 +83,7 @@ def prepare(
     Raises:
         UserError: Anything that would not train; nothing is written then.
     """
-    if out is not None and out.exists():
-        raise UserError(
-            f"--out {out} exists",
-            "a new run needs a new directory",
-            "give another, or --resume it",
-        )
+    require_new(out)
     resolved = resolve(name, settings, flags)
     if resolved.recipe.train.tensorboard:
         require_tensorboard()
