@@ -4,7 +4,6 @@ import functools
 import importlib.util
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import typer.main
@@ -16,8 +15,8 @@ from sercli.methods import METHODS
 from sercli.recipe.listing import markdown_table, read_head, runnable_names
 from sercli.recipe.schema import Recipe, Section
 from tests.support.pages import below, blocks, codes, prose, spans, table, text_of
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 FOLDERS = ("", ".github", ".github/ISSUE_TEMPLATE", "recipes")
 PAGES = sorted(
     {page for folder in FOLDERS for page in (ROOT / folder).glob("*.md")}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sercli.data.coco.source import DetectionSource
-    from sercli.evals.detection.evaluate import Outcome
+    from sercli.evals.detection.evaluate import DetectionOutcome
     from sercli.evals.detection.task import Task
     from sercli.runs.facts import RunFacts
     from sercli.runs.result import Result
@@ -255,7 +255,7 @@ def _announcement(task: Task) -> str:
     )
 
 
-def _save(run: RunDir, outcome: Outcome, task: Task, model: str, owner: str) -> None:
+def _save(run: RunDir, outcome: DetectionOutcome, task: Task, model: str, owner: str) -> None:
     from sercli.commands.subject import save
     from sercli.evals.detection.evaluate import save_head
     from sercli.report.figures.detections import detection_figure
@@ -273,7 +273,7 @@ def _save(run: RunDir, outcome: Outcome, task: Task, model: str, owner: str) -> 
     save_figure(figure, run.figures, result.name)
 
 
-def _panels(outcome: Outcome, task: Task) -> list[Any]:
+def _panels(outcome: DetectionOutcome, task: Task) -> list[Any]:
     import numpy as np
     from pycocotools.coco import COCO
 

@@ -31,7 +31,7 @@ from sercli.errors import UserError
 
 if TYPE_CHECKING:
     from sercli.commands.subject import Subject
-    from sercli.evals.linear.evaluate import Outcome
+    from sercli.evals.linear.evaluate import ProbeOutcome
     from sercli.evals.linear.probe import Probe
     from sercli.runs.run_dir import RunDir
 
@@ -207,7 +207,7 @@ def _announce(probe: Probe, say: Callable[[str], None]) -> None:
     )
 
 
-def _report(model: str, probe: Probe, outcome: Outcome, run: RunDir) -> None:
+def _report(model: str, probe: Probe, outcome: ProbeOutcome, run: RunDir) -> None:
     values, facts = outcome.result.metrics, outcome.result.data
     chosen = facts["chosen"]
     sets, rates = list(outcome.table), probe.preset.learning_rates

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from sercli.data import ImageSource
     from sercli.encoders.foreign import Hints
     from sercli.encoders.loading import LoadedEncoder
+    from sercli.evals.common import Outcome
     from sercli.evals.robustness.classifier import Classifier
-    from sercli.evals.robustness.evaluate import Outcome
     from sercli.runs.result import Result
 
 _OWN = "own"
@@ -145,7 +145,8 @@ def robustness(
     from sercli.encoders.foreign import Hints
     from sercli.engine.runtime import is_first_process, process_group, runtime_for
     from sercli.evals.robustness.classifier import own_head
-    from sercli.evals.robustness.evaluate import evaluate, open_sets
+    from sercli.evals.robustness.evaluate import evaluate
+    from sercli.evals.robustness.opening import open_sets
     from sercli.evals.robustness.reading import Reading
     from sercli.evals.robustness.scores import Normalisers
 
@@ -290,7 +291,7 @@ def _probe(
         UserError: There is no probe, or it is another encoder's.
     """
     from sercli.encoders.loading import read_encoder
-    from sercli.evals.linear.heads import load_head
+    from sercli.evals.linear.probe_head import load_head
     from sercli.evals.robustness.classifier import CentreView, Classifier
 
     probe = load_head(file)
