@@ -9,9 +9,8 @@ import pytest
 import typer.main
 
 import sercli
-from sercli.addons import ADDONS, NoneConfig
 from sercli.cli import app
-from sercli.methods import METHODS
+from sercli.families import addon_configs, method_configs
 from sercli.recipe.listing import markdown_table, read_head, runnable_names
 from sercli.recipe.schema import Recipe, Section
 from tests.support.pages import below, blocks, codes, prose, spans, table, text_of
@@ -251,10 +250,10 @@ def keys_of(section, prefix=""):
 @functools.cache
 def all_keys():
     keys = set(keys_of(Recipe))
-    for prefix, kinds in (("method.", METHODS), ("addon.", ADDONS)):
+    for prefix, kinds in (("method.", method_configs()), ("addon.", addon_configs())):
         for kind in kinds.values():
-            keys |= set(keys_of(kind.Config, prefix))
-    return keys | set(keys_of(NoneConfig, "addon."))
+            keys |= set(keys_of(kind, prefix))
+    return keys
 
 
 def fits(key, pattern):

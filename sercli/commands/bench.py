@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sercli.methods import DEFAULT
+
 app = typer.Typer(
     help="Measure speed and memory; every table's ratios come from one run.", no_args_is_help=True
 )
@@ -76,7 +78,7 @@ def loss(
 
 @app.command()
 def addons(
-    method: Annotated[str, typer.Option(help="Objective: moco, dino or barlow-twins.")] = "moco",
+    method: Annotated[str, typer.Option(help="Objective: moco, dino or barlow-twins.")] = DEFAULT,
     layer: Annotated[int, typer.Option(min=1, help="Block that the add-ons tap.")] = 3,
     batch_size: Annotated[int, typer.Option(min=8, help="Images a step.")] = 256,
     fraction: Annotated[float, typer.Option(help="SER's share of b₂.")] = 0.01,
@@ -93,21 +95,21 @@ def addons(
     from rich.console import Console
     from rich.table import Table
 
-    from sercli.addons import ADDONS
     from sercli.benchmarks.addons import run
-    from sercli.engine.pretraining import resolve
     from sercli.engine.runtime import choose_device, runtime_for
+    from sercli.families import addon_configs, default_recipe, resolve
 
     chosen = choose_device(device)
     torch.set_num_threads(threads)
     recipes = []
-    for name in ("none", *ADDONS):
+    for name in addon_configs():  # none is the first
         settings = [f"train.batch_size={batch_size}"]
         if name == "ser":
             settings.append(f"addon.fraction={fraction}")
         if name != "none":
             settings.append(f"addon.layer={layer}")
-        resolved = resolve(f"shapes/{method}-{name}", tuple(settings), {})
+        start = default_recipe(method=method, addon=name, data=None)
+        resolved = resolve(start.recipe, tuple(settings), start.flags)
         label = f"{name} (fraction {fraction:g})" if name == "ser" else name
         recipes.append((label, resolved.recipe))
     table = Table(
@@ -165,9 +167,9 @@ def probe(
     from sercli.benchmarks.probe import run
     from sercli.data.registry import find_kind
     from sercli.encoders.vit import Encoder
-    from sercli.engine.pretraining import resolve
     from sercli.engine.runtime import choose_device, runtime_for
     from sercli.evals.linear.probe import PRESETS
+    from sercli.families import resolve
 
     chosen = choose_device(device)
     torch.set_num_threads(threads)

@@ -159,7 +159,8 @@ def coco_detect(
         at_once=eval_batch,
         metric=metric,
     )
-    from sercli.engine.runtime import is_first_process, process_group, runtime_for
+    from sercli.engine.processes import is_first_process
+    from sercli.engine.runtime import process_group, runtime_for
 
     options.require_valid()
     first = is_first_process()

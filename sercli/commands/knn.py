@@ -56,7 +56,8 @@ def knn(
     from sercli.commands.subject import resolve
     from sercli.data.loading import default_workers
     from sercli.encoders.foreign import Hints
-    from sercli.engine.runtime import is_first_process, process_group, runtime_for
+    from sercli.engine.processes import is_first_process
+    from sercli.engine.runtime import process_group, runtime_for
     from sercli.evals.knn import evaluate
     from sercli.evals.neighbours import NEIGHBOURS, REPORTED
 

@@ -109,7 +109,8 @@ def linear_eval(
     from sercli.commands.subject import resolve
     from sercli.encoders.foreign import Hints
     from sercli.engine.preemption import stop_request
-    from sercli.engine.runtime import is_first_process, process_group, runtime_for
+    from sercli.engine.processes import is_first_process
+    from sercli.engine.runtime import process_group, runtime_for
     from sercli.evals.linear.evaluate import evaluate
     from sercli.evals.linear.probe import Options, prepare
 

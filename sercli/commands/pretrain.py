@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sercli import addons, methods
 from sercli.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 def pretrain(
     method: Annotated[
         str | None,
-        typer.Option(help="Invariant objective: moco, dino or barlow-twins.", show_default="moco"),
+        typer.Option(
+            help="Invariant objective: moco, dino or barlow-twins.", show_default=methods.DEFAULT
+        ),
     ] = None,
     addon: Annotated[
         str | None,
         typer.Option(
             help="Equivariance add-on: ser, augself, stl, equimod, essl or none.",
-            show_default="ser",
+            show_default=addons.DEFAULT,
         ),
     ] = None,
     layer: Annotated[
@@ -91,22 +94,28 @@ def pretrain(
             )
         _resume(resume, device=device, nproc=nproc)
         return
-    name = recipe or _default_recipe(method or "moco", addon or "ser", data)
-    _start(name, tuple(set_ or ()), given, out=out, device=device, nproc=nproc)
+    name = recipe
+    if name is None:
+        from sercli.families import default_recipe
+
+        start = default_recipe(method=method, addon=addon, data=data)
+        name, given = start.recipe, {**given, **start.flags}
+    settings = tuple(set_ or ())
+    _refuse_early(name, settings, given, out=out)
+    _start(name, settings, given, out=out, device=device, nproc=nproc)
 
 
-def _default_recipe(method: str, addon: str, data: str | None) -> str:
-    from sercli.data.registry import recipes_for
-    from sercli.objective import addon_configs, method_configs
-    from sercli.recipe.schema import Data
+def _refuse_early(
+    name: str, settings: tuple[str, ...], flags: dict[str, Any], *, out: Path | None
+) -> None:
+    """Say what cannot be before the seconds that torch takes; of several processes rank 0 does."""
+    from sercli.engine.processes import launched_by
+    from sercli.families import resolve
+    from sercli.runs.run_dir import refuse_existing
 
-    for option, value, table in (
-        ("--method", method, method_configs()),
-        ("--addon", addon, addon_configs()),
-    ):
-        if value not in table:
-            raise UserError(f"{option} {value}", f"known: {', '.join(table)}")
-    return f"{recipes_for(Data().path if data is None else data)}/{method}-{addon}"
+    if launched_by() is None:
+        refuse_existing(out)
+        resolve(name, settings, flags)
 
 
 def _start(
@@ -160,8 +169,8 @@ def _train(run: RunDir, device: torch.device) -> None:
 
 
 def _tell_what_is_next(run: RunDir) -> None:
-    from sercli.engine import runtime
+    from sercli.engine.processes import is_first_process, under_agent
 
-    if runtime.is_first_process() and not runtime.under_agent():
+    if is_first_process() and not under_agent():
         path = run.path
         print(f"done: {path}\nnext: ser equiv-score {path}; ser knn {path}; ser compare {path}")

@@ -239,11 +239,11 @@ def check(
 
 
 def _resolve(name: str, settings: Sequence[str] | None, data: str | None = None) -> Resolved:
-    from sercli.engine import pretraining
+    from sercli.families import resolve
     from sercli.recipe import listing as recipe_listing
 
     flags = {} if data is None else {"data.path": data}
-    return pretraining.resolve(recipe_listing.located(name), tuple(settings or ()), flags)
+    return resolve(recipe_listing.located(name), tuple(settings or ()), flags)
 
 
 def _is_nominal(recipe: Recipe) -> bool:

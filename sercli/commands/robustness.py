@@ -143,7 +143,8 @@ def robustness(
     from sercli.commands.subject import destination, owner_of
     from sercli.data.loading import default_workers
     from sercli.encoders.foreign import Hints
-    from sercli.engine.runtime import is_first_process, process_group, runtime_for
+    from sercli.engine.processes import is_first_process
+    from sercli.engine.runtime import process_group, runtime_for
     from sercli.evals.robustness.classifier import own_head
     from sercli.evals.robustness.evaluate import evaluate
     from sercli.evals.robustness.opening import open_sets

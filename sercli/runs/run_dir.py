@@ -235,6 +235,20 @@ class RunDir:
         return [Result.from_file(file) for file in sorted(self.results.glob("*.json"))]
 
 
+def refuse_existing(out: Path | None) -> None:
+    """Refuse `--out` of a run that is to be made, if there is something.
+
+    Raises:
+        UserError: There is.
+    """
+    if out is not None and out.exists():
+        raise UserError(
+            f"--out {out} exists",
+            "a new run needs a new directory",
+            "give another, or --resume it",
+        )
+
+
 def next_free(path: Path) -> Path:
     """`path`, or `path-2`, `path-3`… : the first that does not exist."""
     candidate, number = path, 1

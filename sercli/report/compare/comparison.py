@@ -26,10 +26,11 @@ from sercli.report.compare.runs import (
     Entry,
     Run,
     baseline_candidates,
-    method_label,
+    known_title,
     read_runs,
     seed_entries,
     single_entries,
+    trained_label,
     training_differences,
 )
 from sercli.report.compare.tables import (
@@ -248,8 +249,7 @@ def _published_rows(
         if cells:
             rows.append(
                 Row(
-                    label=f"{method_label(row.method, row.addon, row.layer, row.weight_zero)} "
-                    "[published]",
+                    label=f"{_published_label(row)} [published]",
                     views=row.views,
                     cells=cells,
                     published=True,
@@ -257,6 +257,13 @@ def _published_rows(
                 )
             )
     return rows
+
+
+def _published_label(row: paper.PublishedRow) -> str:
+    addon = None if row.addon == "none" else known_title("addon", row.addon)
+    return trained_label(
+        known_title("method", row.method), addon, layer=row.layer, weight_zero=row.weight_zero
+    )
 
 
 def _published_number(
