@@ -135,6 +135,7 @@ _OF_PRESETS = frozenset(
         "elements",
         "share",
         "keys",
+        "key_projector",
     )
 )
 
