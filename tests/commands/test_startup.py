@@ -18,7 +18,8 @@ seen = []
 for line in json.load(sys.stdin):
     sys.argv, said, before = ["ser", *line], io.StringIO(), set(sys.modules)
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())):
+        out = io.TextIOWrapper(io.BytesIO())
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(out):
             cli.main()
     except SystemExit as stop:
         heavy = {"torch", "timm", "matplotlib", "pandas"} & set(sys.modules) - before
