@@ -25,7 +25,7 @@ from sercli.families import resolve, title_of
 from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
-from sercli.runs.run_dir import RunDir, next_free, refuse_existing
+from sercli.runs.run_dir import RunDir, next_free, require_new
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 
@@ -77,7 +77,7 @@ def prepare(
     Raises:
         UserError: Anything that would not train; nothing is written then.
     """
-    refuse_existing(out)
+    require_new(out)
     resolved = resolve(name, settings, flags, plugins=plugins)
     if resolved.recipe.train.tensorboard:
         require_tensorboard()

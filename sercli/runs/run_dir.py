@@ -257,15 +257,15 @@ def _write(content: bytes, file: BinaryIO) -> None:
     file.write(content)
 
 
-def refuse_existing(out: Path | None) -> None:
-    """Refuse `--out` of a run that is to be made, if there is something.
+def require_new(path: Path | None) -> None:
+    """Refuse an --out that is there; None, without --out, is a directory yet to be found.
 
     Raises:
-        UserError: There is.
+        UserError: It is there.
     """
-    if out is not None and out.exists():
+    if path is not None and path.exists():
         raise UserError(
-            f"--out {out} exists",
+            f"--out {path} exists",
             "a new run needs a new directory",
             "give another, or --resume it",
         )

@@ -176,7 +176,7 @@ BUILT = "    needs_images = (1, '')\n    def loss(self, given): ...\n"
         (HEAD, ["has no class of its own"]),
         (
             HEAD + CONFIG + "class A(Addon):\n    Config = C\n",
-            ["A of the", "abstract; it lacks loss"],
+            ["A of the", "is abstract: it lacks loss"],
         ),
         (HEAD + "class A(Addon):\n" + BUILT, ["has the Config None", "a subclass of TermConfig"]),
         (HEAD + "class A(Addon):\n    Config = int\n" + BUILT, ["has the Config int"]),

@@ -12,7 +12,7 @@ line, and `Hints` are the answers.
 - `building.py`: `read`, and the translation into our encoder.
 """
 
-from sercli.encoders.foreign.architecture import Hints, num_heads, resampling
+from sercli.encoders.foreign.architecture import num_heads, resampling
 from sercli.encoders.foreign.building import ForeignEncoder, read
 from sercli.encoders.foreign.layouts import EXPORT_LAYOUT, LAYOUTS, Layout
 
@@ -20,7 +20,6 @@ __all__ = [
     "EXPORT_LAYOUT",
     "LAYOUTS",
     "ForeignEncoder",
-    "Hints",
     "Layout",
     "num_heads",
     "read",

@@ -15,6 +15,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
+from sercli.encoders.asked import Hints
 from sercli.encoders.foreign.finding import Candidate, stored_arguments
 from sercli.encoders.foreign.layouts import (
     AGREED_HEADS,
@@ -31,41 +32,6 @@ from sercli.recipe.schema import PosResize
 
 Colour = tuple[float, float, float]
 Positions = Literal["moco-v3", "mae", "learned"]
-
-
-@dataclass(frozen=True)
-class Hints:
-    """What the user says of a file that does not say it itself.
-
-    Attributes:
-        num_heads: Attention heads.
-        cls_after: Block after which [CLS] joins.
-        key: Where the encoder is, as the message that asks for it names it; what is usual of such
-            encoders is then not insisted on.
-        positions: How its own code resamples positions, see `Encoder.positions`.
-    """
-
-    num_heads: int | None = None
-    cls_after: int | None = None
-    key: str | None = None
-    positions: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a way to resample positions that there is not."""
-        if self.positions not in (None, *get_args(PosResize)):
-            known = ", ".join(get_args(PosResize))
-            raise UserError(f"--positions {self.positions}", f"known: {known}")
-
-    @property
-    def given(self) -> str | None:
-        """The first option that was given, as on the command line."""
-        options = {
-            "--num-heads": self.num_heads,
-            "--cls-after": self.cls_after,
-            "--key": self.key,
-            "--positions": self.positions,
-        }
-        return next((name for name, value in options.items() if value is not None), None)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import torch
 from timm.layers import Mlp, SwiGLUPacked
 from torch import Tensor, nn
 
+from sercli.encoders.asked import Hints
 from sercli.encoders.files import require_finite
 from sercli.encoders.foreign.architecture import (
     Architecture,
     Colour,
     Facts,
-    Hints,
     Shape,
     architecture_of,
     shape_of,
