@@ -9,6 +9,7 @@ import typer
 from sercli.commands.options import MeasuringOptions, option_objects
 from sercli.commands.printing import print_measurements
 from sercli.errors import UserError
+from sercli.methods import DEFAULT
 
 if TYPE_CHECKING:
     from sercli.benchmarks.loss import LossRow
@@ -80,7 +81,7 @@ def _loss_cells(row: LossRow) -> list[str]:
 @option_objects
 def addons(
     machine: MeasuringOptions,
-    method: Annotated[str, typer.Option(help="Objective: moco, dino or barlow-twins.")] = "moco",
+    method: Annotated[str, typer.Option(help="Objective: moco, dino or barlow-twins.")] = DEFAULT,
     layer: Annotated[int, typer.Option(min=1, help="Block that the add-ons tap.")] = 3,
     batch_size: Annotated[int, typer.Option(min=8, help="Images a step.")] = 256,
     fraction: Annotated[float, typer.Option(help="SER's share of b₂.")] = 0.01,
@@ -135,17 +136,17 @@ def _addon_recipes(
     method: str, layer: int, *, batch_size: int, fraction: float
 ) -> list[tuple[str, Recipe]]:
     """The embedded world's recipe without an add-on and with each, by what it is called."""
-    from sercli.addons import ADDONS
-    from sercli.engine.pretraining import resolve
+    from sercli.families import addon_configs, default_recipe, resolve
 
     recipes = []
-    for name in ("none", *ADDONS):
+    for name in addon_configs():  # none is the first
         settings = [f"train.batch_size={batch_size}"]
         if name == "ser":
             settings.append(f"addon.fraction={fraction}")
         if name != "none":
             settings.append(f"addon.layer={layer}")
-        resolved = resolve(f"shapes/{method}-{name}", tuple(settings), {})
+        start = default_recipe(method=method, addon=name, data=None)
+        resolved = resolve(start.recipe, tuple(settings), start.flags)
         label = f"{name} (fraction {fraction:g})" if name == "ser" else name
         recipes.append((label, resolved.recipe))
     return recipes
@@ -173,15 +174,17 @@ def probe(
     from rich.console import Console
 
     from sercli.benchmarks.probe import run
+    from sercli.data.registry import find_kind
     from sercli.encoders.vit import Encoder
-    from sercli.engine.pretraining import resolve
     from sercli.engine.runtime import choose_device, runtime_for
+    from sercli.families import resolve
 
     chosen = choose_device(machine.device)
     torch.set_num_threads(machine.threads)
     resolved = resolve(recipe, (), {}).recipe
     model, size = resolved.model, resolved.data.image_size
-    number = classes or (10 if resolved.data.path == "shapes" else 1000)
+    kind = find_kind(resolved.data.path)
+    number = classes or (kind and kind.num_classes) or 1000
     encoder = Encoder.from_model(model, image_size=size).initialise(0).to(chosen).eval()
     with Console().status("measuring") as status:
         rows = run(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import typer
 
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sercli.data.coco.source import DetectionSource
-    from sercli.evals.detection.evaluate import Outcome
+    from sercli.evals.detection.evaluate import DetectionOutcome
     from sercli.evals.detection.task import Task
+    from sercli.runs.facts import RunFacts
     from sercli.runs.result import Result
     from sercli.runs.run_dir import RunDir
 
-_SHAPES = "shapes"
 _COLUMNS = {
     "AP": "ap",
     "AP50": "ap50",
@@ -131,21 +130,22 @@ def coco_detect(
     `torchrun -m sercli coco-detect …`. Written are `results/coco-detect--ENGINE.json`, the
     detections, the heads and a figure.
     """
-    from sercli.commands.subject import owner_of, recipe_of
+    from sercli.commands.subject import owner_of
+    from sercli.data.registry import require_detection
+    from sercli.engine.processes import is_first_process
+    from sercli.runs.facts import facts_of
 
     require_usable(model, run)
-    recipe = recipe_of(model.source)
-    place = coco or _default_data(recipe, model.source)
+    facts = facts_of(model.source)
+    place = coco or _default_data(facts, model.source)
     options = _options(place, detector, run)
     options.require_valid()
-    _require_set(place)
-    from sercli.engine.runtime import is_first_process
-
+    require_detection(place)
     first = is_first_process()
     if first:
         typer.echo(f"engine {options.engine}, preset {options.preset}")
     options.require_engine()
-    task, outcome, directory = _evaluate(model, run, recipe, place, options, detector.restart)
+    task, outcome, directory = _evaluate(model, run, facts, place, options, detector.restart)
     if first:
         owner = owner_of(model.source, random_init=model.random_init)
         _save(directory, outcome, task, model.source, owner)
@@ -153,9 +153,13 @@ def coco_detect(
 
 
 def _options(place: str, detector: DetectorOptions, run: RunOptions) -> Options:
-    return Options(
-        engine=detector.engine or ("torchvision" if place == _SHAPES else "detectron2"),
-        preset=detector.preset or ("tiny" if place == _SHAPES else "standard"),
+    from sercli.data.registry import detection_kind
+
+    usual = detection_kind(place).detector
+    assert usual is not None  # or it would be no detection set
+    return Options(  # kinds of data know no engines; `require_valid` looks at what they say
+        engine=detector.engine or cast(Engine, usual.engine),
+        preset=detector.preset or cast(PresetName, usual.preset),
         image_size=detector.image_size,
         batch_size=detector.batch_size,
         schedule=detector.schedule,
@@ -172,21 +176,17 @@ def _options(place: str, detector: DetectorOptions, run: RunOptions) -> Options:
 def _evaluate(
     model: ModelOptions,
     run: RunOptions,
-    recipe: Mapping[str, Any],
+    facts: RunFacts,
     place: str,
     options: Options,
     restart: bool,
-) -> tuple[Task, Outcome, RunDir]:
+) -> tuple[Task, DetectionOutcome, RunDir]:
     """Train the detector and score it; what was decided, what came out, and its run directory."""
     from sercli.commands.subject import destination, open_or_create, owner_of
     from sercli.engine.preemption import stop_request
+    from sercli.engine.processes import is_first_process
     from sercli.engine.progress import TrainingProgress
-    from sercli.engine.runtime import (
-        decided_by_first,
-        is_first_process,
-        process_group,
-        runtime_for,
-    )
+    from sercli.engine.runtime import decided_by_first, process_group, runtime_for
     from sercli.evals.detection.evaluate import evaluate
     from sercli.evals.detection.task import prepare
 
@@ -203,7 +203,7 @@ def _evaluate(
         if first:
             say_what_was_read(loaded)
         canvas = options.canvas(loaded.encoder.patch_size)  # a wrong size is refused first
-        train, val = _open(place, recipe, canvas.size)
+        train, val = _open(place, facts, canvas.size)
         task = prepare(loaded, train, val, options)
         say(_announcement(task))
         directory = decided_by_first(
@@ -224,10 +224,13 @@ def _evaluate(
     return task, outcome, directory
 
 
-def _default_data(recipe: Mapping[str, Any], model: str) -> str:
-    data = recipe.get("data")
-    if isinstance(data, dict) and data.get("path") == _SHAPES:
-        return _SHAPES
+def _default_data(facts: RunFacts, model: str) -> str:
+    from sercli.data.registry import find_kind
+
+    path = facts.setting("data", "path")
+    kind = None if path is None else find_kind(str(path))
+    if kind is not None and kind.detector is not None:
+        return str(path)
     raise UserError(
         f"{model} was not trained on the embedded world",
         "a detection set must be named",
@@ -235,32 +238,14 @@ def _default_data(recipe: Mapping[str, Any], model: str) -> str:
     )
 
 
-def _require_set(place: str) -> None:
-    """Refuse a directory without the files of both splits, before torch is imported.
-
-    Raises:
-        UserError: It is no such directory.
-    """
-    from sercli.data.coco.folder import require_split
-
-    if place != _SHAPES:
-        for split in ("train", "val"):
-            require_split(Path(place), split).images()
-
-
-def _open(
-    place: str, recipe: Mapping[str, Any], size: int
-) -> tuple[DetectionSource, DetectionSource]:
+def _open(place: str, facts: RunFacts, size: int) -> tuple[DetectionSource, DetectionSource]:
     """Train and val of a COCO directory, or of the embedded world rendered for the canvas."""
-    from sercli.data.coco.folder import CocoFolder
-    from sercli.data.shapes.detection import ShapesDetection
+    from sercli.data.registry import open_detection
 
-    if place != _SHAPES:
-        return CocoFolder(Path(place), "train"), CocoFolder(Path(place), "val")
-    seed = recipe.get("seed", 0)
+    seed = facts.seed if isinstance(facts.seed, int) else 0
     return (
-        ShapesDetection("train", image_size=size, seed=seed),
-        ShapesDetection("val", image_size=size, seed=seed),
+        open_detection(place, "train", image_size=size, seed=seed),
+        open_detection(place, "val", image_size=size, seed=seed),
     )
 
 
@@ -282,7 +267,7 @@ def _announcement(task: Task) -> str:
     )
 
 
-def _save(run: RunDir, outcome: Outcome, task: Task, model: str, owner: str) -> None:
+def _save(run: RunDir, outcome: DetectionOutcome, task: Task, model: str, owner: str) -> None:
     from sercli.commands.subject import save
     from sercli.evals.detection.evaluate import save_head
     from sercli.report.figures.detections import detection_figure
@@ -300,7 +285,7 @@ def _save(run: RunDir, outcome: Outcome, task: Task, model: str, owner: str) -> 
     save_figure(figure, run.figures, result.name)
 
 
-def _panels(outcome: Outcome, task: Task) -> list[Any]:
+def _panels(outcome: DetectionOutcome, task: Task) -> list[Any]:
     import numpy as np
     from pycocotools.coco import COCO
 

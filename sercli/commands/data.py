@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -152,11 +152,13 @@ def check(
     rule or do not fit their image, and categories that train and val do not share.
     The exit status is 0 if nothing is wrong, otherwise 2.
     """
+    from sercli.data.registry import check_data
+
     with progress() as update:
-        report = _check(
+        report = check_data(
             directory,
-            layout,
-            classes,
+            layout=layout,
+            classes_of=classes,
             decode=not fast,
             progress=lambda what, done, total: update(f"reading {what}", done, total),
         )
@@ -197,42 +199,6 @@ def _print_report(directory: Path, report: CheckReport, *, fast: bool) -> None:
     total = sum(split.num_images for split in report.splits)
     files = "videos" if report.taken_as.startswith("imagenet-p") else "images"
     console.print(f"all {total:,} {files} {how}")
-
-
-def _check(
-    directory: Path,
-    layout: str | None,
-    classes: Path | None,
-    *,
-    decode: bool,
-    progress: Callable[[str, int, int], object],
-) -> CheckReport:
-    """Check an ordinary data set, a detection set or a robustness set.
-
-    Raises:
-        UserError: `classes` is given for another than a robustness set, or as the checks raise.
-    """
-    from sercli.data.coco.check import check_coco
-    from sercli.data.coco.folder import is_coco
-    from sercli.data.images.check import check as check_data_set
-    from sercli.data.robustness.check import check_set, recognise
-    from sercli.errors import UserError
-
-    if layout is None and directory.is_dir():
-        layout = "coco" if is_coco(directory) else recognise(directory)
-    layout = layout or "folder"
-    kinds = {"folder": "an ordinary data set", "coco": "a set in COCO's format"}
-    if layout in kinds and classes is not None:
-        raise UserError(
-            f"--classes {classes} for {directory}, {kinds[layout]}",
-            "only robustness sets are measured against other classes",
-            "leave it out, or name the --layout",
-        )
-    if layout == "folder":
-        return check_data_set(directory, decode=decode, progress=progress)
-    if layout == "coco":
-        return check_coco(directory, decode=decode, progress=progress)
-    return check_set(directory, layout, classes_of=classes, decode=decode, progress=progress)
 
 
 def _summary(directory: Path, splits: tuple[SplitReport, ...]) -> Table:

@@ -21,7 +21,7 @@ from sercli.commands.printing import print_table, progress
 from sercli.errors import UserError
 
 if TYPE_CHECKING:
-    from sercli.evals.equivariance.evaluate import Outcome
+    from sercli.evals.common import Outcome
     from sercli.evals.equivariance.picture import TokenPicture
     from sercli.report.figures.equivariance import LayerCurves
     from sercli.runs.run_dir import RunDir

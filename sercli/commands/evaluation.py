@@ -68,10 +68,11 @@ def require_images(model: ModelOptions, data: str | None) -> None:
     Raises:
         UserError: In these cases.
     """
-    from sercli.commands.subject import images_of, recipe_of
+    from sercli.commands.subject import images_of
+    from sercli.runs.facts import facts_of
 
     # Nothing is rendered or opened here: the size does not matter.
-    images = images_of(recipe_of(model.source), model.source, data=data, image_size=1)
+    images = images_of(facts_of(model.source), model.source, data=data, image_size=1)
     images.has("train")
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sercli.commands.evaluation import read_model, require_model, say_to_stderr, say_what_was_read
 from sercli.commands.options import ModelOptions, option_objects
+
+if TYPE_CHECKING:
+    from sercli.runs.facts import RunFacts
 
 
 @option_objects
@@ -37,8 +39,8 @@ def export(
     torch.save({"state_dict": tensors}, "plain.pth")
     ```
     """
-    from sercli.commands.subject import recipe_of
     from sercli.encoders.asked import require_free
+    from sercli.runs.facts import facts_of
 
     require_free(out, force=force)
     require_model(model)
@@ -46,8 +48,7 @@ def export(
 
     loaded = read_model(model)
     say_what_was_read(loaded)
-    facts = _facts(Path(model.source), recipe_of(model.source))
-    exported = write(loaded, out, facts=facts, force=force)
+    exported = write(loaded, out, facts=_header(facts_of(model.source)), force=force)
     typer.echo(
         f"wrote {exported.path}: {exported.tensors} tensors, {loaded.key} of {model.source}; "
         f"timm's output differs from ours by {exported.difference:.1e} at most\n"
@@ -61,19 +62,16 @@ def export(
         )
 
 
-def _facts(model: Path, recipe: Mapping[str, Any]) -> dict[str, str]:
+def _header(run: RunFacts) -> dict[str, str]:
     """What a run was, for the header; nothing of other models."""
-    from sercli.runs.run_dir import RunDir
-
-    if not recipe:
+    if not run.recipe:
         return {}
-    run = RunDir.open(model).read_run()
     settings = {
-        "recipe": run.get("recipe_name"),
-        "status": run.get("status"),
-        "seed": recipe.get("seed"),
+        "recipe": run.record.get("recipe_name"),
+        "status": run.record.get("status"),
+        "seed": run.recipe.get("seed"),
         **{
-            name: recipe.get(section, {}).get(setting)
+            name: run.setting(section, setting)
             for name, section, setting in (
                 ("method", "method", "name"),
                 ("addon", "addon", "name"),

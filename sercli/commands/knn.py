@@ -23,7 +23,7 @@ from sercli.commands.options import (
 from sercli.commands.printing import percent_with_interval, progress_of
 
 if TYPE_CHECKING:
-    from sercli.evals.knn import Outcome
+    from sercli.evals.knn import KnnOutcome
     from sercli.runs.run_dir import RunDir
 
 
@@ -45,7 +45,8 @@ def knn(
     share the images.
     """
     require_subject(model, run, images.data)
-    from sercli.engine.runtime import is_first_process, process_group
+    from sercli.engine.processes import is_first_process
+    from sercli.engine.runtime import process_group
     from sercli.evals.knn import evaluate
 
     first = is_first_process()
@@ -72,8 +73,8 @@ def knn(
         _print(outcome, subject.save(outcome.result, outcome.arrays), model.source)
 
 
-def _print(outcome: Outcome, run: RunDir, model: str) -> None:
-    from sercli.evals.knn import NEIGHBOURS, REPORTED
+def _print(outcome: KnnOutcome, run: RunDir, model: str) -> None:
+    from sercli.evals.neighbours import NEIGHBOURS, REPORTED
 
     values, facts = outcome.result.metrics, outcome.result.data
     partial = " (partial)" if facts["partial"] else ""

@@ -23,7 +23,7 @@ from sercli.evals.linear.options import Options, PresetName
 
 if TYPE_CHECKING:
     from sercli.commands.subject import Subject
-    from sercli.evals.linear.evaluate import Outcome
+    from sercli.evals.linear.evaluate import ProbeOutcome
     from sercli.evals.linear.probe import Probe
     from sercli.runs.run_dir import RunDir
 
@@ -98,7 +98,8 @@ def linear_eval(
     options.resolve()  # wrong options are refused before anything is read
     require_subject(model, run, images.data)
     from sercli.engine.preemption import stop_request
-    from sercli.engine.runtime import is_first_process, process_group, runtime_for
+    from sercli.engine.processes import is_first_process
+    from sercli.engine.runtime import process_group, runtime_for
     from sercli.evals.linear.evaluate import evaluate
     from sercli.evals.linear.probe import prepare
 
@@ -190,7 +191,7 @@ def _announce(probe: Probe, say: Callable[[str], None]) -> None:
     )
 
 
-def _print(model: str, probe: Probe, outcome: Outcome, run: RunDir) -> None:
+def _print(model: str, probe: Probe, outcome: ProbeOutcome, run: RunDir) -> None:
     values, facts = outcome.result.metrics, outcome.result.data
     chosen = facts["chosen"]
     sets, rates = list(outcome.table), probe.preset.learning_rates

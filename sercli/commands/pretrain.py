@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
+from sercli import addons, methods
 from sercli.commands.options import Device, Settings, option_objects
 from sercli.errors import UserError
 
@@ -28,13 +29,15 @@ class NewRun:
 
     method: Annotated[
         str | None,
-        typer.Option(help="Invariant objective: moco, dino or barlow-twins.", show_default="moco"),
+        typer.Option(
+            help="Invariant objective: moco, dino or barlow-twins.", show_default=methods.DEFAULT
+        ),
     ] = None
     addon: Annotated[
         str | None,
         typer.Option(
             help="Equivariance add-on: ser, augself, stl, equimod, essl or none.",
-            show_default="ser",
+            show_default=addons.DEFAULT,
         ),
     ] = None
     layer: Annotated[
@@ -114,27 +117,17 @@ def pretrain(
     _resume(resume, device=device, nproc=nproc)
 
 
-def _default_recipe(method: str, addon: str, data: str | None) -> str:
-    from sercli.objective import addon_configs, method_configs
-
-    for option, value, table in (
-        ("--method", method, method_configs()),
-        ("--addon", addon, addon_configs()),
-    ):
-        if value not in table:
-            raise UserError(f"{option} {value}", f"known: {', '.join(table)}")
-    world = "shapes" if data in (None, "shapes") else "imagenet"
-    return f"{world}/{method}-{addon}"
-
-
 def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
-    from sercli.data import has_split
-    from sercli.runs.run_dir import require_new
+    from sercli.engine.processes import launched_by
+    from sercli.families import default_recipe
 
-    require_new(new.out)
-    if new.data is not None:
-        has_split(new.data, "train")  # a wrong path is refused before torch is imported
-    name = new.recipe or _default_recipe(new.method or "moco", new.addon or "ser", new.data)
+    name, flags = new.recipe, new.flags
+    if name is None:
+        start = default_recipe(method=new.method, addon=new.addon, data=new.data)
+        name, flags = start.recipe, {**flags, **start.flags}
+    settings = tuple(new.set_ or ())
+    if launched_by() is None:  # of several processes rank 0 refuses, below
+        _refuse_early(name, settings, flags, out=new.out)
     from sercli import distributed
     from sercli.engine import launch, pretraining, runtime
 
@@ -142,15 +135,29 @@ def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
     with runtime.process_group(device) as chosen:
         processes = max(nproc, distributed.world_size())
         run = runtime.decided_by_first(
-            lambda: pretraining.prepare(
-                name, tuple(new.set_ or ()), new.flags, out=new.out, processes=processes
-            )
+            lambda: pretraining.prepare(name, settings, flags, out=new.out, processes=processes)
         )
         if nproc == 1:
             _train(run, chosen)
     if nproc > 1:
         launch.launch(run, nproc=nproc, device=device)
     _print_what_is_next(run)
+
+
+def _refuse_early(
+    name: str, settings: tuple[str, ...], flags: dict[str, Any], *, out: Path | None
+) -> None:
+    """Refuse what cannot be before the seconds that torch takes.
+
+    Raises:
+        UserError: The directory is there, or the recipe or its images cannot be used.
+    """
+    from sercli.data import has_split
+    from sercli.families import resolve
+    from sercli.runs.run_dir import refuse_existing
+
+    refuse_existing(out)
+    has_split(resolve(name, settings, flags).recipe.data.path, "train")
 
 
 def _resume(path: Path, *, device: str | None, nproc: int) -> None:
@@ -180,8 +187,8 @@ def _train(run: RunDir, device: torch.device) -> None:
 
 
 def _print_what_is_next(run: RunDir) -> None:
-    from sercli.engine import runtime
+    from sercli.engine.processes import is_first_process, under_agent
 
-    if runtime.is_first_process() and not runtime.under_agent():
+    if is_first_process() and not under_agent():
         path = run.path
         print(f"done: {path}\nnext: ser equiv-score {path}; ser knn {path}; ser compare {path}")

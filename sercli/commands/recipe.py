@@ -38,6 +38,7 @@ _PLACEHOLDER, _IMAGENET_IMAGES = "imagenet", 1_281_167
 
 
 Format = Literal["terminal", "json"]
+ListFormat = Literal["terminal", "markdown", "json"]
 ShowFormat = Literal["terminal", "yaml", "json"]
 
 _HOW = "How it is written."
@@ -53,7 +54,7 @@ def list_(
             metavar="FILTER", help="A part of a name, or a shell pattern such as `imagenet/*`."
         ),
     ] = None,
-    output_format: _FormatOption = "terminal",
+    output_format: Annotated[ListFormat, typer.Option("--format", help=_HOW)] = "terminal",
 ) -> None:
     """List the recipes that come with ser: what each is, what was published, and its command.
 
@@ -65,6 +66,8 @@ def list_(
     heads = [recipe_listing.read_head(name) for name in names]
     if output_format == "json":
         write_json([_head_json(head) for head in heads])
+    elif output_format == "markdown":
+        write(recipe_listing.markdown_table(heads))
     elif sys.stdout.isatty():
         print_first_that_fits(_list_tables(heads))
     else:
@@ -202,11 +205,11 @@ def check(
 
 
 def _resolve(name: str, settings: Sequence[str] | None, data: str | None = None) -> Resolved:
-    from sercli.engine import pretraining
+    from sercli.families import resolve
     from sercli.recipe import listing as recipe_listing
 
     flags = {} if data is None else {"data.path": data}
-    return pretraining.resolve(recipe_listing.located(name), tuple(settings or ()), flags)
+    return resolve(recipe_listing.located(name), tuple(settings or ()), flags)
 
 
 def _is_nominal(recipe: Recipe) -> bool:
@@ -224,9 +227,9 @@ def _plan(recipe: Recipe, *, nominal: bool) -> Plan:
 
 def _stand_in(num_images: int) -> ImageSource:
     """A set of so many images: a plan depends on nothing but their number."""
-    from sercli.data import open_source
+    from sercli.data import ShapesSource
 
-    return open_source("shapes", "train", image_size=16, num_images=num_images)
+    return ShapesSource("train", image_size=16, num_images=num_images)
 
 
 def _summary(plan: Plan) -> str:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from sercli.data import ImageSource
     from sercli.encoders.loading import LoadedEncoder
+    from sercli.evals.common import Outcome
     from sercli.evals.robustness.classifier import Classifier
-    from sercli.evals.robustness.evaluate import Outcome
     from sercli.runs.result import Result
 
 _OWN = "own"
@@ -123,8 +123,10 @@ def robustness(
     wanted = _wanted(sets)
     _refuse_unusable(model, run, wanted, own_head=head == _OWN)
     from sercli.commands.subject import destination, owner_of
-    from sercli.engine.runtime import is_first_process, process_group
-    from sercli.evals.robustness.evaluate import evaluate, open_sets
+    from sercli.engine.processes import is_first_process
+    from sercli.engine.runtime import process_group
+    from sercli.evals.robustness.evaluate import evaluate
+    from sercli.evals.robustness.opening import open_sets
     from sercli.evals.robustness.reading import Reading
     from sercli.evals.robustness.scores import Normalisers
 
@@ -244,11 +246,12 @@ def _open_val(wanted: _Wanted, classifier: Classifier, model: str) -> ImageSourc
     Raises:
         UserError: No data set is named or known, or it has no val.
     """
-    from sercli.commands.subject import images_of, recipe_of
+    from sercli.commands.subject import images_of
+    from sercli.runs.facts import facts_of
 
     if wanted.data is None and not wanted.on_the_fly:
         return None
-    images = images_of(recipe_of(model), model, data=wanted.data, image_size=classifier.image_size)
+    images = images_of(facts_of(model), model, data=wanted.data, image_size=classifier.image_size)
     if not images.has("val"):
         raise UserError(
             f"{images.path} has no val/", "clean images are those of val", "name another --data"
@@ -267,7 +270,7 @@ def _classifier(
     Raises:
         UserError: There is no such head, or it is another encoder's.
     """
-    from sercli.engine.runtime import is_first_process
+    from sercli.engine.processes import is_first_process
     from sercli.evals.robustness.classifier import own_head
 
     if head == _OWN:
@@ -287,7 +290,7 @@ def _probe(
     Raises:
         UserError: There is no probe, or it is another encoder's.
     """
-    from sercli.evals.linear.heads import load_head
+    from sercli.evals.linear.probe_head import load_head
     from sercli.evals.robustness.classifier import CentreView, Classifier
 
     probe = load_head(file)
@@ -350,20 +353,21 @@ def _head_file(model: str, target: Path) -> Path:
 def _save(target: Path, outcome: Outcome, model: str, owner: str) -> None:
     """Write a result, its predictions, and the heat map of a grid of corruptions."""
     from sercli.commands.subject import save
-    from sercli.report.figures.corruptions import corruption_figure
+    from sercli.evals.robustness.tables import GRIDS, corruption_rows, grid_title
+    from sercli.report.figures.corruptions import CorruptionRow, corruption_figure
     from sercli.report.figures.style import save_figure
-    from sercli.report.robustness import GRIDS, corruption_rows, grid_title
 
     result = outcome.result
     run = save(target, result, outcome.arrays, owner=owner, command=command_line())
     if result.protocol["variant"] in GRIDS:
         title = "\n".join(grid_title(result, model))
-        figure = corruption_figure(corruption_rows(result.metrics), title=title)
+        rows = [CorruptionRow(**vars(row)) for row in corruption_rows(result.metrics)]
+        figure = corruption_figure(rows, title=title)
         save_figure(figure, run.figures, result.name)
 
 
 def _print(results: Mapping[str, Result], model: str, target: Path) -> None:
-    from sercli.report.robustness import blocks, notes
+    from sercli.evals.robustness.tables import blocks, notes
     from sercli.runs.run_dir import RunDir
 
     for note in notes(results.values()):

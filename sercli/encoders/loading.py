@@ -38,6 +38,7 @@ from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
 from sercli.randomness import seeded
 from sercli.recipe.schema import Model
+from sercli.runs.facts import read_facts
 from sercli.runs.files import hash_of, verifies, write_atomic
 from sercli.runs.run_dir import RunDir
 
@@ -194,7 +195,7 @@ def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
     for step in reversed(run.checkpoint_steps()):
         if run.checkpoint_verifies(step):
             return _read_torch(run.checkpoint(step), name, key, Hints())
-    status = run.read_run().get("status")
+    status = read_facts(run).status
     what = key if run.encoder.is_file() else "weights"
     raise UserError(
         f"{name} holds no {what} (its run is {status})",

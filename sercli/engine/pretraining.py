@@ -21,20 +21,12 @@ from sercli.engine.progress import TrainingProgress
 from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
 from sercli.errors import Interrupted, Preempted, SerError, UserError
-from sercli.objective import addon_configs, method_configs
-from sercli.recipe import files as recipe_files
+from sercli.families import resolve, title_of
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
-from sercli.runs.run_dir import RunDir, next_free, require_new
+from sercli.runs.run_dir import RunDir, next_free, refuse_existing
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
-
-
-def resolve(name: str, settings: tuple[str, ...], flags: Mapping[str, Any]) -> Resolved:
-    """Resolve a recipe with the methods and add-ons there are."""
-    return recipe_files.load(
-        name, methods=method_configs(), addons=addon_configs(), settings=settings, flags=flags
-    )
 
 
 def read_recipe(run: RunDir) -> Recipe:
@@ -83,7 +75,7 @@ def prepare(
     Raises:
         UserError: Anything that would not train; nothing is written then.
     """
-    require_new(out)
+    refuse_existing(out)
     resolved = resolve(name, settings, flags)
     if resolved.recipe.train.tensorboard:
         require_tensorboard()
@@ -112,6 +104,10 @@ def create_run(resolved: Resolved, plan: Plan, out: Path | None) -> RunDir:
             "seed": resolved.recipe.seed,
             "flops": plan.flops.to_json(),
             "parameters": {"trainable": plan.flops.parameters},
+            "titles": {
+                "method": title_of(type(resolved.recipe.method)),
+                "addon": title_of(type(resolved.recipe.addon)),
+            },
         },
     )
 

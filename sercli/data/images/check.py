@@ -98,7 +98,7 @@ def check(
     """Check a data set and read every image of it.
 
     Args:
-        root: A directory as `open_source` takes it.
+        root: A directory of class folders, or of train/ and val/.
         decode: Decode all pixels; otherwise only the files' headers are read.
         processes: How many to read with (default: one for each core that this process may use).
         progress: Called with the split, the images read so far, and their number.
@@ -107,15 +107,9 @@ def check(
         What was found. Problems do not raise, except those below.
 
     Raises:
-        UserError: `root` is missing, a file, or the embedded world.
+        UserError: `root` is missing or a file.
         RunFailed: A reading process was killed (most likely for memory).
     """
-    if str(root) == "shapes" and not root.exists():
-        raise UserError(
-            "shapes is the embedded world",
-            "only files can be checked",
-            "write them with `ser data shapes DIR`",
-        )
     folders = {split: split_folder(root, split) for split in ("train", "val")}
     reports: list[SplitReport] = []
     problems: list[str] = []

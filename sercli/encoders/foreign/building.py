@@ -32,6 +32,7 @@ from sercli.encoders.foreign.finding import (
 from sercli.encoders.foreign.layouts import EXPORT_LAYOUT, UNKNOWN, Role
 from sercli.encoders.vit import Encoder, StochasticBlock
 from sercli.errors import UserError
+from sercli.recipe.schema import Initialiser
 
 _RENAMES = tuple(
     (re.compile(pattern), replacement)
@@ -225,7 +226,7 @@ def _empty(
             grid=(side, side),
             patch_size=patch_size,
             cls_after=architecture.cls_after,
-            init="moco-v3" if shape.positions == "moco-v3" else "timm",
+            init=Initialiser.MOCO_V3 if shape.positions == "moco-v3" else Initialiser.TIMM,
             fixed_positions=shape.positions != "learned",
             pos_resize=architecture.pos_resize,
         )

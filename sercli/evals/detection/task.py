@@ -12,9 +12,11 @@ from sercli import distributed
 from sercli.data.coco.source import DetectionSource, require_same_categories
 from sercli.encoders.loading import LoadedEncoder
 from sercli.errors import UserError
+from sercli.evals.common import at_most
 from sercli.evals.detection.detector import MAX_DETECTIONS, settings
 from sercli.evals.detection.images import Canvas, TrainingOrder, trainable_images
 from sercli.evals.detection.options import PRESETS, Heads, Options, Schedule
+from sercli.protocols.detection import PROTOCOL
 from sercli.randomness import numpy_generator
 
 VERSION = 1
@@ -53,7 +55,7 @@ class Task:
     def protocol(self) -> dict[str, Any]:
         """The rule."""
         return {
-            "name": "coco-detect",
+            "name": PROTOCOL.name,
             "variant": self.options.engine,
             "version": VERSION,
             "settings": {
@@ -115,7 +117,4 @@ def prepare(
 
 
 def _some(indices: NDArray[np.int64], options: Options) -> NDArray[np.int64]:
-    if options.limit is None or options.limit >= len(indices):
-        return indices
-    draws = numpy_generator(options.seed, "coco-detect", "limit")
-    return np.sort(draws.choice(indices, options.limit, replace=False))
+    return at_most(options.limit, indices, numpy_generator(options.seed, "coco-detect", "limit"))

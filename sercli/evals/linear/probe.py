@@ -14,6 +14,7 @@ from sercli.data import ImageSource
 from sercli.encoders.loading import LoadedEncoder
 from sercli.errors import UserError
 from sercli.evals.common import HELD_OUT as TEST_SHARE
+from sercli.evals.common import at_most
 from sercli.evals.common import hold_out as hold_out_test
 from sercli.evals.linear.features import (
     CROP_AREA,
@@ -26,6 +27,7 @@ from sercli.evals.linear.features import (
 from sercli.evals.linear.heads import INIT_STD, MOMENTUM
 from sercli.evals.linear.options import WIDE, Options, Preset
 from sercli.evals.linear.training import Order
+from sercli.protocols.linear import PROTOCOL
 from sercli.randomness import numpy_generator
 from sercli.statistics import CONFIDENCE
 
@@ -68,12 +70,8 @@ def split_images(train: ImageSource, val: ImageSource | None, options: Options) 
         each = max(2, round(options.shots * len(pool) / num_classes))
         pool = _of_each_class(pool, train.labels, random("shots"), lambda _count: each)
     whole = len(pool) + len(test)
-    if options.limit is not None:
-        draws = random("limit")
-        pool, test = (
-            np.sort(draws.choice(indices, min(options.limit, len(indices)), replace=False))
-            for indices in (pool, test)
-        )
+    draws = random("limit")
+    pool, test = (at_most(options.limit, indices, draws) for indices in (pool, test))
     held = _of_each_class(pool, train.labels, random("hold-out"), _held_of)
     if not len(held):
         raise UserError(
@@ -192,7 +190,7 @@ class Probe:
             "seed": options.seed,
         }
         return {
-            "name": "linear-eval",
+            "name": PROTOCOL.name,
             "variant": options.variant,
             "version": 1,
             "settings": settings,
