@@ -118,14 +118,16 @@ def pretrain(
 
 
 def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
+    from sercli.engine.processes import launched_by
+    from sercli.families import default_recipe
+
     name, flags = new.recipe, new.flags
     if name is None:
-        from sercli.families import default_recipe
-
         start = default_recipe(method=new.method, addon=new.addon, data=new.data)
         name, flags = start.recipe, {**flags, **start.flags}
     settings = tuple(new.set_ or ())
-    _refuse_early(name, settings, flags, new)
+    if launched_by() is None:  # of several processes rank 0 refuses, below
+        _refuse_early(name, settings, flags, out=new.out)
     from sercli import distributed
     from sercli.engine import launch, pretraining, runtime
 
@@ -142,18 +144,20 @@ def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
     _print_what_is_next(run)
 
 
-def _refuse_early(name: str, settings: tuple[str, ...], flags: dict[str, Any], new: NewRun) -> None:
-    """Say what cannot be before the seconds that torch takes; of several processes rank 0 does."""
-    from sercli.data import has_split
-    from sercli.engine.processes import launched_by
-    from sercli.families import resolve
-    from sercli.runs.run_dir import require_new
+def _refuse_early(
+    name: str, settings: tuple[str, ...], flags: dict[str, Any], *, out: Path | None
+) -> None:
+    """Refuse what cannot be before the seconds that torch takes.
 
-    if launched_by() is None:
-        require_new(new.out)
-        if new.data is not None:
-            has_split(new.data, "train")  # a wrong path
-        resolve(name, settings, flags)
+    Raises:
+        UserError: The directory is there, or the recipe or its images cannot be used.
+    """
+    from sercli.data import has_split
+    from sercli.families import resolve
+    from sercli.runs.run_dir import refuse_existing
+
+    refuse_existing(out)
+    has_split(resolve(name, settings, flags).recipe.data.path, "train")
 
 
 def _resume(path: Path, *, device: str | None, nproc: int) -> None:

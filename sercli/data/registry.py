@@ -15,7 +15,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from sercli.errors import UserError
 
@@ -38,8 +38,8 @@ class DetectorDefaults:
         preset: Its canvas, batch and schedule, by name.
     """
 
-    engine: Literal["torchvision", "detectron2"]
-    preset: Literal["standard", "tiny"]
+    engine: str
+    preset: str
 
 
 class DataKind(abc.ABC):
@@ -107,10 +107,10 @@ class DataKind(abc.ABC):
         raise UserError(f"{path} is {self.title}", "a set with boxes and masks is needed")
 
     def require_detection(self, path: str) -> None:
-        """Refuse a detection set without the files of train and val; imports no torch.
+        """Refuse what `open_detection` would miss, without reading any annotation.
 
         Raises:
-            UserError: One is missing.
+            UserError: Files of a split are missing.
         """
         del path
 
@@ -272,6 +272,15 @@ def detection_kind(path: str) -> DataKind:
     """The kind of a detection set; what none recognises is COCO's, which tells what is missing."""
     able = [one for one in kinds() if one.detector is not None]
     return next((one for one in able if one.recognises(path)), _KINDS["coco"])
+
+
+def require_detection(path: str) -> None:
+    """Refuse a detection set without both of its splits, before the seconds that reading one takes.
+
+    Raises:
+        UserError: Files of one are missing.
+    """
+    detection_kind(path).require_detection(path)
 
 
 def open_detection(path: str, split: str, *, image_size: int, seed: int = 0) -> DetectionSource:

@@ -24,7 +24,7 @@ from sercli.errors import Interrupted, Preempted, SerError, UserError
 from sercli.families import resolve, title_of
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
-from sercli.runs.run_dir import RunDir, next_free, require_new
+from sercli.runs.run_dir import RunDir, next_free, refuse_existing
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 
@@ -75,7 +75,7 @@ def prepare(
     Raises:
         UserError: Anything that would not train; nothing is written then.
     """
-    require_new(out)
+    refuse_existing(out)
     resolved = resolve(name, settings, flags)
     if resolved.recipe.train.tensorboard:
         require_tensorboard()

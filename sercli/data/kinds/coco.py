@@ -9,7 +9,7 @@ from sercli.data.coco.check import check_coco
 from sercli.data.coco.folder import CocoFolder, is_coco, require_split
 from sercli.data.coco.source import DetectionSource
 from sercli.data.images.check import CheckReport
-from sercli.data.registry import SPLITS, DataKind, DetectorDefaults, Progress, register
+from sercli.data.registry import DataKind, DetectorDefaults, Progress, register
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
 
@@ -43,7 +43,7 @@ class CocoSet(DataKind):
         return CocoFolder(Path(path), split)
 
     def require_detection(self, path: str) -> None:
-        for split in SPLITS:
+        for split in ("train", "val"):
             require_split(Path(path), split).images()
 
     def check(

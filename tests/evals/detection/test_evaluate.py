@@ -704,7 +704,7 @@ def test_a_broken_set_is_one_clear_line(how, message, coco, tmp_path, capsys):
         (["--image-size", "100"], "multiple of two patches (16); use 96 or 112"),
         (["--coco", "nowhere"], "nowhere does not exist"),
         (["--schedule", "2x"], "1x"),
-        (["--engine", "yolo"], "detectron2 or torchvision"),
+        (["--engine", "yolo"], "is not one of 'detectron2', 'torchvision'"),
     ],
 )
 def test_wrong_arguments_are_one_clear_line(more, message, coco, tmp_path, capsys):
