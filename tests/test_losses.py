@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_actions import GOLDEN, golden_action
 
 from sercli.actions import transport
 from sercli.losses import info_nce, patch_nt_xent
+from tests.support.golden import CASES, golden_action
 
 
 def closed_form(anchors, keys, *, temperature, negatives, grid, anchor_offset=0, own_view=None):
@@ -128,7 +128,7 @@ def test_tiles_do_not_change_the_loss(negatives, monkeypatch):
         torch.testing.assert_close(whole, tiled, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("file", GOLDEN, ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", CASES, ids=lambda f: f.stem)
 def test_patch_nt_xent_agrees_with_the_authors(file):
     arrays = np.load(file)
     actions = [golden_action(arrays, view) for view in (0, 1)]

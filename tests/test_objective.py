@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import math
 
-import _workers as workers
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,7 @@ from sercli.objective import Objective, addon_configs, method_configs
 from sercli.recipe.files import from_mapping
 from sercli.views.making import draw_actions
 from sercli.views.plan import PairedViews
+from tests.support import workers
 
 GRID = (4, 4)
 BLOCKS = 4

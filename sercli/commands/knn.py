@@ -57,7 +57,8 @@ def knn(
     from sercli.data.loading import default_workers
     from sercli.encoders.foreign import Hints
     from sercli.engine.runtime import is_first_process, process_group, runtime_for
-    from sercli.evals.knn import NEIGHBOURS, REPORTED, evaluate
+    from sercli.evals.knn import evaluate
+    from sercli.evals.neighbours import NEIGHBOURS, REPORTED
 
     first = is_first_process()
     with process_group(device) as chosen, progress_of(first) as show:

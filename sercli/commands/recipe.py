@@ -37,6 +37,14 @@ class Format(StrEnum):
     JSON = "json"
 
 
+class ListFormat(StrEnum):
+    """What `--format` of `ser recipe list` can be."""
+
+    TERMINAL = "terminal"
+    MARKDOWN = "markdown"
+    JSON = "json"
+
+
 class ShowFormat(StrEnum):
     """What `--format` of `ser recipe show` can be."""
 
@@ -62,7 +70,7 @@ def list_(
             metavar="FILTER", help="A part of a name, or a shell pattern such as 'imagenet/*'."
         ),
     ] = None,
-    output_format: _FormatOption = Format.TERMINAL,
+    output_format: Annotated[ListFormat, typer.Option("--format", help=_HOW)] = ListFormat.TERMINAL,
 ) -> None:
     """List the recipes that come with ser: what each is, what was published, and its command.
 
@@ -72,8 +80,10 @@ def list_(
 
     names = recipe_listing.matching_names(pattern or "")
     heads = [recipe_listing.read_head(name) for name in names]
-    if output_format is Format.JSON:
+    if output_format is ListFormat.JSON:
         _write_json([_head_json(head) for head in heads])
+    elif output_format is ListFormat.MARKDOWN:
+        _write(recipe_listing.markdown_table(heads))
     elif sys.stdout.isatty():
         _print_first_that_fits(_list_tables(heads))
     else:

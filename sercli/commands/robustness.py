@@ -358,20 +358,21 @@ def _head_file(model: str, target: Path) -> Path:
 def _save(target: Path, outcome: Outcome, model: str, owner: str) -> None:
     """Write a result, its predictions, and the heat map of a grid of corruptions."""
     from sercli.commands.subject import save
-    from sercli.report.figures.corruptions import corruption_figure
+    from sercli.evals.robustness.tables import GRIDS, corruption_rows, grid_title
+    from sercli.report.figures.corruptions import CorruptionRow, corruption_figure
     from sercli.report.figures.style import save_figure
-    from sercli.report.robustness import GRIDS, corruption_rows, grid_title
 
     result = outcome.result
     run = save(target, result, outcome.arrays, owner=owner, command=command_line())
     if result.protocol["variant"] in GRIDS:
         title = "\n".join(grid_title(result, model))
-        figure = corruption_figure(corruption_rows(result.metrics), title=title)
+        rows = [CorruptionRow(**vars(row)) for row in corruption_rows(result.metrics)]
+        figure = corruption_figure(rows, title=title)
         save_figure(figure, run.figures, result.name)
 
 
 def _tell(results: Mapping[str, Result], model: str, target: Path) -> None:
-    from sercli.report.robustness import blocks, notes
+    from sercli.evals.robustness.tables import blocks, notes
     from sercli.runs.run_dir import RunDir
 
     for note in notes(results.values()):

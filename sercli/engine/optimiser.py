@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -47,15 +47,21 @@ def set_schedule(optimiser: torch.optim.Optimizer, *, lr: float, weight_decay: f
             group["weight_decay"] = weight_decay
 
 
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The norm of the whole gradient, a scalar on the device."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients, foreach=True)
+
+
 def clip_gradients(parameters: Sequence[nn.Parameter], train: Train) -> Tensor:
     """Clip gradients in place as `train.clip_norm` and `train.clip` say.
 
     Returns:
         The norm of the whole gradient before clipping, a scalar on the device.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    norm = gradient_norm(parameters)
     if train.clip_norm is not None and train.clip == "each":
+        gradients = [p.grad for p in parameters if p.grad is not None]
         norms = torch._foreach_norm(gradients)
         scales = (train.clip_norm / (torch.stack(norms) + 1e-6)).clamp_(max=1).unbind()
         torch._foreach_mul_(gradients, scales)

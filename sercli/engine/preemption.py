@@ -24,31 +24,27 @@ class StopRequest:
 
 
 class Stopping:
-    """Turns a signal that any rank got into an error on all of them.
+    """Turns a signal that any rank got while images are read into an error on all of them.
 
     Args:
-        request: Set by signal handlers; None: nothing stops the probe.
-        device: For what the ranks tell each other.
+        request: Set by signal handlers; None: nothing stops the reading.
+        device: Where the ranks agree.
     """
 
     def __init__(self, request: StopRequest | None, device: torch.device) -> None:
         self.request = request
         self.device = device
 
-    def requested(self) -> type[Interrupted] | type[Preempted] | None:
-        """What the ranks have to stop with, if anything; every rank must ask."""
-        if self.request is None:
-            return None
-        flag = 2 if self.request.interrupted else 1 if self.request.preempted else 0
-        return (None, Preempted, Interrupted)[distributed.any_rank(flag, self.device)]
-
     def check(self) -> None:
-        """Stop while features are read.
+        """Stop while images are read, at the same point on all ranks: every rank must ask.
 
         Raises:
             Interrupted, Preempted: As asked for.
         """
-        stop = self.requested()
+        if self.request is None:
+            return
+        flag = 2 if self.request.interrupted else 1 if self.request.preempted else 0
+        stop = (None, Preempted, Interrupted)[distributed.any_rank(flag, self.device)]
         if stop is not None:
             raise stop("stopped while reading images; repeat the command to go on")
 

@@ -1,235 +1,379 @@
-"""What a training loop does around its steps, whoever runs them: learning rate, agreement of the
-ranks, skipped steps, metrics.jsonl, checkpoints, resume, and stops.
+"""Everything around a training step, whoever takes it: agreement of the ranks, skipped steps,
+metrics.jsonl, checkpoints, resume, and stops.
 
-`trainer.py` pretrains; a loop that trains something else on a frozen encoder, its own or another
-library's, calls `before`, `backward_done` and `done` at each step.
+What is trained differs, and what is kept of it (`State`); the loop is always
+
+    stepper.resume(warn)
+    for batch in stepper.waiting(batches):
+        ...                                      forward and backward
+        stepper.agree(losses, gradient_norm)     before the optimiser, which skips what is bad
+        optimiser.step()
+        stepper.done()                           counts, logs, saves, stops
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sercli import distributed
-from sercli.engine import checkpoint
+from sercli.engine.agreement import Agreed, Agreement
 from sercli.engine.preemption import StopRequest
-from sercli.engine.progress import TrainingProgress
-from sercli.errors import Interrupted, Preempted, RunFailed, UserError
+from sercli.engine.tracking import Tracker
+from sercli.errors import Interrupted, Preempted, RunFailed
 from sercli.runs.run_dir import RunDir
 
 _T = TypeVar("_T")
 
 MAX_NON_FINITE = 3  # in a row
-SAVE_SECONDS = 600.0
+
+Clock = Callable[[], float]  # seconds from any beginning, never backwards
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long a training is, and what it says on the way.
+class Position:
+    """How far a training is.
+
+    Attributes:
+        step: Steps done.
+        train_seconds: What they took, in all attempts.
+    """
+
+    step: int = 0
+    train_seconds: float = 0.0
+
+
+class State(Protocol):
+    """What a training goes on from, in whatever file it is kept."""
+
+    def load(self, warn: Callable[[str], None]) -> Position | None:
+        """Take up what was saved last, on every rank.
+
+        Args:
+            warn: Shows a line: what is there but cannot be used.
+
+        Returns:
+            Where that was; None if there is nothing to go on from.
+
+        Raises:
+            UserError: It is of another training.
+        """
+
+    def save(self, position: Position) -> None:
+        """Write everything that `load` takes up; called on rank 0 alone."""
+
+
+class Display(Protocol):
+    """What shows steps and rows to a person."""
+
+    def step(self, step: int) -> None:
+        """Show that so many steps are done."""
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Show a row of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a training is, and what it does how often on the way.
 
     Attributes:
         total_steps: Its length.
         batch_size: Images a step, of all ranks.
-        epoch_images: Images of an epoch.
+        epoch_at: Epochs that are done after so many steps.
         lr_at: Learning rate of step 0…total−1.
-        log_steps: Steps between rows of metrics.jsonl.
-        save_seconds: Time between checkpoints.
+        log_steps: Steps between rows of metrics.jsonl; None: nothing is logged.
+        measure_steps: Steps between measurements, which get a row of their own; 0: none.
+        save_steps: Steps between checkpoints; None: they go by time.
+        save_seconds: Time between checkpoints, by the clock of rank 0; None: they go by steps.
+        save_unit: Checkpoints that go by time wait for a multiple of so many steps.
+        save_at_end: Whether the last step is saved. Where it is, a stop then changes nothing.
+        late: Read what the ranks agreed on one step late, when it costs no wait for the device.
     """
 
     total_steps: int
     batch_size: int
-    epoch_images: int
+    epoch_at: Callable[[int], float]
     lr_at: Callable[[int], float]
-    log_steps: int = 20
-    save_seconds: float = SAVE_SECONDS
+    log_steps: int | None = 20
+    measure_steps: int = 0
+    save_steps: int | None = None
+    save_seconds: float | None = None
+    save_unit: int = 1
+    save_at_end: bool = True
+    late: bool = False
 
 
 class Stepper:
     """Keeps one training: between its steps everything that is not the step itself.
 
     Args:
-        run: Takes metrics.jsonl and checkpoints/.
-        plan: Its length and rhythm.
-        module: What is trained; parameters without gradient are neither saved nor changed.
-        optimiser: A fused one, which leaves parameters alone where `found_inf` is 1.
-        identity: What the training is of: a checkpoint of another is refused.
-        request: Set by signal handlers.
-        progress: Shows rows.
+        pace: Its length, and what happens how often.
+        state: What it goes on from; None: nothing is kept.
+        run: Takes metrics.jsonl; None where nothing is logged.
+        optimiser: A fused one, which leaves parameters alone where `found_inf` is 1; None: steps
+            that are not finite are counted, but nothing is skipped.
+        device: Where the ranks agree on a step without losses.
+        how_to_go_on: For the message of a stop.
+        remedy: What to try when steps are not finite, for the message.
+        measure: Numbers for a row, every `measure_steps`, on rank 0; the others wait.
+        judge: Called with what the ranks agreed on; raises where that ends the run.
+        tensorboard: Whether rows also go there.
+        clock: Tells the time.
+
+    Attributes:
+        step: Steps done.
+        train_seconds: What they took, in all attempts.
     """
 
     def __init__(
         self,
-        run: RunDir,
-        plan: Plan,
-        module: nn.Module,
-        optimiser: torch.optim.Optimizer,
+        pace: Pace,
+        state: State | None,
         *,
-        identity: Mapping[str, Any],
-        request: StopRequest,
-        progress: TrainingProgress,
+        run: RunDir | None = None,
+        optimiser: torch.optim.Optimizer | None = None,
+        device: torch.device | None = None,
+        how_to_go_on: str = "the same command goes on from there",
+        remedy: str = "a lower learning rate",
+        measure: Callable[[], Mapping[str, float]] | None = None,
+        judge: Callable[[Agreed], None] = lambda _agreed: None,
+        tensorboard: bool = False,
+        clock: Clock = time.monotonic,
     ) -> None:
-        self.run, self.plan, self.module, self.optimiser = run, plan, module, optimiser
-        self.identity, self.request, self.progress = dict(identity), request, progress
-        self.trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        self.step = 0
-        self.train_seconds = 0.0
-        self._non_finite = 0
-        self._values: dict[str, float] = {}
-        self._since = self._started = self._saved = time.monotonic()
-        self._waited, self._images = 0.0, 0
+        self.pace, self.state, self.run, self.optimiser = pace, state, run, optimiser
+        self.device, self.how_to_go_on, self.remedy = device, how_to_go_on, remedy
+        self.measure, self.judge, self.tensorboard, self.clock = measure, judge, tensorboard, clock
+        self.request, self.display = StopRequest(), cast(Display | None, None)
+        self.step, self.train_seconds = 0, 0.0
+        self._agreement: Agreement | None = None  # of the step under way
+        self._unjudged: Agreement | None = None  # of the step before, where the pace is late
+        self._bad_in_a_row, self._saved_step = 0, 0
+        self._tracker: Tracker | None = None
+        self._begin()
+
+    def attend(self, request: StopRequest, display: Display | None = None) -> None:
+        """Say who can stop the training (nobody, unless this is called), and what shows it."""
+        self.request, self.display = request, display
+
+    def _begin(self) -> None:
+        self._since = self._started = self._saved = self.clock()
+        self._waited, self._images, self._earlier = 0.0, 0, self.train_seconds
 
     # -- state --------------------------------------------------------------------------------
 
-    def resume(self) -> int:
-        """Take up the last checkpoint that verifies.
+    def resume(self, warn: Callable[[str], None]) -> int:
+        """Take up what was saved last, and cut metrics.jsonl to it.
+
+        Args:
+            warn: Shows a line: what is there but cannot be used.
 
         Returns:
-            The step to go on with; 0 without a checkpoint.
+            The step to go on with; 0 if there is nothing to go on from.
 
         Raises:
-            UserError: The checkpoint is of another training.
+            UserError: What is there is of another training.
         """
-        state = checkpoint.load_latest(self.run, self.progress.message)
-        if state is not None:
-            if state.get("identity") != self.identity:
-                raise UserError(
-                    f"{self.run.checkpoints} holds another training",
-                    "only the same model, data and settings can go on",
-                    "use --restart to begin anew",
-                )
-            with torch.no_grad():
-                for name, value in state["trained"].items():
-                    self.trained[name].copy_(value)
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.step, self.train_seconds = int(state["step"]), float(state["train_seconds"])
-        if distributed.rank() == 0 and self.run.metrics.is_file():
+        position = None if self.state is None else self.state.load(warn)
+        if position is not None:
+            self.step, self.train_seconds = position.step, position.train_seconds
+            self._saved_step = self.step
+        if self.run is not None and distributed.rank() == 0 and self.run.metrics.is_file():
             self.run.truncate_metrics(self.step)
         return self.step
 
     def save(self) -> None:
-        """Write a checkpoint (rank 0)."""
-        if distributed.rank() == 0:
-            state = {
-                "step": self.step,
-                "train_seconds": self.train_seconds,
-                "identity": self.identity,
-                "trained": {name: p.detach() for name, p in self.trained.items()},
-                "optimiser": self.optimiser.state_dict(),
-            }
-            checkpoint.save(self.run, self.step, state)
-        distributed.barrier()
-        self._saved = time.monotonic()
+        """Write what `resume` takes up (rank 0; the others wait)."""
+        if self.state is not None:
+            if distributed.rank() == 0:
+                self.state.save(Position(self.step, self.train_seconds))
+            distributed.barrier()
+        self._saved, self._saved_step = self.clock(), self.step
 
     # -- around a step ------------------------------------------------------------------------
 
     def waiting(self, batches: Iterable[_T]) -> Iterator[_T]:
-        """The batches; the time that waiting for them takes is logged. Training begins here."""
-        iterator = iter(batches)
-        self._since = self._started = self._saved = time.monotonic()
-        while True:
-            began = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            self._waited += time.perf_counter() - began
-            yield batch
-
-    def before(self) -> None:
-        """Give the optimiser the learning rate of the step that begins."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.plan.lr_at(self.step)
-
-    def backward_done(self, losses: Mapping[str, Tensor]) -> None:
-        """Agree on the losses and on whether the step counts; call it before the optimiser.
-
-        Args:
-            losses: The parts of this rank's loss, scalars.
-        """
-        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        names = [*losses, "grad_norm"]
-        due = distributed.rank() == 0 and self._is_due()
-        flags = (self.request.preempted, self.request.interrupted, due)
-        numbers = torch.stack([value.detach().float() for value in (*losses.values(), norm)])
-        packed = torch.cat([numbers, numbers.new_tensor(flags)])
-        packed = distributed.sum_over_ranks(packed)
-        packed[: len(names)] /= distributed.world_size()
-        bad = (~packed.isfinite().all()).float()
-        self.optimiser.found_inf = bad  # type: ignore[attr-defined]
-        values = packed.tolist()
-        self._values = dict(zip((*names, "preempted", "interrupted", "due"), values, strict=True))
-
-    def _is_due(self) -> bool:
-        return time.monotonic() - self._saved > self.plan.save_seconds
-
-    def done(self, images: Sequence[object]) -> None:
-        """The optimiser has stepped: count it, log it, and stop where the ranks agreed to.
-
-        Args:
-            images: What the step was made of, for messages.
+        """The batches; the time that waiting for them takes is logged. Training begins here.
 
         Raises:
-            Preempted, Interrupted: As asked for; a checkpoint is written.
+            RunFailed: The last step, too, was not finite, or is judged so.
+        """
+        iterator = iter(batches)
+        wanted = self.tensorboard and distributed.rank() == 0
+        if self.run is not None:
+            self._tracker = Tracker(self.run, wanted=wanted, first_step=self.step)
+        self._begin()
+        try:
+            while True:
+                began = self.clock()
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    break
+                self._waited += self.clock() - began
+                yield batch
+            if self._unjudged is not None:
+                self._fail_if_bad(self._unjudged.read())
+        finally:
+            if self._tracker is not None:
+                self._tracker.close()
+
+    def set_lr(self) -> None:
+        """Give the optimiser the learning rate of the step that begins."""
+        assert self.optimiser is not None
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.pace.lr_at(self.step)
+
+    def agree(
+        self,
+        losses: Mapping[str, Tensor],
+        gradient_norm: Tensor | None = None,
+        *,
+        images: Sequence[object] = (),
+        flags: Mapping[str, bool] | None = None,
+    ) -> None:
+        """Agree with the other ranks on a step, and let the optimiser skip it if it is bad.
+
+        One sum over the ranks, after the backward pass and before the optimiser.
+
+        Args:
+            losses: This rank's, scalars by name. Without one named "loss", rows have their sum.
+            gradient_norm: Of this rank, a scalar.
+            images: What the step is made of, for messages.
+            flags: What a rank wants all to know, beside being asked to stop.
+        """
+        raised = {
+            "preempted": self.request.preempted,
+            "interrupted": self.request.interrupted,
+            **(flags or {}),
+        }
+        if self.pace.save_seconds is not None:
+            raised["due"] = distributed.rank() == 0 and self._is_due(self.pace.save_seconds)
+        self._agreement = Agreement.between_ranks(
+            self.step + 1, losses, gradient_norm, raised, images=images, device=self.device
+        )
+        if self.optimiser is not None:
+            # Fused AdamW leaves parameters and moments alone where this is 1: no wait for it.
+            self.optimiser.found_inf = self._agreement.bad  # type: ignore[attr-defined]
+
+    def _is_due(self, seconds: float) -> bool:
+        return self.clock() - self._saved > seconds
+
+    def done(self, **facts: float) -> None:
+        """The optimiser has stepped: count it, log it, save it, and stop where the ranks agreed to.
+
+        Args:
+            **facts: What else the row of this step tells.
+
+        Raises:
+            Preempted, Interrupted: As asked for; what is trained is saved.
             RunFailed: Three steps in a row were not finite.
         """
+        latest = self._agreement
+        assert latest is not None, "agree comes before done"
         self.step += 1
-        self._images += self.plan.batch_size
-        self.progress.step(self.step)
-        self._fail_if_not_finite(images)
-        last = self.step == self.plan.total_steps
-        if last or self.step % self.plan.log_steps == 0:
-            self._log()
-        stops = self._values["preempted"] or self._values["interrupted"]
-        if last or stops or self._values["due"]:
-            now = time.monotonic()
-            self.train_seconds += now - self._started
-            self._started = now
+        self.train_seconds = self._earlier + self.clock() - self._started
+        self._images += self.pace.batch_size
+        if self.display is not None:
+            self.display.step(self.step)
+        if self._is_logged():
+            self._log(latest.read(), facts)
+        judged, self._unjudged = (self._unjudged, latest) if self.pace.late else (latest, None)
+        agreed = None if judged is None else judged.read()
+        if agreed is not None:
+            self._honour(agreed)
+        if self._is_saved(agreed):
             self.save()
-        if stops and not last:
-            stop = Interrupted if self._values["interrupted"] else Preempted
+
+    def _honour(self, agreed: Agreed) -> None:
+        """Fail or stop where the ranks agreed to: all read the same at the same step."""
+        self._fail_if_bad(agreed)
+        stops = agreed.flags["preempted"] or agreed.flags["interrupted"]
+        if stops and not (self.step == self.pace.total_steps and self.pace.save_at_end):
+            self.save()
+            stop = Interrupted if agreed.flags["interrupted"] else Preempted
             raise stop(
-                f"stopped after step {self.step} of {self.plan.total_steps}; "
-                "the same command goes on from there"
+                f"stopped after step {self.step} of {self.pace.total_steps}; {self.how_to_go_on}"
             )
 
-    def _fail_if_not_finite(self, images: Sequence[object]) -> None:
-        culprits = [name for name, value in self._values.items() if value - value != 0]
-        self._non_finite = self._non_finite + 1 if culprits else 0
-        if self._non_finite >= MAX_NON_FINITE:
-            some = ", ".join(map(str, images[:8]))
+    def _fail_if_bad(self, agreed: Agreed) -> None:
+        self.judge(agreed)
+        culprits = agreed.culprits
+        self._bad_in_a_row = self._bad_in_a_row + 1 if culprits else 0
+        if self._bad_in_a_row >= MAX_NON_FINITE:
+            some = ", ".join(map(str, agreed.images[:8]))
             raise RunFailed(
                 f"{culprits[0]} was not finite in {MAX_NON_FINITE} steps in a row, the last of "
-                f"them step {self.step} (images {some}); the last good checkpoint is kept; "
-                "try a lower learning rate"
+                f"them step {agreed.step} (images {some}{', …' if len(agreed.images) > 8 else ''});"
+                f" the last good checkpoint is kept; try {self.remedy}"
             )
 
-    def _log(self) -> None:
-        now = time.monotonic()
-        elapsed = max(1e-9, now - self._since)
-        losses = {
-            name: value if value - value == 0 else None
-            for name, value in self._values.items()
-            if name not in ("preempted", "interrupted", "due")
-        }
-        parts = [value for name, value in losses.items() if name != "grad_norm"]
-        total = None if None in parts else sum(value for value in parts if value is not None)
-        row = {
+    def _is_saved(self, agreed: Agreed | None) -> bool:
+        if self.step == self.pace.total_steps and self.pace.save_at_end:
+            return True
+        if self.pace.save_steps is not None:
+            return self.step % self.pace.save_steps == 0
+        # What was due before the last checkpoint is no longer.
+        due = agreed is not None and agreed.step > self._saved_step and agreed.flags.get("due", 0)
+        return bool(due) and self.step % self.pace.save_unit == 0
+
+    # -- rows ---------------------------------------------------------------------------------
+
+    def _is_measured(self) -> bool:
+        every = self.pace.measure_steps
+        return self.measure is not None and bool(every) and self.step % every == 0
+
+    def _is_logged(self) -> bool:
+        every = self.pace.log_steps
+        if every is None:
+            return False
+        last = self.step == self.pace.total_steps
+        return last or self.step % every == 0 or self._is_measured()
+
+    def _log(self, agreed: Agreed, facts: Mapping[str, float]) -> None:
+        elapsed = max(1e-9, self.clock() - self._since)
+        losses = {name: _number(value) for name, value in agreed.losses.items()}
+        norm = agreed.gradient_norm
+        row: dict[str, Any] = {
             "step": self.step,
-            "epoch": self.step * self.plan.batch_size / self.plan.epoch_images,
-            "loss": total,
+            "epoch": self.pace.epoch_at(self.step),
+            "loss": losses["loss"] if "loss" in losses else _sum(losses.values()),
             **losses,
-            "lr": self.plan.lr_at(self.step - 1),
-            "skipped": self._non_finite > 0,
+            "lr": self.pace.lr_at(self.step - 1),
+            **({} if norm is None else {"grad_norm": _number(norm)}),
+            "skipped": bool(agreed.culprits),
             "images_per_s": self._images / elapsed,
             "data_wait": min(1.0, self._waited / elapsed),
+            **facts,
         }
-        if distributed.rank() == 0:
+        if self._is_measured() and self.measure is not None:
+            if distributed.rank() == 0:
+                row |= self.measure()
+            distributed.barrier()
+        if distributed.rank() == 0 and self.run is not None:
             self.run.append_metrics(row)
-        self.progress.row(row)
-        self._since, self._waited, self._images = now, 0.0, 0
+        if self._tracker is not None:
+            self._tracker.row(row)
+        if self.display is not None:
+            self.display.row(row)
+        self._since, self._waited, self._images = self.clock(), 0.0, 0
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: what is not finite is null."""
+    return value if math.isfinite(value) else None
+
+
+def _sum(parts: Iterable[float | None]) -> float | None:
+    total = 0.0
+    for part in parts:
+        if part is None:
+            return None
+        total += part
+    return total

@@ -1,33 +1,26 @@
-"""The training loop: reads top to bottom, knows no method, add-on or data set by name."""
+"""The step of pretraining: reads top to bottom, knows no method, add-on or data set by name."""
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sercli import distributed
 from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
-from sercli.encoders.files import require_finite
-from sercli.encoders.loading import encoder_metadata, write_encoder
 from sercli.encoders.vit import Encoder
-from sercli.engine import checkpoint
+from sercli.engine.agreement import Agreed
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import Runtime
-from sercli.engine.stepper import MAX_NON_FINITE
-from sercli.engine.tracking import Tracker
-from sercli.errors import Interrupted, Preempted, RunFailed, UserError
+from sercli.engine.state import PretrainingState
+from sercli.engine.stepper import Pace, Stepper
+from sercli.errors import RunFailed
 from sercli.objective import Losses, Objective
-from sercli.precision import at_least_fp32
 from sercli.recipe.schedule import Moment, Schedule
 from sercli.recipe.schema import Recipe
 from sercli.runs.run_dir import RunDir
@@ -40,39 +33,6 @@ MAX_UNREADABLE = 0.001  # share of the data set
 Monitor = Callable[[Encoder], dict[str, float]]
 
 
-@dataclass
-class _Clock:
-    """Time since the last logged row, and how much of it was spent waiting for data."""
-
-    since: float = field(default_factory=time.perf_counter)
-    waited: float = 0.0
-    images: int = 0
-
-    def rates(self) -> dict[str, float]:
-        elapsed = max(1e-9, time.perf_counter() - self.since)
-        return {"images_per_s": self.images / elapsed, "data_wait": self.waited / elapsed}
-
-
-@dataclass(frozen=True)
-class _StepReport:
-    """What a step leaves for the host to read one step later, when it costs no wait.
-
-    `values`: mean total, invariance and equivariance loss; gradient norm; 1 if not finite; then
-    how many ranks were preempted, interrupted, or had too many unreadable images.
-    """
-
-    step: int
-    values: Tensor
-    ready: Any
-    indices: tuple[int, ...]
-
-    def read(self) -> list[float]:
-        if self.ready is not None:
-            self.ready.synchronize()
-        numbers: list[float] = self.values.tolist()
-        return numbers
-
-
 class Trainer:
     """One pretraining run, from its last checkpoint (or its start) to its end.
 
@@ -81,7 +41,7 @@ class Trainer:
         recipe: Resolved.
         source: Training images.
         runtime: Device and precision.
-        monitor: Called every `monitor_steps`, and at the end.
+        monitor: Called every `monitor_steps`.
     """
 
     def __init__(
@@ -94,7 +54,6 @@ class Trainer:
         monitor: Monitor,
     ) -> None:
         self.run, self.recipe, self.source, self.runtime = run, recipe, source, runtime
-        self.monitor = monitor
         self.schedule = Schedule.of(recipe.train, len(source))
         self.objective = Objective(recipe).to(runtime.device)
         plan = self.objective.plan
@@ -112,12 +71,43 @@ class Trainer:
             self.module = DistributedDataParallel(
                 self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
             )
-        self.step = 0
-        self.train_seconds = 0.0
-        self.non_finite = 0
         self.unreadable: set[str] = set()
+        self.stepper = self._stepper(monitor)
 
-    # -- state --------------------------------------------------------------------------------
+    def _stepper(self, monitor: Monitor) -> Stepper:
+        """What keeps the run between its steps."""
+        schedule, train = self.schedule, self.recipe.train
+        pace = Pace(
+            total_steps=schedule.total_steps,
+            batch_size=train.batch_size,
+            epoch_at=lambda step: step / schedule.steps_per_epoch,
+            lr_at=schedule.lr_at,
+            log_steps=train.log_steps,
+            measure_steps=schedule.monitor_steps,
+            save_steps=schedule.checkpoint_steps,
+            late=True,
+        )
+        return Stepper(
+            pace,
+            PretrainingState(self.run, self.recipe, self.objective, self.optimiser),
+            run=self.run,
+            optimiser=self.optimiser,
+            how_to_go_on=f"continue with: ser pretrain --resume {self.run.path}",
+            remedy="a lower train.lr or train.clip_norm",
+            measure=lambda: monitor(self.objective.evaluated_encoder),
+            judge=self._fail_if_unreadable,
+            tensorboard=train.tensorboard,
+        )
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.stepper.step
+
+    @property
+    def train_seconds(self) -> float:
+        """What they took, in all attempts."""
+        return self.stepper.train_seconds
 
     def resume(self, warn: Callable[[str], None]) -> None:
         """Take up the last checkpoint that verifies; without one, start anew.
@@ -125,46 +115,7 @@ class Trainer:
         Raises:
             UserError: The checkpoint does not fit the recipe, or holds what is not finite.
         """
-        state = checkpoint.load_latest(self.run, warn)
-        if state is not None:
-            try:
-                require_finite(_tensors_of(state), str(self.run.checkpoints))
-                self.objective.load_state_dict(state["objective"])
-                self.optimiser.load_state_dict(state["optimiser"])
-                self.step, self.train_seconds = int(state["step"]), float(state["train_seconds"])
-            except (KeyError, RuntimeError, ValueError) as error:
-                raise UserError(
-                    f"the checkpoint in {self.run.checkpoints} does not fit recipe.yaml",
-                    str(error).splitlines()[0],
-                    "the recipe of a run must not be edited",
-                ) from error
-        if distributed.rank() == 0:
-            self.run.truncate_metrics(self.step)
-
-    def save(self) -> None:
-        """Write a checkpoint and the encoder (rank 0)."""
-        if distributed.rank() == 0:
-            encoder = self.objective.encoder
-            metadata = encoder_metadata(self.recipe.model, encoder, step=self.step)
-            state = {
-                "step": self.step,
-                "train_seconds": self.train_seconds,
-                "encoder": metadata,
-                "objective": self.objective.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-            }
-            checkpoint.save(self.run, self.step, state)
-            teacher = self.objective.teacher
-            keep = teacher is not None and self.objective.method.evaluates_teacher
-            write_encoder(
-                self.run.encoder,
-                metadata,
-                student=encoder,
-                teacher=teacher.encoder if keep and teacher is not None else None,
-            )
-        distributed.barrier()
-
-    # -- the loop -----------------------------------------------------------------------------
+        self.stepper.resume(warn)
 
     def train(self, request: StopRequest, progress: TrainingProgress) -> None:
         """Train to the end of the schedule.
@@ -174,7 +125,17 @@ class Trainer:
             Interrupted: Ctrl-C came; a checkpoint is written.
             RunFailed: Three non-finite steps in a row, or too many unreadable images.
         """
-        steps = range(self.step, self.schedule.total_steps)
+        self.stepper.attend(request, progress)
+        with self._samples() as loaded:
+            for samples in self.stepper.waiting(loaded):
+                self._note_unreadable(samples, progress)
+                step = self.stepper.step
+                self._train_step(step, samples)
+                self.stepper.done(**self._facts(step))
+
+    @contextlib.contextmanager
+    def _samples(self) -> Iterator[Iterator[Samples]]:
+        """This rank's samples of each step that is left."""
         workers = self.recipe.data.workers
         if workers is None:
             workers = default_workers(self.runtime.ranks_here)
@@ -183,7 +144,7 @@ class Trainer:
             self.part,
             batch_size=self.recipe.train.batch_size,
             seed=self.recipe.seed,
-            steps=steps,
+            steps=range(self.stepper.step, self.schedule.total_steps),
         )
         loader = load_rows(
             self.images,
@@ -192,47 +153,10 @@ class Trainer:
             workers=workers,
             device=self.runtime.device,
         )
-        started, before = time.perf_counter(), self.train_seconds
-        wanted = self.recipe.train.tensorboard and distributed.rank() == 0
-        self.tracker = Tracker(self.run, wanted=wanted, first_step=self.step)
-        clock = _Clock()
-        pending: _StepReport | None = None
         with contextlib.closing(loader):
-            for step in steps:
-                waiting = time.perf_counter()
-                samples = Samples.of(next(loader))
-                clock.waited += time.perf_counter() - waiting
-                report = self._train_step(step, samples, request, progress)
-                clock.images += self.recipe.train.batch_size
-                self.step = step + 1
-                self.train_seconds = before + time.perf_counter() - started
-                progress.step(self.step)
-                if self._due(self.recipe.train.log_steps) or self._monitor_due():
-                    clock = self._log(report, clock, progress)
-                if pending is not None:
-                    self._honour(pending)
-                pending = report
-                if self._due(self.schedule.checkpoint_steps):
-                    self.save()
-        if pending is not None:
-            self._fail_if_bad(pending)
-        self.tracker.close()
+            yield map(Samples.of, loader)
 
-    def _due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.schedule.total_steps
-
-    def _monitor_due(self) -> bool:
-        every = self.schedule.monitor_steps
-        return bool(every) and self.step % every == 0
-
-    def _train_step(
-        self,
-        step: int,
-        samples: Samples,
-        request: StopRequest,
-        progress: TrainingProgress,
-    ) -> _StepReport:
-        too_many = self._note_unreadable(samples, progress)
+    def _train_step(self, step: int, samples: Samples) -> None:
         views = self.make_views(samples, step, self.runtime.device)
         moment = self.schedule.moment(step)
         set_schedule(
@@ -246,16 +170,16 @@ class Trainer:
         for parameter in held:
             parameter.grad = None
         norm = clip_gradients(self.parameters, self.recipe.train)
-        mean = distributed.sum_over_ranks(self._packed(losses, norm, request, too_many))
-        mean[:4] /= distributed.world_size()
-        bad = (~torch.isfinite(mean[:4]).all()).to(mean.dtype)
-        # Fused AdamW leaves parameters and moments alone where `found_inf` is 1: no wait for it.
-        self.optimiser.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
+        self.stepper.agree(
+            _named(losses),
+            norm,
+            images=samples.indices,
+            flags={"unreadable": len(self.unreadable) > MAX_UNREADABLE * len(self.source)},
+        )
         self.optimiser.step()
         for parameter, gradient in held.items():  # DDP's buckets are views of the gradients
             parameter.grad = gradient
         self.objective.move_teacher(moment, when="after")
-        return self._report(torch.cat([mean[:4], bad[None], mean[4:]]), samples.indices)
 
     def _forward_backward(self, views: Views, moment: Moment) -> Losses:
         self.optimiser.zero_grad(set_to_none=not distributed.active())
@@ -264,112 +188,31 @@ class Trainer:
         losses.total.backward()
         return losses
 
-    def _packed(self, losses: Losses, norm: Tensor, request: StopRequest, too_many: bool) -> Tensor:
-        """Everything the ranks have to agree on, as one small tensor."""
-        device = self.runtime.device
-        equivariance = losses.equivariance
-        if equivariance is None:
-            equivariance = torch.zeros((), device=device)
-        wide = at_least_fp32(losses.total)
-        numbers = torch.stack(
-            [x.detach().to(wide) for x in (losses.total, losses.invariance, equivariance, norm)]
-        )
-        flags = torch.tensor(
-            [request.preempted, request.interrupted, too_many], dtype=wide, device=device
-        )
-        return torch.cat([numbers, flags])
+    def _facts(self, step: int) -> dict[str, float]:
+        """What else the row of a step says."""
+        if self.objective.teacher is None:
+            return {}
+        moment = self.schedule.moment(step)
+        return {"momentum": self.objective.method.momentum_at(moment.progress)}
 
-    def _report(self, values: Tensor, indices: tuple[int, ...]) -> _StepReport:
-        ready = None
-        if values.is_cuda:
-            values = values.to("cpu", non_blocking=True)
-            ready = torch.cuda.Event()
-            ready.record()
-        return _StepReport(self.step, values, ready, indices)
-
-    # -- what a step said ---------------------------------------------------------------------
-
-    def _honour(self, report: _StepReport) -> None:
-        """Stop where the ranks agreed to: all read the same report at the same step."""
-        *_, preempted, interrupted, _unreadable = self._fail_if_bad(report)
-        if preempted or interrupted:
-            self.save()
-            stop = Interrupted if interrupted else Preempted
-            raise stop(
-                f"stopped after step {self.step} of {self.schedule.total_steps}; "
-                f"continue with: ser pretrain --resume {self.run.path}"
-            )
-
-    def _fail_if_bad(self, report: _StepReport) -> list[float]:
-        numbers = report.read()
-        if numbers[7]:
-            raise RunFailed(
-                f"{len(self.unreadable)} of {len(self.source)} images cannot be read "
-                f"(at most {MAX_UNREADABLE:.1%} may be): {min(self.unreadable, default='')}"
-            )
-        self.non_finite = self.non_finite + 1 if numbers[4] else 0
-        if self.non_finite >= MAX_NON_FINITE:
-            names = ("loss", "loss_inv", "loss_equiv", "gradient norm")
-            culprit = next(n for n, v in zip(names, numbers, strict=False) if v - v != 0)
-            if culprit == "loss":
-                parts = zip(names[1:3], numbers[1:3], strict=True)
-                culprit = next((n for n, v in parts if v - v != 0), culprit)
-            some = ", ".join(str(i) for i in report.indices[:8])
-            raise RunFailed(
-                f"{culprit} was not finite in {MAX_NON_FINITE} steps in a row, the last of them "
-                f"step {report.step + 1} (images {some}, …); "
-                "the last good checkpoint is kept; try a lower train.lr or train.clip_norm"
-            )
-        return numbers
-
-    def _note_unreadable(self, samples: Samples, progress: TrainingProgress) -> bool:
+    def _note_unreadable(self, samples: Samples, progress: TrainingProgress) -> None:
         for message in samples.unreadable:
             if message not in self.unreadable:
                 self.unreadable.add(message)
                 progress.message(f"warning: {message}; another image takes its place")
-        return len(self.unreadable) > MAX_UNREADABLE * len(self.source)
 
-    def _log(self, report: _StepReport, clock: _Clock, progress: TrainingProgress) -> _Clock:
-        total, invariance, equivariance, norm, bad = report.read()[:5]
-        step = report.step
-        row: dict[str, Any] = {
-            "step": self.step,
-            "epoch": self.step / self.schedule.steps_per_epoch,
-            "loss": _number(total),
-            "loss_inv": _number(invariance),
-            **({"loss_equiv": _number(equivariance)} if self.objective.addon is not None else {}),
-            "lr": self.schedule.lr_at(step),
-            "grad_norm": _number(norm),
-            "skipped": bool(bad),
-            **clock.rates(),
-        }
-        if self.objective.teacher is not None:
-            moment = self.schedule.moment(step)
-            row["momentum"] = self.objective.method.momentum_at(moment.progress)
-        if self._monitor_due():
-            if distributed.rank() == 0:
-                row |= self.monitor(self.objective.evaluated_encoder)
-            distributed.barrier()
-        if distributed.rank() == 0:
-            self.run.append_metrics(row)
-            self.tracker.row(row)
-        progress.row(row)
-        return _Clock()
+    def _fail_if_unreadable(self, agreed: Agreed) -> None:
+        if agreed.flags["unreadable"]:
+            raise RunFailed(
+                f"{len(self.unreadable)} of {len(self.source)} images cannot be read "
+                f"(at most {MAX_UNREADABLE:.1%} may be): {min(self.unreadable, default='')}"
+            )
 
 
-def _tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What a training checkpoint goes on from: parameters, buffers and the optimiser's moments."""
-    moments = {
-        f"the optimiser's {name} of parameter {index}": value
-        for index, values in state["optimiser"]["state"].items()
-        for name, value in values.items()
-    }
-    return {**state["objective"], **moments}
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN: what is not finite is null."""
-    return value if value - value == 0 else None
+def _named(losses: Losses) -> dict[str, Tensor]:
+    """The losses as rows call them."""
+    parts = {"loss": losses.total, "loss_inv": losses.invariance}
+    return parts if losses.equivariance is None else {**parts, "loss_equiv": losses.equivariance}
 
 
 def _wants_compile(choice: str, runtime: Runtime) -> bool:

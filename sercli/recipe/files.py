@@ -34,7 +34,7 @@ class Resolved:
     """A recipe with its history.
 
     Attributes:
-        recipe: The typed values.
+        recipe: Every setting, typed and checked.
         name: Name or file it was read from.
         origins: Dotted key → where the value came from ("default" where nobody set it).
     """

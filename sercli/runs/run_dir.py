@@ -147,7 +147,7 @@ class RunDir:
         """Make a run directory in one rename: a reader sees all of it or nothing.
 
         Args:
-            path: Must not exist.
+            path: Where it is made; it must not exist.
             recipe: Text of recipe.yaml (None for a directory that only collects results).
             run: First content of run.json; `schema` and `created` are added.
 

@@ -37,11 +37,13 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from sercli import distributed
 from sercli.data.coco.source import DetectionSource
 from sercli.data.loading import load_batches
 from sercli.encoders.loading import read_encoder
+from sercli.engine.optimiser import gradient_norm
 from sercli.engine.runtime import runtime_for
 from sercli.engine.stepper import Stepper
 from sercli.errors import UserError
@@ -241,6 +243,7 @@ class _Keeper(HookBase):
     """Puts our stepper around detectron2's steps."""
 
     def __init__(self, stepper: Stepper, model: nn.Module, seed: int) -> None:
+        self.model = model
         self.stepper, self.seed = stepper, seed
         self.losses: dict[str, Tensor] = {}
         self.images: list[str] = []
@@ -256,13 +259,14 @@ class _Keeper(HookBase):
             self.losses = losses
 
     def before_step(self) -> None:
-        self.stepper.before()
+        self.stepper.set_lr()
 
     def after_backward(self) -> None:
-        self.stepper.backward_done(self.losses)
+        norm = gradient_norm(self.model.parameters())
+        self.stepper.agree(self.losses, norm, images=self.images)
 
     def after_step(self) -> None:
-        self.stepper.done(self.images)
+        self.stepper.done()
 
 
 def train(
@@ -272,6 +276,7 @@ def train(
     order: TrainingOrder,
     stepper: Stepper,
     *,
+    optimiser: Optimizer,
     seed: int,
     workers: int,
 ) -> None:
@@ -293,7 +298,7 @@ def train(
     keeper = _Keeper(stepper, model, seed)
     if distributed.active():
         model = DistributedDataParallel(model, broadcast_buffers=False)
-    keys = order.batches(stepper.step, stepper.plan.total_steps)
+    keys = order.batches(stepper.step, stepper.pace.total_steps)
 
     def batches() -> Iterator[list[dict[str, Any]]]:
         for items in load_batches(images, keys, workers=workers):
@@ -303,11 +308,11 @@ def train(
 
     # Metrics are ours to gather; detectron2 would raise at the first loss that is not finite.
     trainer = SimpleTrainer(
-        model, stepper.waiting(batches()), stepper.optimiser, gather_metric_period=_NEVER
+        model, stepper.waiting(batches()), optimiser, gather_metric_period=_NEVER
     )
     trainer.register_hooks([keeper])
     with torch.random.fork_rng(devices=[]), _quiet("detectron2.engine.train_loop"):
-        trainer.train(stepper.step, stepper.plan.total_steps)
+        trainer.train(stepper.step, stepper.pace.total_steps)
 
 
 @contextlib.contextmanager

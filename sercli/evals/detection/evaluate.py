@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sercli import distributed
 from sercli.data.loading import default_workers, load_batches
@@ -25,14 +26,16 @@ from sercli.encoders.files import safetensors_bytes
 from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import Runtime, decided_by_first
-from sercli.engine.stepper import Plan, Stepper
+from sercli.engine.state import ModuleState
+from sercli.engine.stepper import Pace, Stepper
 from sercli.errors import RunFailed
 from sercli.evals.detection.backbone import FrozenEncoder, GridCache
 from sercli.evals.detection.detector import Detections, Detector, make_optimiser
 from sercli.evals.detection.images import DetectionImages
 from sercli.evals.detection.scores import KINDS, coco_scores, metrics_of
 from sercli.evals.detection.task import Task
-from sercli.evals.detection.training import Grids, detect, train
+from sercli.evals.detection.training import Grids, detect
+from sercli.evals.detection.training import train as train_on_core
 from sercli.randomness import seeded
 from sercli.runs.files import write_atomic
 from sercli.runs.result import Result, protocol_id
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from sercli.evals.detection.detectron2 import Evaluator
 
 _PICTURED = 4
+SAVE_SECONDS = 600.0  # between checkpoints
 
 Progress = Callable[[str, int, int], None]
 
@@ -102,30 +106,29 @@ def evaluate(
     if restart and distributed.rank() == 0:
         shutil.rmtree(place.path, ignore_errors=True)
     distributed.barrier()
-    plan = Plan(
-        total_steps=task.schedule.total_steps,
-        batch_size=task.order.batch_size,
-        epoch_images=len(task.order.indices),
-        lr_at=task.schedule.lr_at,
-    )
-    stepper = Stepper(
-        place,
-        plan,
-        detector,
-        make_optimiser(detector),
-        identity=identity,
-        request=request,
-        progress=training,
-    )
+    optimiser = make_optimiser(detector)
+    state = ModuleState(place, detector, optimiser, identity=identity)
+    stepper = Stepper(_pace(task), state, run=place, optimiser=optimiser)
+    stepper.attend(request, training)
     stopping = Stopping(request, runtime.device)
-    first = stepper.resume()
+    first = stepper.resume(training.message)
     if first:
-        say(f"goes on after step {first} of {plan.total_steps}")
-    if first < plan.total_steps:
+        say(f"goes on after step {first} of {task.schedule.total_steps}")
+    if first < task.schedule.total_steps:
         _require_readable(task, workers, stopping, progress)  # now, not after days of training
         grids_of, images = _training_features(task, run, frozen, workers, stopping, progress, say)
+        train = train_on_core if options.engine == "torchvision" else _detectron2().train
         with training:
-            _train(detector, grids_of, images, task, stepper, workers)
+            train(
+                detector,
+                grids_of,
+                images,
+                task.order,
+                stepper,
+                optimiser=optimiser,
+                seed=options.seed,
+                workers=workers,
+            )
     second = _second_opinion(task)
     found, pictured = detect(
         detector,
@@ -163,7 +166,19 @@ def evaluate(
         metrics=metrics,
     )
     arrays = _arrays(task.val.image_ids[task.scored], found)
-    return Outcome(result, arrays, pictured, _head(task, stepper, frozen))
+    return Outcome(result, arrays, pictured, _head(task, state.trained, frozen))
+
+
+def _pace(task: Task) -> Pace:
+    """The schedule's steps; checkpoints go by time."""
+    batch_size, num_images = task.order.batch_size, len(task.order.indices)
+    return Pace(
+        total_steps=task.schedule.total_steps,
+        batch_size=batch_size,
+        epoch_at=lambda step: step * batch_size / num_images,
+        lr_at=task.schedule.lr_at,
+        save_seconds=SAVE_SECONDS,
+    )
 
 
 def _require_readable(
@@ -211,21 +226,6 @@ def make_detector(task: Task, frozen: FrozenEncoder) -> Detector:
             return TorchvisionDetector(frozen.dim, classes, task.heads).to(frozen.runtime.device)
         detector: Detector = _detectron2().Detectron2Detector(frozen, classes, task.heads)
         return detector
-
-
-def _train(
-    detector: Detector,
-    grids_of: Grids,
-    images: DetectionImages,
-    task: Task,
-    stepper: Stepper,
-    workers: int,
-) -> None:
-    seed = task.options.seed
-    if task.options.engine == "torchvision":
-        train(detector, grids_of, images, task.order, stepper, seed=seed, workers=workers)
-        return
-    _detectron2().train(detector, grids_of, images, task.order, stepper, seed=seed, workers=workers)
 
 
 def _detectron2() -> ModuleType:
@@ -325,7 +325,7 @@ def _arrays(
     }
 
 
-def _head(task: Task, stepper: Stepper, frozen: FrozenEncoder) -> bytes:
+def _head(task: Task, trained: Mapping[str, Tensor], frozen: FrozenEncoder) -> bytes:
     header = {
         "format": "ser-detector",
         "engine": task.options.engine,
@@ -335,7 +335,7 @@ def _head(task: Task, stepper: Stepper, frozen: FrozenEncoder) -> bytes:
         "image_size": str(task.canvas.size),
         "categories": json.dumps([asdict(one) for one in task.train.categories]),
     }
-    return safetensors_bytes(stepper.trained, header)
+    return safetensors_bytes(trained, header)
 
 
 def save_head(outcome: Outcome, run: RunDir) -> None:

@@ -9,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from sercli import distributed
 from sercli.data.loading import load_batches
+from sercli.engine.optimiser import gradient_norm
 from sercli.engine.preemption import Stopping
 from sercli.engine.stepper import Stepper
 from sercli.evals.detection.detector import Detections, Detector, in_pixels, to_coco
@@ -29,10 +31,21 @@ def train(
     order: TrainingOrder,
     stepper: Stepper,
     *,
+    optimiser: Optimizer,
     seed: int,
     workers: int,
 ) -> None:
     """Train from the stepper's step to its end.
+
+    Args:
+        detector: What is trained.
+        grids_of: Gives the features of samples.
+        images: What is read.
+        order: Which images each step takes.
+        stepper: Resumed.
+        optimiser: The stepper's.
+        seed: Of the regions that losses are computed on.
+        workers: Loader processes.
 
     Raises:
         Preempted, Interrupted, RunFailed: As `Stepper.done`.
@@ -41,18 +54,19 @@ def train(
     if distributed.active():
         module = DistributedDataParallel(detector, broadcast_buffers=False)
     detector.train()
-    batches = order.batches(stepper.step, stepper.plan.total_steps)
+    batches = order.batches(stepper.step, stepper.pace.total_steps)
     for samples in stepper.waiting(load_batches(images, batches, workers=workers)):
-        stepper.before()
+        stepper.set_lr()
         grids = grids_of(samples)
         with seeded(seed, "coco-detect", "regions", stepper.step, distributed.rank()):
             losses = module(grids, samples)
         total: Tensor = torch.stack(list(losses.values())).sum()
-        stepper.optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad(set_to_none=True)
         total.backward()
-        stepper.backward_done(losses)
-        stepper.optimiser.step()
-        stepper.done([images.source.describe(sample.index) for sample in samples])
+        described = [images.source.describe(sample.index) for sample in samples]
+        stepper.agree(losses, gradient_norm(detector.parameters()), images=described)
+        optimiser.step()
+        stepper.done()
 
 
 def detect(

@@ -105,16 +105,15 @@ def evaluate(
     )
     rows = _heads(probe, runtime.device)
     held, features, scale = _training_features(probe, reader, cache, before, progress)
-    kept = _unfinished(probe, unfinished, before)
-    train_heads(
+    stepper = train_heads(
         rows,
         features,
         plan=probe.plan,
         labels=_labels(probe.train, probe.split.train),
         order=probe.order,
         held=held,
-        stopping=stopping,
-        unfinished=kept,
+        request=request or StopRequest(),
+        unfinished=_unfinished(probe, unfinished, before, rows),
         progress=progress,
         say=say,
     )
@@ -124,8 +123,7 @@ def evaluate(
     try:
         table = reader.table(probe.test, probe.split.test, what="test", progress=progress)
     except (Interrupted, Preempted):
-        if kept is not None:
-            kept.save(rows, probe.order.total_steps)
+        stepper.save()
         raise
     if encoder_sha256(encoder) != before:
         raise RunFailed("the encoder's parameters changed while heads were trained on it")
@@ -205,7 +203,9 @@ def _held_out(probe: Probe, table: Tensor) -> HeldOut:
     return HeldOut(features, _labels(probe.train, probe.split.hold_out))
 
 
-def _unfinished(probe: Probe, path: Path | None, encoder: str) -> Unfinished | None:
+def _unfinished(
+    probe: Probe, path: Path | None, encoder: str, rows: Mapping[str, HeadRow]
+) -> Unfinished | None:
     if path is None:
         return None
     images = np.union1d(probe.split.train, probe.split.hold_out)
@@ -215,7 +215,7 @@ def _unfinished(probe: Probe, path: Path | None, encoder: str) -> Unfinished | N
         "set of images": fingerprint(probe.train, images),
         "set of companions": list(companion_rates(probe.preset.learning_rates)),
     }
-    return Unfinished(path, identity)
+    return Unfinished(path, identity, rows)
 
 
 # -- The test -------------------------------------------------------------------------------------

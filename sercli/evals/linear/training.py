@@ -1,10 +1,9 @@
-"""Training the heads of a linear probe: the order of images, the loop, stopping and going on."""
+"""Training the heads of a linear probe: the order of images, the step, and what is kept."""
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sercli import distributed
-from sercli.engine.preemption import Stopping
+from sercli.engine.preemption import StopRequest
+from sercli.engine.stepper import Pace, Position, Stepper
 from sercli.errors import UserError
 from sercli.evals.linear.features import FeaturePlan
 from sercli.evals.linear.heads import HeadRow
@@ -87,48 +87,51 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """The file that an unfinished probe goes on from.
+    """The heads, in the file that an unfinished probe goes on from.
 
     Attributes:
         path: Where it is, if it is there.
         identity: What it has to agree with: protocol, encoder and images.
+        rows: The heads by feature set.
     """
 
     path: Path
     identity: Mapping[str, Any]
+    rows: Mapping[str, HeadRow]
 
-    def save(self, rows: Mapping[str, HeadRow], step: int) -> None:
-        """Write the heads after `step` steps (rank 0)."""
-        if distributed.rank() == 0:
-            tensors = {
-                f"{name}/{key}": value.detach().cpu()
-                for name, row in rows.items()
-                for key, value in row.state_dict().items()
-            }
-            header = {"step": str(step), "identity": json.dumps(self.identity)}
-            data = safetensors.torch.save(tensors, metadata=header)
-            write_atomic(self.path, lambda file: file.write(data))
-        distributed.barrier()
+    def save(self, position: Position) -> None:
+        """Write the heads."""
+        tensors = {
+            f"{name}/{key}": value.detach().cpu()
+            for name, row in self.rows.items()
+            for key, value in row.state_dict().items()
+        }
+        header = {"step": str(position.step), "identity": json.dumps(self.identity)}
+        data = safetensors.torch.save(tensors, metadata=header)
+        write_atomic(self.path, lambda file: file.write(data))
 
-    def load(self, rows: Mapping[str, HeadRow], say: Callable[[str], None]) -> int:
+    def load(self, warn: Callable[[str], None]) -> Position | None:
         """Take up the heads that are there.
 
+        Args:
+            warn: Shows a line: that the file cannot be read, or where the probe goes on.
+
         Returns:
-            Steps that are done; 0 without a file, or with one that cannot be read.
+            Where that was; None without a file, or with one that cannot be read.
 
         Raises:
             UserError: The file is of another protocol, encoder or set of images.
         """
         if not distributed.broadcast_object(self.path.is_file()):
-            return 0
+            return None
         try:
             with safetensors.safe_open(self.path, framework="pt") as file:
                 header = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             identity, step = json.loads(header["identity"]), int(header["step"])
         except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
-            say(f"{self.path} cannot be read ({error}); the probe starts anew")
-            return 0
+            warn(f"{self.path} cannot be read ({error}); the probe starts anew")
+            return None
         different = [key for key, value in self.identity.items() if identity.get(key) != value]
         if different:
             raise UserError(
@@ -136,15 +139,15 @@ class Unfinished:
                 "only the same command goes on with it",
                 "add --restart to drop it",
             )
-        for name, row in rows.items():
+        for name, row in self.rows.items():
             prefix = f"{name}/"
             state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             row.load_state_dict(state)
-        say(f"going on after step {step}")
-        return step
+        warn(f"going on after step {step}")
+        return Position(step)
 
 
-# -- The loop -------------------------------------------------------------------------------------
+# -- The step -------------------------------------------------------------------------------------
 
 
 def train_heads(
@@ -155,11 +158,11 @@ def train_heads(
     labels: Tensor,
     order: Order,
     held: HeldOut,
-    stopping: Stopping,
+    request: StopRequest,
     unfinished: Unfinished | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None],
-) -> None:
+) -> Stepper:
     """Train all heads to the end of the schedule; measure them on the hold-out every epoch.
 
     Args:
@@ -169,43 +172,51 @@ def train_heads(
         labels: int64 [N] of the images that `order` orders.
         order: Of the images.
         held: What heads are measured on.
-        stopping: Asked after every step.
+        request: Set by signal handlers.
         unfinished: Where to go on from, and what to write on the way.
         progress: Called with "probe", the steps done, and all of them.
-        say: Told what a person should know.
+        say: Shows a line.
+
+    Returns:
+        What saved the heads on the way, and can do so again.
 
     Raises:
         Interrupted, Preempted: As asked for; the heads are written.
         UserError: `unfinished` is of another probe.
     """
-    first = 0 if unfinished is None else unfinished.load(rows, say)
     device = next(iter(rows.values())).bias.device
-    total, saved = order.total_steps, time.monotonic()
-    steps = zip(range(first, total), order.batches(first), features(first), strict=True)
-    for step, (epoch, positions), parts in steps:
+    stepper = _stepper(order, unfinished, device)
+    stepper.attend(request)
+    first = stepper.resume(say)
+    steps = zip(order.batches(first), features(first), strict=True)
+    for (epoch, positions), parts in stepper.waiting(steps):
         own = labels[torch.from_numpy(positions)].to(device, non_blocking=True)
         parts = parts.to(device, non_blocking=True)
         for name, row in rows.items():
             joined = plan.join(name, parts).to(row.bias.dtype)
-            row.step(joined, own, factor=order.factor(step))
-        ends_epoch = (step + 1) % order.steps_per_epoch == 0
-        if ends_epoch:
+            row.step(joined, own, factor=order.factor(stepper.step))
+        if (stepper.step + 1) % order.steps_per_epoch == 0:
             for name, row in rows.items():
                 row.measure(held.features[name], held.labels, epoch=epoch + 1)
         if progress is not None:
-            progress("probe", step + 1, total)
-        stop = stopping.requested()
-        if unfinished is not None and (stop or (ends_epoch and _is_due(saved))):
-            unfinished.save(rows, step + 1)
-            saved = time.monotonic()
-        if stop is not None:
-            raise stop(
-                f"stopped after step {step + 1} of {total}; the same command "
-                + ("starts anew" if unfinished is None else "goes on from there")
-            )
+            progress("probe", stepper.step + 1, order.total_steps)
+        # Without losses: a head that diverges is no reason to skip a step of the others.
+        stepper.agree({})
+        stepper.done()
+    return stepper
 
 
-def _is_due(saved: float) -> bool:
-    """Whether the last checkpoint is old, by the clock of rank 0."""
-    due: bool = distributed.broadcast_object(time.monotonic() - saved > SAVE_SECONDS)
-    return due
+def _stepper(order: Order, unfinished: Unfinished | None, device: torch.device) -> Stepper:
+    """Heads are saved at ends of epochs, by time; the last one only if the test is interrupted."""
+    pace = Pace(
+        total_steps=order.total_steps,
+        batch_size=order.batch_size,
+        epoch_at=lambda step: step / order.steps_per_epoch,
+        lr_at=order.factor,
+        log_steps=None,
+        save_seconds=SAVE_SECONDS,
+        save_unit=order.steps_per_epoch,
+        save_at_end=False,
+    )
+    end = "starts anew" if unfinished is None else "goes on from there"
+    return Stepper(pace, unfinished, device=device, how_to_go_on=f"the same command {end}")

@@ -60,7 +60,7 @@ def _measure_run(run: Run, spec: Spec) -> Cell:
         undefined=value is None,
         low=low,
         high=high,
-        floor=result.metrics.get(spec.floor) if spec.floor else None,
+        floor=result.metrics.get(floor) if (floor := spec.reading.floor) else None,
         data=_scored(result),
         weights=str(key) if (key := result.model.get("key")) else None,
         loaded=_partly_loaded(result),
@@ -98,12 +98,22 @@ def _common_data(cells: Sequence[Cell]) -> Scored | None:
 def _interval(
     result: Result, spec: Spec, value: float | None
 ) -> tuple[float, float] | tuple[None, None]:
-    """The stored interval in the value's unit, else Wilson's for a share of n images."""
+    """The stored interval in the value's unit, else Wilson's for a share of n images.
+
+    Which of them a quantity has is its contract's to say.
+    """
+    if spec.quantity.interval is None:
+        return None, None
     low, high = (result.metrics.get(f"{spec.metric}/{end}") for end in ("low", "high"))
     if low is not None and high is not None:
         return low, high
     images = result.data.get("n")
-    if value is None or not spec.correctness or not isinstance(images, int) or images < 1:
+    if (
+        value is None
+        or spec.quantity.interval != "wilson"
+        or not isinstance(images, int)
+        or images < 1
+    ):
         return None, None
     right = min(images, max(0, round(value / 100 * images)))
     interval = wilson_interval(right, images)
@@ -198,7 +208,7 @@ def _sentence(names: tuple[str, str], spec: Spec, test: PairedTest, change: Diff
 
 def _test(baseline: Entry, entry: Entry, spec: Spec) -> PairedTest | None:
     """The paired test of two runs that stored predictions of the same images."""
-    if not spec.correctness or spec.metric != "top1" or len(baseline.runs) + len(entry.runs) > 2:
+    if not spec.quantity.paired or len(baseline.runs) + len(entry.runs) > 2:
         return None
     if not _same_world(baseline.run, entry.run, spec):
         return None

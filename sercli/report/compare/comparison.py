@@ -10,6 +10,7 @@ from typing import Any
 from sercli import __version__
 from sercli.data.registry import rendering_kind
 from sercli.errors import UserError
+from sercli.protocols import PROTOCOLS
 from sercli.report.compare import published as paper
 from sercli.report.compare.cells import (
     Footnotes,
@@ -19,14 +20,7 @@ from sercli.report.compare.cells import (
     add_footnotes,
     measure,
 )
-from sercli.report.compare.columns import (
-    ROTATION,
-    Spec,
-    block_name,
-    catalogue,
-    choose,
-    compared_block,
-)
+from sercli.report.compare.columns import Spec, catalogue, choose, compared_block, result_spec
 from sercli.report.compare.protocols import by_protocol, mixed_protocols
 from sercli.report.compare.runs import (
     Entry,
@@ -87,12 +81,7 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
     entries = seed_entries(runs) if options.group_seeds else single_entries(runs)
     block = compared_block(runs, options.block)
     specs = choose(catalogue(runs, block), options.columns)
-    if options.block is not None and all(spec.source != "equiv-score" for spec in specs):
-        raise UserError(
-            f"--block {options.block} with --columns {','.join(options.columns)}",
-            "no equivariance column is chosen",
-            "add equiv-score to --columns or leave --block out",
-        )
+    _require_used(options, specs)
     rows_of_paper = _paper_rows(entries) if options.published else ()
     if options.published and not options.columns:
         specs = _with_published_columns(specs, runs, rows_of_paper, block)
@@ -110,12 +99,29 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
     notes = [
         *_reading_notes(rows, pairs, entries, len(comparisons)),
         *(Note(None, text) for text in (*remarks, *mixed_protocols(specs, runs))),
-        *_context_notes(rows, runs, options, block),
+        *_context_notes(rows, specs, runs, options, block),
         *_data_notes(specs, runs),
         *footnotes.notes(),
     ]
     title = f"{len(runs)} run{'s' if len(runs) > 1 else ''} compared"
     return Table(title, columns, rows, notes, comparisons, _provenance(runs))
+
+
+def _require_used(options: Options, specs: Sequence[Spec]) -> None:
+    """A block that no column is of was named in vain."""
+    if options.block is None or any(_has_blocks(spec) for spec in specs):
+        return
+    fitting = [protocol for protocol in PROTOCOLS.values() if protocol.has_blocks]
+    raise UserError(
+        f"--block {options.block} with --columns {','.join(options.columns)}",
+        f"no {' or '.join(protocol.title for protocol in fitting)} column is chosen",
+        f"add {' or '.join(protocol.name for protocol in fitting)} to --columns or leave --block "
+        "out",
+    )
+
+
+def _has_blocks(spec: Spec) -> bool:
+    return spec.protocol is not None and spec.protocol.has_blocks
 
 
 # -- rows -----------------------------------------------------------------------------------------
@@ -206,30 +212,19 @@ def _with_published_columns(
     rows: Sequence[paper.PublishedRow],
     block: int | None,
 ) -> list[Spec]:
-    """Add the paper's main column, and the raw cosine that its Rotation Equiv may stand beside."""
+    """Add the paper's main column, and those of blocks beside others of the same result."""
     chosen = list(specs)
     keys = paper.Matching(tuple(rows)).keys
     if paper.LINEAR in keys and all(spec.column.key != paper.LINEAR for spec in chosen):
-        source, _, metric = paper.LINEAR.partition("/")
-        column = Column(
-            paper.LINEAR,
-            "Linear (SER) top-1",
-            "percent",
-            "up",
-            "A linear probe by the paper's protocol; no run here has it; percent.",
-        )
-        chosen.insert(0, Spec(column, source, metric))
-    cosine = [spec for spec in catalogue(runs, block) if _is_cosine(spec, block)]
-    scores = [index for index, spec in enumerate(chosen) if spec.source == "equiv-score"]
-    if paper.ROTATION_EQUIV in keys and scores:
-        chosen[scores[-1] + 1 : scores[-1] + 1] = cosine
+        name, _, metric = paper.LINEAR.partition("/")
+        spec = result_spec(PROTOCOLS[name.partition("--")[0]], name, metric)
+        column = replace(spec.column, explanation=paper.LINEAR_ALONE, ranked=False)
+        chosen.insert(0, replace(spec, column=column))
+    for beside in catalogue(runs, block):
+        places = [index for index, spec in enumerate(chosen) if spec.source == beside.source]
+        if places and beside.open_key in keys and beside.reading.block == block is not None:
+            chosen.insert(places[-1] + 1, beside)
     return chosen
-
-
-def _is_cosine(spec: Spec, block: int | None) -> bool:
-    return (
-        spec.source == "equiv-score" and spec.metric == f"cosine_raw/{block_name(block)}/{ROTATION}"
-    )
 
 
 def _published_rows(
@@ -262,8 +257,8 @@ def _published_rows(
 def _published_number(
     row: paper.PublishedRow, spec: Spec, block: int | None
 ) -> paper.Number | None:
-    key = paper.ROTATION_EQUIV if _is_cosine(spec, block) else spec.column.key
-    return row.numbers.get(key)
+    of_block = spec.reading.block is not None and spec.reading.block == block
+    return row.numbers.get(spec.open_key if of_block else spec.column.key)
 
 
 def _published_cell(number: paper.Number, footnotes: Footnotes) -> Cell:
@@ -330,7 +325,11 @@ def _data_notes(specs: Sequence[Spec], runs: Sequence[Run]) -> list[Note]:
 
 
 def _context_notes(
-    rows: Sequence[Row], runs: Sequence[Run], options: Options, block: int | None
+    rows: Sequence[Row],
+    specs: Sequence[Spec],
+    runs: Sequence[Run],
+    options: Options,
+    block: int | None,
 ) -> list[Note]:
     """What the numbers stand on: partial data, floors, devices, the paper."""
     cells = [cell for row in rows for cell in row.cells.values()]
@@ -339,17 +338,23 @@ def _context_notes(
         notes.append(
             "floor: the score of a randomly initialised twin; what counts is the rise above it."
         )
+    examples = [one.undefined_if for one in PROTOCOLS.values() if one.undefined_if]
     if any(cell.undefined for cell in cells):
         notes.append(
-            "undefined: the evaluator found no value, for instance an equivariance score of a map "
-            "without spatial variance."
+            f"undefined: the evaluator found no value, for instance {' or '.join(examples)}."
         )
-    if block is None and not options.columns and any("equiv-score" in run.results for run in runs):
-        notes.append("Equivariance was scored after several blocks; choose one with --block.")
-    if any(
-        "coco-detect--" in key for row in rows for key, cell in row.cells.items() if cell.difference
-    ):
-        notes.append("Differences in AP are not tested: compare the intervals.")
+    if block is None and not options.columns:
+        notes += [
+            f"{title.capitalize()} was scored after several blocks; choose one with --block."
+            for title in _titles_with_blocks(runs)
+        ]
+    notes += dict.fromkeys(
+        spec.protocol.untested
+        for spec in specs
+        if spec.protocol is not None
+        and spec.protocol.untested
+        and any(row.cell(spec.column).difference for row in rows)
+    )
     devices = {str(run.record["device"]) for run in runs if run.record.get("device")}
     if len(devices) > 1 and "run/train_seconds" in rows[0].cells:
         notes.append(f"Times and rates come from different devices: {', '.join(sorted(devices))}.")
@@ -365,6 +370,12 @@ def _context_notes(
         *(Note(None, text) for text in notes),
         *([Note(PARTIAL, _PARTIAL_TEXT)] if partial else []),
     ]
+
+
+def _titles_with_blocks(runs: Sequence[Run]) -> list[str]:
+    """What the runs scored block by block."""
+    names = {result.protocol["name"] for run in runs for result in run.results.values()}
+    return [one.title for one in PROTOCOLS.values() if one.has_blocks and one.name in names]
 
 
 _PARTIAL_TEXT = (

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sercli.errors import UserError
+from sercli.protocols import PROTOCOLS
 from sercli.runs.facts import RunFacts, as_number, read_facts
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
@@ -55,7 +56,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         raise UserError(
             f"no result and no timing in {named}",
             "compare shows what runs have measured",
-            "run an evaluator first, for instance `ser knn RUNDIR`",
+            f"run an evaluator first, for instance `ser {next(iter(PROTOCOLS))} RUNDIR`",
         )
     return runs
 
