@@ -15,14 +15,12 @@ from torch import Tensor, nn
 from sercli.encoders.files import require_finite
 from sercli.encoders.foreign.architecture import (
     Architecture,
-    Colour,
-    Facts,
     Hints,
     Shape,
     architecture_of,
     shape_of,
-    stated_facts,
 )
+from sercli.encoders.foreign.facts import Colour, Facts, stated_facts
 from sercli.encoders.foreign.finding import (
     Candidate,
     choose,
