@@ -134,16 +134,19 @@ def check(
     """
     from rich.console import Console
 
+    from sercli.data.images.check import Reading
     from sercli.data.registry import check_data
     from sercli.errors import UserError
 
     with progress() as show:
         report = check_data(
             directory,
+            Reading(
+                progress=lambda what, done, total: show(f"reading {what}", done, total),
+                decode=not fast,
+            ),
             layout=layout,
             classes_of=classes,
-            decode=not fast,
-            progress=lambda what, done, total: show(f"reading {what}", done, total),
         )
     console = Console()
     if report.taken_as:
