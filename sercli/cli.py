@@ -33,7 +33,7 @@ app = typer.Typer(
     "Pretrain, evaluate and compare self-supervised ViTs with soft equivariance regularization.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("pretrain")(pretrain.pretrain)

@@ -14,7 +14,7 @@ import importlib
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from sercli.errors import UserError
 
@@ -35,8 +35,8 @@ class DetectorDefaults:
         preset: Its canvas, batch and schedule, by name.
     """
 
-    engine: str
-    preset: str
+    engine: Literal["torchvision", "detectron2"]
+    preset: Literal["standard", "tiny"]
 
 
 class DataKind(abc.ABC):
@@ -102,6 +102,14 @@ class DataKind(abc.ABC):
         """
         del split, image_size, seed
         raise UserError(f"{path} is {self.title}", "a set with boxes and masks is needed")
+
+    def require_detection(self, path: str) -> None:
+        """Refuse a detection set without the files of train and val; imports no torch.
+
+        Raises:
+            UserError: One is missing.
+        """
+        del path
 
     def check(
         self,

@@ -24,15 +24,16 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
+from sercli.encoders.asked import Hints, require_source
 from sercli.encoders.files import (
     load_torch_file,
     read_safetensors,
     require_finite,
     safetensors_bytes,
 )
-from sercli.encoders.foreign import Hints, resampling
 from sercli.encoders.foreign import num_heads as heads_of
 from sercli.encoders.foreign import read as read_foreign
+from sercli.encoders.foreign import resampling
 from sercli.encoders.timm_weights import create_timm
 from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
@@ -175,30 +176,13 @@ def read_encoder(
     """`load_encoder` with where the weights come from."""
     name = str(source)
     hints = Hints(num_heads, cls_after, key, positions)
+    require_source(name, teacher=teacher, random_init=random_init, hints=hints)
     if name.startswith("timm:"):
-        if teacher:
-            raise UserError(f"{name} with the teacher asked for", "timm models have no teacher")
-        _refuse(hints, name)
         return _read_timm(name, random_init=random_init)
-    if random_init:
-        raise UserError(f"--random-init with {name}", "it goes with timm:NAME only")
-    path = Path(source)
-    role = "teacher" if teacher else "student"
+    path, role = Path(source), "teacher" if teacher else "student"
     if path.is_dir():
-        _refuse(hints, name)
         return _read_run(RunDir.open(path), name, role)
-    if not path.is_file():
-        raise UserError(
-            f"no model at {name}", "a run directory, a checkpoint file or timm:NAME is needed"
-        )
     return _read_file(path, name, role, hints)
-
-
-def _refuse(hints: Hints, name: str) -> None:
-    if hints.given is not None:
-        raise UserError(
-            f"{hints.given} with {name}", "that is known of it; it goes with others' files"
-        )
 
 
 def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
@@ -223,7 +207,7 @@ def _read_file(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
     if path.suffix == ".safetensors":
         header, stored = read_safetensors(path)
         if header.get("format") == _FORMAT or header.keys() >= _OUR_HEADER:
-            _refuse(hints, name)
+            hints.refuse(name)
             return _build(header, _only(stored, "teacher.", key == "teacher"), name, key)
         return _read_foreign(stored, header, name, key, hints)
     if hash_of(path).is_file() and not verifies(path):
@@ -240,7 +224,7 @@ def _read_torch(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
     metadata = state.get("encoder")
     if not isinstance(metadata, Mapping) or "objective" not in state:
         return _read_foreign(state, {}, name, key, hints)
-    _refuse(hints, name)
+    hints.refuse(name)
     prefix = f"{key}.encoder."
     stored = state["objective"]
     if not isinstance(stored, Mapping) or not all(isinstance(v, Tensor) for v in stored.values()):

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sercli import distributed
 from sercli.actions import GeometricAction
-from sercli.addons import NoneConfig
+from sercli.addons.none import NoneConfig
 from sercli.objective import Objective
 from sercli.recipe.schema import Recipe
 from sercli.views import colours as photometrics

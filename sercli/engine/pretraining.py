@@ -13,7 +13,6 @@ from rich.console import Console
 
 from sercli import distributed
 from sercli.data import open_source
-from sercli.data.registry import require_sizes_used
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
 from sercli.engine.plan import Plan, announce, make_plan
@@ -22,23 +21,12 @@ from sercli.engine.progress import TrainingProgress
 from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
 from sercli.errors import Interrupted, Preempted, SerError, UserError
-from sercli.objective import addon_configs, method_configs
-from sercli.recipe import files as recipe_files
+from sercli.families import resolve, title_of
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
-from sercli.runs.run_dir import RunDir, next_free
+from sercli.runs.run_dir import RunDir, next_free, require_new
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
-
-
-def resolve(name: str, settings: tuple[str, ...], flags: Mapping[str, Any]) -> Resolved:
-    """Resolve a recipe with the methods, add-ons and kinds of data there are."""
-    resolved = recipe_files.load(
-        name, methods=method_configs(), addons=addon_configs(), settings=settings, flags=flags
-    )
-    data = resolved.recipe.data
-    require_sizes_used(data.path, num_train=data.num_train, num_val=data.num_val)
-    return resolved
 
 
 def read_recipe(run: RunDir) -> Recipe:
@@ -87,12 +75,7 @@ def prepare(
     Raises:
         UserError: Anything that would not train; nothing is written then.
     """
-    if out is not None and out.exists():
-        raise UserError(
-            f"--out {out} exists",
-            "a new run needs a new directory",
-            "give another, or --resume it",
-        )
+    require_new(out)
     resolved = resolve(name, settings, flags)
     if resolved.recipe.train.tensorboard:
         require_tensorboard()
@@ -121,6 +104,10 @@ def create_run(resolved: Resolved, plan: Plan, out: Path | None) -> RunDir:
             "seed": resolved.recipe.seed,
             "flops": plan.flops.to_json(),
             "parameters": {"trainable": plan.flops.parameters},
+            "titles": {
+                "method": title_of(type(resolved.recipe.method)),
+                "addon": title_of(type(resolved.recipe.addon)),
+            },
         },
     )
 

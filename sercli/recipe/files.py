@@ -122,27 +122,13 @@ def _layers(
     return [*_layers(parent, beside=file.parent, seen=(*seen, file.resolve())), layer]
 
 
-# What the presets of add-ons speak of: a preset replaces these of the layers below it.
-_OF_PRESETS = frozenset(
-    f"addon.{key}"
-    for key in (
-        "preset",
-        "fraction",
-        "temperature",
-        "weight",
-        "negatives",
-        "base",
-        "elements",
-        "share",
-        "keys",
-    )
-)
-
-
-def _merge(layers: list[tuple[str, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
+def _merge(
+    layers: list[tuple[str, dict[str, Any]]], addons: Mapping[str, type[AddonConfig]]
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Later layers win. Choosing another method or add-on drops the settings of the former one.
 
-    A flag drops nothing of `--set`: both are of one command line.
+    A preset replaces what the layers below say of the keys it fills in. A flag drops nothing of
+    `--set`: both are of one command line.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -159,8 +145,10 @@ def _merge(layers: list[tuple[str, dict[str, Any]]]) -> tuple[dict[str, Any], di
         setting = "views.setting"
         if setting in layer and str(values.get(setting, "2")) != str(layer[setting]):
             values = without("views.local")
-        if "addon.preset" in layer:
-            values = {k: v for k, v in values.items() if k not in _OF_PRESETS}
+        addon = str(layer.get("addon.name", values.get("addon.name")))
+        if "addon.preset" in layer and addon in addons:
+            filled = {f"addon.{key}" for key in ("preset", *addons[addon].presets_fill)}
+            values = {k: v for k, v in values.items() if k not in filled}
         values.update(layer)
         origins.update(dict.fromkeys(layer, origin))
     return values, {key: origins[key] for key in values}
@@ -189,7 +177,7 @@ def load(
     layers = _layers(name)
     layers.append(("--set", dict(_flatten(dict(_parse_setting(text) for text in settings)))))
     layers.append(("flag", dict(flags or {})))
-    values, origins = _merge(layers)
+    values, origins = _merge(layers, addons)
     _refuse_layer_without_addon(values, origins)
     return _resolve(values, origins, name, methods=methods, addons=addons)
 
@@ -202,7 +190,7 @@ def from_mapping(
     name: str = "recipe",
 ) -> Resolved:
     """Resolve settings given as nested mappings (as `Recipe.model_dump` gives them)."""
-    values, origins = _merge([(name, dict(_flatten(tree)))])
+    values, origins = _merge([(name, dict(_flatten(tree)))], addons)
     return _resolve(values, origins, name, methods=methods, addons=addons)
 
 

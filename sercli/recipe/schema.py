@@ -6,7 +6,9 @@ What a method or an add-on can be told is declared beside its class, as a subcla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from enum import StrEnum, auto
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -51,6 +53,15 @@ class Data(Section):
 PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
 
 
+class Initialiser(StrEnum):
+    """Whose way of drawing a ViT's weights; what each does stands at `Encoder.initialise`."""
+
+    TIMM = auto()
+    DINO = auto()
+    MOCO_V3 = "moco-v3"
+    SER_MOCO = "ser-moco"
+
+
 class Model(Section):
     """The ViT."""
 
@@ -69,8 +80,8 @@ class Model(Section):
     patch_embed: Literal["trained", "frozen"] = Field(
         "trained", description="frozen: a random patch embedding, as in MoCo-v3"
     )
-    init: Literal["timm", "dino", "moco-v3", "ser-moco"] = Field(
-        "timm",
+    init: Initialiser = Field(
+        Initialiser.TIMM,
         description="who draws the weights: timm; dino ([CLS] as large as positions); moco-v3 "
         "(Xavier); ser-moco (the same, but patches as any convolution)",
     )
@@ -197,7 +208,21 @@ class Train(Section):
     )
 
 
-class MethodConfig(Section):
+class FamilyConfig(Section):
+    """What an objective or an add-on can be told; its class need not be imported for that.
+
+    Attributes:
+        title: What tables call it; empty: its name.
+        place: Where it stands in lists and tables; without one it stands last, by name.
+    """
+
+    title: ClassVar[str] = ""
+    place: ClassVar[float] = math.inf
+
+    name: str
+
+
+class MethodConfig(FamilyConfig):
     """Base of the settings of an objective.
 
     Attributes:
@@ -206,19 +231,18 @@ class MethodConfig(Section):
 
     takes_more_views: ClassVar[bool] = False
 
-    name: str
 
-
-class AddonConfig(Section):
+class AddonConfig(FamilyConfig):
     """Base of the settings of an add-on; `none` has no other.
 
     Attributes:
         view_settings: The view settings it can use.
+        presets_fill: The keys that `preset` fills in: choosing one replaces what the recipes below
+            say of them.
     """
 
     view_settings: ClassVar[tuple[Setting, ...]] = ("2", "2+4-crops")
-
-    name: str
+    presets_fill: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def tapped_layer(self) -> int | None:

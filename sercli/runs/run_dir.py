@@ -235,6 +235,20 @@ class RunDir:
         return [Result.from_file(file) for file in sorted(self.results.glob("*.json"))]
 
 
+def require_new(path: Path | None) -> None:
+    """Refuse an --out that is there; None, without --out, is a directory yet to be found.
+
+    Raises:
+        UserError: It is there.
+    """
+    if path is not None and path.exists():
+        raise UserError(
+            f"--out {path} exists",
+            "a new run needs a new directory",
+            "give another, or --resume it",
+        )
+
+
 def next_free(path: Path) -> Path:
     """`path`, or `path-2`, `path-3`… : the first that does not exist."""
     candidate, number = path, 1

@@ -2,11 +2,11 @@
 
 import os
 import re
-from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 GITHUB = ROOT / ".github"
 
 

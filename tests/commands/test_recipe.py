@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from sercli.commands import printing
 from sercli.commands import recipe as commands
 from sercli.engine import pretraining
 from sercli.engine.plan import make_plan
@@ -132,7 +133,7 @@ def test_a_filter_that_matches_nothing() -> None:
 def test_a_terminal_breaks_no_name_and_no_command(width: int) -> None:
     heads = [recipe_listing.read_head(name) for name in NAMES]
     screen = io.StringIO()
-    commands._print_first_that_fits(
+    printing.print_first_that_fits(
         commands._list_tables(heads), Console(file=screen, width=width, color_system=None)
     )
     text = screen.getvalue()
@@ -271,7 +272,7 @@ def test_a_terminal_shows_all_of_a_difference(width: int) -> None:
     first, second = resolve("imagenet/moco-ser"), resolve("imagenet/moco-ser-authors-code")
     found = recipe_listing.differences(first, second)
     screen = io.StringIO()
-    commands._print_first_that_fits(
+    printing.print_first_that_fits(
         commands._difference_tables(first.name, second.name, found),
         Console(file=screen, width=width, color_system=None),
     )

@@ -38,6 +38,7 @@ def test_a_run_directory_holds_what_it_should(whole):
     state = whole.read_run()
     assert state["status"] == "done"
     assert state["recipe_name"] == "shapes/moco-ser"
+    assert state["titles"] == {"method": "MoCo-v3", "addon": "SER"}
     assert state["timings"]["steps"] == 24
     assert state["timings"]["images_per_s"] > 0
     assert state["flops"]["ratio_weight0"] > 1

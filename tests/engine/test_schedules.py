@@ -15,9 +15,10 @@ from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.engine.trainer import Trainer
 from sercli.errors import Preempted
+from sercli.families import addon_configs, method_configs
 from sercli.heads import PrototypeHead
-from sercli.methods import moco
-from sercli.objective import Objective, addon_configs, method_configs
+from sercli.methods.moco import model as moco
+from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
 from sercli.recipe.schedule import Moment, Schedule
 from sercli.recipe.schema import Train

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from sercli import distributed
+from sercli.families import addon_configs, method_configs
 from sercli.heads import BatchNorm
 from sercli.losses import patch_nt_xent
-from sercli.objective import Objective, addon_configs, method_configs
+from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
 from sercli.recipe.schema import Photometrics
 from sercli.recipe.schema import Views as ViewsConfig

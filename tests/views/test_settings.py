@@ -19,7 +19,8 @@ from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
 from sercli.encoders.vit import Features
 from sercli.engine.flops import count_flops
 from sercli.errors import UserError
-from sercli.objective import Objective, addon_configs, method_configs
+from sercli.families import addon_configs, method_configs
+from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
 from sercli.recipe.schema import Photometrics
 from sercli.recipe.schema import Views as ViewsConfig

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from sercli.data.coco.check import check_coco
-from sercli.data.coco.folder import CocoFolder, is_coco
+from sercli.data.coco.folder import CocoFolder, is_coco, require_split
 from sercli.data.coco.source import DetectionSource
 from sercli.data.images.check import CheckReport, Reading
-from sercli.data.registry import DataKind, DetectorDefaults, register
+from sercli.data.registry import SPLITS, DataKind, DetectorDefaults, register
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
 
@@ -41,6 +41,10 @@ class CocoSet(DataKind):
     ) -> DetectionSource:
         del image_size, seed
         return CocoFolder(Path(path), split)
+
+    def require_detection(self, path: str) -> None:
+        for split in SPLITS:
+            require_split(Path(path), split).images()
 
     def check(
         self,

@@ -13,7 +13,6 @@ line, and `Hints` are the answers.
 - `building.py`: `read`, and the translation into our encoder.
 """
 
-from sercli.encoders.foreign.architecture import Hints
 from sercli.encoders.foreign.building import ForeignEncoder, read
 from sercli.encoders.foreign.facts import num_heads, resampling
 from sercli.encoders.foreign.layouts import EXPORT_LAYOUT, LAYOUTS, Layout
@@ -22,7 +21,6 @@ __all__ = [
     "EXPORT_LAYOUT",
     "LAYOUTS",
     "ForeignEncoder",
-    "Hints",
     "Layout",
     "num_heads",
     "read",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from sercli.encoders.asked import Hints
 from sercli.encoders.foreign.facts import Facts, resampling
 from sercli.encoders.foreign.layouts import (
     AGREED_HEADS,
@@ -23,41 +24,6 @@ from sercli.errors import UserError
 from sercli.recipe.schema import PosResize
 
 Positions = Literal["moco-v3", "mae", "learned"]
-
-
-@dataclass(frozen=True)
-class Hints:
-    """What the user says of a file that does not say it itself.
-
-    Attributes:
-        num_heads: Attention heads.
-        cls_after: Block after which [CLS] joins.
-        key: Where the encoder is, as the message that asks for it names it; what is usual of such
-            encoders is then not insisted on.
-        positions: How its own code resamples positions, see `Encoder.positions`.
-    """
-
-    num_heads: int | None = None
-    cls_after: int | None = None
-    key: str | None = None
-    positions: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a way to resample positions that there is not."""
-        if self.positions not in (None, *get_args(PosResize)):
-            known = ", ".join(get_args(PosResize))
-            raise UserError(f"--positions {self.positions}", f"known: {known}")
-
-    @property
-    def given(self) -> str | None:
-        """The first option that was given, as on the command line."""
-        options = {
-            "--num-heads": self.num_heads,
-            "--cls-after": self.cls_after,
-            "--key": self.key,
-            "--positions": self.positions,
-        }
-        return next((name for name, value in options.items() if value is not None), None)
 
 
 @dataclass(frozen=True)

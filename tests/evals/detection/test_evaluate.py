@@ -20,19 +20,12 @@ from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.evals.detection import evaluate as detection
-from sercli.evals.detection import task as detection_task
+from sercli.evals.detection import options as detection_options
 from sercli.evals.detection.backbone import LEVELS, FrozenEncoder, GridCache, SimpleFeaturePyramid
-from sercli.evals.detection.detector import (
-    PRESETS,
-    Detections,
-    Preset,
-    Schedule,
-    in_pixels,
-    make_optimiser,
-    to_coco,
-)
+from sercli.evals.detection.detector import Detections, in_pixels, make_optimiser, to_coco
 from sercli.evals.detection.evaluate import evaluate, make_detector
 from sercli.evals.detection.images import Canvas, DetectionImages, Sample, trainable_images
+from sercli.evals.detection.options import PRESETS, Preset, Schedule
 from sercli.evals.detection.task import Options, prepare
 from sercli.evals.detection.training import detect
 from sercli.runs.result import Result
@@ -548,7 +541,7 @@ def test_a_missing_detectron2_is_told_with_the_remedy(monkeypatch):
     def missing(_name):
         raise ModuleNotFoundError("No module named 'detectron2'", name="detectron2")
 
-    monkeypatch.setattr(detection_task.importlib, "import_module", missing)
+    monkeypatch.setattr(detection_options.importlib, "import_module", missing)
     with pytest.raises(UserError, match=r"pip install --no-build-isolation .*--engine torchvision"):
         task_of("detectron2")
 
@@ -636,7 +629,7 @@ def test_the_default_engine_for_a_directory_is_detectron2(coco, tmp_path, capsys
     def missing(_name):
         raise ModuleNotFoundError("No module named 'detectron2'", name="detectron2")
 
-    monkeypatch.setattr(detection_task.importlib, "import_module", missing)
+    monkeypatch.setattr(detection_options.importlib, "import_module", missing)
     status, out, err = command(capsys, saved_run(tmp_path / "run").path, "--coco", coco.root)
     assert status == 2
     assert out.splitlines()[0] == "engine detectron2, preset standard"
