@@ -216,7 +216,7 @@ def middle(image: Image.Image, side: int, *, resize: int | None = None) -> Image
 
     Args:
         image: RGB.
-        side: Of what is cut out, in pixels.
+        side: How many pixels are cut out, in each direction.
         resize: What the shorter side is resized to before, in pixels; default: 256 for 224, in
             proportion.
     """

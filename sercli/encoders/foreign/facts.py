@@ -32,7 +32,7 @@ class Facts:
         cls_after: Block after which [CLS] joins.
         patch_size: Side of a patch, in pixels.
         named: The model it says it is.
-        width, depth: Of that model.
+        width, depth: What that model has: numbers in a token, and blocks.
         role: Whose encoder it is, where the place in the file does not tell.
         mean, std: Normalisation of its input, RGB in 0…1.
         positions: How they are resampled, of an exported file.
