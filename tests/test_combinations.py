@@ -3,7 +3,6 @@
 import pytest
 from test_cli import ser
 
-from sercli.engine import plan as plans
 from sercli.engine import pretraining
 from sercli.engine.plan import make_plan
 from sercli.errors import UserError
@@ -33,12 +32,6 @@ def resolve(line, recipe="shapes/moco-none"):
 def plan(line):
     recipe = resolve(line)
     return make_plan(recipe, pretraining.training_source(recipe))
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """FLOPs are counted last, when all is well."""
-    monkeypatch.setattr(plans, "count_flops", lambda _recipe: None)
 
 
 # Options: what the line says, and what to add so that it works.

@@ -36,7 +36,7 @@ def no_monitor(*_arguments):
 
 
 def start(path, settings=SER, recipe="shapes/moco-ser", **flags):
-    return pretraining.prepare(recipe, tuple(settings), flags, out=path)
+    return pretraining.prepare(recipe, tuple(settings), flags, out=path).run
 
 
 def train(run):
@@ -88,7 +88,7 @@ def test_a_run_directory_holds_what_it_should(whole):
 
 
 def test_recipe_yaml_repeats_the_run(whole, tmp_path):
-    again = pretraining.prepare(str(whole.recipe), (), {}, out=tmp_path / "again")
+    again = pretraining.prepare(str(whole.recipe), (), {}, out=tmp_path / "again").run
     assert again.recipe.read_text() == whole.recipe.read_text()
     train(again)
     assert losses(again) == losses(whole)

@@ -12,6 +12,7 @@ from sercli.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from sercli.engine.pretraining import Prepared
     from sercli.runs.run_dir import RunDir
 
 
@@ -121,13 +122,17 @@ def _start(
     from sercli.engine import launch, pretraining, runtime
 
     runtime.require_devices(device, nproc)
+    prepared: list[Prepared] = []  # by the first process, which alone prepares
+
+    def prepare(processes: int) -> RunDir:
+        prepared.append(pretraining.prepare(name, settings, flags, out=out, processes=processes))
+        return prepared[0].run
+
     with runtime.process_group(device) as chosen:
         processes = max(nproc, distributed.world_size())
-        run = runtime.decided_by_first(
-            lambda: pretraining.prepare(name, settings, flags, out=out, processes=processes)
-        )
+        run = runtime.decided_by_first(lambda: prepare(processes))
         if nproc == 1:
-            _train(run, chosen)
+            _train(run, chosen, prepared[0] if prepared else None)
     if nproc > 1:
         launch.launch(run, nproc=nproc, device=device)
     _tell_what_is_next(run)
@@ -138,24 +143,24 @@ def _resume(path: Path, *, device: str | None, nproc: int) -> None:
     from sercli.runs.run_dir import RunDir
 
     run = RunDir.open(path)
-    pretraining.read_recipe(run)
     if run.read_run()["status"] == "done":
         print(f"{path} is done; nothing to resume")
         return
     if nproc > 1:
         runtime.require_devices(device, nproc)
+        pretraining.read_recipe(run)  # refused now, not by the processes
         launch.launch(run, nproc=nproc, device=device)
     else:
         with runtime.process_group(device) as chosen:
-            _train(run, chosen)
+            _train(run, chosen, None)
     _tell_what_is_next(run)
 
 
-def _train(run: RunDir, device: torch.device) -> None:
+def _train(run: RunDir, device: torch.device, prepared: Prepared | None) -> None:
     from sercli.engine import pretraining
     from sercli.evals.monitor import training_monitor
 
-    pretraining.train(run, device=device, make_monitor=training_monitor)
+    pretraining.train(run, device=device, make_monitor=training_monitor, prepared=prepared)
 
 
 def _tell_what_is_next(run: RunDir) -> None:
