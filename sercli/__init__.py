@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from importlib.abc import MetaPathFinder
@@ -12,17 +13,23 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from sercli.encoders.loading import load_encoder
+    from sercli.report import compare_runs
+    from sercli.runs.result import protocol_id
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_encoder"]
+__all__ = ["__version__", "compare_runs", "load_encoder", "protocol_id"]
+
+_PUBLIC = {
+    "compare_runs": "sercli.report",
+    "load_encoder": "sercli.encoders.loading",
+    "protocol_id": "sercli.runs.result",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only for those who load an encoder: `ser --help` must not."""
-    if name == "load_encoder":
-        from sercli.encoders.loading import load_encoder
-
-        return load_encoder
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'sercli' has no attribute {name!r}")
 
 

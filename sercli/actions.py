@@ -32,7 +32,7 @@ class GeometricAction:
     `torch.rot90` over dims (-2, -1)), then resizes to `grid` patches.
 
     Attributes:
-        hflip: bool [B].
+        hflip: Which images are mirrored, bool [B].
         rot90: int64 [B], quarter turns; any integer, kept modulo 4.
         grid: (h, w), the patches of the result, the same for the whole batch.
 

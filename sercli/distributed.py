@@ -106,7 +106,7 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     gradient of a row is the sum of what all ranks' losses send to it.
 
     Args:
-        rows: [counts[rank], …].
+        rows: This rank's rows, [counts[rank], …].
         counts: Number of rows of each rank.
 
     Returns:

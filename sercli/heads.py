@@ -69,7 +69,7 @@ def mlp(
     Args:
         widths: Input, hidden…, output width.
         last_norm: End with a batch norm without affine parameters, as in SimCLR and MoCo-v3.
-        norm: Of the hidden layers.
+        norm: Makes the norm after each hidden layer from its width.
         last_bias: Give the last layer a bias.
     """
     layers: list[nn.Module] = []

@@ -97,8 +97,8 @@ def top_classes(logits: Tensor, *, top: int = 5, subset: Tensor | None = None) -
     """The classes with the largest logits, largest first; of equal ones the first class.
 
     Args:
-        logits: [B, C].
-        top: How many.
+        logits: Of B images for C classes, [B, C].
+        top: How many classes an image gets at most.
         subset: int64 [S], the only classes that may be predicted; the others are left out before
             any comparison.
 

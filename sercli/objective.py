@@ -10,25 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from sercli import randomness
-from sercli.addons import ADDONS, Addon, AddonInput, NoneConfig, TermConfig
-from sercli.encoders.vit import Encoder, Features, cls_after_of, depth_of, encode
+from sercli.addons import Addon, AddonInput, TermConfig
+from sercli.encoders.sizes import cls_after_of, size_of
+from sercli.encoders.vit import Encoder, Features, encode
 from sercli.errors import UserError
-from sercli.methods import METHODS, Method
+from sercli.families import addon_class, method_class
+from sercli.methods import Method
 from sercli.methods.base import TeacherMoves
 from sercli.recipe.schedule import START, Moment
-from sercli.recipe.schema import AddonConfig, MethodConfig, Recipe
+from sercli.recipe.schema import Recipe
 from sercli.views.making import Views
 from sercli.views.plan import ViewPlan, plan_views
-
-
-def method_configs() -> dict[str, type[MethodConfig]]:
-    """Name → settings of every objective there is."""
-    return {name: method.Config for name, method in METHODS.items()}
-
-
-def addon_configs() -> dict[str, type[AddonConfig]]:
-    """Name → settings of every add-on there is, and of "none"."""
-    return {**{name: addon.Config for name, addon in ADDONS.items()}, "none": NoneConfig}
 
 
 @dataclass(frozen=True)
@@ -64,7 +56,7 @@ class Objective(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         layer = recipe.addon.tapped_layer
-        depth = depth_of(recipe.model)
+        depth = size_of(recipe.model).depth
         if layer is not None and layer > depth:
             raise UserError(
                 f"--layer {layer}",
@@ -79,11 +71,11 @@ class Objective(nn.Module):
         )
         encoder.initialise(recipe.seed)
         with randomness.seeded(recipe.seed, "method"):
-            method = METHODS[recipe.method.name](recipe.method, encoder.dim)
+            method = method_class(recipe.method)(recipe.method, encoder.dim)
         addon: Addon | None = None
-        if recipe.addon.name in ADDONS:
+        if (made_of := addon_class(recipe.addon)) is not None:
             with randomness.seeded(recipe.seed, "addon"):
-                addon = ADDONS[recipe.addon.name](recipe.addon, encoder.dim)
+                addon = made_of(recipe.addon, encoder.dim)
         for part, name in ((method, recipe.method.name), (addon, recipe.addon.name)):
             if part is not None and recipe.train.batch_size < part.needs_images[0]:
                 least, why = part.needs_images

@@ -37,7 +37,7 @@ class PairedTest:
         p_value: Exact McNemar test, two-sided.
         only_first: Images that only the first has right.
         only_second: Images that only the second has right.
-        images: Number of images.
+        images: How many images both were scored on.
     """
 
     difference: float

@@ -1,7 +1,5 @@
 """D4 × scaling: against the authors' arrays, group laws, and the patch-mean map."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sercli.actions import GeometricAction, transport
+from tests.support.golden import CASES, golden_action
 
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("ser_case*.npz"))
 elements = st.tuples(st.booleans(), st.integers(0, 3))
 
 
@@ -20,17 +18,7 @@ def action(items, grid):
     )
 
 
-def golden_action(arrays, view):
-    turn = int(arrays[f"view{view}_rot90_k"])
-    grid = tuple(int(n) for n in arrays[f"view{view}_grid_before_rot90"])
-    return GeometricAction(
-        torch.from_numpy(arrays[f"view{view}_hflip"]),
-        turn + 2 * torch.from_numpy(arrays[f"view{view}_rot180"]).long(),
-        grid[::-1] if turn % 2 else grid,
-    )
-
-
-@pytest.mark.parametrize("file", GOLDEN, ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", CASES, ids=lambda f: f.stem)
 def test_agrees_with_the_authors(file):
     arrays = np.load(file)
     actions = [golden_action(arrays, view) for view in (0, 1)]
@@ -48,7 +36,7 @@ def test_agrees_with_the_authors(file):
 
 
 def test_golden_arrays_are_there():
-    assert len(GOLDEN) == 3
+    assert len(CASES) == 3
 
 
 @given(st.lists(st.tuples(elements, elements, elements), min_size=1, max_size=6))

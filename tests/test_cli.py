@@ -11,34 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_engine import SER, TINY
 
 from sercli import cli
 from sercli.runs.run_dir import RunDir
+from tests.support.command_line import run_in_process, ser
+from tests.support.paths import RECIPES, ROOT
+from tests.support.training import SER, TINY
 
-ROOT = Path(__file__).parents[1]
 TINY_OPTIONS = [item for s in TINY for item in ("--set", s)]
 OWN_DATA = [s for s in SER if not s.startswith("data.num")]
 OWN_DATA_OPTIONS = [item for s in OWN_DATA for item in ("--set", s)]
-
-
-def ser(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "sercli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
-    )
-
-
-def run_in_process(arguments, monkeypatch, capsys) -> tuple[int, str]:
-    """Exit status and standard error of `ser ARGUMENTS`."""
-    monkeypatch.setattr(sys, "argv", ["ser", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0), capsys.readouterr().err
 
 
 def folder(path: Path, classes: int = 2, images: int = 4, size: int = 20) -> Path:
@@ -166,6 +148,7 @@ def test_debug_shows_the_traceback(monkeypatch):
         cli.main()
 
 
+@pytest.mark.run
 def test_pretrain_score_compare_as_typed_twice(tmp_path):
     """`ser pretrain --method moco --layer 3` (small), twice, then its scores in one table."""
     line = ["pretrain", "--method", "moco", "--layer", "3"]
@@ -186,7 +169,9 @@ def test_pretrain_score_compare_as_typed_twice(tmp_path):
     assert {f.suffix for f in (run / "figures").iterdir()} == {".png", ".svg"}
 
 
-def test_a_users_own_images_of_every_kind(tmp_path):
+def test_a_users_own_images_of_every_kind(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
     data, draws = tmp_path / "own", np.random.default_rng(1)
     sizes = [(1, 300), (300, 20), (16, 16), (64, 48), (500, 375)]
     modes = ["L", "P", "CMYK", "RGBA", "I;16", "RGB", "1", "LA"]
@@ -202,17 +187,17 @@ def test_a_users_own_images_of_every_kind(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         image.save(file)
     settings = [*OWN_DATA, "train.epochs=2"]
-    result = ser(
-        "pretrain", "--recipe", "shapes/moco-ser", "--data", str(data), "--out", "run",
-        *(item for s in settings for item in ("--set", s)),
-        cwd=tmp_path, SER_CACHE=str(tmp_path / "cache"))  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    words = ["pretrain", "--recipe", "shapes/moco-ser", "--data", data, "--out", "run"]
+    words += [item for s in settings for item in ("--set", s)]
+    status, errors = run_in_process(words, monkeypatch, capsys)
+    assert status == 0, errors
     rows = list(RunDir(tmp_path / "run").read_metrics())
     assert len(rows) == 4
-    assert "warning" not in result.stderr
+    assert "warning" not in errors
     assert 0 <= rows[-1]["knn_top1"] <= 100
 
 
+@pytest.mark.run
 def test_a_wheel_has_the_recipes_and_works_outside_the_checkout(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
@@ -220,7 +205,8 @@ def test_a_wheel_has_the_recipes_and_works_outside_the_checkout(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    names = sorted(p.relative_to(ROOT / "recipes") for p in (ROOT / "recipes").rglob("*.yaml"))
+    assert (tmp_path / "site" / "sercli" / "py.typed").is_file()
+    names = sorted(p.relative_to(RECIPES) for p in RECIPES.rglob("*.yaml"))
     packed = tmp_path / "site" / "sercli" / "recipes"
     assert names == sorted(p.relative_to(packed) for p in packed.rglob("*.yaml"))
     code = (

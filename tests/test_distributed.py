@@ -1,44 +1,56 @@
 """Two and three processes give the values and gradients of one on the joined batch (float64)."""
 
 import dataclasses
+import functools
 
-import _workers as workers
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 
 from sercli import distributed
 from sercli.heads import BatchNorm
 from sercli.losses import patch_nt_xent
-
-pytestmark = pytest.mark.distributed
+from tests.support import recipes, workers
+from tests.support.processes import run_ranks
 
 CLOSE = dict(rtol=1e-9, atol=1e-11)
+QUICK = [case for case in workers.cases(2) if case.quick]
+WORLDS = [2, pytest.param(3, marks=pytest.mark.run)]
+SHARES = [
+    pytest.param(world, counts, marks=pytest.mark.run if world > 2 else ())
+    for world in (2, 3)
+    for counts in workers.SHARES[world]
+]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """world → what each rank found; all processes are started once."""
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(workers.main, (str(folder),), nprocs=3)
-    return {
-        world: [
-            torch.load(folder / f"found-{world}-{rank}.pt", weights_only=False)
-            for rank in range(world)
-        ]
-        for world in (2, 3)
-    }
+def launch(tmp_path_factory):
+    """(world, cases) → what each rank found; a group is started once for what is asked of it."""
+
+    @functools.cache
+    def found(world, names):
+        folder = tmp_path_factory.mktemp("ranks")
+        run_ranks(workers.main, str(folder), world, names, count=world)
+        return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+    return found
 
 
-SHARES = [(world, counts) for world in (2, 3) for counts in workers.SHARES[world]]
+@pytest.fixture(scope="module")
+def found(launch):
+    """world → what each rank found of single collectives, and of the quick cases of two ranks."""
+    return lambda world: launch(world, names_of(world))
+
+
+def names_of(world, *, quick=True):
+    return tuple(case.name for case in workers.cases(world) if world > 2 or case.quick == quick)
 
 
 @pytest.mark.parametrize(("world", "counts"), SHARES)
 def test_rows_are_gathered_with_gradient(found, world, counts):
     rows = torch.cat(workers.rows_of(counts)).requires_grad_()
     sum(workers.gather_loss(rows, rank) for rank in range(world)).backward()
-    for ours, gradient in zip(found[world], rows.grad.split(counts), strict=True):
+    for ours, gradient in zip(found(world), rows.grad.split(counts), strict=True):
         ours = ours[f"gather {counts}"]
         assert torch.equal(ours["value"], rows.detach())
         assert torch.equal(ours["plain"], rows.detach())
@@ -55,7 +67,7 @@ def test_batch_norm_has_the_statistics_of_all_ranks(found, world, counts, affine
     rows = (5 + 2 * torch.cat(workers.rows_of(counts))).requires_grad_()
     value = workers.reference_batch_norm(rows, norm)
     workers.norm_loss(value, 0).backward()
-    parts = zip(found[world], value.detach().split(counts), rows.grad.split(counts), strict=True)
+    parts = zip(found(world), value.detach().split(counts), rows.grad.split(counts), strict=True)
     totals = [torch.zeros(3, dtype=torch.float64) for _ in norm.parameters()]
     for ours, expected, gradient in parts:
         ours = ours[f"norm {counts} {affine}"]
@@ -73,7 +85,7 @@ def test_the_patch_loss_alone_with_gradient_to_all_tokens(found, world, counts, 
     anchors, keys = (m.clone().requires_grad_() for m in workers.token_maps(counts))
     loss = patch_nt_xent(anchors, keys, temperature=0.3, negatives=negatives, grid=(2, 3))
     loss.backward()
-    shares = [rank[f"patch {counts} {negatives}"] for rank in found[world]]
+    shares = [rank[f"patch {counts} {negatives}"] for rank in found(world)]
     assert sum(share["loss"] for share in shares) == pytest.approx(loss.item(), rel=1e-9)
     for name, whole in (("anchors", anchors), ("keys", keys)):
         ours = torch.cat([share[name] for share in shares])
@@ -81,17 +93,23 @@ def test_the_patch_loss_alone_with_gradient_to_all_tokens(found, world, counts, 
 
 
 CASES = [
-    pytest.param(world, case, id=f"{world} ranks, {case.name}")
+    pytest.param(
+        world,
+        case,
+        id=f"{world} ranks, {case.name}",
+        marks=() if world == 2 and case.quick else pytest.mark.run,
+    )
     for world in (2, 3)
     for case in workers.cases(world)
 ]
 
 
 @pytest.mark.parametrize(("world", "case"), CASES)
-def test_the_whole_objective_through_ddp(found, world, case):
+def test_the_whole_objective_through_ddp(launch, world, case):
     """DDP averages what the ranks find; a buffer (DINO's centre) is the same on all."""
     expected = workers.run_objective(case)
-    shares = [rank[case.name] for rank in found[world]]
+    found = launch(world, names_of(world, quick=case.quick))
+    shares = [rank[case.name] for rank in found]
     assert sum(shares[0]["paired_counts"]) == sum(expected["paired_counts"])
     for which, value in enumerate(expected["losses"]):
         mean = sum(share["losses"][which] for share in shares) / world
@@ -115,12 +133,12 @@ def test_the_whole_objective_through_ddp(found, world, case):
     assert total > 1
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", WORLDS)
 def test_a_rank_holds_whole_groups_of_images(found, world):
     """Position p is on rank ⌊p / group⌋ mod W; a group is two images for STL, else one."""
     groups = set()
-    for case in workers.cases(world):
-        shares = [rank[case.name] for rank in found[world]]
+    for case in workers.cases(world) if world > 2 else QUICK:
+        shares = [rank[case.name] for rank in found(world)]
         groups.add(shares[0]["group"])
         for rank, share in enumerate(shares):
             group, everything = share["group"], range(case.batch_size)
@@ -135,20 +153,21 @@ def test_stochastic_depth_shows():
     assert all(abs(a - b) > 1e-6 for a, b in zip(plain, dropped, strict=True))
 
 
-def test_the_cases_cover_unequal_shares_and_a_rank_without_any(found):
-    seen = {
-        world: {found[world][0][case.name]["paired_counts"] for case in workers.cases(world)}
-        for world in (2, 3)
-    }
-    assert any(a == b > 0 for a, b in seen[2])
-    assert any(a != b for a, b in seen[2])
-    assert any(0 in counts and sum(counts) >= 2 for counts in seen[3])
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_cases_cover_unequal_shares_and_a_rank_without_any(found, world):
+    cases = workers.cases(world) if world > 2 else QUICK
+    seen = {found(world)[0][case.name]["paired_counts"] for case in cases}
+    if world == 2:
+        assert any(a == b > 0 for a, b in seen)
+        assert any(a != b for a, b in seen)
+    else:
+        assert any(0 in counts and sum(counts) >= 2 for counts in seen)
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", WORLDS)
 def test_small_collectives(found, world):
     total = sum(range(1, world + 1))
-    for rank, ours in enumerate(found[world]):
+    for rank, ours in enumerate(found(world)):
         ours = ours["small"]
         assert (ours["rank"], ours["world"]) == (rank, world)
         assert ours["sum"] == total
@@ -175,7 +194,7 @@ def test_one_process_needs_no_group():
     distributed.barrier()
 
 
-@pytest.mark.parametrize("method", list(workers.METHODS))
+@pytest.mark.parametrize("method", list(recipes.METHODS))
 def test_a_group_of_one_counts_where_it_is_asked_for_and_changes_nothing(method):
     case = workers.Case(8, 0.375, (("negatives", "both-views"),), method=method)
     alone = workers.run_objective(case)

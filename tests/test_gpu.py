@@ -6,11 +6,8 @@ those that look at values are left out there, the others do not look.
 
 import os
 
-import _detection
-import _workers as workers
 import pytest
 import torch
-from test_engine import SER, TINY, losses, no_monitor, start
 
 from sercli.engine import pretraining
 from sercli.engine.preemption import StopRequest
@@ -22,6 +19,8 @@ from sercli.evals.detection.images import Canvas
 from sercli.evals.detection.task import Options, prepare
 from sercli.losses import patch_nt_xent
 from sercli.runs.run_dir import RunDir
+from tests.support import detection, recipes
+from tests.support.training import SER, TINY, losses, no_monitor, start
 
 pytestmark = [
     pytest.mark.gpu,
@@ -68,7 +67,7 @@ def test_float32_on_cuda_follows_the_cpu(tmp_path):
 
 
 def narrow_run(path, method, addon, setting=None, **train):
-    narrow = workers.narrow(method, addon, setting, **({} if addon == "none" else {"layer": 2}))
+    narrow = recipes.narrow(method, addon, setting, **({} if addon == "none" else {"layer": 2}))
     chosen = [f"views.setting={narrow['views']['setting']}"]
     for section in ("method", "addon"):
         chosen += [f"{section}.{key}={value}" for key, value in narrow[section].items()]
@@ -82,8 +81,8 @@ def narrow_run(path, method, addon, setting=None, **train):
     return rows
 
 
-@pytest.mark.parametrize("method", list(workers.METHODS))
-@pytest.mark.parametrize("addon", list(workers.ADDONS))
+@pytest.mark.parametrize("method", list(recipes.METHODS))
+@pytest.mark.parametrize("addon", list(recipes.ADDONS))
 def test_every_combination_trains_in_mixed_precision(tmp_path, method, addon):
     narrow_run(tmp_path / "cuda", method, addon, compile="off")
 
@@ -102,9 +101,9 @@ def test_compiled_blocks_train_as_eager_ones(tmp_path):
 @of_values
 def test_a_frozen_backbone_in_bf16_gives_nearly_the_same_grids():
     images = torch.randn(2, 3, 64, 64)
-    expected = _detection.frozen().grids(images)
+    expected = detection.frozen().grids(images)
     canvas = Canvas.of(64, patch_size=8)
-    encoder = FrozenEncoder(_detection.small_encoder(), canvas, runtime_for(torch.device("cuda")))
+    encoder = FrozenEncoder(detection.small_encoder(), canvas, runtime_for(torch.device("cuda")))
     found = encoder.grids(images.cuda())
     assert found.dtype == torch.float32
     assert not found.requires_grad
@@ -118,9 +117,9 @@ def test_a_frozen_backbone_in_bf16_gives_nearly_the_same_grids():
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_detector_trains_on_cuda(engine, cached, tmp_path):
     task = prepare(
-        _detection.small_encoder(),
-        _detection.world(num_images=16),
-        _detection.world("val", num_images=8),
+        detection.small_encoder(),
+        detection.world(num_images=16),
+        detection.world("val", num_images=8),
         Options(engine=engine, preset="tiny", image_size=64, schedule="40", cache_features=cached),
     )
     run = RunDir.create(tmp_path / "run", recipe=None, run={})

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_actions import GOLDEN, golden_action
 
 from sercli.actions import transport
 from sercli.losses import info_nce, patch_nt_xent
+from tests.support.golden import CASES, golden_action
 
 
 def closed_form(anchors, keys, *, temperature, negatives, grid, anchor_offset=0, own_view=None):
@@ -121,14 +121,14 @@ def test_tiles_do_not_change_the_loss(negatives, monkeypatch):
     keys = torch.randn(5, 40, 8, dtype=torch.float64, requires_grad=True)
     results = []
     for tile in (10**9, 1):  # one tile; tiles of 64 rows, which cut through images of 40 tokens
-        monkeypatch.setattr("sercli.losses._TILE_BYTES", {"cpu": tile})
+        monkeypatch.setattr("sercli.losses.tiles._TILE_BYTES", {"cpu": tile})
         loss = patch_nt_xent(anchors, keys, temperature=0.3, negatives=negatives, grid=(5, 8))
         results.append((loss, *torch.autograd.grad(loss, [anchors, keys])))
     for whole, tiled in zip(*results, strict=True):
         torch.testing.assert_close(whole, tiled, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("file", GOLDEN, ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", CASES, ids=lambda f: f.stem)
 def test_patch_nt_xent_agrees_with_the_authors(file):
     arrays = np.load(file)
     actions = [golden_action(arrays, view) for view in (0, 1)]

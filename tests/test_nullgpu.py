@@ -9,17 +9,10 @@ is not computed, and the host reads small copies as 0. So no test looks at a num
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import _detection
-import _workers as workers
 import numpy as np
 import pytest
 import torch
-from test_engine import SER, no_monitor, start
-from test_precision import OBJECTIVES, operators_of
-from test_runtime import free_port
-from test_views import Pictures
 from typer.testing import CliRunner
 
 from sercli.cli import app
@@ -40,12 +33,18 @@ from sercli.evals.detection.task import Options, prepare
 from sercli.evals.linear import evaluate as linear
 from sercli.evals.linear import heads
 from sercli.evals.linear.features import Reader
-from sercli.objective import addon_configs, method_configs
+from sercli.families import addon_configs, method_configs
 from sercli.recipe.files import from_mapping
 from sercli.report.figures import equivariance as figures
 from sercli.runs.run_dir import RunDir
+from tests.support import detection, recipes
+from tests.support.mixed_precision import OBJECTIVES, operators_of
+from tests.support.paths import ROOT
+from tests.support.pictures import Pictures
+from tests.support.processes import free_port
+from tests.support.training import SER, no_monitor, start
 
-NULLGPU = Path(__file__).parent / "support" / "nullgpu"
+NULLGPU = ROOT / "tests/support/nullgpu"
 sys.path.insert(0, str(NULLGPU))
 import nullgpu  # noqa: E402
 
@@ -93,7 +92,7 @@ def test_autocast_gives_the_dtypes_that_it_gives_on_a_cpu(name):
 
 SHALLOW = {"depth": 4}
 MATRIX = {
-    **{f"{m} {a}": (m, a, {}) for m in workers.METHODS for a in workers.ADDONS},
+    **{f"{m} {a}": (m, a, {}) for m in recipes.METHODS for a in recipes.ADDONS},
     **{f"{m} none small crops": (m, "none", {"setting": "2+4-crops"}) for m in ("moco", "dino")},
     **{f"{m} ser small crops": (m, "ser", {"setting": "2+4-crops"}) for m in ("moco", "dino")},
     "turned views count": ("moco", "essl", {"addon": {"form": "predict-and-views"}}),
@@ -104,7 +103,7 @@ MATRIX = {
         {"addon": {"flip": 1, "blur": 1, "rotation": 1}, "views": {"rot90_p": 0.5}},
     ),
     # Controls
-    **{f"{a} of weight 0": ("moco", a, {"addon": {"weight": 0}}) for a in workers.ADDONS
+    **{f"{a} of weight 0": ("moco", a, {"addon": {"weight": 0}}) for a in recipes.ADDONS
        if a != "none"},
     "delayed cls": ("moco", "none", {"model": {"cls_after": 2}}),
     "undelayed": ("moco", "ser", {"model": {"cls_after": 0}}),
@@ -112,7 +111,7 @@ MATRIX = {
     "last layer": ("dino", "ser", {"addon": {"layer": 4}}),
     # Presets
     **{f"{m} {p}": (m, "ser", {"addon": {"preset": p, "fraction": 0.5}})
-       for m in workers.METHODS for p in ("paper", "authors-code", "summary")},
+       for m in recipes.METHODS for p in ("paper", "authors-code", "summary")},
     "spatial negatives": ("moco", "ser", {"addon": {"negatives": "both-views+spatial:1"}}),
     "small temperature": ("moco", "ser", {"addon": {"temperature": 0.01}}),
     # Optimiser and encoder
@@ -137,7 +136,7 @@ def recipe_of(name, precision):
     method, addon, given = MATRIX[name]
     given = dict(given)
     options = {} if addon == "none" else {"layer": 2, **given.pop("addon", {})}
-    tree = workers.narrow(method, addon, given.pop("setting", None), **SHALLOW, **options)
+    tree = recipes.narrow(method, addon, given.pop("setting", None), **SHALLOW, **options)
     # Unlike in the narrow recipe, colours are changed in every way there is.
     changed = {"jitter_p": 0.8, "grey_p": 0.5, "blur_p": 0.5, "solarise_p": 0.5}
     tree["views"] |= {"view1": changed, "view2": changed}
@@ -274,9 +273,9 @@ def test_a_step_of_detection_with_given_proposals(monkeypatch, precision):
     """Suppression and the choice of regions look at values: both get regions that are given."""
     options = Options(engine="torchvision", preset="tiny", image_size=64, schedule="1")
     task = prepare(
-        _detection.small_encoder(),
-        _detection.world(num_images=8),
-        _detection.world("val", num_images=4),
+        detection.small_encoder(),
+        detection.world(num_images=8),
+        detection.world("val", num_images=4),
         options,
     )
     encoder = FrozenEncoder(task.loaded, task.canvas, runtime_for(CUDA, precision))

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import math
 
-import _workers as workers
 import numpy as np
 import pytest
 import torch
@@ -12,12 +11,14 @@ import torch.nn.functional as F
 
 from sercli import distributed
 from sercli.actions import GeometricAction
-from sercli.addons import ser
+from sercli.addons.ser import model as ser
 from sercli.errors import UserError
-from sercli.objective import Objective, addon_configs, method_configs
+from sercli.families import addon_configs, method_configs
+from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
 from sercli.views.making import draw_actions
 from sercli.views.plan import PairedViews
+from tests.support import workers
 
 GRID = (4, 4)
 BLOCKS = 4

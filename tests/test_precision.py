@@ -1,18 +1,15 @@
 """Mixed precision: what runs in bfloat16 is decided by us, not by a device's autocast lists."""
 
-import dataclasses
-
-import _workers as workers
 import pytest
 import torch
-from _operators import ATTENTION, Operators
-from test_matrix import ADDONS, METHODS, recipe_of
 
 from sercli.actions import GeometricAction, transport
 from sercli.losses import patch_nt_xent
 from sercli.objective import Objective
+from tests.support.mixed_precision import HALF, OBJECTIVES, operators_of
+from tests.support.operators import ATTENTION, Operators
+from tests.support.recipes import recipe_of
 
-HALF = torch.bfloat16
 PRODUCTS = {"addmm", "mm", "bmm", "convolution", ATTENTION}
 BETWEEN = {"gelu", "relu", "relu_"}
 # Say nothing of precision: they move values or make room for them.
@@ -21,37 +18,6 @@ MOVES = {
     "new_empty", "permute", "rot90", "select", "slice", "t", "transpose", "unbind", "unsqueeze",
     "view",
 }  # fmt: skip
-OBJECTIVES = {
-    **{f"{m} {a}": (m, a, None, {}) for m in METHODS for a in ADDONS},
-    **{f"{m} none": (m, "none", None, {}) for m in METHODS},
-    "small crops": ("moco", "ser", "2+4-crops", {}),
-    "turned crops": ("moco", "essl", "2+4-rotations", {"form": "predict-and-views"}),
-    "placebo": ("dino", "ser", None, {"action": "placebo"}),
-    "pooled": ("moco", "augself", None, {"tap": "pooled"}),
-    "lambda 0": ("moco", "ser", None, {"weight": 0}),
-}
-
-
-def in_float32(views, device="cpu"):
-    return dataclasses.replace(
-        views,
-        standard=tuple(view.float().to(device) for view in views.standard),
-        paired=tuple(view.float().to(device) for view in views.paired),
-    )
-
-
-def operators_of(name, device="cpu"):
-    """What the forward pass of an objective calls under autocast."""
-    method, addon, setting, options = OBJECTIVES[name]
-    layer = None if addon == "none" else 2
-    recipe = recipe_of(method, addon, layer, setting=setting, depth=4, **options)
-    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"drop_path": 0.1})})
-    objective = Objective(recipe).to(device)
-    views = in_float32(workers.make_views(objective.plan, 8, seed=1), device)
-    with torch.autocast(device, dtype=HALF), Operators() as seen:
-        losses = objective(views)
-    assert losses.total.dtype == losses.invariance.dtype == torch.float32
-    return seen.calls
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -17,12 +17,12 @@ class AddonRow:
     """One variant, relative to the first one.
 
     Attributes:
-        name: As given.
+        name: The add-on as the table shows it, with what sets it apart: "ser (fraction 0.01)".
         parameters: Trainable parameters beyond the first variant's.
-        flops: Counted FLOPs of a step, relative.
-        seconds: Median step.
+        flops: Counted FLOPs of a step, over the first variant's.
+        seconds: Median time of a step over the rounds.
         ratio: Median over rounds of (step / step of the first variant in the same round).
-        low, high: Quartiles of that.
+        low, high: Lower and upper quartile of that ratio over rounds.
     """
 
     name: str
@@ -45,7 +45,7 @@ def run(
 
     Args:
         recipes: Name and recipe of each variant; the first is the reference.
-        runtime: Device and precision.
+        runtime: The device that steps run on, and the precision of their products.
         rounds: Timed rounds, after one to warm up.
         report: Called after every round with its number.
     """

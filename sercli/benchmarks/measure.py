@@ -38,9 +38,9 @@ def measure(
 
     Args:
         prepare: A module-level function that makes the inputs and returns what is measured.
-        arguments: Its arguments, picklable.
-        device: "cpu" or "cuda".
-        threads: CPU threads.
+        arguments: What `prepare` is called with, before the device; they are pickled.
+        device: "cpu" or "cuda", the last argument of `prepare`.
+        threads: CPU threads of the fresh process.
         repeats: Timed calls, after one to warm up.
     """
     context = multiprocessing.get_context("spawn")

@@ -24,11 +24,11 @@ class ProbeRow:
     Attributes:
         sets: Number of feature sets.
         rates: Number of learning rates.
-        parameters: Of all heads.
-        seconds: Median step.
+        parameters: Trainable parameters of all heads of the grid together.
+        seconds: Median time of a step over the rounds.
         heads_seconds: Median of the part of it that is not the encoder's.
         ratio: Median over rounds of (step / step of the first grid in the same round).
-        low, high: Quartiles of that.
+        low, high: Lower and upper quartile of that ratio over rounds.
         by_parts: (encoder + these heads) / (encoder + the first grid's heads) from medians; the
             encoder's is over all grids, since its work is the same. Steadier on a busy machine.
     """
@@ -58,12 +58,12 @@ def run(
     """Time the grids in turn, a step each a round, so that they share the machine's moods.
 
     Args:
-        encoder: On the runtime's device.
+        encoder: What is frozen below the heads, on the runtime's device.
         grids: Feature sets and learning rates of each; the first is the reference.
         image_size: Side of an image, pixels.
-        num_classes: C.
-        batch_size: Images a step.
-        runtime: Device and precision.
+        num_classes: Outputs of a head.
+        batch_size: Images of noise that a step takes, the same in every step.
+        runtime: The device that steps run on, and the precision of their products.
         rounds: Timed rounds, after one to warm up.
         report: Called after every round with its number.
     """
@@ -109,10 +109,10 @@ class Stepper:
 
     Args:
         encoder: Frozen, shared between steppers.
-        sets: Feature sets.
-        rates: Learning rates.
-        num_classes: C.
-        runtime: Device and precision.
+        sets: Feature sets, a head for each with each rate.
+        rates: Learning rates of the heads.
+        num_classes: Outputs of a head.
+        runtime: The device that steps run on, and the precision of their products.
     """
 
     def __init__(

@@ -23,9 +23,9 @@ class StepSpeed:
     """How fast steps follow each other.
 
     Attributes:
-        seconds: A step, mean.
-        images_per_s: Images of the batch, whatever their number of views.
-        flops: Counted for a step, on the unscaled grid.
+        seconds: Time of a step, mean over those that were timed.
+        images_per_s: Images a second; one counts once, whatever its number of views.
+        flops: Counted FLOPs of a step, with b₂ on the unscaled grid.
         peak_bytes: Most memory that tensors took on a CUDA device; None elsewhere.
     """
 
@@ -47,9 +47,9 @@ def measure_steps(
 
     Args:
         recipe: Its `train.batch_size` images are this process's.
-        runtime: Device and precision.
-        steps: Timed.
-        warmup: Before those; compilation happens here.
+        runtime: The device that steps run on, and the precision of their products.
+        steps: Steps that are timed, in one go.
+        warmup: Steps before those; compilation happens in them.
         compiled: Compile the encoder's blocks.
     """
     stepper = Stepper(recipe, runtime, compiled=compiled)
@@ -91,8 +91,8 @@ class Stepper:
     """Takes training steps on pictures of noise, from samples as the loader hands them over.
 
     Args:
-        recipe: What is trained.
-        runtime: Device and precision.
+        recipe: What is trained; its `train.batch_size` images are this process's.
+        runtime: The device that steps run on, and the precision of their products.
         compiled: Compile the encoder's blocks.
     """
 

@@ -9,22 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from sercli.data import ImageSource, has_split, open_source
-from sercli.encoders.foreign import Hints
-from sercli.encoders.loading import LoadedEncoder, read_encoder
-from sercli.errors import UserError, from_os_error
-from sercli.recipe.text import parse_yaml
+from sercli.data.registry import rendering_kind
+from sercli.encoders.asked import Hints
+from sercli.errors import UserError
+from sercli.runs.facts import RunFacts, facts_of
 from sercli.runs.files import write_atomic
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 
-_SHAPES = "shapes"
+if TYPE_CHECKING:
+    from sercli.encoders.loading import LoadedEncoder
+
 _RESULTS_ROOT = Path("runs")
 
 
@@ -33,9 +34,10 @@ class Images:
     """A data set to evaluate on, not opened yet.
 
     Attributes:
-        path: "shapes" or a directory.
+        path: What `open_source` takes.
         image_size: Side in pixels at which the embedded world is rendered.
-        seed, num_train, num_val: Of the embedded world; None: the usual number.
+        seed: Which embedded world is rendered.
+        num_train, num_val: How many images of it each split has; None: the usual number.
     """
 
     path: str
@@ -48,7 +50,7 @@ class Images:
         """Whether there is such a split.
 
         Raises:
-            UserError: `path` is neither "shapes" nor a directory.
+            UserError: `path` is no data set.
         """
         return has_split(self.path, split)
 
@@ -142,7 +144,7 @@ def resolve(
     Args:
         model: A run directory, a checkpoint file or `timm:NAME`.
         command: The command line.
-        data: "shapes" or a directory; None: what the run was trained on.
+        data: What `open_source` takes; None: what the run was trained on.
         out: Run directory for the results; None: see `destination`.
         teacher: The momentum encoder instead of the student.
         random_init: Random weights for `timm:NAME`.
@@ -152,8 +154,10 @@ def resolve(
     Raises:
         UserError: Any of these cannot be used.
     """
+    from sercli.encoders.loading import read_encoder
+
     target = destination(model, out, random_init=random_init)
-    recipe = recipe_of(model)
+    facts = facts_of(model)
     hints = hints or Hints()
     loaded = read_encoder(
         model,
@@ -161,72 +165,35 @@ def resolve(
         random_init=random_init,
         **asdict(hints),
     )
-    images = images_of(recipe, model, data=data, image_size=image_size or loaded.image_size)
+    images = images_of(facts, model, data=data, image_size=image_size or loaded.image_size)
     images.has("train")  # a wrong path is told now, not after minutes
-    return Subject(loaded, images, target, tapped_layer(recipe), tuple(command))
+    return Subject(loaded, images, target, facts.tapped_layer, tuple(command))
 
 
-def recipe_of(model: str) -> Mapping[str, Any]:
-    """The recipe of a run directory as plain mappings; empty for any other model.
+def images_of(facts: RunFacts, model: str, *, data: str | None, image_size: int) -> Images:
+    """The images asked for, or those the run was trained on.
 
-    Raises:
-        UserError: It cannot be read.
-    """
-    path = Path(model)
-    file = RunDir(path).recipe
-    if not path.is_dir() or not file.is_file():
-        return {}
-    try:
-        value = parse_yaml(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise from_os_error(error, f"cannot read {file}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file} is no valid YAML: {reason}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{file} holds {type(value).__name__}", "a recipe is a mapping of settings")
-    return value
-
-
-def _section(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = recipe.get(name)
-    return section if isinstance(section, Mapping) else {}
-
-
-def tapped_layer(recipe: Mapping[str, Any]) -> int | None:
-    """The block that the recipe's add-on taps, or None without an add-on."""
-    addon = _section(recipe, "addon")
-    layer = addon.get("layer")
-    return layer if isinstance(layer, int) and addon.get("name") != "none" else None
-
-
-def images_of(
-    recipe: Mapping[str, Any], model: str, *, data: str | None, image_size: int
-) -> Images:
-    """The images asked for, or those the recipe was trained on.
-
-    The embedded world is the recipe's (its seed and sizes) wherever the recipe uses it.
+    The embedded world is the run's (its seed and sizes) wherever the run was trained on it.
 
     Raises:
         UserError: No data set is asked for and there is no recipe that names one.
     """
-    section = _section(recipe, "data")
-    path = data or section.get("path")
+    own = facts.setting("data", "path")
+    path = data or own
     if path is None:
         raise UserError(
             f"{model} has no recipe that names its images",
             "only a run directory knows what it was trained on",
             "add --data DIR, or --data shapes for the embedded world",
         )
-    seed = recipe.get("seed")
-    if path != _SHAPES or section.get("path", _SHAPES) != _SHAPES:
+    if rendering_kind(path) is None or own not in (None, path):
         return Images(path, image_size)
     return Images(
         path,
         image_size,
-        seed if isinstance(seed, int) else 0,
-        section.get("num_train"),
-        section.get("num_val"),
+        facts.seed if isinstance(facts.seed, int) else 0,
+        facts.setting("data", "num_train"),
+        facts.setting("data", "num_val"),
     )
 
 

@@ -35,7 +35,7 @@ class ImageSource(abc.ABC):
     """A labelled set of images, read one at a time. Picklable: it travels to loader workers.
 
     Attributes:
-        name: The path of the set as the user gave it, or "shapes".
+        name: What the user called the set: its path, or the name of a rendered one.
         split: "train" or "val".
         classes: Class names; a label is an index into them.
         labels: int64 [N], in 0…len(classes)-1.

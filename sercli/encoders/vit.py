@@ -14,24 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.layers import LayerScale
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from sercli.actions import grid_of
+from sercli.encoders.positions import resampled, sincos
+from sercli.encoders.sizes import size_of
 from sercli.errors import UserError
 from sercli.randomness import seeded
-from sercli.recipe.schema import Model, PosResize
-
-# name: width, depth, heads
-ARCHITECTURES = {
-    "vit_micro": (64, 12, 2),
-    "vit_tiny": (192, 12, 3),
-    "vit_small": (384, 12, 6),
-    "vit_base": (768, 12, 12),
-    "vit_large": (1024, 24, 16),
-}
+from sercli.recipe.schema import Initialiser, Model, PosResize
 
 
 @dataclass(frozen=True)
@@ -124,7 +116,7 @@ class Encoder(nn.Module):
         norm_pre: nn.Module | None = None,
         fc_norm: nn.Module | None = None,
         pools_mean: bool = False,
-        init: str = "timm",
+        init: Initialiser = Initialiser.TIMM,
         fixed_positions: bool = False,
         pos_resize: PosResize = "bicubic",
     ) -> None:
@@ -156,7 +148,8 @@ class Encoder(nn.Module):
         Raises:
             UserError: Unknown name, or sizes that do not fit.
         """
-        width, depth, heads = _architecture(model)
+        size = size_of(model)
+        width, depth, heads = size.width, size.depth, size.num_heads
         grid = grid_of((image_size, image_size), model.patch_size)
         if not 0 <= cls_after < depth:
             raise UserError(
@@ -226,28 +219,28 @@ class Encoder(nn.Module):
     def initialise(self, seed: int) -> Encoder:
         """Draw all weights from `seed`, alike on every machine and rank.
 
-        Linear layers are normal with std 0.02 (`init` "timm" and "dino") or Xavier uniform
-        ("moco-v3", "ser-moco"), the patch embedding is as any convolution's, or Xavier uniform
-        ("moco-v3"), [CLS] is normal with std 1e-6, or 0.02 ("dino"); the positions are normal with
-        std 0.02, or MoCo-v3's fixed sines and cosines. "ser-moco" is what the SER authors' MoCo
-        does, "dino" their DINO and Barlow Twins.
+        Linear layers are normal with std 0.02 (`init` TIMM and DINO) or Xavier uniform (MOCO_V3,
+        SER_MOCO), the patch embedding is as any convolution's, or Xavier uniform (MOCO_V3), [CLS]
+        is normal with std 1e-6, or 0.02 (DINO); the positions are normal with std 0.02, or
+        MoCo-v3's fixed sines and cosines. SER_MOCO is what the SER authors' MoCo does, DINO their
+        DINO and Barlow Twins.
         """
         with seeded(seed, "encoder"), torch.no_grad():
             for name, module in self.named_modules():
                 _initialise_module(module, self.init, parts=3 if name.endswith(".qkv") else 1)
-            if self.init == "moco-v3":
+            if self.init is Initialiser.MOCO_V3:
                 projection = self.patch_embed.proj
                 limit = math.sqrt(6 / (projection.weight[0].numel() + projection.weight.shape[0]))
                 projection.weight.uniform_(-limit, limit)
                 if projection.bias is not None:
                     projection.bias.zero_()
             for token in (self.cls_token, self.reg_token):
-                if token is not None and self.init == "dino":
+                if token is not None and self.init is Initialiser.DINO:
                     nn.init.trunc_normal_(token, std=0.02)
                 elif token is not None:
                     token.normal_(std=1e-6)
             if self.fixed_positions:
-                self.pos_embed.copy_(_sincos(self.grid, self.dim))
+                self.pos_embed.copy_(sincos(self.grid, self.dim))
             else:
                 nn.init.trunc_normal_(self.pos_embed, std=0.02)
         return self
@@ -318,33 +311,12 @@ class Encoder(nn.Module):
         return torch.cat([*(p.to(tokens.dtype) for p in prefix), tokens], dim=1)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """The positional embedding for a grid, [1, h·w, D], bicubically resampled if need be.
+        """The positional embedding for a grid, [1, h·w, D], resampled if need be.
 
-        How is a fact of the model, `pos_resize`, as its weights were trained or published with it.
-        On a grid of n patches a side, from m:
-
-        - "bicubic": to the exact size (MAE, DeiT; ours unless a recipe says otherwise);
-        - "bicubic-antialias": the same, antialiased (timm, lightly, DINOv2 with registers);
-        - "bicubic-offset": by the factor (n + 0.1) / m, which rounds down to n patches, but whose
-          samples lie a little closer than n in m (DINO, DINOv2, the SER authors);
-        - "bicubic-aligned": corners stay on corners (torchvision).
+        How is a fact of the model, `pos_resize`, as its weights were trained or published with it;
+        see `positions.resampled`.
         """
-        if grid == self.grid:
-            return self.pos_embed
-        native = self.pos_embed.transpose(1, 2).unflatten(2, self.grid)
-        if self.pos_resize == "bicubic-offset":
-            height, width = ((n + 0.1) / m for n, m in zip(grid, self.grid, strict=True))
-            resized = F.interpolate(native, scale_factor=(height, width), mode="bicubic")
-        else:
-            resized = F.interpolate(
-                native,
-                size=grid,
-                mode="bicubic",
-                align_corners=self.pos_resize == "bicubic-aligned",
-                antialias=self.pos_resize == "bicubic-antialias",
-            )
-        assert resized.shape[-2:] == grid
-        return resized.flatten(2).transpose(1, 2)
+        return resampled(self.pos_embed, self.grid, grid, way=self.pos_resize)
 
 
 def encode(
@@ -382,56 +354,14 @@ def final_norm(encoder: Encoder) -> nn.Module:
     return encoder.fc_norm if isinstance(encoder.norm, nn.Identity) else encoder.norm
 
 
-def cls_after_of(model: Model, *, layer: int | None, taps_cls: bool) -> int:
-    """Where [CLS] joins: it follows the tapped layer, except where it has to be there already.
-
-    Args:
-        model: `cls_after` set there wins.
-        layer: The tapped layer, or None.
-        taps_cls: The add-on takes [CLS] of that layer.
-
-    Raises:
-        UserError: [CLS] of the tapped layer is needed, but joins later.
-    """
-    if model.cls_after is not None:
-        if taps_cls and layer is not None and model.cls_after >= layer:
-            raise UserError(
-                f"model.cls_after {model.cls_after} with addon.layer {layer}",
-                "the add-on takes [CLS] of that layer, which must have joined before it",
-                "leave model.cls_after out, or use addon.tap=pooled",
-            )
-        return model.cls_after
-    if layer is None or taps_cls or layer >= depth_of(model):
-        return 0
-    return layer
-
-
-def depth_of(model: Model) -> int:
-    """Number of blocks."""
-    return _architecture(model)[1]
-
-
-def _architecture(model: Model) -> tuple[int, int, int]:
-    if model.name not in ARCHITECTURES:
-        raise UserError(f"model.name {model.name!r}", f"known: {', '.join(ARCHITECTURES)}")
-    width, depth, heads = ARCHITECTURES[model.name]
-    width, depth = model.width or width, model.depth or depth
-    heads = model.num_heads or heads
-    if width % heads or width % 4:
-        raise UserError(
-            f"model.width {width} with {heads} heads", "the width must be a multiple of heads and 4"
-        )
-    return width, depth, heads
-
-
 _norm = functools.partial(nn.LayerNorm, eps=1e-6)
 
 
-def _initialise_module(module: nn.Module, scheme: str, *, parts: int) -> None:
+def _initialise_module(module: nn.Module, scheme: Initialiser, *, parts: int) -> None:
     """Draw a module's own weights; a linear layer may be `parts` maps of one input in one."""
     match module:
         case nn.Linear():
-            if scheme in ("moco-v3", "ser-moco"):
+            if scheme in (Initialiser.MOCO_V3, Initialiser.SER_MOCO):
                 limit = math.sqrt(6 / (module.in_features + module.out_features // parts))
                 module.weight.uniform_(-limit, limit)
             else:
@@ -446,14 +376,3 @@ def _initialise_module(module: nn.Module, scheme: str, *, parts: int) -> None:
             module, Encoder
         ):
             raise UserError(f"cannot initialise a {type(module).__name__}")
-
-
-def _sincos(grid: tuple[int, int], dim: int) -> Tensor:
-    """The fixed 2-D sine-cosine embedding of MoCo-v3, [1, h·w, D]: sin y, cos y, sin x, cos x.
-
-    Its code names the two the other way round, but its tokens run row by row.
-    """
-    omega = 1 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    y, x = (place.flatten()[:, None] * omega for place in (rows, columns))
-    return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=1)[None].float()

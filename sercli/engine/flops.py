@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sercli import distributed
 from sercli.actions import GeometricAction
-from sercli.addons import NoneConfig
-from sercli.encoders.vit import cls_after_of
-from sercli.methods import METHODS
+from sercli.addons.none import NoneConfig
+from sercli.encoders.sizes import cls_after_of
+from sercli.families import method_class
 from sercli.objective import Objective
 from sercli.recipe.schema import Recipe
 from sercli.views import colours as photometrics
@@ -150,7 +150,7 @@ def _views(recipe: Recipe, plan: ViewPlan) -> Views:
 
 def _count_none(recipe: Recipe) -> float:
     """FLOPs of a recipe without an add-on; it is built only if its shape is new."""
-    model, method = recipe.model, METHODS[recipe.method.name]
+    model, method = recipe.model, method_class(recipe.method)
     plan = plan_views(recipe.views, image_size=recipe.data.image_size, patch_size=model.patch_size)
     cls_after = cls_after_of(model, layer=None, taps_cls=False)
     shape = _shape(recipe, _views(recipe, plan), cls_after, (method,))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,11 +22,10 @@ from sercli.engine.progress import TrainingProgress
 from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
 from sercli.errors import Interrupted, Preempted, SerError, UserError
-from sercli.objective import addon_configs, method_configs
-from sercli.recipe import files as recipe_files
+from sercli.families import resolve, title_of
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
-from sercli.runs.run_dir import RunDir, next_free
+from sercli.runs.run_dir import RunDir, next_free, refuse_existing
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 
@@ -45,13 +43,6 @@ class Prepared:
     run: RunDir
     recipe: Recipe
     source: ImageSource
-
-
-def resolve(name: str, settings: tuple[str, ...], flags: Mapping[str, Any]) -> Resolved:
-    """Resolve a recipe with the methods and add-ons there are."""
-    return recipe_files.load(
-        name, methods=method_configs(), addons=addon_configs(), settings=settings, flags=flags
-    )
 
 
 def read_recipe(run: RunDir) -> Recipe:
@@ -87,33 +78,18 @@ def training_source(recipe: Recipe) -> ImageSource:
     )
 
 
-def prepare(
-    name: str,
-    settings: tuple[str, ...],
-    flags: Mapping[str, Any],
-    *,
-    out: Path | None,
-    processes: int = 1,
-) -> Prepared:
+def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prepared:
     """Check everything, make the run directory, and print what was derived.
 
     Args:
-        name: Of the recipe.
-        settings: Of --set.
-        flags: Recipe keys that have options of their own.
+        resolved: The recipe.
         out: The run directory to make; None: the first free `runs/<recipe>`.
         processes: How many will train.
 
     Raises:
         UserError: Anything that would not train; nothing is written then.
     """
-    if out is not None and out.exists():
-        raise UserError(
-            f"--out {out} exists",
-            "a new run needs a new directory",
-            "give another, or --resume it",
-        )
-    resolved = resolve(name, settings, flags)
+    refuse_existing(out)
     if resolved.recipe.train.tensorboard:
         require_tensorboard()
     source = training_source(resolved.recipe)
@@ -144,6 +120,10 @@ def create_run(resolved: Resolved, plan: Plan, out: Path | None) -> RunDir:
             "command": shlex.join(["ser", *sys.argv[1:]]),
             "seed": resolved.recipe.seed,
             "parameters": {"trainable": plan.parameters},
+            "titles": {
+                "method": title_of(type(resolved.recipe.method)),
+                "addon": title_of(type(resolved.recipe.addon)),
+            },
         },
     )
 

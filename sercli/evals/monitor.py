@@ -13,7 +13,7 @@ from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
 from sercli.engine.runtime import Runtime
 from sercli.engine.trainer import Monitor
-from sercli.evals.knn import knn_accuracy
+from sercli.evals.neighbours import knn_accuracy
 from sercli.metrics import effective_rank, embedding_std
 from sercli.randomness import numpy_generator
 from sercli.recipe.schema import Recipe

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sercli.errors import UserError, from_os_error
+from sercli.errors import UserError
 from sercli.recipe.schema import (
     AddonConfig,
     Data,
@@ -26,7 +26,7 @@ from sercli.recipe.schema import (
     Train,
     Views,
 )
-from sercli.recipe.text import parse_yaml
+from sercli.runs.text import parse_yaml, read_mapping
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Resolved:
     """A recipe with its history.
 
     Attributes:
-        recipe: The typed values.
+        recipe: Every setting, typed and checked.
         name: Name or file it was read from.
         origins: Dotted key → where the value came from ("default" where nobody set it).
     """
@@ -94,19 +94,6 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
     raise UserError(f"no recipe {name!r}", "a name under recipes/ or a YAML file is needed", hint)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        tree = parse_yaml(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise from_os_error(error, f"cannot read {file}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file} is no valid YAML: {reason}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{file} holds {type(tree).__name__}", "a recipe is a mapping of settings")
-    return tree
-
-
 def _full_name(file: Path, given: str) -> str:
     """What a file is called as an origin: a recipe of ser by its full name, else as given."""
     file, root = file.resolve(), recipes_root().resolve()
@@ -120,7 +107,7 @@ def _layers(
     file = _find(name, beside=beside)
     if file.resolve() in seen:
         raise UserError(f"{file} extends itself", "recipes must not extend in a circle")
-    tree = _read(file)
+    tree = read_mapping(file)
     parent = tree.pop("extends", None)
     pairs = list(_flatten(tree))
     layer = (_full_name(file, name), dict(pairs))
@@ -135,27 +122,13 @@ def _layers(
     return [*_layers(parent, beside=file.parent, seen=(*seen, file.resolve())), layer]
 
 
-# What the presets of add-ons speak of: a preset replaces these of the layers below it.
-_OF_PRESETS = frozenset(
-    f"addon.{key}"
-    for key in (
-        "preset",
-        "fraction",
-        "temperature",
-        "weight",
-        "negatives",
-        "base",
-        "elements",
-        "share",
-        "keys",
-    )
-)
-
-
-def _merge(layers: list[tuple[str, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
+def _merge(
+    layers: list[tuple[str, dict[str, Any]]], addons: Mapping[str, type[AddonConfig]]
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Later layers win. Choosing another method or add-on drops the settings of the former one.
 
-    A flag drops nothing of `--set`: both are of one command line.
+    A preset replaces what the layers below say of the keys it fills in. A flag drops nothing of
+    `--set`: both are of one command line.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -172,8 +145,10 @@ def _merge(layers: list[tuple[str, dict[str, Any]]]) -> tuple[dict[str, Any], di
         setting = "views.setting"
         if setting in layer and str(values.get(setting, "2")) != str(layer[setting]):
             values = without("views.local")
-        if "addon.preset" in layer:
-            values = {k: v for k, v in values.items() if k not in _OF_PRESETS}
+        addon = str(layer.get("addon.name", values.get("addon.name")))
+        if "addon.preset" in layer and addon in addons:
+            filled = {f"addon.{key}" for key in ("preset", *addons[addon].presets_fill)}
+            values = {k: v for k, v in values.items() if k not in filled}
         values.update(layer)
         origins.update(dict.fromkeys(layer, origin))
     return values, {key: origins[key] for key in values}
@@ -202,7 +177,7 @@ def load(
     layers = _layers(name)
     layers.append(("--set", dict(_flatten(dict(_parse_setting(text) for text in settings)))))
     layers.append(("flag", dict(flags or {})))
-    values, origins = _merge(layers)
+    values, origins = _merge(layers, addons)
     _refuse_layer_without_addon(values, origins)
     return _resolve(values, origins, name, methods=methods, addons=addons)
 
@@ -215,7 +190,7 @@ def from_mapping(
     name: str = "recipe",
 ) -> Resolved:
     """Resolve settings given as nested mappings (as `Recipe.model_dump` gives them)."""
-    values, origins = _merge([(name, dict(_flatten(tree)))])
+    values, origins = _merge([(name, dict(_flatten(tree)))], addons)
     return _resolve(values, origins, name, methods=methods, addons=addons)
 
 

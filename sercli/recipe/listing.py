@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -67,6 +67,23 @@ def read_head(name: str) -> Head:
         return Head(name, description, "", command)
     rest = description[: found.start()] + description[found.end() :]
     return Head(name, rest.strip(), found["what"], command)
+
+
+def markdown_table(heads: Sequence[Head]) -> str:
+    """The recipes as a Markdown table, which recipes/README.md holds.
+
+    Args:
+        heads: A row each, in this order.
+
+    Returns:
+        Lines without a newline at the end.
+    """
+    lines = ["| recipe | what it is | published | command |", "| --- | --- | --- | --- |"]
+    for head in heads:
+        command = f"`{head.command}`" if head.command else ""
+        cells = (f"`{head.recipe}`", head.about, head.published, command)
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines)
 
 
 def _comments(text: str) -> Iterator[str]:

@@ -6,7 +6,9 @@ What a method or an add-on can be told is declared beside its class, as a subcla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from enum import StrEnum, auto
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -18,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from sercli.recipe.text import dump_yaml
+from sercli.runs.text import dump_yaml
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -47,25 +49,23 @@ class Data(Section):
         None, description="loader processes a rank; default: by the number of cores"
     )
 
-    @model_validator(mode="after")
-    def _counts_are_used(self) -> Self:
-        if self.path != "shapes" and (self.num_train or self.num_val):
-            raise ValueError(
-                "data.num_train and data.num_val only size the embedded world; "
-                f"data.path is {self.path!r}"
-            )
-        return self
-
 
 PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
+
+
+class Initialiser(StrEnum):
+    """Whose way of drawing a ViT's weights; what each does stands at `Encoder.initialise`."""
+
+    TIMM = auto()
+    DINO = auto()
+    MOCO_V3 = "moco-v3"
+    SER_MOCO = "ser-moco"
 
 
 class Model(Section):
     """The ViT."""
 
-    name: str = Field(
-        "vit_small", description="vit_micro, vit_tiny, vit_small, vit_base, vit_large"
-    )
+    name: str = Field("vit_small", description="its size, such as vit_small or vit_base")
     patch_size: Count = Field(16, description="side of a patch, pixels")
     width: Count | None = Field(None, description="embedding width; default: by name")
     depth: Count | None = Field(None, description="number of blocks; default: by name")
@@ -80,8 +80,8 @@ class Model(Section):
     patch_embed: Literal["trained", "frozen"] = Field(
         "trained", description="frozen: a random patch embedding, as in MoCo-v3"
     )
-    init: Literal["timm", "dino", "moco-v3", "ser-moco"] = Field(
-        "timm",
+    init: Initialiser = Field(
+        Initialiser.TIMM,
         description="who draws the weights: timm; dino ([CLS] as large as positions); moco-v3 "
         "(Xavier); ser-moco (the same, but patches as any convolution)",
     )
@@ -208,7 +208,21 @@ class Train(Section):
     )
 
 
-class MethodConfig(Section):
+class FamilyConfig(Section):
+    """What an objective or an add-on can be told; its class need not be imported for that.
+
+    Attributes:
+        title: What tables call it; empty: its name.
+        place: Where it stands in lists and tables; without one it stands last, by name.
+    """
+
+    title: ClassVar[str] = ""
+    place: ClassVar[float] = math.inf
+
+    name: str
+
+
+class MethodConfig(FamilyConfig):
     """Base of the settings of an objective.
 
     Attributes:
@@ -217,19 +231,18 @@ class MethodConfig(Section):
 
     takes_more_views: ClassVar[bool] = False
 
-    name: str
 
-
-class AddonConfig(Section):
+class AddonConfig(FamilyConfig):
     """Base of the settings of an add-on; `none` has no other.
 
     Attributes:
         view_settings: The view settings it can use.
+        presets_fill: The keys that `preset` fills in: choosing one replaces what the recipes below
+            say of them.
     """
 
     view_settings: ClassVar[tuple[Setting, ...]] = ("2", "2+4-crops")
-
-    name: str
+    presets_fill: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def tapped_layer(self) -> int | None:

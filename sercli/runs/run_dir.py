@@ -147,7 +147,7 @@ class RunDir:
         """Make a run directory in one rename: a reader sees all of it or nothing.
 
         Args:
-            path: Must not exist.
+            path: Where it is made; it must not exist.
             recipe: Text of recipe.yaml (None for a directory that only collects results).
             run: First content of run.json; `schema` and `created` are added.
 
@@ -233,6 +233,20 @@ class RunDir:
     def read_results(self) -> list[Result]:
         """All results, ordered by file name."""
         return [Result.from_file(file) for file in sorted(self.results.glob("*.json"))]
+
+
+def refuse_existing(out: Path | None) -> None:
+    """Refuse `--out` of a run that is to be made, if there is something.
+
+    Raises:
+        UserError: There is.
+    """
+    if out is not None and out.exists():
+        raise UserError(
+            f"--out {out} exists",
+            "a new run needs a new directory",
+            "give another, or --resume it",
+        )
 
 
 def next_free(path: Path) -> Path:

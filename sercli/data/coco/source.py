@@ -37,7 +37,7 @@ class DetectionSource(abc.ABC):
     """Images with the objects in them, read one at a time. Picklable.
 
     Attributes:
-        name: The path of the set as the user gave it, or "shapes".
+        name: What the user called the set: its path, or the name of a rendered one.
         split: "train" or "val".
         categories: By raw id; a label is an index into them.
         image_ids: int64 [N].

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sercli.data.coco.source import Annotation, Category, DetectionSource
 from sercli.data.shapes.outlines import CLASSES
-from sercli.data.shapes.world import Rendered, render, require_drawable
+from sercli.data.shapes.world import NAME, Rendered, render, require_drawable
 from sercli.errors import UserError
 
 NUM_IMAGES = {"train": 1024, "val": 256}
@@ -34,7 +34,7 @@ class ShapesDetection(DetectionSource):
         split: "train" or "val".
         image_size: Side in pixels, 16…4096.
         num_images: At least one; default: 1024 in train, 256 in val.
-        seed: Of the embedded world, 0…2^64-1.
+        seed: Another seed, other pictures; 0…2^64-1.
 
     Raises:
         UserError: A number is out of range.
@@ -47,7 +47,7 @@ class ShapesDetection(DetectionSource):
         number = NUM_IMAGES[split] if num_images is None else num_images
         if number < 1:
             raise UserError(f"{number} images of the embedded detection set", "at least 1")
-        self.name = "shapes"
+        self.name = NAME
         self.split = split
         self.categories = CATEGORIES
         self.image_ids = np.arange(1, number + 1, dtype=np.int64)
@@ -74,7 +74,7 @@ class ShapesDetection(DetectionSource):
         return Image.fromarray(self.render(index).image)
 
     def describe(self, index: int) -> str:
-        return f"shapes/coco-{self.split}/{index}"
+        return f"{NAME}/coco-{self.split}/{index}"
 
 
 def annotations_of(picture: Rendered, *, image_id: int, first_id: int) -> list[Annotation]:

@@ -23,6 +23,7 @@ from sercli.errors import UserError
 
 Style = Literal["photo", "rendition", "sketch"]
 
+NAME = "shapes"  # what `--data` and recipes call it
 NUM_IMAGES = {"train": 4096, "val": 1024}
 _SIZES = (16, 4096)  # sides in pixels that can be rendered
 
@@ -93,19 +94,18 @@ class ShapesSource(ImageSource):
     def __init__(self, split: str, *, image_size: int, num_images: int, seed: int = 0) -> None:
         require_drawable(size=image_size, seed=seed)
         _require_within("number of images", num_images, 1, 2**32)
-        self.name = "shapes"
+        self.name = NAME
         self.split = split
         self.classes = CLASSES
         self.labels = np.arange(num_images, dtype=np.int64) % len(CLASSES)
-        self._image_size = image_size
-        self._seed = seed
+        self._image_size, self._seed = image_size, seed
 
     def load(self, index: int) -> Image.Image:
         index = self.position(index)
         return Image.fromarray(render(self._seed, self.split, index, self._image_size).image)
 
     def describe(self, index: int) -> str:
-        return f"shapes/{self.identifier(index)}"
+        return f"{NAME}/{self.identifier(index)}"
 
     def identifier(self, index: int) -> str:
         return f"{self.split}/{self.position(index)}"

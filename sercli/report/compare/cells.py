@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from sercli.data.registry import rendering_kind
 from sercli.errors import UserError
 from sercli.report.compare.columns import Spec
 from sercli.report.compare.runs import Entry, Run
@@ -19,7 +20,6 @@ from sercli.statistics import PairedTest, holm_adjusted, paired_test, spread, wi
 
 _REPRODUCED = 0.006  # percent: predictions must give the stored top-1 at its printed precision
 _ARRAYS = ("image_ids", "labels", "predictions")
-EMBEDDED_WORLD = "shapes"
 Grid = list[dict[str, Cell]]
 
 
@@ -60,7 +60,7 @@ def _measure_run(run: Run, spec: Spec) -> Cell:
         undefined=value is None,
         low=low,
         high=high,
-        floor=result.metrics.get(spec.floor) if spec.floor else None,
+        floor=result.metrics.get(floor) if (floor := spec.reading.floor) else None,
         data=_scored(result),
         weights=str(key) if (key := result.model.get("key")) else None,
         loaded=_partly_loaded(result),
@@ -98,12 +98,22 @@ def _common_data(cells: Sequence[Cell]) -> Scored | None:
 def _interval(
     result: Result, spec: Spec, value: float | None
 ) -> tuple[float, float] | tuple[None, None]:
-    """The stored interval in the value's unit, else Wilson's for a share of n images."""
+    """The stored interval in the value's unit, else Wilson's for a share of n images.
+
+    Which of them a quantity has is its contract's to say.
+    """
+    if spec.quantity.interval is None:
+        return None, None
     low, high = (result.metrics.get(f"{spec.metric}/{end}") for end in ("low", "high"))
     if low is not None and high is not None:
         return low, high
     images = result.data.get("n")
-    if value is None or not spec.correctness or not isinstance(images, int) or images < 1:
+    if (
+        value is None
+        or spec.quantity.interval != "wilson"
+        or not isinstance(images, int)
+        or images < 1
+    ):
         return None, None
     right = min(images, max(0, round(value / 100 * images)))
     interval = wilson_interval(right, images)
@@ -198,7 +208,7 @@ def _sentence(names: tuple[str, str], spec: Spec, test: PairedTest, change: Diff
 
 def _test(baseline: Entry, entry: Entry, spec: Spec) -> PairedTest | None:
     """The paired test of two runs that stored predictions of the same images."""
-    if not spec.correctness or spec.metric != "top1" or len(baseline.runs) + len(entry.runs) > 2:
+    if not spec.quantity.paired or len(baseline.runs) + len(entry.runs) > 2:
         return None
     if not _same_world(baseline.run, entry.run, spec):
         return None
@@ -212,9 +222,9 @@ def _test(baseline: Entry, entry: Entry, spec: Spec) -> PairedTest | None:
 
 
 def _same_world(one: Run, other: Run, spec: Spec) -> bool:
-    """Whether equal image ids mean equal images: the embedded world is rendered from the seed."""
+    """Whether equal image ids mean equal images: those of a rendered set follow from the seed."""
     scored = [_scored(run.results[spec.source]) for run in (one, other)]
-    rendered = any(data.path == EMBEDDED_WORLD for data in scored)
+    rendered = any(rendering_kind(data.path) is not None for data in scored)
     return scored[0].other == scored[1].other and (not rendered or one.seed == other.seed)
 
 

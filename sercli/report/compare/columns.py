@@ -4,95 +4,63 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from sercli.errors import UserError
+from sercli.protocols import PROTOCOLS, Protocol, Quantity, Reading, contract_of
+from sercli.protocols.contract import is_end
 from sercli.report.compare.runs import Run
-from sercli.report.compare.tables import Column, Direction, Kind
+from sercli.report.compare.tables import Column
 
-DEFAULT_BLOCK = 3
-ROTATION = "rotation"
-_RUN_QUANTITIES: dict[str, tuple[str, str, str, Kind, str]] = {
+# Of the run itself: section and key of run.json, and what it is.
+_RUN_QUANTITIES = {
     "run/flops_ratio_none": (
         "flops",
         "ratio_none",
-        "FLOPs / none",
-        "ratio",
-        "Counted training FLOPs a step, relative to the same run without add-on.",
+        Quantity(
+            "ratio_none",
+            "FLOPs / none",
+            unit="ratio",
+            better=None,
+            explanation="Counted training FLOPs a step, relative to the same run without add-on.",
+        ),
     ),
     "run/flops_ratio_weight0": (
         "flops",
         "ratio_weight0",
-        "FLOPs / λ=0",
-        "ratio",
-        "Counted training FLOPs a step, relative to the same run with λ=0 and the same [CLS].",
+        Quantity(
+            "ratio_weight0",
+            "FLOPs / λ=0",
+            unit="ratio",
+            better=None,
+            explanation="Counted training FLOPs a step, relative to the same run with λ=0 and the "
+            "same [CLS].",
+        ),
     ),
-    "run/train_seconds": ("timings", "train_seconds", "Train time", "duration", "Training time."),
+    "run/train_seconds": (
+        "timings",
+        "train_seconds",
+        Quantity(
+            "train_seconds",
+            "Train time",
+            unit="duration",
+            better=None,
+            explanation="Training time.",
+        ),
+    ),
     "run/images_per_s": (
         "timings",
         "images_per_s",
-        "Images /s",
-        "rate",
-        "Training throughput in images per second.",
+        Quantity(
+            "images_per_s",
+            "Images /s",
+            unit="rate",
+            better=None,
+            explanation="Training throughput in images per second.",
+        ),
     ),
 }
-_SETS = {
-    "val": "Clean val",
-    "imagenet-c": "ImageNet-C",
-    "imagenet-c-otf": "ImageNet-C on the fly",
-    "imagenet-p": "ImageNet-P",
-    "imagenet-p-mfr": "ImageNet-P",
-    "imagenet-r": "ImageNet-R",
-    "imagenet-a": "ImageNet-A",
-    "imagenet-sketch": "ImageNet-Sketch",
-    "imagenet-v2-matched-frequency": "ImageNet-V2 matched-freq.",
-    "imagenet-v2-threshold-0.7": "ImageNet-V2 threshold 0.7",
-    "imagenet-v2-top-images": "ImageNet-V2 top-images",
-}
-_VARIANTS = {"ser": "SER", "dino": "DINO", "moco-v3": "MoCo-v3"}
-_METRICS = {
-    "top1": "top-1",
-    "top5": "top-5",
-    **{
-        f"{kind}ap{suffix}": f"{kind.replace('_', ' ')}AP{shown}"
-        for kind in ("", "mask_")
-        for suffix, shown in (
-            *(("", ""), ("50", "50"), ("75", "75")),
-            *(("_small", " small"), ("_medium", " medium"), ("_large", " large")),
-        )
-    },
-    "mce": "mCE",
-    "relative_mce": "relative mCE",
-    "ce": "CE",
-    "relative_ce": "relative CE",
-    "fp": "FP",
-    "ut5d": "uT5D",
-    "mfr": "mFR",
-    "mt5d": "mT5D",
-    "fr": "FR",
-    "t5d": "T5D",
-}
-_LOWER_IS_BETTER = {
-    *("mce", "relative_mce", "ce", "relative_ce"),
-    *("fp", "ut5d", "mfr", "mt5d", "fr", "t5d"),
-}
-_DEFAULT_METRICS = {
-    "knn": ("top1",),
-    "linear-eval": ("top1", "top5"),
-    "robustness": ("top1", "mce", "fp", "mfr"),
-    "coco-detect": ("ap", "mask_ap"),
-}
-_PROTOCOLS = ("knn", "linear-eval", "robustness", "coco-detect", "equiv-score")
-_EXPLANATIONS = {
-    "knn": "Weighted nearest neighbours on the frozen encoder's [CLS]; percent.",
-    "linear-eval": "A linear probe on frozen features, chosen on a hold-out, tested once; percent.",
-    "robustness": "The trained probe on a shifted test set; percent.",
-    "coco-detect": "COCO average precision of a detector on the frozen backbone; percent.",
-    "equiv-score": "Equivariance score of the patch tokens after this block: 1 is exact.",
-    "cosine_raw": "Uncentred token cosine: high even for an untrained encoder, ranks nothing.",
-}
-_BLOCK = re.compile(r"^es/block(\d+)/")
 
 
 @dataclass(frozen=True)
@@ -101,161 +69,150 @@ class Spec:
 
     Attributes:
         column: What is shown.
-        source: Result name, or `flops`/`timings` of run.json where `metric` is a key there.
-        metric: Name of the metric.
-        floor: Metric of the random twin's score, or None.
-        correctness: A share of images classified rightly, so that Wilson's interval and paired
-            tests over images apply.
+        source: Result name, or section of run.json.
+        reading: The metric, or key of run.json, and what it is.
+        protocol: The contract of the result; None for quantities of the run itself.
         default: Shown without being asked for.
     """
 
     column: Column
     source: str
-    metric: str
-    floor: str | None = None
-    correctness: bool = False
+    reading: Reading
+    protocol: Protocol | None = None
     default: bool = True
 
     @property
     def of_run(self) -> bool:
-        return self.column.key.startswith("run/")
+        return self.protocol is None
+
+    @property
+    def metric(self) -> str:
+        return self.reading.metric
+
+    @property
+    def quantity(self) -> Quantity:
+        return self.reading.quantity
+
+    @property
+    def open_key(self) -> str:
+        """The key, with the block left open where it is of one."""
+        if self.reading.block is None:
+            return self.column.key
+        return f"{self.source}/{self.reading.of_any_block}"
 
 
 def catalogue(runs: Sequence[Run], block: int | None) -> list[Spec]:
     """Every quantity that some run has, in the order of the paper's tables."""
-    names = {name: result.protocol["name"] for run in runs for name, result in run.results.items()}
+    protocols = {
+        name: contract_of(str(result.protocol["name"]))
+        for run in runs
+        for name, result in run.results.items()
+    }
+
+    def place(name: str) -> tuple[int, int, str]:
+        return protocols[name].place, protocols[name].rank(_variant(name)), name
+
     specs: list[Spec] = []
-    for name in sorted(names, key=lambda name: (_rank(names[name]), _set_rank(name), name)):
-        metrics = _metrics(runs, name)
-        if names[name] == "equiv-score":
-            specs += [_score_spec(name, metric, metrics, block) for metric in metrics]
-        else:
-            specs += [_result_spec(runs, name, names[name], metric) for metric in metrics]
-    for key, (section, field, heading, kind, explanation) in _RUN_QUANTITIES.items():
+    for name in sorted(protocols, key=place):
+        specs += _result_specs(runs, name, protocols[name], block)
+    for key, (section, field, quantity) in _RUN_QUANTITIES.items():
         if any(run.quantity(section, field) is not None for run in runs):
-            column = Column(key, heading, kind, explanation=explanation)
-            specs.append(Spec(column, section, field))
+            reading = Reading(quantity, field, {})
+            column = _column(key, reading.heading, quantity, quantity.explanation or "")
+            specs.append(Spec(column, section, reading))
     return specs
 
 
-def _rank(protocol: str) -> int:
-    return _PROTOCOLS.index(protocol) if protocol in _PROTOCOLS else len(_PROTOCOLS)
-
-
-def _set_rank(name: str) -> int:
-    variant = name.partition("--")[2]
-    return list(_SETS).index(variant) if variant in _SETS else len(_SETS)
-
-
-def _metrics(runs: Sequence[Run], name: str) -> list[str]:
-    found = (metric for run in runs if name in run.results for metric in run.results[name].metrics)
-    unique = dict.fromkeys(found)
-    return [metric for metric in unique if not metric.endswith(("/low", "/high"))]
-
-
-def _result_spec(runs: Sequence[Run], name: str, protocol: str, metric: str) -> Spec:
-    variant = name.partition("--")[2]
+def _result_specs(
+    runs: Sequence[Run], name: str, protocol: Protocol, block: int | None
+) -> Iterator[Spec]:
+    """The columns of a result that some run has; default ones are of `block`, or of none."""
     results = [run.results[name] for run in runs if name in run.results]
-    measured = any(result.metrics.get(metric) is not None for result in results)
-    shown = _METRICS.get(metric, metric)
-    if protocol == "knn":
-        heading = f"kNN {shown}"
-    elif protocol == "linear-eval":
-        heading = f"Linear {_in_brackets(_VARIANTS.get(variant, variant))}{shown}"
-    elif protocol == "coco-detect":
-        family, _, category = metric.partition("/")
-        shown = " ".join(filter(None, (_METRICS.get(family, family), category)))
-        heading = f"COCO {_in_brackets(variant)}{shown}"
-    else:
-        heading = f"{_SETS.get(variant, variant or protocol)} {shown}"
-    quantity = next((part for part in metric.split("/") if part in _METRICS), "")
-    direction: Direction = "up"
-    if quantity in _LOWER_IS_BETTER or not quantity:
-        direction = "down" if quantity else "none"
-    column = Column(
-        key=f"{name}/{metric}",
+    for metric in dict.fromkeys(metric for result in results for metric in result.metrics):
+        if is_end(metric):
+            continue
+        spec = result_spec(protocol, name, metric)
+        wanted = spec.reading.block is None or spec.reading.block == block
+        measured = any(result.metrics.get(metric) is not None for result in results)
+        tells = measured or spec.quantity.undefined
+        yield replace(spec, default=spec.default and wanted and tells)
+
+
+def result_spec(protocol: Protocol, name: str, metric: str) -> Spec:
+    """A column of a result, as the contract of its protocol has it.
+
+    Args:
+        protocol: The contract.
+        name: Of the result, `<protocol>[--<variant>]`.
+        metric: One of the result's.
+    """
+    variant = _variant(name)
+    reading = protocol.read(metric, variant)
+    quantity = reading.quantity
+    heading = protocol.title_of(reading.heading, variant)
+    own = quantity.explanation
+    column = _column(
+        f"{name}/{metric}", heading, quantity, protocol.explanation if own is None else own
+    )
+    return Spec(column, name, reading, protocol, quantity.default)
+
+
+def _column(key: str, heading: str, quantity: Quantity, explanation: str) -> Column:
+    return Column(
+        key=key,
         heading=heading,
-        kind="score" if quantity in {"fp", "ut5d", ""} else "percent",
-        direction=direction,
-        explanation=_EXPLANATIONS.get(protocol, ""),
-        ranked=bool(quantity),
-    )
-    # Accuracies over corruptions or frames are means of dependent cells, not of n images.
-    dependent = protocol == "robustness" and re.match(r"imagenet-[cp]\b", variant) is not None
-    known = protocol in {"knn", "linear-eval", "robustness"} and not dependent
-    return Spec(
-        column,
-        name,
-        metric,
-        correctness=known and metric in {"top1", "top5"},
-        default=metric in _DEFAULT_METRICS.get(protocol, (metric,)) and measured,
+        kind=quantity.unit,
+        direction=quantity.better or "none",
+        explanation=explanation,
+        ranked=quantity.better is not None,
     )
 
 
-def _in_brackets(variant: str) -> str:
-    return f"({variant}) " if variant else ""
-
-
-def _score_spec(name: str, metric: str, metrics: Sequence[str], block: int | None) -> Spec:
-    family, _, rest = metric.partition("/")
-    place, _, action = rest.partition("/")
-    is_score = family == "es"
-    twin = f"es_random/{rest}"
-    where = f"block {int(place[5:])}" if place[5:].isdigit() else place
-    shown = "ES" if is_score else "raw cosine" if family == "cosine_raw" else family
-    variant = name.partition("--")[2]
-    column = Column(
-        key=f"{name}/{metric}",
-        heading=" ".join(part for part in (shown, action, where, _in_brackets(variant)) if part),
-        kind="score",
-        direction="up" if is_score else "none",
-        explanation=_EXPLANATIONS.get("equiv-score" if is_score else family, ""),
-        ranked=is_score,
-    )
-    wanted = is_score and place == block_name(block) and action in {ROTATION, "hflip"}
-    floor = twin if is_score and twin in metrics else None
-    return Spec(column, name, metric, floor=floor, default=wanted)
-
-
-def block_name(block: int | None) -> str:
-    """A block as in metric names."""
-    return "" if block is None else f"block{block:02d}"
+def _variant(name: str) -> str:
+    return name.partition("--")[2]
 
 
 def compared_block(runs: Sequence[Run], block: int | None) -> int | None:
-    """The block whose equivariance is shown: `block`, else 3, else the only one there is.
+    """The block whose columns are shown: `block`, else the protocol's, else the only one there is.
 
     Returns:
-        None where no run has an equivariance score and none was asked for, or where the choice
+        None where no run has numbers of blocks and none was asked for, or where the choice
         is open (then the default table has no such column and says so).
 
     Raises:
         UserError: `block` was asked for and no run has it.
     """
-    blocks = sorted(
-        {
-            int(match[1])
-            for run in runs
-            for result in run.results.values()
-            for metric in result.metrics
-            if (match := _BLOCK.match(metric))
-        }
-    )
+    usual = {number: default for run in runs for number, default in _blocks(run)}
+    blocks = sorted(usual)
     if block is not None and block not in blocks:
         listed = f"blocks scored are {', '.join(map(str, blocks))}" if blocks else "none is scored"
-        raise UserError(f"--block {block}", listed, "run `ser equiv-score` or name another block")
+        commands = " or ".join(f"`ser {one.name}`" for one in PROTOCOLS.values() if one.has_blocks)
+        raise UserError(f"--block {block}", listed, f"run {commands} or name another block")
     if block is not None:
         return block
-    if DEFAULT_BLOCK in blocks:
-        return DEFAULT_BLOCK
+    preferred = [number for number in blocks if number == usual[number]]
+    if preferred:
+        return preferred[0]
     return blocks[0] if len(blocks) == 1 else None
+
+
+def _blocks(run: Run) -> Iterator[tuple[int, int | None]]:
+    """The blocks that a run has default columns of, each with its protocol's usual one."""
+    for name, result in run.results.items():
+        protocol = contract_of(str(result.protocol["name"]))
+        if not protocol.has_blocks:
+            continue
+        for metric in result.metrics:
+            reading = protocol.read(metric, _variant(name))
+            if reading.quantity.default and reading.block is not None:
+                yield reading.block, protocol.default_block
 
 
 def choose(specs: Sequence[Spec], patterns: Sequence[str]) -> list[Spec]:
     """The columns asked for, in that order; without patterns, the default ones.
 
-    A pattern is a whole key (`knn/top1`), a key's beginning (`knn`: the default columns of it,
-    or all where none is default), or holds wildcards (`knn/*`: all of it).
+    A pattern is a whole key (`<result>/top1`), a key's beginning (`<result>`: the default columns
+    of it, or all where none is default), or holds wildcards (`<result>/*`: all of it).
 
     Raises:
         UserError: A pattern fits nothing.

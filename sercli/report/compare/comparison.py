@@ -9,6 +9,7 @@ from typing import Any
 
 from sercli import __version__
 from sercli.errors import UserError
+from sercli.protocols import PROTOCOLS
 from sercli.report.compare import published as paper
 from sercli.report.compare.cells import (
     Footnotes,
@@ -18,27 +19,21 @@ from sercli.report.compare.cells import (
     add_footnotes,
     measure,
 )
-from sercli.report.compare.columns import (
-    ROTATION,
-    Spec,
-    block_name,
-    catalogue,
-    choose,
-    compared_block,
-)
+from sercli.report.compare.columns import Spec, catalogue, choose, compared_block, result_spec
+from sercli.report.compare.notes import context_notes, data_notes, reading_notes
 from sercli.report.compare.protocols import by_protocol, mixed_protocols
 from sercli.report.compare.runs import (
     Entry,
     Run,
     baseline_candidates,
-    method_label,
+    known_title,
     read_runs,
     seed_entries,
     single_entries,
+    trained_label,
     training_differences,
 )
 from sercli.report.compare.tables import (
-    PARTIAL,
     Cell,
     Column,
     Difference,
@@ -86,12 +81,7 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
     entries = seed_entries(runs) if options.group_seeds else single_entries(runs)
     block = compared_block(runs, options.block)
     specs = choose(catalogue(runs, block), options.columns)
-    if options.block is not None and all(spec.source != "equiv-score" for spec in specs):
-        raise UserError(
-            f"--block {options.block} with --columns {','.join(options.columns)}",
-            "no equivariance column is chosen",
-            "add equiv-score to --columns or leave --block out",
-        )
+    _require_used(options, specs)
     rows_of_paper = _paper_rows(entries) if options.published else ()
     if options.published and not options.columns:
         specs = _with_published_columns(specs, runs, rows_of_paper, block)
@@ -107,14 +97,37 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
     columns = [spec.column for spec in specs]
     rows = _with_best(rows, columns)
     notes = [
-        *_reading_notes(rows, pairs, entries, len(comparisons)),
+        *reading_notes(rows, pairs, entries, len(comparisons)),
         *(Note(None, text) for text in (*remarks, *mixed_protocols(specs, runs))),
-        *_context_notes(rows, runs, options, block),
-        *_data_notes(specs, runs),
+        *context_notes(
+            rows,
+            specs,
+            runs,
+            open_block=block is None and not options.columns,
+            published=options.published,
+        ),
+        *data_notes(specs, runs),
         *footnotes.notes(),
     ]
     title = f"{len(runs)} run{'s' if len(runs) > 1 else ''} compared"
     return Table(title, columns, rows, notes, comparisons, _provenance(runs))
+
+
+def _require_used(options: Options, specs: Sequence[Spec]) -> None:
+    """A block that no column is of was named in vain."""
+    if options.block is None or any(_has_blocks(spec) for spec in specs):
+        return
+    fitting = [protocol for protocol in PROTOCOLS.values() if protocol.has_blocks]
+    raise UserError(
+        f"--block {options.block} with --columns {','.join(options.columns)}",
+        f"no {' or '.join(protocol.title for protocol in fitting)} column is chosen",
+        f"add {' or '.join(protocol.name for protocol in fitting)} to --columns or leave --block "
+        "out",
+    )
+
+
+def _has_blocks(spec: Spec) -> bool:
+    return spec.protocol is not None and spec.protocol.has_blocks
 
 
 # -- rows -----------------------------------------------------------------------------------------
@@ -193,7 +206,7 @@ def _training_remarks(entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[s
 def _paper_rows(entries: Sequence[Entry]) -> tuple[paper.PublishedRow, ...]:
     runs = [entry.run for entry in entries]
     identities = [
-        paper.Identity(run.name("method"), run.addon, run.views, run.layer, run.weight == 0)
+        paper.Identity(run.name("method"), run.addon, run.views, run.tapped_layer, run.weight == 0)
         for run in runs
     ]
     return paper.matching(identities).rows
@@ -205,30 +218,19 @@ def _with_published_columns(
     rows: Sequence[paper.PublishedRow],
     block: int | None,
 ) -> list[Spec]:
-    """Add the paper's main column, and the raw cosine that its Rotation Equiv may stand beside."""
+    """Add the paper's main column, and those of blocks beside others of the same result."""
     chosen = list(specs)
     keys = paper.Matching(tuple(rows)).keys
     if paper.LINEAR in keys and all(spec.column.key != paper.LINEAR for spec in chosen):
-        source, _, metric = paper.LINEAR.partition("/")
-        column = Column(
-            paper.LINEAR,
-            "Linear (SER) top-1",
-            "percent",
-            "up",
-            "A linear probe by the paper's protocol; no run here has it; percent.",
-        )
-        chosen.insert(0, Spec(column, source, metric))
-    cosine = [spec for spec in catalogue(runs, block) if _is_cosine(spec, block)]
-    scores = [index for index, spec in enumerate(chosen) if spec.source == "equiv-score"]
-    if paper.ROTATION_EQUIV in keys and scores:
-        chosen[scores[-1] + 1 : scores[-1] + 1] = cosine
+        name, _, metric = paper.LINEAR.partition("/")
+        spec = result_spec(PROTOCOLS[name.partition("--")[0]], name, metric)
+        column = replace(spec.column, explanation=paper.LINEAR_ALONE, ranked=False)
+        chosen.insert(0, replace(spec, column=column))
+    for beside in catalogue(runs, block):
+        places = [index for index, spec in enumerate(chosen) if spec.source == beside.source]
+        if places and beside.open_key in keys and beside.reading.block == block is not None:
+            chosen.insert(places[-1] + 1, beside)
     return chosen
-
-
-def _is_cosine(spec: Spec, block: int | None) -> bool:
-    return (
-        spec.source == "equiv-score" and spec.metric == f"cosine_raw/{block_name(block)}/{ROTATION}"
-    )
 
 
 def _published_rows(
@@ -247,8 +249,7 @@ def _published_rows(
         if cells:
             rows.append(
                 Row(
-                    label=f"{method_label(row.method, row.addon, row.layer, row.weight_zero)} "
-                    "[published]",
+                    label=f"{_published_label(row)} [published]",
                     views=row.views,
                     cells=cells,
                     published=True,
@@ -258,11 +259,18 @@ def _published_rows(
     return rows
 
 
+def _published_label(row: paper.PublishedRow) -> str:
+    addon = None if row.addon == "none" else known_title("addon", row.addon)
+    return trained_label(
+        known_title("method", row.method), addon, layer=row.layer, weight_zero=row.weight_zero
+    )
+
+
 def _published_number(
     row: paper.PublishedRow, spec: Spec, block: int | None
 ) -> paper.Number | None:
-    key = paper.ROTATION_EQUIV if _is_cosine(spec, block) else spec.column.key
-    return row.numbers.get(key)
+    of_block = spec.reading.block is not None and spec.reading.block == block
+    return row.numbers.get(spec.open_key if of_block else spec.column.key)
 
 
 def _published_cell(number: paper.Number, footnotes: Footnotes) -> Cell:
@@ -271,104 +279,6 @@ def _published_cell(number: paper.Number, footnotes: Footnotes) -> Cell:
         difference=None if number.difference is None else Difference(number.difference),
         marks=(footnotes.mark(number.note),) if number.note else (),
     )
-
-
-# -- notes ----------------------------------------------------------------------------------------
-
-
-def _reading_notes(
-    rows: Sequence[Row], pairs: Sequence[Pair], entries: Sequence[Entry], num_tests: int
-) -> list[Note]:
-    """How to read a cell: intervals, spreads, differences, stars."""
-    cells = [cell for row in rows for cell in row.cells.values()]
-    texts = []
-    if any(cell.low is not None and cell.std is None for cell in cells):
-        texts.append(
-            "± is half the width of the 95 % interval over images (the evaluator's, or Wilson's "
-            "where it stored none); low and high are in the csv and json formats."
-        )
-    if any(cell.std is not None for cell in cells):
-        texts = [
-            "Rows that name a number of seeds are mean ± sample standard deviation over seeds; "
-            "in other rows ± is half the width of the 95 % interval over images. Grouped rows "
-            "have no paired test."
-        ]
-    own = [row.cells.values() for row in rows if not row.published]
-    if any(cell.difference for group in own for cell in group):
-        bases = list(dict.fromkeys(entries[pair.baseline].name for pair in pairs))
-        texts.append(
-            f"Signed numbers are differences to the baseline, {bases[0]}."
-            if len(bases) == 1
-            else "Signed numbers are differences to the run without add-on of the same method, "
-            "views, data, model and seed."
-        )
-    if num_tests:
-        correction = f" after Holm's correction for the {num_tests} paired tests below"
-        texts.append(
-            "* the difference is significant: exact McNemar test on the images that both runs "
-            f"scored, p < 0.05{correction if num_tests > 1 else ''}; with the bootstrap 95 % "
-            "interval over images below."
-        )
-    return [Note(None, text) for text in texts]
-
-
-def _data_notes(specs: Sequence[Spec], runs: Sequence[Run]) -> list[Note]:
-    """Which images the shown results are of."""
-    sources: dict[str, dict[str, None]] = {}
-    for spec in specs:
-        for run in runs:
-            if not spec.of_run and spec.source in run.results:
-                path = str(run.results[spec.source].data.get("path"))
-                sources.setdefault(path, {})[spec.source] = None
-    shown = [
-        f"{', '.join(names)} on {path}{' (the embedded world)' if path == 'shapes' else ''}"
-        for path, names in sources.items()
-    ]
-    return [Note(None, f"Scored: {'; '.join(shown)}.")] if shown else []
-
-
-def _context_notes(
-    rows: Sequence[Row], runs: Sequence[Run], options: Options, block: int | None
-) -> list[Note]:
-    """What the numbers stand on: partial data, floors, devices, the paper."""
-    cells = [cell for row in rows for cell in row.cells.values()]
-    notes = []
-    if any(cell.floor is not None for cell in cells):
-        notes.append(
-            "floor: the score of a randomly initialised twin; what counts is the rise above it."
-        )
-    if any(cell.undefined for cell in cells):
-        notes.append(
-            "undefined: the evaluator found no value, for instance an equivariance score of a map "
-            "without spatial variance."
-        )
-    if block is None and not options.columns and any("equiv-score" in run.results for run in runs):
-        notes.append("Equivariance was scored after several blocks; choose one with --block.")
-    if any(
-        "coco-detect--" in key for row in rows for key, cell in row.cells.items() if cell.difference
-    ):
-        notes.append("Differences in AP are not tested: compare the intervals.")
-    devices = {str(run.record["device"]) for run in runs if run.record.get("device")}
-    if len(devices) > 1 and "run/train_seconds" in rows[0].cells:
-        notes.append(f"Times and rates come from different devices: {', '.join(sorted(devices))}.")
-    if any(row.published for row in rows):
-        notes.append(
-            f"[published] rows are the paper's ({paper.PAPER}): for orientation, not comparable "
-            "with runs on other data, never ranked; empty views were not stated."
-        )
-    elif options.published:
-        notes.append("No published number belongs to these runs and columns.")
-    partial = any(PARTIAL in cell.marks for cell in cells)
-    return [
-        *(Note(None, text) for text in notes),
-        *([Note(PARTIAL, _PARTIAL_TEXT)] if partial else []),
-    ]
-
-
-_PARTIAL_TEXT = (
-    "Partial result: not all images of the set were scored (--limit or --allow-partial); not "
-    "comparable with a whole one."
-)
 
 
 # -- provenance -----------------------------------------------------------------------------------

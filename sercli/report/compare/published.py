@@ -10,16 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from sercli.protocols import PROTOCOLS
+
 PAPER = "ICLR 2026, arXiv 2603.06693; ViT-S/16, ImageNet-1k, 100 epochs"
-LINEAR = "linear-eval--ser/top1"
-SKETCH = "robustness--imagenet-sketch/top1"
-V2 = "robustness--imagenet-v2-matched-frequency/top1"
-R = "robustness--imagenet-r/top1"
-CORRUPTED = "robustness--imagenet-c/top1"
-PERTURBED = "robustness--imagenet-p/top1"
-DETECTION = ("coco-detect--detectron2/ap", "coco-detect--torchvision/ap")  # engine not stated
+LINEAR = PROTOCOLS["linear-eval"].key("top1", "ser")
+SKETCH = PROTOCOLS["robustness"].key("top1", "imagenet-sketch")
+V2 = PROTOCOLS["robustness"].key("top1", "imagenet-v2-matched-frequency")
+R = PROTOCOLS["robustness"].key("top1", "imagenet-r")
+CORRUPTED = PROTOCOLS["robustness"].key("top1", "imagenet-c")
+PERTURBED = PROTOCOLS["robustness"].key("top1", "imagenet-p")
+DETECTION = tuple(  # engine not stated
+    PROTOCOLS["coco-detect"].key("ap", engine) for engine in ("detectron2", "torchvision")
+)
 FLOPS = "run/flops_ratio_none"
-ROTATION_EQUIV = "rotation-equiv"
+RAW_COSINE = PROTOCOLS["equiv-score"].key("cosine_raw/block{block}/rotation")
+
+LINEAR_ALONE = "A linear probe by the paper's protocol; no run here has it; percent."
 
 V2_NOTE = "Published for ImageNet-V2 without naming which of its three sets."
 TOP1_NOTE = "Published as a top-1 gain of SER, not as mCE or flip rate; base and views not named."
@@ -59,7 +65,7 @@ class PublishedRow:
         layer: Block whose output the add-on uses; None for baselines and where not stated.
         weight_zero: The control with λ = 0.
         main: Stands for its method and add-on where no row has a run's layer.
-        numbers: By column key.
+        numbers: By column key; `{block}` stands for the block that is compared.
         source: Which of the paper's tables or statements.
     """
 
@@ -85,7 +91,7 @@ def _accuracies(
 
 
 def _rotation(value: float) -> dict[str, Number]:
-    return {ROTATION_EQUIV: Number(value, note=ROTATION_NOTE)}
+    return {RAW_COSINE: Number(value, note=ROTATION_NOTE)}
 
 
 _MAIN = "main results"

@@ -5,98 +5,34 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sercli.errors import UserError, from_os_error
-from sercli.recipe.text import parse_yaml
+from sercli.errors import UserError
+from sercli.families import addon_configs, method_configs, title_of
+from sercli.protocols import PROTOCOLS
+from sercli.recipe.schema import FamilyConfig
+from sercli.runs.facts import RunFacts, as_number, read_facts
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 
-METHODS = {"moco": "MoCo-v3", "dino": "DINO", "barlow-twins": "Barlow Twins"}
-ADDONS = {
-    "none": "",
-    "augself": "AugSelf",
-    "stl": "STL",
-    "equimod": "EquiMod",
-    "essl": "E-SSL",
-    "ser": "SER",
-}
 _VIEWS = ("2", "3", "2+4", "2+4-crops", "2+4-rotations")
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(RunFacts):
     """One run directory, read.
 
     Attributes:
-        directory: Where it is.
-        recipe: recipe.yaml, empty for a directory that only collects results.
-        record: run.json.
         results: By result name (the stem of the file).
     """
 
-    directory: RunDir
-    recipe: Mapping[str, Any]
-    record: Mapping[str, Any]
-    results: Mapping[str, Result]
-
-    @property
-    def path(self) -> str:
-        return str(self.directory.path)
-
-    def setting(self, section: str, key: str) -> Any:
-        """`recipe[section][key]`, or None."""
-        values = self.recipe.get(section)
-        return values.get(key) if isinstance(values, Mapping) else None
-
-    def name(self, section: str) -> str:
-        """`recipe[section].name` in one spelling, or an empty string."""
-        return str(self.setting(section, "name") or "").replace("_", "-")
-
-    @property
-    def views(self) -> str:
-        return str(self.setting("views", "setting") or "")
-
-    @property
-    def addon(self) -> str:
-        return self.name("addon") or "none"
-
-    @property
-    def layer(self) -> int | None:
-        layer = self.setting("addon", "layer")
-        return int(layer) if isinstance(layer, int) and self.addon != "none" else None
-
-    @property
-    def weight(self) -> float | None:
-        """λ, or None without an add-on."""
-        return None if self.addon == "none" else _number(self.setting("addon", "weight"))
-
-    @property
-    def seed(self) -> Any:
-        return self.recipe.get("seed", self.record.get("seed"))
-
-    @property
-    def status(self) -> str:
-        return str(self.record.get("status", "done"))
-
-    def quantity(self, section: str, key: str) -> float | None:
-        """A number of run.json, such as `timings.train_seconds`, or None."""
-        values = self.record.get(section)
-        return _number(values.get(key)) if isinstance(values, Mapping) else None
+    results: Mapping[str, Result] = field(default_factory=dict)
 
     @property
     def has_numbers(self) -> bool:
         return bool(self.results) or any(self.record.get(key) for key in ("timings", "flops"))
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value)
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
@@ -113,34 +49,19 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         raise UserError(
             f"no result and no timing in {named}",
             "compare shows what runs have measured",
-            "run an evaluator first, for instance `ser knn RUNDIR`",
+            f"run an evaluator first, for instance `ser {next(iter(PROTOCOLS))} RUNDIR`",
         )
     return runs
 
 
 def _read(path: Path) -> Run:
-    directory = RunDir.open(path)
+    facts = read_facts(RunDir.open(path))
     return Run(
-        directory=directory,
-        recipe=_read_recipe(directory.recipe),
-        record=directory.read_run(),
-        results={result.name: result for result in directory.read_results()},
+        directory=facts.directory,
+        recipe=facts.recipe,
+        record=facts.record,
+        results={result.name: result for result in facts.directory.read_results()},
     )
-
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise from_os_error(error, f"cannot read {path}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not valid YAML ({reason})", "a recipe is YAML") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}", "a recipe is a mapping of keys")
-    return value
 
 
 # -- rows: a run, or the seeds of one recipe ------------------------------------------------------
@@ -221,10 +142,10 @@ def _place(entry: Entry) -> tuple[Any, ...]:
     """The paper's order: method, views, baseline before add-ons, SER last."""
     run = entry.run
     return (
-        _index(tuple(METHODS), run.name("method")),
+        _index(tuple(method_configs()), run.name("method")),
         _index(_VIEWS, run.views),
-        _index(tuple(ADDONS), run.addon),
-        run.layer or 0,
+        _index(tuple(addon_configs()), run.addon),
+        run.tapped_layer or 0,
         run.weight or 0.0,
         str(run.seed).zfill(8),
         run.path,
@@ -239,18 +160,32 @@ def _base_label(run: Run) -> str:
     method = run.name("method")
     if not method:
         return _foreign_label(run)
-    return method_label(method, run.addon, run.layer, run.weight == 0)
+    addon = None if run.addon == "none" else _title("addon", run)
+    return trained_label(
+        _title("method", run), addon, layer=run.tapped_layer, weight_zero=run.weight == 0
+    )
 
 
-def method_label(method: str, addon: str, layer: int | None, weight_zero: bool) -> str:
-    """Method and add-on in the paper's words; the λ = 0 control never reads like the add-on."""
-    label = METHODS.get(method, method)
-    if addon == "none":
-        return label
+def trained_label(method: str, addon: str | None, *, layer: int | None, weight_zero: bool) -> str:
+    """A row's, from the titles of both; the λ = 0 control never reads like the add-on."""
+    if addon is None:
+        return method
     details = [f"layer {layer}"] if layer is not None else []
     details += ["λ=0"] if weight_zero else []
     suffix = f" ({', '.join(details)})" if details else ""
-    return f"{label} + {ADDONS.get(addon, addon)}{suffix}"
+    return f"{method} + {addon}{suffix}"
+
+
+def _title(section: str, run: Run) -> str:
+    """As run.json says; runs of earlier versions do not say."""
+    return run.title(section) or known_title(section, run.name(section))
+
+
+def known_title(section: str, name: str) -> str:
+    """What tables call a method or an add-on that is installed; the name itself for any other."""
+    known: Mapping[str, type[FamilyConfig]]
+    known = method_configs() if section == "method" else addon_configs()
+    return title_of(known[name]) if name in known else name
 
 
 def _foreign_label(run: Run) -> str:
@@ -290,7 +225,7 @@ def _distinguish(entries: Sequence[Entry]) -> list[list[str]]:
 def _addon_detail(symbol: str, key: str) -> Callable[[Entry], str]:
     def describe(entry: Entry) -> str:
         value = entry.run.setting("addon", key)
-        number = _number(value)
+        number = as_number(value)
         shown = f"{number:g}" if number is not None else value
         return "" if value is None else f"{symbol}={shown}"
 

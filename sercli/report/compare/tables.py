@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sercli.errors import UserError
+from sercli.protocols.contract import Unit
+
 Direction = Literal["up", "down", "none"]
-Kind = Literal["percent", "score", "ratio", "duration", "rate"]
 
 ARROWS: dict[Direction, str] = {"up": "↑", "down": "↓", "none": ""}
 PARTIAL = "†"
-_DECIMALS: dict[Kind, int] = {"percent": 2, "score": 3, "ratio": 3, "duration": 0, "rate": 1}
+_DECIMALS: dict[Unit, int] = {"percent": 2, "score": 3, "ratio": 3, "duration": 0, "rate": 1}
 _FLOOR_DECIMALS = 2
 
 
@@ -35,7 +37,7 @@ class Column:
 
     key: str
     heading: str
-    kind: Kind
+    kind: Unit
     direction: Direction = "none"
     explanation: str = ""
     ranked: bool = False
@@ -188,6 +190,22 @@ class Table:
     notes: Sequence[Note]
     comparisons: Sequence[str] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def render(self, form: str = "terminal") -> str:
+        """The table as text, as `ser compare --format` writes it.
+
+        Args:
+            form: terminal (100 columns, no colours), markdown, latex, csv, html or json.
+
+        Raises:
+            UserError: There is no such format.
+        """
+        # Formats lay out tables; a table knows of them only here.
+        from sercli.report.formats.renderers import RENDERERS
+
+        if form not in RENDERERS:
+            raise UserError(f"format {form!r}", f"known: {', '.join(RENDERERS)}")
+        return RENDERERS[form](self)
 
     @property
     def has_views(self) -> bool:

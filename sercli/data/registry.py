@@ -1,0 +1,349 @@
+"""What kinds of data there are, and the one answer to "what is this data".
+
+Each kind is one object of a subclass of `DataKind`. A file in `data/kinds/` that registers one with
+`@register` is all that a new kind takes: nothing else in ser asks whether a path is the embedded
+world or a set in COCO's format. A file elsewhere (a plug-in) registers its own in the same way.
+Importing this does not import torch.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from sercli.errors import UserError
+
+if TYPE_CHECKING:
+    from sercli.data.coco.source import DetectionSource
+    from sercli.data.images.check import CheckReport, Reading
+    from sercli.data.source import ImageSource
+
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class DetectorDefaults:
+    """What trains a detector on a kind of data unless the user says otherwise.
+
+    Attributes:
+        engine: Which implementation of Mask R-CNN.
+        preset: Its canvas, batch and schedule, by name.
+    """
+
+    engine: str
+    preset: str
+
+
+class DataKind(abc.ABC):
+    """A kind of data: how it is recognised, opened and checked.
+
+    Attributes:
+        name: Short and unique; errors list it.
+        title: What a person calls such data, with its article.
+        given_as: What `--data` takes for it.
+        layouts: What `ser data check --layout` takes for it; none: it cannot be checked.
+        only_checked: Whether such a directory is opened as class folders all the same, and only
+            its check is another.
+        asked_last: Whether it takes what no other kind recognises.
+        rendered: Whether its images are made from the run's seed, in any number and at any size:
+            equal image ids of two seeds are different images then.
+        recipes: Folder under `recipes/` of the recipe that is taken where none is named.
+        num_classes: How many classes there are, where it is known without opening it.
+        measured_against_classes: Whether its check compares it with the classes of another set.
+        detector: What a detector on it is by default; None: it has no boxes and masks.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    given_as: ClassVar[str] = "a directory"
+    layouts: ClassVar[tuple[str, ...]] = ()
+    only_checked: ClassVar[bool] = False
+    asked_last: ClassVar[bool] = False
+    rendered: ClassVar[bool] = False
+    recipes: ClassVar[str] = "imagenet"
+    num_classes: ClassVar[int | None] = None
+    measured_against_classes: ClassVar[bool] = False
+    detector: ClassVar[DetectorDefaults | None] = None
+
+    @abc.abstractmethod
+    def recognises(self, path: str) -> bool:
+        """Whether what the user named is of this kind; `path` need not exist."""
+
+    @abc.abstractmethod
+    def has_split(self, path: str, split: str) -> bool:
+        """Whether there is such a split, "train" or "val", without reading its images.
+
+        Raises:
+            UserError: It holds no labelled images.
+        """
+
+    @abc.abstractmethod
+    def open(
+        self, path: str, split: str, *, image_size: int, num_images: int | None, seed: int
+    ) -> ImageSource:
+        """Open one split as labelled images; see `open_source`.
+
+        Raises:
+            UserError: It is missing, or holds no labelled images.
+        """
+
+    def open_detection(
+        self, path: str, split: str, *, image_size: int, seed: int
+    ) -> DetectionSource:
+        """Open one split with boxes and masks; see `open_detection`.
+
+        Raises:
+            UserError: It has none.
+        """
+        del split, image_size, seed
+        raise UserError(f"{path} is {self.title}", "a set with boxes and masks is needed")
+
+    def require_detection(self, path: str) -> None:
+        """Refuse what `open_detection` would miss, without reading any annotation.
+
+        Raises:
+            UserError: Files of a split are missing.
+        """
+        del path
+
+    def check(
+        self,
+        path: Path,
+        reading: Reading,
+        *,
+        layout: str | None,
+        classes_of: Path | None,
+    ) -> CheckReport:
+        """Read all of it and report what is there and what is wrong; see `check_data`.
+
+        Raises:
+            UserError: It cannot be checked.
+        """
+        del reading, layout, classes_of
+        raise UserError(f"{path} is {self.title}", "it cannot be checked")
+
+
+# -- Which there are ------------------------------------------------------------------------------
+
+_KINDS: dict[str, DataKind] = {}
+_Kind = TypeVar("_Kind", bound=type[DataKind])
+
+
+def register(kind: _Kind) -> _Kind:
+    """Class decorator: from now on there is data of this kind.
+
+    Raises:
+        ValueError: Another kind has its name.
+    """
+    if kind.name in _KINDS:
+        raise ValueError(f"there is a kind of data {kind.name!r} already")
+    _KINDS[kind.name] = kind()
+    return kind
+
+
+@functools.cache
+def _import_kinds() -> None:
+    package = importlib.import_module("sercli.data.kinds")
+    for module in sorted(one.name for one in pkgutil.iter_modules(package.__path__)):
+        importlib.import_module(f"{package.__name__}.{module}")
+
+
+def kinds() -> list[DataKind]:
+    """Every kind of data, in the order in which they are asked whether they recognise a path."""
+    _import_kinds()
+    return sorted(_KINDS.values(), key=lambda kind: kind.asked_last)
+
+
+def find_kind(path: str) -> DataKind | None:
+    """The kind of what a user named, as it is opened; None: it does not exist or is none."""
+    return next((one for one in kinds() if not one.only_checked and one.recognises(path)), None)
+
+
+def kind_of(path: str) -> DataKind:
+    """The kind of what a user named, as it is opened.
+
+    Raises:
+        UserError: It does not exist. (What exists and is no data set, the last kind refuses.)
+    """
+    if (kind := find_kind(path)) is not None:
+        return kind
+    if Path(path).exists():
+        return kinds()[-1]
+    ways = dict.fromkeys(one.given_as for one in reversed(kinds()))
+    raise UserError(
+        f"{path} does not exist",
+        f"a data set is {' or '.join(ways)}",
+        "check the path, or make one with `ser data shapes DIR`",
+    )
+
+
+def recipes_for(path: str) -> str:
+    """Folder under `recipes/` of the recipe that is taken for such data where none is named."""
+    kind = find_kind(path)
+    return DataKind.recipes if kind is None else kind.recipes
+
+
+def rendering_kind(path: str) -> DataKind | None:
+    """The kind that renders a path's images from the run's seed; None: they are in files.
+
+    Only the name is looked at, so that it can be asked of results made on another machine.
+    """
+    return next((one for one in kinds() if one.rendered and one.recognises(path)), None)
+
+
+def _rendered_titles() -> str:
+    return " or ".join(one.title for one in kinds() if one.rendered)
+
+
+def require_sizes_used(path: str, *, num_train: int | None, num_val: int | None) -> None:
+    """Refuse numbers of images (of a recipe) where they would be ignored.
+
+    Raises:
+        UserError: One is given for data that are not rendered.
+    """
+    if (num_train or num_val) and rendering_kind(path) is None:
+        raise UserError(
+            f"data.num_train and data.num_val only size {_rendered_titles()}; data.path is {path!r}"
+        )
+
+
+# -- Labelled images ------------------------------------------------------------------------------
+
+
+def open_source(
+    path: str, split: str, *, image_size: int, num_images: int | None = None, seed: int = 0
+) -> ImageSource:
+    """Open one split of a data set.
+
+    Args:
+        path: `shapes` for the embedded world (a folder of that name is `./shapes`), otherwise a
+            directory: with `train/` and `val/` folders of class folders it is read by split; with
+            class folders of its own all of it is "train". Or what another kind recognises.
+        split: "train" or "val".
+        image_size: Side in pixels at which the embedded world is rendered; files keep their size.
+        num_images: Images of the embedded world (default: 4096 in train, 1024 in val).
+        seed: Which embedded world is rendered; train and val of one seed share no image.
+
+    Raises:
+        UserError: The directory, the split or its images are missing, the classes of `val/` differ
+            from those of `train/`, or `num_images` is given for a directory.
+    """
+    _require_split_name(split)
+    if num_images is not None and rendering_kind(path) is None:
+        names = " or ".join(f"`{one.name}`, {one.title}" for one in kinds() if one.rendered)
+        raise UserError(
+            f"num_images = {num_images} with the directory {path}",
+            f"the number of images can be chosen only for {names}",
+            "leave it out",
+        )
+    kind = kind_of(path)
+    return kind.open(path, split, image_size=image_size, num_images=num_images, seed=seed)
+
+
+def has_split(path: str, split: str) -> bool:
+    """Whether a data set has a split, without reading its images.
+
+    Raises:
+        UserError: `path` is no data set with labelled images.
+    """
+    _require_split_name(split)
+    return kind_of(path).has_split(path, split)
+
+
+def _require_split_name(split: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is neither train nor val")
+
+
+# -- Boxes and masks ------------------------------------------------------------------------------
+
+
+def detection_kind(path: str) -> DataKind:
+    """The kind of a detection set; what none recognises is COCO's, which tells what is missing."""
+    able = [one for one in kinds() if one.detector is not None]
+    return next((one for one in able if one.recognises(path)), _KINDS["coco"])
+
+
+def require_detection(path: str) -> None:
+    """Refuse a detection set without both of its splits, before the seconds that reading one takes.
+
+    Raises:
+        UserError: Files of one are missing.
+    """
+    detection_kind(path).require_detection(path)
+
+
+def open_detection(path: str, split: str, *, image_size: int, seed: int = 0) -> DetectionSource:
+    """Open one split of a detection set.
+
+    Args:
+        path: `shapes`, or a directory in COCO's format.
+        split: "train" or "val".
+        image_size: Side in pixels at which the embedded world is rendered; files keep their size.
+        seed: The embedded world's, as in `open_source`.
+
+    Raises:
+        UserError: It is missing, or not in COCO's format.
+    """
+    return detection_kind(path).open_detection(path, split, image_size=image_size, seed=seed)
+
+
+# -- Checking -------------------------------------------------------------------------------------
+
+
+def check_data(
+    path: Path,
+    reading: Reading,
+    *,
+    layout: str | None = None,
+    classes_of: Path | None = None,
+) -> CheckReport:
+    """Check a data set of any kind and read every image of it.
+
+    Args:
+        path: Its directory.
+        reading: How its files are read.
+        layout: One of a kind's `layouts`; None: told by what is there.
+        classes_of: A data set whose classes a robustness set must have; None: see `check_set`.
+
+    Returns:
+        What was found. Problems do not raise, except those below.
+
+    Raises:
+        UserError: `path` is missing or a file or rendered, `layout` is unknown, or `classes_of` is
+            given for a kind that is not measured against other classes.
+        RunFailed: A reading process was killed (most likely for memory).
+    """
+    kind = _checked_as(path, layout)
+    if classes_of is not None and not kind.measured_against_classes:
+        raise UserError(
+            f"--classes {classes_of} for {path}, {kind.title}",
+            "only robustness sets are measured against other classes",
+            "leave it out, or name the --layout",
+        )
+    return kind.check(path, reading, layout=layout, classes_of=classes_of)
+
+
+def _checked_as(path: Path, layout: str | None) -> DataKind:
+    """The kind of a layout, or of what is there; a directory hides what is rendered by its name."""
+    there = path.exists()
+    for kind in kinds():
+        if layout in kind.layouts:
+            return kind
+        if layout is None and not (there and kind.rendered) and kind.recognises(str(path)):
+            return kind
+    if layout is None:
+        return kind_of(str(path))
+    raise UserError(f"layout {layout}", f"it must be {_known_layouts()}")
+
+
+def _known_layouts() -> str:
+    """E.g. "folder, coco or one of imagenet-r, imagenet-a": kinds of one layout go first."""
+    several = [kind.layouts for kind in kinds() if len(kind.layouts) > 1]
+    single = [kind.layouts[0] for kind in reversed(kinds()) if len(kind.layouts) == 1]
+    return " or one of ".join([", ".join(single), *map(", ".join, several)])

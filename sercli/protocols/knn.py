@@ -1,0 +1,21 @@
+"""Weighted nearest neighbours."""
+
+from __future__ import annotations
+
+from sercli.protocols.contract import Protocol, Quantity
+
+PROTOCOL = Protocol(
+    name="knn",
+    title="nearest-neighbour",
+    explanation="Weighted nearest neighbours on the frozen encoder's [CLS]; percent.",
+    heading="kNN {quantity}",
+    place=1,
+    quantities=(
+        Quantity("top1", "top-1", default=True, interval="wilson", paired=True),
+        Quantity("top5", "top-5", interval="wilson"),
+        Quantity("random/top1", interval="stored"),  # of a random twin of the encoder
+        Quantity("random/top5", interval="stored"),
+        Quantity("k{k}/top1"),  # by that number of neighbours
+        Quantity("k{k}/top5"),
+    ),
+)

@@ -1,0 +1,1 @@
+"""What tests share: small data, small models, small runs, and ways to look at them."""

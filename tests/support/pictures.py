@@ -1,0 +1,37 @@
+"""Noise pictures, and settings of views that leave their colours alone."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
+from sercli.data.source import ImageSource, UnreadableImage
+from sercli.recipe.schema import Photometrics
+
+PLAIN = Photometrics(jitter_p=0, grey_p=0, blur_p=0, solarise_p=0)
+
+
+class Pictures(ImageSource):
+    """Noise pictures of various sizes; those in `broken` cannot be read."""
+
+    def __init__(self, count=24, broken=(), sizes=((40, 30), (33, 64), (50, 50))):
+        self.name, self.split, self.classes = "pictures", "train", ("a",)
+        self.labels = np.zeros(count, dtype=np.int64)
+        self.broken, self.sizes = frozenset(broken), sizes
+
+    def load(self, index):
+        if index in self.broken:
+            raise UnreadableImage(f"picture-{index}", "it is broken")
+        width, height = self.sizes[index % len(self.sizes)]
+        pixels = np.random.default_rng(index).integers(0, 256, (height, width, 3))
+        return Image.fromarray(pixels.astype(np.uint8))
+
+    def describe(self, index):
+        return f"picture-{index}"
+
+    identifier = describe
+
+
+def normalised(crops):
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    return (crops.double() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)

@@ -1,0 +1,31 @@
+"""An add-on in one file: what is tapped of two views tells whether they are mirrored alike."""
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from sercli import distributed
+from sercli.addons import Addon, SummaryConfig, Tap
+from sercli.heads import mlp
+from sercli.recipe import Count
+
+
+class ToyConfig(SummaryConfig):
+    name: str = "toy"
+    width: Count = 64
+
+
+class Toy(Addon):
+    Config = ToyConfig
+    needs_images = (2, "batch norm")
+
+    def __init__(self, config, dim):
+        super().__init__()
+        self.tap = Tap(config, dim)
+        self.head = mlp([2 * dim, config.width, 1], last_norm=False, last_bias=True)
+
+    def loss(self, given):
+        vectors = torch.cat([self.tap(features) for features in given.students[:2]], dim=1)
+        logits = self.head(vectors).squeeze(1)
+        first, second = given.views.parameters[:2]
+        alike = (first.hflip == second.hflip).to(logits)
+        return binary_cross_entropy_with_logits(logits, alike) * distributed.share_of(given.counts)
