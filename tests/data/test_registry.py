@@ -112,7 +112,9 @@ def test_a_new_kind_is_one_file(packed, tmp_path):
     assert len(open_source(packed, "train", image_size=16)) == 24
 
     path = tmp_path / "run"
-    made = pretraining.prepare("shapes/moco-ser", TINY, {"data.path": packed}, out=path)
+    made = pretraining.prepare(
+        pretraining.resolve("shapes/moco-ser", TINY, {"data.path": packed}), out=path
+    ).run
     pretraining.train(made, device=torch.device("cpu"), make_monitor=training_monitor)
     assert made.read_run()["status"] == "done"
 
