@@ -88,7 +88,9 @@ def main() -> NoReturn:
         if not arguments or not error.format_message():  # no arguments: help, as an error
             error.show()
             sys.exit(error.exit_code)
-        _end(f"{error.format_message()} See `ser --help`.", error.exit_code)
+        # Newer versions of Typer put the kind of error in front of what was received.
+        message = error.format_message().replace("Value error, ", "")
+        _end(f"{message} See `ser --help`.", error.exit_code)
     except KeyboardInterrupt:
         _end("interrupted", 130)
     except typer.Abort as abort:  # typer's answer to EOFError, which no key causes here

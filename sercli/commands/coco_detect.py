@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import typer
 
@@ -131,6 +131,8 @@ def coco_detect(
     detections, the heads and a figure.
     """
     from sercli.commands.subject import owner_of
+    from sercli.data.registry import require_detection
+    from sercli.engine.processes import is_first_process
     from sercli.runs.facts import facts_of
 
     require_usable(model, run)
@@ -138,9 +140,7 @@ def coco_detect(
     place = coco or _default_data(facts, model.source)
     options = _options(place, detector, run)
     options.require_valid()
-    _require_set(place)
-    from sercli.engine.processes import is_first_process
-
+    require_detection(place)
     first = is_first_process()
     if first:
         typer.echo(f"engine {options.engine}, preset {options.preset}")
@@ -157,9 +157,9 @@ def _options(place: str, detector: DetectorOptions, run: RunOptions) -> Options:
 
     usual = detection_kind(place).detector
     assert usual is not None  # or it would be no detection set
-    return Options(
-        engine=detector.engine or usual.engine,
-        preset=detector.preset or usual.preset,
+    return Options(  # kinds of data know no engines; `require_valid` looks at what they say
+        engine=detector.engine or cast(Engine, usual.engine),
+        preset=detector.preset or cast(PresetName, usual.preset),
         image_size=detector.image_size,
         batch_size=detector.batch_size,
         schedule=detector.schedule,
@@ -236,17 +236,6 @@ def _default_data(facts: RunFacts, model: str) -> str:
         "a detection set must be named",
         "add --coco DIR (COCO's annotations/, train2017/ and val2017/), or --coco shapes",
     )
-
-
-def _require_set(place: str) -> None:
-    """Refuse a directory without the files of both splits, before torch is imported.
-
-    Raises:
-        UserError: It is no such directory.
-    """
-    from sercli.data.registry import detection_kind
-
-    detection_kind(place).require_detection(place)
 
 
 def _open(place: str, facts: RunFacts, size: int) -> tuple[DetectionSource, DetectionSource]:

@@ -15,6 +15,8 @@ from sercli.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from sercli.engine.pretraining import Prepared
+    from sercli.recipe.files import Resolved
     from sercli.runs.run_dir import RunDir
 
 # `recipe.schema.Setting`, which takes a while to import; a test compares them.
@@ -119,77 +121,81 @@ def pretrain(
 
 
 def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
+    from sercli.engine.processes import launched_by
+    from sercli.families import default_recipe, resolve
+
     name, flags = new.recipe, new.flags
     if name is None:
-        from sercli.families import default_recipe
-
         start = default_recipe(
             method=new.method, addon=new.addon, data=new.data, plugins=new.plugin or ()
         )
         name, flags = start.recipe, {**flags, **start.flags}
     settings = tuple(new.set_ or ())
-    _refuse_early(name, settings, flags, new)
+    # Before torch is imported; of several processes rank 0 resolves and refuses, below.
+    early = _resolve_early(name, settings, flags, new) if launched_by() is None else None
     from sercli import distributed
     from sercli.engine import launch, pretraining, runtime
 
     runtime.require_devices(device, nproc)
-    with runtime.process_group(device) as chosen:
+    prepared: list[Prepared] = []  # by the first process, which alone prepares
+
+    def prepare() -> RunDir:
+        resolved = early or resolve(name, settings, flags, plugins=new.plugin or ())
         processes = max(nproc, distributed.world_size())
-        run = runtime.decided_by_first(
-            lambda: pretraining.prepare(
-                name,
-                settings,
-                flags,
-                out=new.out,
-                processes=processes,
-                plugins=new.plugin or (),
-            )
-        )
+        prepared.append(pretraining.prepare(resolved, out=new.out, processes=processes))
+        return prepared[0].run
+
+    with runtime.process_group(device) as chosen:
+        run = runtime.decided_by_first(prepare)
         if nproc == 1:
-            _train(run, chosen)
+            _train(run, chosen, prepared[0] if prepared else None)
     if nproc > 1:
         launch.launch(run, nproc=nproc, device=device)
     _print_what_is_next(run)
 
 
-def _refuse_early(name: str, settings: tuple[str, ...], flags: dict[str, Any], new: NewRun) -> None:
-    """Say what cannot be before the seconds that torch takes; of several processes rank 0 does."""
-    from sercli.data import has_split
-    from sercli.engine.processes import launched_by
-    from sercli.families import resolve
-    from sercli.runs.run_dir import require_new
+def _resolve_early(
+    name: str, settings: tuple[str, ...], flags: dict[str, Any], new: NewRun
+) -> Resolved:
+    """Resolve the recipe, and refuse what cannot be before the seconds that torch takes.
 
-    if launched_by() is None:
-        require_new(new.out)
-        if new.data is not None:
-            has_split(new.data, "train")  # a wrong path
-        resolve(name, settings, flags, plugins=new.plugin or ())
+    Raises:
+        UserError: The directory is there, or the recipe or its images cannot be used.
+    """
+    from sercli.data import has_split
+    from sercli.families import resolve
+    from sercli.runs.run_dir import refuse_existing
+
+    refuse_existing(new.out)
+    resolved = resolve(name, settings, flags, plugins=new.plugin or ())
+    has_split(resolved.recipe.data.path, "train")
+    return resolved
 
 
 def _resume(path: Path, *, device: str | None, nproc: int) -> None:
     from sercli.runs.run_dir import RunDir
 
     run = RunDir.open(path)
-    from sercli.engine import launch, pretraining, runtime
-
-    pretraining.read_recipe(run)
     if run.read_run()["status"] == "done":
         print(f"{path} is done; nothing to resume")
         return
+    from sercli.engine import launch, pretraining, runtime
+
     if nproc > 1:
         runtime.require_devices(device, nproc)
+        pretraining.read_recipe(run)  # refused now, not by the processes
         launch.launch(run, nproc=nproc, device=device)
     else:
         with runtime.process_group(device) as chosen:
-            _train(run, chosen)
+            _train(run, chosen, None)
     _print_what_is_next(run)
 
 
-def _train(run: RunDir, device: torch.device) -> None:
+def _train(run: RunDir, device: torch.device, prepared: Prepared | None) -> None:
     from sercli.engine import pretraining
     from sercli.evals.monitor import training_monitor
 
-    pretraining.train(run, device=device, make_monitor=training_monitor)
+    pretraining.train(run, device=device, make_monitor=training_monitor, prepared=prepared)
 
 
 def _print_what_is_next(run: RunDir) -> None:

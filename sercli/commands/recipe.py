@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from sercli.data.source import ImageSource
-    from sercli.engine.plan import Plan
     from sercli.recipe.files import Resolved
     from sercli.recipe.listing import Difference, Head, Value
     from sercli.recipe.schema import Recipe
@@ -195,7 +194,7 @@ def check(
         try:
             resolved = _resolve(name, set_, data, plugins=plugin)
             nominal = data is None and _is_nominal(resolved.recipe)
-            plan = _plan(resolved.recipe, nominal=nominal)
+            summary = _summary(resolved.recipe, nominal=nominal)
         except SerError as error:
             if len(chosen) == 1:
                 raise
@@ -203,7 +202,7 @@ def check(
             typer.echo(f"FAILED {name}: {' '.join(str(error).split())}", err=True)
         else:
             assumed |= nominal
-            write_marked("ok", f"{name}: {_summary(plan)}")
+            write_marked("ok", f"{name}: {summary}")
     if assumed:
         typer.echo(
             f"There is no folder {_PLACEHOLDER}: {_IMAGENET_IMAGES:,} images were assumed; "
@@ -248,12 +247,21 @@ def _is_nominal(recipe: Recipe) -> bool:
     return recipe.data.path == _PLACEHOLDER and not Path(_PLACEHOLDER).is_dir()
 
 
-def _plan(recipe: Recipe, *, nominal: bool) -> Plan:
+def _summary(recipe: Recipe, *, nominal: bool) -> str:
+    """What follows from a recipe, in one line."""
+    from sercli.engine.flops import count_flops
     from sercli.engine.plan import make_plan
     from sercli.engine.pretraining import training_source
 
     source = _stand_in(_IMAGENET_IMAGES) if nominal else training_source(recipe)
-    return make_plan(recipe, source)
+    plan = make_plan(recipe, source)
+    flops = count_flops(recipe, plan.objective)
+    joins = "no [CLS]" if plan.cls_after is None else f"[CLS] joins after block {plan.cls_after}"
+    steps = plan.schedule.total_steps
+    return (
+        f"{plan.parameters:,} trainable parameters, {plan.tokens:,} tokens, {joins}, "
+        f"{steps:,} step{'' if steps == 1 else 's'}, FLOPs / none {flops.ratio_none:.4f}"
+    )
 
 
 def _stand_in(num_images: int) -> ImageSource:
@@ -261,16 +269,6 @@ def _stand_in(num_images: int) -> ImageSource:
     from sercli.data import ShapesSource
 
     return ShapesSource("train", image_size=16, num_images=num_images)
-
-
-def _summary(plan: Plan) -> str:
-    """What follows from a recipe, in one line."""
-    joins = "no [CLS]" if plan.cls_after is None else f"[CLS] joins after block {plan.cls_after}"
-    steps = plan.schedule.total_steps
-    return (
-        f"{plan.flops.parameters:,} trainable parameters, {plan.tokens:,} tokens, {joins}, "
-        f"{steps:,} step{'' if steps == 1 else 's'}, FLOPs / none {plan.flops.ratio_none:.4f}"
-    )
 
 
 # -- printing --------------------------------------------------------------------------------------

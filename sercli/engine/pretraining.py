@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,7 +15,8 @@ from sercli import distributed
 from sercli.data import open_source
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
-from sercli.engine.plan import Plan, announce, make_plan
+from sercli.engine.flops import count_flops
+from sercli.engine.plan import Plan, make_plan, print_flops, print_plan
 from sercli.engine.preemption import stop_request
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.tracking import require_tensorboard
@@ -25,9 +26,24 @@ from sercli.families import resolve, title_of
 from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
-from sercli.runs.run_dir import RunDir, next_free, require_new
+from sercli.runs.run_dir import RunDir, next_free, refuse_existing
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can be trained, with what was found out on the way.
+
+    Attributes:
+        run: The new run directory.
+        recipe: Resolved.
+        source: Training images.
+    """
+
+    run: RunDir
+    recipe: Recipe
+    source: ImageSource
 
 
 def read_recipe(run: RunDir) -> Recipe:
@@ -41,15 +57,15 @@ def _read_recipe(run: RunDir) -> Resolved:
     return resolve(str(run.recipe), (), {})
 
 
-def _unknown_then(resolved: Resolved) -> str | None:
+def _unknown_then(resolved: Resolved) -> list[str]:
     """What to say of a run's recipe, which has all settings there were when it was written."""
     added = [key for key, origin in resolved.origins.items() if origin == "default"]
     if not added:
-        return None
-    return (
+        return []
+    return [
         f"warning: an earlier version of ser wrote {resolved.name}: it goes on by today's rules, "
         f"and with today's defaults of {', '.join(added)}"
-    )
+    ]
 
 
 def training_source(recipe: Recipe) -> ImageSource:
@@ -63,31 +79,31 @@ def training_source(recipe: Recipe) -> ImageSource:
     )
 
 
-def prepare(
-    name: str,
-    settings: tuple[str, ...],
-    flags: Mapping[str, Any],
-    *,
-    out: Path | None,
-    processes: int = 1,
-    plugins: Sequence[Path] = (),
-) -> RunDir:
+def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prepared:
     """Check everything, make the run directory, and print what was derived.
+
+    Args:
+        resolved: The recipe.
+        out: The run directory to make; None: the first free `runs/<recipe>`.
+        processes: How many will train.
 
     Raises:
         UserError: Anything that would not train; nothing is written then.
     """
-    require_new(out)
-    resolved = resolve(name, settings, flags, plugins=plugins)
+    refuse_existing(out)
     if resolved.recipe.train.tensorboard:
         require_tensorboard()
     source = training_source(resolved.recipe)
     plan = make_plan(resolved.recipe, source, processes=processes)
     run = create_run(resolved, plan, out)
-    announce(resolved, plan, run.path, Console())
+    console = Console()
+    print_plan(resolved, plan, run.path, console)
     for note in resolved.notes:
-        print(note)
-    return run
+        console.print(note, highlight=False, markup=False)
+    flops = count_flops(resolved.recipe, plan.objective)
+    run.update_run(flops=flops.to_json())
+    print_flops(resolved.recipe, flops, console)
+    return Prepared(run, resolved.recipe, source)
 
 
 def create_run(resolved: Resolved, plan: Plan, out: Path | None) -> RunDir:
@@ -108,8 +124,7 @@ def create_run(resolved: Resolved, plan: Plan, out: Path | None) -> RunDir:
             "recipe_name": resolved.name,
             "command": shlex.join(["ser", *sys.argv[1:]]),
             "seed": resolved.recipe.seed,
-            "flops": plan.flops.to_json(),
-            "parameters": {"trainable": plan.flops.parameters},
+            "parameters": {"trainable": plan.parameters},
             "titles": {
                 "method": title_of(type(resolved.recipe.method)),
                 "addon": title_of(type(resolved.recipe.addon)),
@@ -118,25 +133,42 @@ def create_run(resolved: Resolved, plan: Plan, out: Path | None) -> RunDir:
     )
 
 
-def train(run: RunDir, *, device: torch.device, make_monitor: MonitorFactory) -> None:
+def train(
+    run: RunDir,
+    *,
+    device: torch.device,
+    make_monitor: MonitorFactory,
+    prepared: Prepared | None = None,
+) -> None:
     """Train a run directory to its end, from its last checkpoint if there is one.
+
+    Args:
+        run: The run directory.
+        device: This process's.
+        make_monitor: Makes what measures the encoder on the way.
+        prepared: What this process prepared the run with; None: its recipe.yaml is read, and its
+            data opened.
 
     Raises:
         Preempted, Interrupted: Stopped by a signal; resumable.
         SerError: The run failed; run.json says why.
     """
-    resolved = _read_recipe(run)
-    recipe, outdated = resolved.recipe, _unknown_then(resolved)
+    notes: tuple[str, ...] = ()  # those of a run that was prepared here are told
+    if prepared is None:
+        resolved = _read_recipe(run)
+        recipe, notes = resolved.recipe, (*resolved.notes, *_unknown_then(resolved))
+    else:
+        recipe = prepared.recipe
     first = distributed.rank() == 0
     with stop_request() as request:
         try:
             runtime = runtimes.runtime_for(device, recipe.train.precision)
-            source = training_source(recipe)
+            source = training_source(recipe) if prepared is None else prepared.source
             monitor = make_monitor(recipe, source, runtime)
             trainer = Trainer(run, recipe, source, runtime, monitor=monitor)
             total = trainer.schedule.total_steps
             with TrainingProgress(total, quiet=not first) as progress:
-                for note in (*resolved.notes, *([] if outdated is None else [outdated])):
+                for note in notes:
                     progress.message(note)
                 trainer.resume(progress.message)
                 if first:

@@ -257,15 +257,15 @@ def _write(content: bytes, file: BinaryIO) -> None:
     file.write(content)
 
 
-def require_new(path: Path | None) -> None:
-    """Refuse an --out that is there; None, without --out, is a directory yet to be found.
+def refuse_existing(out: Path | None) -> None:
+    """Refuse `--out` of a run that is to be made, if there is something.
 
     Raises:
-        UserError: It is there.
+        UserError: There is.
     """
-    if path is not None and path.exists():
+    if out is not None and out.exists():
         raise UserError(
-            f"--out {path} exists",
+            f"--out {out} exists",
             "a new run needs a new directory",
             "give another, or --resume it",
         )

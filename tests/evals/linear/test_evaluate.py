@@ -746,7 +746,7 @@ def test_restart_drops_what_is_unfinished(tmp_path: Path, monkeypatch: pytest.Mo
 def test_wrong_usage_is_told_before_any_work(tmp_path: Path) -> None:
     run = run_directory(tmp_path / "run")
     for arguments, message in (
-        (("--preset", "sre"), "known: ser, dino, moco-v3"),
+        (("--lr", "-1"), "--lr -1; a learning rate must be a number above 0"),
         (("--shots", "150%"), "--shots 150%; it must be a percentage below 100"),
         (("--shots", "few"), "--shots few"),
         (("--lr", "0.1", "--lr", "nan"), "--lr nan;"),
