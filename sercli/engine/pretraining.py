@@ -23,6 +23,7 @@ from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
 from sercli.errors import Interrupted, Preempted, SerError, UserError
 from sercli.families import resolve, title_of
+from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
 from sercli.runs.run_dir import RunDir, next_free, refuse_existing
@@ -97,6 +98,8 @@ def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prep
     run = create_run(resolved, plan, out)
     console = Console()
     print_plan(resolved, plan, run.path, console)
+    for note in resolved.notes:
+        print(note)
     flops = count_flops(resolved.recipe, plan.objective)
     run.update_run(flops=flops.to_json())
     print_flops(resolved.recipe, flops, console)
@@ -111,9 +114,11 @@ def create_run(resolved: Resolved, plan: Plan, out: Path | None) -> RunDir:
         if stem.endswith((".yaml", ".yml")):
             stem = Path(stem).parent.name if Path(stem).stem == "recipe" else Path(stem).stem
         path = next_free(Path("runs") / stem.replace("/", "-"))
+    plugins, copies = copies_for_run(resolved.recipe.plugins)
     return RunDir.create(
         path,
-        recipe=resolved.recipe.to_yaml(),
+        recipe=resolved.recipe.model_copy(update={"plugins": plugins}).to_yaml(),
+        plugins=copies,
         run={
             "status": "running",
             "recipe_name": resolved.name,
@@ -163,8 +168,8 @@ def train(
             trainer = Trainer(run, recipe, source, runtime, monitor=monitor)
             total = trainer.schedule.total_steps
             with TrainingProgress(total, quiet=not first) as progress:
-                if outdated is not None:
-                    progress.message(outdated)
+                for note in (*resolved.notes, *([] if outdated is None else [outdated])):
+                    progress.message(note)
                 trainer.resume(progress.message)
                 if first:
                     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
