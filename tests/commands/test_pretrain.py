@@ -1,4 +1,4 @@
-"""`ser pretrain` resolves, opens and builds no more often than it must."""
+"""`ser pretrain` does once what it has to do: it resolves, opens and builds no more than needed."""
 
 import json
 from collections import Counter
