@@ -33,7 +33,7 @@ app = typer.Typer(
     "Pretrain, evaluate and compare self-supervised ViTs with soft equivariance regularization.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("pretrain")(pretrain.pretrain)
@@ -88,7 +88,9 @@ def main() -> NoReturn:
         if not arguments or not error.format_message():  # no arguments: help, as an error
             error.show()
             sys.exit(error.exit_code)
-        _end(f"{error.format_message()} See `ser --help`.", error.exit_code)
+        # Newer versions of Typer put the kind of error in front of what was received.
+        message = error.format_message().replace("Value error, ", "")
+        _end(f"{message} See `ser --help`.", error.exit_code)
     except KeyboardInterrupt:
         _end("interrupted", 130)
     except typer.Abort as abort:  # typer's answer to EOFError, which no key causes here

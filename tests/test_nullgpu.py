@@ -33,7 +33,7 @@ from sercli.evals.detection.task import Options, prepare
 from sercli.evals.linear import evaluate as linear
 from sercli.evals.linear import heads
 from sercli.evals.linear.features import Reader
-from sercli.objective import addon_configs, method_configs
+from sercli.families import addon_configs, method_configs
 from sercli.recipe.files import from_mapping
 from sercli.report.figures import equivariance as figures
 from sercli.runs.run_dir import RunDir

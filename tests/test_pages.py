@@ -8,12 +8,12 @@ import shlex
 import pytest
 import typer.main
 
-from sercli.addons import ADDONS, NoneConfig
+import sercli
 from sercli.cli import app
-from sercli.methods import METHODS
+from sercli.families import addon_configs, method_configs
 from sercli.recipe.listing import markdown_table, read_head, runnable_names
 from sercli.recipe.schema import Recipe, Section
-from tests.support.pages import blocks, codes, prose, spans, table, text_of
+from tests.support.pages import below, blocks, codes, prose, spans, table, text_of
 from tests.support.paths import ROOT
 
 FOLDERS = ("", ".github", ".github/ISSUE_TEMPLATE", "recipes")
@@ -241,7 +241,9 @@ def keys_of(section, prefix=""):
     for name, field in section.model_fields.items():
         kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
         inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
-        if inner and prefix + name not in {"method", "addon"}:
+        if name == "plugins":  # a list
+            yield name
+        elif inner and prefix + name not in {"method", "addon"}:
             yield from keys_of(inner[0], f"{prefix}{name}.")
         elif not inner:
             yield f"{prefix}{name}"
@@ -250,10 +252,10 @@ def keys_of(section, prefix=""):
 @functools.cache
 def all_keys():
     keys = set(keys_of(Recipe))
-    for prefix, kinds in (("method.", METHODS), ("addon.", ADDONS)):
+    for prefix, kinds in (("method.", method_configs()), ("addon.", addon_configs())):
         for kind in kinds.values():
-            keys |= set(keys_of(kind.Config, prefix))
-    return keys | set(keys_of(NoneConfig, "addon."))
+            keys |= set(keys_of(kind, prefix))
+    return keys
 
 
 def fits(key, pattern):
@@ -318,6 +320,9 @@ def rooms_on_the_map():
         parent = folder if not line.startswith(" ") else parent
         assert folder not in found, folder
         assert cells[-1], line
+        for family in re.findall(r"\S+/", cells[0]):  # a folder of two files
+            found[f"{folder}{family}"] = ["model"]
+        cells[0] = re.sub(r"\S+/", "", cells[0])
         found[folder] = cells[0].replace("–", "").split()
     return found
 
@@ -328,17 +333,20 @@ def rooms():
     for file in package.rglob("*.py"):
         folder = file.parent.relative_to(package).as_posix()
         found.setdefault("" if folder == "." else f"{folder}/", []).append(file.stem)
-    return {
+    found = {
         folder: [name for name in names if name != "__init__" or not folder]
         for folder, names in found.items()
     }
+    return {**found, "addons/none/": ["model"]}  # has no model
 
 
 def test_every_module_is_on_the_map():
-    told = rooms_on_the_map()
-    assert {folder: sorted(names) for folder, names in told.items()} == {
-        folder: sorted(names) for folder, names in rooms().items()
-    }
+    told, there = (
+        {(folder, name) for folder, names in found.items() for name in names}
+        for found in (rooms_on_the_map(), rooms())
+    )
+    assert not told - there, "on the map of sercli/README.md, but not there"
+    assert not there - told, "not on the map of sercli/README.md"
 
 
 def test_words_of_the_glossary_stand_where_they_are_born():
@@ -367,6 +375,11 @@ def test_names_in_python_exist(page):
             module, _, name = span.rpartition(".")
             found = hasattr(importlib.import_module(module), name)
             assert found or importlib.util.find_spec(span), span
+
+
+def test_the_public_names_are_those_of_the_package():
+    told = {span for span in codes(below(HOUSE, "## Python API")) if span.startswith("sercli.")}
+    assert {f"sercli.{name}" for name in sercli.__all__ if name[0] != "_"} <= told
 
 
 # -- Code ------------------------------------------------------------------------------------------

@@ -5,17 +5,16 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from sercli import distributed
+from sercli.addons.settings import SummaryConfig, TermConfig
 from sercli.encoders.vit import Features
 from sercli.heads import LayerNorm
 from sercli.losses import nt_xent
 from sercli.precision import widened
-from sercli.recipe.schema import AddonConfig, NotNegative
 from sercli.views.making import Views
 from sercli.views.plan import ViewRequest
 
@@ -42,29 +41,6 @@ class AddonInput:
     teacher_head: nn.Module | None
     views: Views
     counts: Sequence[int]
-
-
-class TermConfig(AddonConfig):
-    """Settings that every add-on has."""
-
-    layer: Annotated[int, Field(ge=1)] = Field(3, description="tapped block, 1…depth")
-    weight: NotNegative = Field(1.0, description="λ; 0 is the control without the term")
-
-    @property
-    def tapped_layer(self) -> int:
-        return self.layer
-
-
-class SummaryConfig(TermConfig):
-    """Settings of add-ons that take one vector of an image from the tapped layer."""
-
-    tap: Literal["cls", "pooled"] = Field(
-        "cls", description="[CLS] of the tapped layer (then not delayed), or its mean patch token"
-    )
-
-    @property
-    def taps_cls(self) -> bool:
-        return self.tap == "cls"
 
 
 class Tap(nn.Module):

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from sercli.commands.options import MeasuringOptions, Plugins, option_objects
+from sercli.commands.printing import print_measurements
+from sercli.errors import UserError
+from sercli.methods import DEFAULT
+
+if TYPE_CHECKING:
+    from sercli.benchmarks.loss import LossRow
+    from sercli.benchmarks.probe import ProbeRow
+    from sercli.recipe.schema import Recipe
 
 app = typer.Typer(
     help="Measure speed and memory; every table's ratios come from one run.", no_args_is_help=True
@@ -12,7 +24,9 @@ app = typer.Typer(
 
 
 @app.command()
+@option_objects
 def loss(
+    machine: MeasuringOptions,
     tokens: Annotated[
         list[int] | None,
         typer.Option(help="Tokens of b₂ in a view (repeat it); 196 an image."),
@@ -20,69 +34,61 @@ def loss(
     full_up_to: Annotated[
         int, typer.Option(help="Largest number of tokens tried with the full matrix.")
     ] = 12544,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Timed calls; the fastest counts.")] = 1,
 ) -> None:
     """Patch NT-Xent, forward and backward: tiled against the full matrix, for growing N."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from sercli.benchmarks.loss import LossRow, run
-    from sercli.engine.runtime import choose_device
-    from sercli.errors import UserError
-
     sizes = tokens or [588, 3136, 12544, 50176]
     if min(sizes) < 392:
         raise UserError(f"--tokens {min(sizes)}", "at least 392 are needed: two images of 196")
-    choose_device(device)
-    table = Table(
-        title=f"Patch NT-Xent of 512-d tokens on {device}, {threads} thread(s), "
-        "forward + backward, one direction"
-    )
-    table.add_column("tokens", justify="right")
-    table.add_column("variant")
-    table.add_column("seconds", justify="right")
-    table.add_column("speed", justify="right")
-    table.add_column("peak extra MB", justify="right")
-    table.add_column("full matrix, MB", justify="right")
-    table.add_column("loss", justify="right")
+    from rich.console import Console
 
-    def add(row: LossRow) -> None:
-        peak = row.measured.peak_bytes
-        table.add_row(
-            f"{row.tokens:,}",
-            row.variant,
-            f"{row.measured.seconds:.3f}",
-            "-" if row.speed is None else f"{row.speed:.2f}×",
-            "-" if peak is None else f"{peak / 1e6:.0f}",
-            f"{4 * row.tokens**2 / 1e6:,.0f}",
-            f"{row.measured.value:.5f}",
-        )
+    from sercli.benchmarks.loss import run
+    from sercli.engine.runtime import choose_device
 
-    console = Console()
-    with console.status("measuring"):
+    choose_device(machine.device)
+    rows: list[LossRow] = []
+    with Console().status("measuring"):
         run(
             sizes,
             full_up_to=full_up_to,
-            device=device,
-            threads=threads,
+            device=machine.device,
+            threads=machine.threads,
             repeats=repeats,
-            report=add,
+            report=rows.append,
         )
-    console.print(table)
+    print_measurements(
+        f"Patch NT-Xent of 512-d tokens on {machine.device}, {machine.threads} thread(s), "
+        "forward + backward, one direction",
+        ("tokens", "variant", "seconds", "speed", "peak extra MB", "full matrix, MB", "loss"),
+        [_loss_cells(row) for row in rows],
+        texts=("variant",),
+    )
     print("speed: times faster than the full matrix of the same size (autograd, fp32)")
 
 
+def _loss_cells(row: LossRow) -> list[str]:
+    peak = row.measured.peak_bytes
+    return [
+        f"{row.tokens:,}",
+        row.variant,
+        f"{row.measured.seconds:.3f}",
+        "-" if row.speed is None else f"{row.speed:.2f}×",
+        "-" if peak is None else f"{peak / 1e6:.0f}",
+        f"{4 * row.tokens**2 / 1e6:,.0f}",
+        f"{row.measured.value:.5f}",
+    ]
+
+
 @app.command()
+@option_objects
 def addons(
-    method: Annotated[str, typer.Option(help="Objective: moco, dino or barlow-twins.")] = "moco",
+    machine: MeasuringOptions,
+    method: Annotated[str, typer.Option(help="Objective: moco, dino or barlow-twins.")] = DEFAULT,
     layer: Annotated[int, typer.Option(min=1, help="Block that the add-ons tap.")] = 3,
     batch_size: Annotated[int, typer.Option(min=8, help="Images a step.")] = 256,
     fraction: Annotated[float, typer.Option(help="SER's share of b₂.")] = 0.01,
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each.")] = 7,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    plugin: Plugins = None,
 ) -> None:
     """A training step of each add-on against none: parameters, FLOPs, time; embedded world's model.
 
@@ -91,57 +97,70 @@ def addons(
     """
     import torch
     from rich.console import Console
-    from rich.table import Table
 
-    from sercli.addons import ADDONS
     from sercli.benchmarks.addons import run
-    from sercli.engine.pretraining import resolve
     from sercli.engine.runtime import choose_device, runtime_for
 
-    chosen = choose_device(device)
-    torch.set_num_threads(threads)
-    recipes = []
-    for name in ("none", *ADDONS):
-        settings = [f"train.batch_size={batch_size}"]
-        if name == "ser":
-            settings.append(f"addon.fraction={fraction}")
-        if name != "none":
-            settings.append(f"addon.layer={layer}")
-        resolved = resolve(f"shapes/{method}-{name}", tuple(settings), {})
-        label = f"{name} (fraction {fraction:g})" if name == "ser" else name
-        recipes.append((label, resolved.recipe))
-    table = Table(
-        title=f"One step of {method} with each add-on at layer {layer}: batch {batch_size}, "
-        f"{device}, {threads} thread(s)"
+    chosen = choose_device(machine.device)
+    torch.set_num_threads(machine.threads)
+    recipes = _addon_recipes(
+        method, layer, batch_size=batch_size, fraction=fraction, plugins=plugin or ()
     )
-    table.add_column("add-on")
-    table.add_column("views")
-    for heading in ("extra parameters", "FLOPs / none", "seconds", "time / none", "quartiles"):
-        table.add_column(heading, justify="right")
-    console = Console()
-    with console.status("measuring") as status:
+    with Console().status("measuring") as status:
         rows = run(
             recipes,
             runtime=runtime_for(chosen, "auto"),
             rounds=rounds,
             report=lambda number: status.update(f"round {number} of {rounds}"),
         )
-    for row, (_, recipe) in zip(rows, recipes, strict=True):
-        table.add_row(
-            row.name,
-            recipe.views.setting,
-            f"{row.parameters:+,}",
-            f"{row.flops:.3f}",
-            f"{row.seconds:.3f}",
-            f"{row.ratio:.3f}",
-            f"{row.low:.3f}–{row.high:.3f}",
-        )
-    console.print(table)
+    print_measurements(
+        f"One step of {method} with each add-on at layer {layer}: batch {batch_size}, "
+        f"{machine.device}, {machine.threads} thread(s)",
+        (
+            *("add-on", "views", "extra parameters", "FLOPs / none"),
+            *("seconds", "time / none", "quartiles"),
+        ),
+        [
+            [
+                row.name,
+                recipe.views.setting,
+                f"{row.parameters:+,}",
+                f"{row.flops:.3f}",
+                f"{row.seconds:.3f}",
+                f"{row.ratio:.3f}",
+                f"{row.low:.3f}–{row.high:.3f}",
+            ]
+            for row, (_, recipe) in zip(rows, recipes, strict=True)
+        ],
+        texts=("add-on", "views"),
+    )
     print(f"time / none: median over {rounds} rounds, each variant once a round")
 
 
+def _addon_recipes(
+    method: str, layer: int, *, batch_size: int, fraction: float, plugins: Sequence[Path]
+) -> list[tuple[str, Recipe]]:
+    """The embedded world's recipe without an add-on and with each, by what it is called."""
+    from sercli.families import addon_names, default_recipe, resolve
+
+    recipes = []
+    for name in addon_names(plugins):  # none is the first
+        settings = [f"train.batch_size={batch_size}"]
+        if name == "ser":
+            settings.append(f"addon.fraction={fraction}")
+        if name != "none":
+            settings.append(f"addon.layer={layer}")
+        start = default_recipe(method=method, addon=name, data=None, plugins=plugins)
+        resolved = resolve(start.recipe, tuple(settings), start.flags, plugins=plugins)
+        label = f"{name} (fraction {fraction:g})" if name == "ser" else name
+        recipes.append((label, resolved.recipe))
+    return recipes
+
+
 @app.command()
+@option_objects
 def probe(
+    machine: MeasuringOptions,
     recipe: Annotated[
         str, typer.Option(help="Whose model: shapes/moco-ser, imagenet/moco-ser (ViT-S/16) …")
     ] = "shapes/moco-ser",
@@ -150,8 +169,6 @@ def probe(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 256,
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each.")] = 9,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
     """A step of the linear probe's 13 learning rates × 3 feature sets, against a step of one head.
 
@@ -160,42 +177,24 @@ def probe(
     """
     import torch
     from rich.console import Console
-    from rich.table import Table
 
     from sercli.benchmarks.probe import run
     from sercli.data.registry import find_kind
     from sercli.encoders.vit import Encoder
-    from sercli.engine.pretraining import resolve
     from sercli.engine.runtime import choose_device, runtime_for
-    from sercli.evals.linear.probe import PRESETS
+    from sercli.families import resolve
 
-    chosen = choose_device(device)
-    torch.set_num_threads(threads)
+    chosen = choose_device(machine.device)
+    torch.set_num_threads(machine.threads)
     resolved = resolve(recipe, (), {}).recipe
     model, size = resolved.model, resolved.data.image_size
-    preset = PRESETS["ser"]
     kind = find_kind(resolved.data.path)
     number = classes or (kind and kind.num_classes) or 1000
     encoder = Encoder.from_model(model, image_size=size).initialise(0).to(chosen).eval()
-    all_rates, one_rate = preset.learning_rates, preset.learning_rates[:1]
-    grids = [
-        (("cls4",), one_rate),
-        (("cls4",), all_rates),
-        (preset.feature_sets, one_rate),
-        (preset.feature_sets, all_rates),
-    ]
-    table = Table(
-        title=f"One step of the linear probe of {model.name}, {size} px, {number} classes: "
-        f"batch {batch_size}, {device}, {threads} thread(s)"
-    )
-    columns = ("sets", "rates", "weights", "seconds", "heads", "time/one", "quartiles")
-    for heading in (*columns, "by parts"):
-        table.add_column(heading, justify="right")
-    console = Console()
-    with console.status("measuring") as status:
+    with Console().status("measuring") as status:
         rows = run(
             encoder.requires_grad_(False),
-            grids,
+            _grids(),
             image_size=size,
             num_classes=number,
             batch_size=batch_size,
@@ -203,21 +202,40 @@ def probe(
             rounds=rounds,
             report=lambda done: status.update(f"round {done} of {rounds}"),
         )
-    for row in rows:
-        table.add_row(
-            str(row.sets),
-            str(row.rates),
-            f"{row.parameters / 1e6:.3f} M",
-            f"{row.seconds:.3f}",
-            f"{row.heads_seconds:.4f}",
-            f"{row.ratio:.3f}",
-            f"{row.low:.2f}–{row.high:.2f}",
-            f"{row.by_parts:.3f}",
-        )
-    console.print(table)
+    print_measurements(
+        f"One step of the linear probe of {model.name}, {size} px, {number} classes: "
+        f"batch {batch_size}, {machine.device}, {machine.threads} thread(s)",
+        ("sets", "rates", "weights", "seconds", "heads", "time/one", "quartiles", "by parts"),
+        [_probe_cells(row) for row in rows],
+    )
     print(
         "one: cls4 with one rate; sets: feature sets; rates: learning rates; heads: the part of "
         "the seconds\nthat is not the encoder's; "
         f"time/one: median over {rounds} rounds, each grid once a round; by parts: from "
         "medians\nof the encoder's seconds, alike for all grids, and of the heads'"
     )
+
+
+def _grids() -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
+    """Feature sets and learning rates: one of each, all of one, all of both."""
+    from sercli.evals.linear.options import PRESETS
+
+    preset = PRESETS["ser"]
+    return [
+        (sets, rates)
+        for sets in (("cls4",), preset.feature_sets)
+        for rates in (preset.learning_rates[:1], preset.learning_rates)
+    ]
+
+
+def _probe_cells(row: ProbeRow) -> list[str]:
+    return [
+        str(row.sets),
+        str(row.rates),
+        f"{row.parameters / 1e6:.3f} M",
+        f"{row.seconds:.3f}",
+        f"{row.heads_seconds:.4f}",
+        f"{row.ratio:.3f}",
+        f"{row.low:.2f}–{row.high:.2f}",
+        f"{row.by_parts:.3f}",
+    ]

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import typer
 
 from sercli.commands.evaluation import (
-    ClsAfter,
-    Device,
-    Key,
-    Limit,
-    Model,
-    NumHeads,
-    Out,
-    Positions,
-    RandomInit,
-    Teacher,
-    Workers,
     command_line,
-    print_table,
-    progress_of,
-    tell,
+    loader_processes,
+    read_model,
+    require_usable,
+    say_to_stderr,
+    say_what_was_read,
 )
+from sercli.commands.options import ModelOptions, RunOptions, option_objects
+from sercli.commands.printing import print_table, progress_of
 from sercli.errors import UserError
+from sercli.evals.detection.options import Engine, Metric, Options, PresetName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sercli.data.coco.source import DetectionSource
-    from sercli.evals.detection.evaluate import Outcome
+    from sercli.evals.detection.evaluate import DetectionOutcome
     from sercli.evals.detection.task import Task
     from sercli.runs.facts import RunFacts
     from sercli.runs.result import Result
@@ -48,52 +42,43 @@ _FEW_CLASSES = 20
 _SURE = 0.5  # detections below this score are not pictured
 
 
-def coco_detect(
-    model: Model,
-    coco: Annotated[
-        str | None,
-        typer.Option(
-            "--coco",
-            "--data",
-            metavar="DIR|shapes",
-            help="A set in COCO's format (annotations/ with instances_*.json, train2017/, "
-            "val2017/), or `shapes`, the embedded world. Default: shapes, if the run was trained "
-            "on it.",
-        ),
-    ] = None,
+@dataclass(frozen=True)
+class DetectorOptions:
+    """What is trained, and how it is scored."""
+
+    panel: ClassVar[str] = "The detector"
+
     engine: Annotated[
-        str | None,
+        Engine | None,
         typer.Option(
-            metavar="detectron2|torchvision",
             help="Default: detectron2 for a directory (the paper's setting), torchvision for the "
             "embedded world. Numbers of different engines are not comparable.",
         ),
-    ] = None,
+    ] = None
     schedule: Annotated[
         str | None,
         typer.Option(
             metavar="1x|3x|STEPS",
             help="1x: 90,000 steps. 0: the detector untrained, a floor. Default: the preset's.",
         ),
-    ] = None,
+    ] = None
     image_size: Annotated[
         int | None,
         typer.Option(min=1, help="Side of the square canvas in pixels, a multiple of two patches."),
-    ] = None,
+    ] = None
     preset: Annotated[
-        str | None,
+        PresetName | None,
         typer.Option(
-            metavar="standard|tiny",
             help="standard: 256 channels, 512 regions, 1024 px, 1x of 16 images at 1e-4. tiny, for "
             "a laptop: 64 channels, 64 regions, small heads, 128 px, 600 steps of 8 "
             "images at 1e-3. Default: standard for a directory, tiny for the embedded world.",
         ),
-    ] = None,
+    ] = None
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Training images a step; part of the protocol.")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
-    no_flip: Annotated[bool, typer.Option("--no-flip", help="Do not mirror images.")] = False,
+    ] = None
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None
+    no_flip: Annotated[bool, typer.Option("--no-flip", help="Do not mirror images.")] = False
     cache_features: Annotated[
         bool,
         typer.Option(
@@ -101,115 +86,142 @@ def coco_detect(
             help="Encode each training image once and keep its grid on disk; nothing is mirrored "
             "then.",
         ),
-    ] = False,
+    ] = False
     metric: Annotated[
-        str,
+        Metric,
         typer.Option(
-            metavar="pycocotools|faster-coco-eval",
             help="Implementation of average precision; the faster one gives no intervals.",
         ),
-    ] = "pycocotools",
-    out: Out = None,
+    ] = "pycocotools"
     eval_batch: Annotated[
         int,
         typer.Option(min=1, help="Images scored at a time; no number depends on it."),
-    ] = 8,
-    workers: Workers = None,
-    device: Device = None,
-    limit: Limit = None,
-    teacher: Teacher = False,
-    random_init: RandomInit = False,
-    num_heads: NumHeads = None,
-    cls_after: ClsAfter = None,
-    key: Key = None,
-    positions: Positions = None,
+    ] = 8
     seed: Annotated[
         int, typer.Option(min=0, help="Of heads, order, mirroring and sampled regions.")
-    ] = 0,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Train anew instead of going on.")
-    ] = False,
+    ] = 0
+    restart: Annotated[bool, typer.Option("--restart", help="Train anew instead of going on.")] = (
+        False
+    )
+
+
+@option_objects
+def coco_detect(
+    detector: DetectorOptions,
+    run: RunOptions,
+    model: ModelOptions,
+    coco: Annotated[
+        str | None,
+        typer.Option(
+            "--coco",
+            "--data",
+            metavar="DIR|shapes",
+            help="A set in COCO's format (`annotations/` with `instances_*.json`, `train2017/`, "
+            "`val2017/`), or `shapes`, the embedded world. Default: shapes, if the run was trained "
+            "on it.",
+        ),
+    ] = None,
 ) -> None:
     """Train Mask R-CNN on the frozen encoder and score its boxes and masks on val.
 
     The encoder sees a fixed square canvas, with [CLS], its final norm and global attention, and
     does not move; a simple feature pyramid, proposals, box and mask heads are trained. Interrupted,
-    the same command goes on where it stopped. Several processes: torchrun -m sercli coco-detect …
-    Written are results/coco-detect--ENGINE.json, the detections, the heads and a figure.
+    the same command goes on where it stopped. Several processes:
+    `torchrun -m sercli coco-detect …`. Written are `results/coco-detect--ENGINE.json`, the
+    detections, the heads and a figure.
     """
-    from sercli.data.registry import detection_kind
-    from sercli.evals.detection.task import Options
+    from sercli.commands.subject import owner_of
+    from sercli.data.registry import require_detection
+    from sercli.engine.processes import is_first_process
     from sercli.runs.facts import facts_of
 
-    facts = facts_of(model)
-    place = coco or _default_data(facts, model)
-    usual = detection_kind(place).detector
-    assert usual is not None  # or it would be no detection set
-    options = Options(
-        engine=engine or usual.engine,
-        preset=preset or usual.preset,
-        image_size=image_size,
-        batch_size=batch_size,
-        schedule=schedule,
-        lr=lr,
-        flip=not no_flip,
-        cache_features=cache_features,
-        seed=seed,
-        limit=limit,
-        at_once=eval_batch,
-        metric=metric,
-    )
-    from sercli.engine.runtime import is_first_process, process_group, runtime_for
-
+    require_usable(model, run)
+    facts = facts_of(model.source)
+    place = coco or _default_data(facts, model.source)
+    options = _options(place, detector, run)
     options.require_valid()
+    require_detection(place)
     first = is_first_process()
     if first:
         typer.echo(f"engine {options.engine}, preset {options.preset}")
     options.require_engine()
+    task, outcome, directory = _evaluate(model, run, facts, place, options, detector.restart)
+    if first:
+        owner = owner_of(model.source, random_init=model.random_init)
+        _save(directory, outcome, task, model.source, owner)
+        _print(outcome.result, model.source, directory)
+
+
+def _options(place: str, detector: DetectorOptions, run: RunOptions) -> Options:
+    from sercli.data.registry import detection_kind
+
+    usual = detection_kind(place).detector
+    assert usual is not None  # or it would be no detection set
+    return Options(  # kinds of data know no engines; `require_valid` looks at what they say
+        engine=detector.engine or cast(Engine, usual.engine),
+        preset=detector.preset or cast(PresetName, usual.preset),
+        image_size=detector.image_size,
+        batch_size=detector.batch_size,
+        schedule=detector.schedule,
+        lr=detector.lr,
+        flip=not detector.no_flip,
+        cache_features=detector.cache_features,
+        seed=detector.seed,
+        limit=run.limit,
+        at_once=detector.eval_batch,
+        metric=detector.metric,
+    )
+
+
+def _evaluate(
+    model: ModelOptions,
+    run: RunOptions,
+    facts: RunFacts,
+    place: str,
+    options: Options,
+    restart: bool,
+) -> tuple[Task, DetectionOutcome, RunDir]:
+    """Train the detector and score it; what was decided, what came out, and its run directory."""
     from sercli.commands.subject import destination, open_or_create, owner_of
-    from sercli.encoders.foreign import Hints
-    from sercli.encoders.loading import read_encoder
     from sercli.engine.preemption import stop_request
+    from sercli.engine.processes import is_first_process
     from sercli.engine.progress import TrainingProgress
-    from sercli.engine.runtime import decided_by_first
+    from sercli.engine.runtime import decided_by_first, process_group, runtime_for
     from sercli.evals.detection.evaluate import evaluate
     from sercli.evals.detection.task import prepare
 
+    first = is_first_process()
+
     def say(text: str) -> None:
         if first:
-            typer.echo(text, err=True)
+            say_to_stderr(text)
 
-    with process_group(device) as chosen, stop_request() as request:
-        target = destination(model, out, random_init=random_init)
-        loaded = read_encoder(
-            model,
-            teacher=teacher,
-            random_init=random_init,
-            **asdict(Hints(num_heads, cls_after, key, positions)),
-        )
+    with process_group(run.device) as chosen, stop_request() as request:
+        target = destination(model.source, run.out, random_init=model.random_init)
+        owner = owner_of(model.source, random_init=model.random_init)
+        loaded = read_model(model)
         if first:
-            tell(loaded)
-        canvas = options.canvas(loaded.encoder.patch_size)  # a wrong size is told first
+            say_what_was_read(loaded)
+        canvas = options.canvas(loaded.encoder.patch_size)  # a wrong size is refused first
         train, val = _open(place, facts, canvas.size)
         task = prepare(loaded, train, val, options)
         say(_announcement(task))
-        owner = owner_of(model, random_init=random_init)
-        run = decided_by_first(lambda: open_or_create(target, owner=owner, command=command_line()))
-        with progress_of(first) as show:
+        directory = decided_by_first(
+            lambda: open_or_create(target, owner=owner, command=command_line())
+        )
+        with progress_of(first) as progress:
             outcome = evaluate(
                 task,
-                run,
+                directory,
                 runtime=runtime_for(chosen),
                 request=request,
                 restart=restart,
-                workers=workers,
+                workers=loader_processes(run, chosen),
                 training=TrainingProgress(task.schedule.total_steps, quiet=not first),
-                progress=show,
+                progress=progress,
                 say=say,
             )
-    if first:
-        _save(run, outcome, task, model, owner)
-        _report(outcome.result, model, run)
+    return task, outcome, directory
 
 
 def _default_data(facts: RunFacts, model: str) -> str:
@@ -255,7 +267,7 @@ def _announcement(task: Task) -> str:
     )
 
 
-def _save(run: RunDir, outcome: Outcome, task: Task, model: str, owner: str) -> None:
+def _save(run: RunDir, outcome: DetectionOutcome, task: Task, model: str, owner: str) -> None:
     from sercli.commands.subject import save
     from sercli.evals.detection.evaluate import save_head
     from sercli.report.figures.detections import detection_figure
@@ -273,7 +285,7 @@ def _save(run: RunDir, outcome: Outcome, task: Task, model: str, owner: str) -> 
     save_figure(figure, run.figures, result.name)
 
 
-def _panels(outcome: Outcome, task: Task) -> list[Any]:
+def _panels(outcome: DetectionOutcome, task: Task) -> list[Any]:
     import numpy as np
     from pycocotools.coco import COCO
 
@@ -316,7 +328,7 @@ def _panels(outcome: Outcome, task: Task) -> list[Any]:
     return panels
 
 
-def _report(result: Result, model: str, run: RunDir) -> None:
+def _print(result: Result, model: str, run: RunDir) -> None:
     values, facts = result.metrics, result.data
     rows = []
     for name, prefix in (("boxes", ""), ("masks", "mask_")):

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import typer
 
+from sercli.commands.options import option_objects
 
-class Format(StrEnum):
-    """What `--format` can be."""
-
-    TERMINAL = "terminal"
-    MARKDOWN = "markdown"
-    LATEX = "latex"
-    CSV = "csv"
-    HTML = "html"
-    JSON = "json"
+Format = Literal["terminal", "markdown", "latex", "csv", "html", "json"]
 
 
-def compare(
-    run_dirs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUNDIR", help="Run directories, in any order."),
-    ],
-    output_format: Annotated[
-        Format, typer.Option("--format", help="How the table is written.")
-    ] = Format.TERMINAL,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Write to this file instead of the screen; an older one is replaced."),
-    ] = None,
+@dataclass(frozen=True)
+class TableOptions:
+    """Which rows and columns the table has."""
+
+    panel: ClassVar[str] = "The table"
+
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -40,22 +27,22 @@ def compare(
             help="Run that all others are compared with. By default each run is compared with "
             "the one run without add-on of the same method, views, data, model and seed.",
         ),
-    ] = None,
+    ] = None
     block: Annotated[
         int | None,
         typer.Option(
             min=0,
             help="Block whose equivariance is shown (default: 3, or the only one scored).",
         ),
-    ] = None,
+    ] = None
     columns: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY,...",
             help="Columns, in order: knn, linear-eval, robustness, coco-detect, equiv-score, run, "
-            "a key such as knn/top1, or wildcards such as 'knn/*'. --format json lists the keys.",
+            "a key such as knn/top1, or wildcards such as `knn/*`. --format json lists the keys.",
         ),
-    ] = None,
+    ] = None
     allow_mixed: Annotated[
         bool,
         typer.Option(
@@ -63,18 +50,37 @@ def compare(
             help="Show results of different protocols, each in a column of its own, instead of "
             "refusing them.",
         ),
-    ] = False,
+    ] = False
     published: Annotated[
         bool,
         typer.Option("--published", help="Add the paper's matching rows, marked as published."),
-    ] = False,
+    ] = False
     group_seeds: Annotated[
         bool,
         typer.Option(
             "--group-seeds",
             help="One row for all seeds of a recipe: mean ± sample standard deviation.",
         ),
-    ] = False,
+    ] = False
+
+
+@option_objects
+def compare(
+    run_dirs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUNDIR", help="Run directories, in any order."),
+    ],
+    table: TableOptions,
+    output_format: Annotated[
+        Format, typer.Option("--format", help="How the table is written.")
+    ] = "terminal",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write to this file instead of the screen; an older one is replaced.",
+        ),
+    ] = None,
 ) -> None:
     """Show what runs have measured in one table, with differences to the baseline.
 
@@ -84,28 +90,28 @@ def compare(
     from sercli.report.formats.renderers import RENDERERS
     from sercli.runs.files import write_text
 
-    patterns = [part.strip() for group in columns or [] for part in group.split(",")]
-    table = compare_runs(
+    patterns = [part.strip() for group in table.columns or [] for part in group.split(",")]
+    compared = compare_runs(
         run_dirs,
         Options(
-            baseline=baseline,
-            block=block,
+            baseline=table.baseline,
+            block=table.block,
             columns=tuple(part for part in patterns if part),
-            allow_mixed=allow_mixed,
-            published=published,
-            group_seeds=group_seeds,
+            allow_mixed=table.allow_mixed,
+            published=table.published,
+            group_seeds=table.group_seeds,
         ),
     )
     if out is not None:
-        write_text(out, RENDERERS[output_format](table))
+        write_text(out, RENDERERS[output_format](compared))
         typer.echo(f"wrote {out}", err=True)
-    elif output_format is Format.TERMINAL and sys.stdout.isatty():
+    elif output_format == "terminal" and sys.stdout.isatty():
         from rich.console import Console
 
         from sercli.report.formats.terminal import terminal
 
         console = Console()
-        console.print(terminal(table, width=console.width))
+        console.print(terminal(compared, width=console.width))
     else:
         # Bytes, so that CSV keeps its line ends and no locale can refuse an arrow.
-        typer.echo(RENDERERS[output_format](table).encode(), nl=False)
+        typer.echo(RENDERERS[output_format](compared).encode(), nl=False)

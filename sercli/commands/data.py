@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from sercli.commands.evaluation import progress
+from sercli.commands.options import option_objects
+from sercli.commands.printing import progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,20 +18,20 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from sercli.data.images.check import Fact, SplitReport
+    from sercli.data.images.check import CheckReport, Fact, SplitReport
+    from sercli.data.shapes.files import Derived, Detection
 
 app = typer.Typer(help="Write the embedded world as files; check a data set.", no_args_is_help=True)
 
 _LISTED = 50
 
 
-@app.command()
-def shapes(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="New directory to write.")],
-    train: Annotated[int, typer.Option(help="Images in train/.")] = 4096,
-    val: Annotated[int, typer.Option(help="Images in val/ and in each of the other sets.")] = 1024,
-    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 96,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other images.")] = 0,
+@dataclass(frozen=True)
+class DerivedOptions:
+    """What is made of the first images of val, and the set for object detection."""
+
+    panel: ClassVar[str] = "Further sets"
+
     corrupted: Annotated[
         int | None,
         typer.Option(
@@ -36,67 +39,84 @@ def shapes(
             help="Images of val in each of the 75 cells of imagenet-c/; 0: none. Default: 20, or "
             "all of val if it has fewer.",
         ),
-    ] = None,
+    ] = None
     perturbed: Annotated[
         int,
         typer.Option(
             min=0,
             help="Images of val in each of the 10 perturbations of imagenet-p/, as videos, which "
-            "need PyAV (pip install 'sercli\\[robustness]'); 0: none.",
+            "need PyAV (pip install 'sercli[robustness]'); 0: none.",
         ),
-    ] = 0,
+    ] = 0
     derived_size: Annotated[
         int,
         typer.Option(
             help="Side in pixels in imagenet-c/ and imagenet-p/: that which the model takes, as "
             "these are not resized. The default is that of recipes/shapes."
         ),
-    ] = 48,
+    ] = 48
     detection: Annotated[
         int,
         typer.Option(
             min=0, help="Images in coco/train2017; coco/val2017 has a quarter as many; 0: none."
         ),
-    ] = 256,
-    detection_size: Annotated[
-        int, typer.Option(help="Side in pixels of the images in coco/.")
-    ] = 128,
+    ] = 256
+    detection_size: Annotated[int, typer.Option(help="Side in pixels of the images in coco/.")] = (
+        128
+    )
+
+
+@app.command()
+@option_objects
+def shapes(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="New directory to write.")],
+    more: DerivedOptions,
+    train: Annotated[int, typer.Option(help="Images in train/.")] = 4096,
+    val: Annotated[int, typer.Option(help="Images in val/ and in each of the other sets.")] = 1024,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 96,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other images.")] = 0,
 ) -> None:
     """Write the embedded world as JPEG files.
 
-    DIR gets train/<class>/ and val/<class>/; and, for `ser robustness`, imagenet-r/<class>/
-    (painted) and imagenet-a/<class>/ (turned), each with some of the classes, sketch/<class>/
-    (drawn), imagenet-v2/{matched-frequency,threshold-0.7,top-images}/ with class folders named 0,
-    1, 2…, imagenet-c/<corruption>/<severity>/<class>/ and, if asked for, imagenet-p/. For object
-    detection it gets coco/, in COCO's format. DIR appears when it is complete, or not at all.
+    DIR gets `train/<class>/` and `val/<class>/`; and, for `ser robustness`, `imagenet-r/<class>/`
+    (painted) and `imagenet-a/<class>/` (turned), each with some of the classes, `sketch/<class>/`
+    (drawn), `imagenet-v2/{matched-frequency,threshold-0.7,top-images}/` with class folders named 0,
+    1, 2…, `imagenet-c/<corruption>/<severity>/<class>/` and, if asked for, `imagenet-p/`. For
+    object detection it gets `coco/`, in COCO's format. DIR appears when it is complete, or not at
+    all.
     """
     from sercli.data.shapes.files import Derived, Detection, file_sets, write_sets
 
     sets = file_sets(train, val)
-    corrupted = min(20, val) if corrupted is None else corrupted
-    derived = Derived(derived_size, corrupted, perturbed)
-    coco = Detection(detection, detection_size)
+    corrupted = min(20, val) if more.corrupted is None else more.corrupted
+    derived = Derived(more.derived_size, corrupted, more.perturbed)
+    coco = Detection(more.detection, more.detection_size)
     total = sum(one.num_images for one in sets) + derived.num_files + coco.num_files
     done = 0
-    with progress() as show:
+    with progress() as update:
 
         def count(number: int) -> None:
             nonlocal done
             done += number
-            show(f"writing {directory}", done, total)
+            update(f"writing {directory}", done, total)
 
         write_sets(directory, sets, derived, detection=coco, size=size, seed=seed, progress=count)
-    more = [f"{len(sets) - 2} robustness sets of {val}"]
-    if corrupted:
-        more.append(f"imagenet-c with {corrupted} images of {derived_size} px in each of 75 cells")
-    if perturbed:
-        more.append(f"imagenet-p with {perturbed} videos of each of 10 perturbations")
-    if detection:
-        numbers = " and ".join(f"{number} {split}" for split, number in coco.num_images.items())
-        more.append(f"coco with {numbers} images of {detection_size} px")
+    written = [f"{len(sets) - 2} robustness sets of {val}", *_further_sets(derived, coco)]
     typer.echo(
-        f"wrote {directory}: {train} train and {val} val images of {size} px; {', '.join(more)}"
+        f"wrote {directory}: {train} train and {val} val images of {size} px; {', '.join(written)}"
     )
+
+
+def _further_sets(derived: Derived, coco: Detection) -> Iterator[str]:
+    if derived.corrupted:
+        yield (
+            f"imagenet-c with {derived.corrupted} images of {derived.side} px in each of 75 cells"
+        )
+    if derived.perturbed:
+        yield f"imagenet-p with {derived.perturbed} videos of each of 10 perturbations"
+    if coco.num_train:
+        numbers = " and ".join(f"{number} {split}" for split, number in coco.num_images.items())
+        yield f"coco with {numbers} images of {coco.size} px"
 
 
 @app.command()
@@ -124,27 +144,40 @@ def check(
 ) -> None:
     """Read every image of a data set and report what is there and what is wrong.
 
-    DIR holds train/<class>/ and val/<class>/, or class folders of its own. Reported are images per
-    split and class, sizes, pixel formats, files that cannot be read, empty class folders, and
+    DIR holds `train/<class>/` and `val/<class>/`, or class folders of its own. Reported are images
+    per split and class, sizes, pixel formats, files that cannot be read, empty class folders, and
     classes that only train or only val has. Or DIR is ImageNet-R, -A, -Sketch, -V2, -C or -P: then
     also what is not as published, such as a missing corruption or class, or images of another set.
-    Or DIR is in COCO's format (annotations/instances_*.json): then also annotations that break a
+    Or DIR is in COCO's format (`annotations/instances_*.json`): then also annotations that break a
     rule or do not fit their image, and categories that train and val do not share.
     The exit status is 0 if nothing is wrong, otherwise 2.
     """
-    from rich.console import Console
-
+    from sercli.data.images.check import Reading
     from sercli.data.registry import check_data
-    from sercli.errors import UserError
 
-    with progress() as show:
+    with progress() as update:
         report = check_data(
             directory,
+            Reading(
+                progress=lambda what, done, total: update(f"reading {what}", done, total),
+                decode=not fast,
+            ),
             layout=layout,
             classes_of=classes,
-            decode=not fast,
-            progress=lambda what, done, total: show(f"reading {what}", done, total),
         )
+    _print_report(directory, report, fast=fast)
+
+
+def _print_report(directory: Path, report: CheckReport, *, fast: bool) -> None:
+    """What was found.
+
+    Raises:
+        UserError: Something is wrong.
+    """
+    from rich.console import Console
+
+    from sercli.errors import UserError
+
     console = Console()
     if report.taken_as:
         console.print(

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from sercli.commands.evaluation import (
-    BatchSize,
-    ClsAfter,
-    Data,
-    Device,
-    Key,
-    Limit,
-    Model,
-    NumHeads,
-    Out,
-    Positions,
-    RandomInit,
-    Teacher,
-    Workers,
-    command_line,
-    print_table,
-    progress,
-    tell,
+    loader_processes,
+    require_subject,
+    resolve_subject,
+    say_to_stderr,
+    say_what_was_read,
 )
+from sercli.commands.options import BatchSize, Data, ModelOptions, RunOptions, option_objects
+from sercli.commands.printing import print_table, progress
+from sercli.errors import UserError
 
 if TYPE_CHECKING:
+    from sercli.evals.common import Outcome
+    from sercli.evals.equivariance.picture import TokenPicture
     from sercli.report.figures.equivariance import LayerCurves
+    from sercli.runs.run_dir import RunDir
 
 _PICTURED_BLOCK = 3
 _HEADINGS = (
@@ -52,127 +47,134 @@ _CAPTION = (
 )
 
 
-def equiv_score(
-    model: Model,
-    data: Data = None,
-    out: Out = None,
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What is scored, on which images."""
+
+    panel: ClassVar[str] = "The scores"
+
+    data: Data = None
     layers: Annotated[
         str | None,
         typer.Option(
-            metavar="L,...", help="Blocks to score, 0 is the embedding: 0,3,12. Default: all."
+            metavar="L,...", help="Blocks to score, 0 is the embedding: `0,3,12`. Default: all."
         ),
-    ] = None,
+    ] = None
     image_size: Annotated[
         str | None,
         typer.Option(
             metavar="H|HxW", help="Size in pixels, multiples of the patch. Default: of training."
         ),
-    ] = None,
+    ] = None
     picture_layer: Annotated[
         int | None,
         typer.Option(
             min=0,
             help="Block shown in the token picture. Default: the tapped one, otherwise 3.",
         ),
-    ] = None,
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    workers: Workers = None,
-    limit: Limit = None,
-    teacher: Teacher = False,
-    random_init: RandomInit = False,
-    num_heads: NumHeads = None,
-    cls_after: ClsAfter = None,
-    key: Key = None,
-    positions: Positions = None,
-) -> None:
+    ] = None
+    batch_size: BatchSize = 32
+
+
+@option_objects
+def equiv_score(score: ScoreOptions, run: RunOptions, model: ModelOptions) -> None:
     """Score how well each layer's patch tokens follow a transformation of the image.
 
     Rotations by 90, 180 and 270 degrees, a mirror, and scaling by 0.75 and 1.25, on a seeded
     sample of 512 images of the val split (of train where there is no val), beside a randomly
-    initialised twin as the floor. Written are results/equiv-score.json, the sums of each image
+    initialised twin as the floor. Written are `results/equiv-score.json`, the sums of each image
     beside it, and two figures.
     """
-    from sercli.commands.subject import resolve
-    from sercli.encoders.foreign import Hints
+    size, blocks = _size(score.image_size), _layers(score.layers)
+    require_subject(model, run, score.data)
     from sercli.engine.runtime import choose_device
     from sercli.evals.equivariance.evaluate import evaluate
     from sercli.evals.equivariance.picture import picture
-    from sercli.report.figures.equivariance import TokenRow, equivariance_figure, token_figure
-    from sercli.report.figures.style import save_figure
 
-    chosen = choose_device(device)
-    size = _size(image_size)
-    subject = resolve(
-        model,
-        command=command_line(),
-        data=data,
-        out=out,
-        teacher=teacher,
-        random_init=random_init,
-        hints=Hints(num_heads, cls_after, key, positions),
-        image_size=max(size) if size else None,
-    )
-    tell(subject.loaded)
+    chosen = choose_device(run.device)
+    subject = resolve_subject(model, run, data=score.data, image_size=max(size) if size else None)
+    say_what_was_read(subject.loaded)
     depth, tapped = subject.loaded.encoder.depth, subject.tapped_layer
-    shown = picture_layer if picture_layer is not None else tapped
-    shown = min(_PICTURED_BLOCK, depth) if shown is None else shown
+    pictured = tapped if score.picture_layer is None else score.picture_layer
+    pictured = min(_PICTURED_BLOCK, depth) if pictured is None else pictured
     source = subject.images.open_unseen()
     if source.split != "val":
-        typer.echo(f"{source.name} has no val split: train images are scored", err=True)
-    rows = picture(subject.loaded, source, layer=shown, device=chosen, image_size=size)
-    with progress() as show:
+        say_to_stderr(f"{source.name} has no val split: train images are scored")
+    rows = picture(subject.loaded, source, layer=pictured, device=chosen, image_size=size)
+    with progress() as update:
         outcome = evaluate(
             subject.loaded,
             source,
             device=chosen,
-            layers=_layers(layers),
+            layers=blocks,
             image_size=size,
-            batch_size=batch_size,
-            limit=limit,
-            workers=workers,
-            progress=show,
+            batch_size=score.batch_size,
+            limit=run.limit,
+            workers=loader_processes(run, chosen),
+            progress=update,
         )
-    run = subject.save(outcome.result, outcome.arrays)
-    values, facts = outcome.result.metrics, outcome.result.data
-    scored: list[int] = outcome.arrays["layers"].tolist()
-    name = f"{_short(model)} ({outcome.result.model['key']})"
-    partial = ", partial" if facts["partial"] else ""
-    title = f"Equivariance of {name}, {facts['n']} images of {source.name}/{source.split}{partial}"
-    figures = (
-        (
-            "equiv-score",
-            equivariance_figure(
-                scored,
-                [_curves(values, scored, group) for group in _GROUPS],
-                [values[f"energy/block{layer:02d}"] for layer in scored],
-                title=title,
-                tapped_layer=tapped,
-            ),
+    directory = subject.save(outcome.result, outcome.arrays)
+    name = f"{_short(model.source)} ({outcome.result.model['key']})"
+    partial = ", partial" if outcome.result.data["partial"] else ""
+    number = outcome.result.data["n"]
+    title = f"Equivariance of {name}, {number} images of {source.name}/{source.split}{partial}"
+    tokens = (rows, f"Tokens after block {pictured} of {name}")
+    paths = _save_figures(directory, outcome, tapped, title=title, tokens=tokens)
+    _print(outcome, tapped, title)
+    typer.echo(f"wrote {directory.result(outcome.result.name)}, {', '.join(map(str, paths))}")
+
+
+def _save_figures(
+    directory: RunDir,
+    outcome: Outcome,
+    tapped: int | None,
+    *,
+    title: str,
+    tokens: tuple[Sequence[TokenPicture], str],
+) -> list[Path]:
+    """The scores by block, and the token picture with its own title."""
+    from sercli.report.figures.equivariance import TokenRow, equivariance_figure, token_figure
+    from sercli.report.figures.style import save_figure
+
+    values, layers = outcome.result.metrics, _scored(outcome)
+    rows, tokens_title = tokens
+    figures = {
+        "equiv-score": equivariance_figure(
+            layers,
+            [_curves(values, layers, group) for group in _GROUPS],
+            [values[f"energy/block{layer:02d}"] for layer in layers],
+            title=title,
+            tapped_layer=tapped,
         ),
-        (
-            "equiv-tokens",
-            token_figure(
-                [TokenRow(**vars(row)) for row in rows],
-                title=f"Tokens after block {shown} of {name}",
-            ),
-        ),
-    )
-    paths = [path for stem, figure in figures for path in save_figure(figure, run.figures, stem)]
+        "equiv-tokens": token_figure([TokenRow(**vars(row)) for row in rows], title=tokens_title),
+    }
+    return [
+        path
+        for stem, figure in figures.items()
+        for path in save_figure(figure, directory.figures, stem)
+    ]
+
+
+def _print(outcome: Outcome, tapped: int | None, title: str) -> None:
+    layers = _scored(outcome)
     print_table(
         _HEADINGS,
-        [_row(values, layer, tapped) for layer in scored],
+        [_row(outcome.result.metrics, layer, tapped) for layer in layers],
         title=title,
         caption=_CAPTION,
-        marked=scored.index(tapped) if tapped in scored else None,
+        marked=layers.index(tapped) if tapped in layers else None,
     )
-    typer.echo(f"wrote {run.result(outcome.result.name)}, {', '.join(map(str, paths))}")
+
+
+def _scored(outcome: Outcome) -> list[int]:
+    layers: list[int] = outcome.arrays["layers"].tolist()
+    return layers
 
 
 def _row(values: Mapping[str, float | None], layer: int, tapped: int | None) -> tuple[str, ...]:
     block = f"block{layer:02d}"
 
-    def show(name: str) -> str:
+    def cell(name: str) -> str:
         value = values[name]
         return "undefined" if value is None else f"{value:.3f}"
 
@@ -180,13 +182,13 @@ def _row(values: Mapping[str, float | None], layer: int, tapped: int | None) -> 
     half = "" if low is None or high is None else f"{(high - low) / 2:.3f}"
     return (
         f"{layer} *" if layer == tapped else f"{layer}",
-        *(show(f"es/{block}/{group}") for group in _GROUPS),
-        show(f"es/{block}/mean"),
+        *(cell(f"es/{block}/{group}") for group in _GROUPS),
+        cell(f"es/{block}/mean"),
         half,
-        show(f"es_random/{block}/mean"),
-        show(f"gain/{block}/rotation"),
-        show(f"energy/{block}"),
-        show(f"cosine_raw/{block}/rotation"),
+        cell(f"es_random/{block}/mean"),
+        cell(f"gain/{block}/rotation"),
+        cell(f"energy/{block}"),
+        cell(f"cosine_raw/{block}/rotation"),
     )
 
 
@@ -209,8 +211,6 @@ def _short(model: str) -> str:
 
 
 def _layers(text: str | None) -> list[int] | None:
-    from sercli.errors import UserError
-
     try:
         return None if text is None else [int(part) for part in text.split(",")]
     except ValueError as error:
@@ -220,8 +220,6 @@ def _layers(text: str | None) -> list[int] | None:
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
-    from sercli.errors import UserError
-
     if text is None:
         return None
     parts = text.lower().split("x")

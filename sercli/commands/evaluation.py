@@ -1,105 +1,23 @@
-"""What the evaluators' commands share: their common options, progress, and tables."""
+"""What the evaluators' commands share: their options made into a subject, or refused.
+
+What can be refused is, before torch is imported; see `require_usable`.
+"""
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from sercli.commands.options import ModelOptions, RunOptions
+
 if TYPE_CHECKING:
+    import torch
+
+    from sercli.commands.subject import Subject
+    from sercli.encoders.asked import Hints
     from sercli.encoders.loading import LoadedEncoder
-
-Model = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", help="A run directory, a checkpoint file, or timm:NAME."),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR|shapes",
-        help="Images: a directory, or `shapes`, the embedded world. Default: what the run was "
-        "trained on.",
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="RUNDIR",
-        help="Run directory that takes the results; made if it does not exist. Default: the run "
-        "directory itself, or runs/<name of the model>.",
-    ),
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images taken at a time.")]
-Workers = Annotated[
-    int | None, typer.Option(min=0, help="Loader processes. Default: by the number of cores.")
-]
-Device = Annotated[
-    str | None, typer.Option(metavar="cpu|cuda", help="Default: cuda where there is one.")
-]
-Limit = Annotated[
-    int | None,
-    typer.Option(min=1, help="Use at most this many images; the result is marked partial."),
-]
-Teacher = Annotated[
-    bool, typer.Option("--teacher", help="Evaluate the momentum encoder, not the student.")
-]
-RandomInit = Annotated[
-    bool, typer.Option("--random-init", help="Random weights (for timm:NAME only).")
-]
-NumHeads = Annotated[
-    int | None,
-    typer.Option(min=1, help="Attention heads of a checkpoint file that does not say how many."),
-]
-ClsAfter = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        metavar="L",
-        help="Block after which [CLS] joins in a checkpoint file that does not say it; 0: from the "
-        "start.",
-    ),
-]
-Key = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PLACE",
-        help="Where the encoder is in a checkpoint file of a layout that is not known, for "
-        "instance state_dict.net.",
-    ),
-]
-
-Positions = Annotated[
-    str | None,
-    typer.Option(
-        metavar="WAY",
-        help="How a checkpoint file that does not say whose it is resamples positions at another "
-        "size: bicubic-antialias as timm (assumed), bicubic-offset as DINO, bicubic as MAE and "
-        "DeiT, bicubic-aligned as torchvision.",
-    ),
-]
-
-ImageSize = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Side in pixels of the images, a multiple of the patch; the positional embedding is "
-        "resampled. Default: of training (518 for DINOv2, whose authors evaluate at 224).",
-    ),
-]
-
-Progress = Callable[[str, int, int], None]
-_PLAIN_SECONDS = 60.0  # most time between two plain lines
-
-
-def tell(loaded: LoadedEncoder) -> None:
-    """Say on standard error what was read of a file of another project."""
-    if loaded.layout != "ser" and not loaded.source.startswith("timm:"):
-        typer.echo(loaded.summary, err=True)
 
 
 def command_line() -> list[str]:
@@ -107,115 +25,114 @@ def command_line() -> list[str]:
     return ["ser", *sys.argv[1:]]
 
 
-@contextmanager
-def progress_of(first: bool) -> Iterator[Progress | None]:
-    """`progress` of the first of several processes; the others are silent."""
-    if not first:
-        yield None
-        return
-    with progress() as show:
-        yield show
+def say_to_stderr(text: str) -> None:
+    """A line on standard error, so that standard output holds only the result."""
+    typer.echo(text, err=True)
 
 
-@contextmanager
-def progress() -> Iterator[Progress]:
-    """A function (what, done, total): bars on a terminal, else a line a tenth or a minute.
+def require_model(model: ModelOptions) -> None:
+    """Refuse a MODEL that is not there, and options that it cannot be read with; torch-free.
 
-    Both say the time left, on standard error, so that standard output holds only the result.
+    Raises:
+        UserError: In these cases.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
+    from sercli.encoders.asked import require_source
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        begun: dict[str, float] = {}
-        before = time.monotonic()  # when the set before was done, and this one began
-        told: dict[str, tuple[int, float]] = {}
-
-        def tell(what: str, done: int, total: int) -> None:
-            nonlocal before
-            now = time.monotonic()
-            if done == 0:  # said by those that do something else before
-                begun[what] = before = now
-                return
-            start = begun.setdefault(what, before)
-            before = now
-            tenths, last = told.get(what, (0, start))
-            tenth = 10 * done // total
-            if tenth > tenths or now - last > _PLAIN_SECONDS:
-                told[what] = tenth, now
-                left = _left((now - start) * (total - done) / done) if 0 < done < total else ""
-                typer.echo(f"{what}: {done} of {total}{left}", err=True)
-
-        yield tell
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Bars(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
-        tasks = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
-
-        yield show
-
-
-def _left(seconds: float) -> str:
-    """The time left in words; nothing below a second."""
-    if seconds < 1:
-        return ""
-    if seconds < 100:
-        return f", about {seconds:.0f} s left"
-    minutes = seconds / 60
-    return (
-        f", about {minutes:.0f} min left" if minutes < 100 else f", about {minutes / 60:.1f} h left"
+    require_source(
+        model.source,
+        teacher=model.teacher,
+        random_init=model.random_init,
+        hints=hints_of(model),
     )
 
 
-def print_table(
-    headings: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    title: str,
-    caption: str,
-    marked: int | None = None,
-) -> None:
-    """Print a table: ruled on a terminal, aligned text elsewhere. The first column is text.
+def require_usable(model: ModelOptions, run: RunOptions) -> None:
+    """Refuse a model as `require_model` does, or a place for its results that is taken.
+
+    Raises:
+        UserError: In these cases.
+    """
+    from sercli.commands.subject import destination
+
+    destination(model.source, run.out, random_init=model.random_init)
+    require_model(model)
+
+
+def require_images(model: ModelOptions, data: str | None) -> None:
+    """Refuse images that nobody named, or that are not there; torch-free.
 
     Args:
-        headings: One a column.
-        rows: Cells, as many as there are headings.
-        title: Line above it.
-        caption: Explanation below it.
-        marked: Row to set off on a terminal.
+        model: The run directory knows what it was trained on.
+        data: As given; None: those.
+
+    Raises:
+        UserError: In these cases.
     """
-    if not sys.stdout.isatty():
-        typer.echo(f"{title}\n{_aligned([headings, *rows])}\n{caption}")
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from sercli.commands.subject import images_of
+    from sercli.runs.facts import facts_of
 
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
-    table.pad_edge, table.collapse_padding = False, True
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left")
-    for index, row in enumerate(rows):
-        table.add_row(*map(Text, row), style="bold" if index == marked else None)
-    console = Console()
-    console.print(table)
-    console.print(Text(caption, style="dim"))
+    # Nothing is rendered or opened here: the size does not matter.
+    images = images_of(facts_of(model.source), model.source, data=data, image_size=1)
+    images.has("train")
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
+def require_subject(model: ModelOptions, run: RunOptions, data: str | None) -> None:
+    """Refuse what `require_usable` and `require_images` do: all that `resolve_subject` takes."""
+    require_usable(model, run)
+    require_images(model, data)
+
+
+def resolve_subject(
+    model: ModelOptions, run: RunOptions, *, data: str | None, image_size: int | None
+) -> Subject:
+    """What is evaluated, on which images, and where results go; see `subject.resolve`."""
+    from sercli.commands.subject import resolve
+
+    return resolve(
+        model.source,
+        command=command_line(),
+        data=data,
+        out=run.out,
+        teacher=model.teacher,
+        random_init=model.random_init,
+        hints=hints_of(model),
+        image_size=image_size,
     )
+
+
+def hints_of(model: ModelOptions) -> Hints:
+    """What the user says of a file that does not say it itself."""
+    from sercli.encoders.asked import Hints
+
+    return Hints(model.num_heads, model.cls_after, model.key, model.positions)
+
+
+def read_model(model: ModelOptions) -> LoadedEncoder:
+    """The encoder, as its options say."""
+    from sercli.encoders.loading import read_encoder
+
+    return read_encoder(
+        model.source,
+        teacher=model.teacher,
+        random_init=model.random_init,
+        num_heads=model.num_heads,
+        cls_after=model.cls_after,
+        key=model.key,
+        positions=model.positions,
+    )
+
+
+def say_what_was_read(loaded: LoadedEncoder) -> None:
+    """A line on standard error about a file of another project."""
+    if loaded.layout != "ser" and not loaded.source.startswith("timm:"):
+        say_to_stderr(loaded.summary)
+
+
+def loader_processes(run: RunOptions, device: torch.device) -> int:
+    """As many as asked for, or this process's share of the cores."""
+    from sercli.data.loading import default_workers
+    from sercli.engine.runtime import runtime_for
+
+    if run.workers is not None:
+        return run.workers
+    return default_workers(runtime_for(device).ranks_here)

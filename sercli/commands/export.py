@@ -7,30 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sercli.commands.evaluation import (
-    ClsAfter,
-    Key,
-    Model,
-    NumHeads,
-    Positions,
-    RandomInit,
-    Teacher,
-    tell,
-)
+from sercli.commands.evaluation import read_model, require_model, say_to_stderr, say_what_was_read
+from sercli.commands.options import ModelOptions, option_objects
 
 if TYPE_CHECKING:
     from sercli.runs.facts import RunFacts
 
 
+@option_objects
 def export(
-    model: Model,
+    model: ModelOptions,
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write.")],
-    teacher: Teacher = False,
-    random_init: RandomInit = False,
-    num_heads: NumHeads = None,
-    cls_after: ClsAfter = None,
-    key: Key = None,
-    positions: Positions = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace OUT if it is there already.")
     ] = False,
@@ -45,40 +32,33 @@ def export(
     Code in a checkpoint is never run. One that needs it to be read is refused; convert it once,
     where you trust it, in Python:
 
-    \b
+    ```
     import torch
     state = torch.load("theirs.pth", "cpu", weights_only=False)["state_dict"]
     tensors = {k: v for k, v in state.items() if torch.is_tensor(v)}
     torch.save({"state_dict": tensors}, "plain.pth")
+    ```
     """
-    from sercli.encoders.export import export as write
-    from sercli.encoders.export import require_free
-    from sercli.encoders.loading import read_encoder
+    from sercli.encoders.asked import require_free
     from sercli.runs.facts import facts_of
 
     require_free(out, force=force)
-    loaded = read_encoder(
-        model,
-        teacher=teacher,
-        random_init=random_init,
-        num_heads=num_heads,
-        cls_after=cls_after,
-        key=key,
-        positions=positions,
-    )
-    tell(loaded)
-    exported = write(loaded, out, facts=_header(facts_of(model)), force=force)
+    require_model(model)
+    from sercli.encoders.export import export as write
+
+    loaded = read_model(model)
+    say_what_was_read(loaded)
+    exported = write(loaded, out, facts=_header(facts_of(model.source)), force=force)
     typer.echo(
-        f"wrote {exported.path}: {exported.tensors} tensors, {loaded.key} of {model}; "
+        f"wrote {exported.path}: {exported.tensors} tensors, {loaded.key} of {model.source}; "
         f"timm's output differs from ours by {exported.difference:.1e} at most\n"
         f"{exported.code}"
     )
     own, theirs = loaded.encoder.pos_resize, "bicubic-antialias"
     if own != theirs and not loaded.encoder.cls_after:
-        typer.echo(
+        say_to_stderr(
             f"At another size timm's ViT resamples positions by {theirs}; ser, reading this file, "
-            f"goes on with {own}.",
-            err=True,
+            f"goes on with {own}."
         )
 
 

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sercli.commands.evaluation import (
-    BatchSize,
-    ClsAfter,
-    Data,
-    Device,
-    ImageSize,
-    Key,
-    Limit,
-    Model,
-    NumHeads,
-    Out,
-    Positions,
-    RandomInit,
-    Teacher,
-    Workers,
-    command_line,
-    progress_of,
-    tell,
+    loader_processes,
+    require_subject,
+    resolve_subject,
+    say_to_stderr,
+    say_what_was_read,
 )
+from sercli.commands.options import (
+    BatchSize,
+    ImageOptions,
+    ModelOptions,
+    RunOptions,
+    option_objects,
+)
+from sercli.commands.printing import percent_with_interval, progress_of
+
+if TYPE_CHECKING:
+    from sercli.evals.knn import KnnOutcome
+    from sercli.runs.run_dir import RunDir
 
 
+@option_objects
 def knn(
-    model: Model,
-    data: Data = None,
-    out: Out = None,
+    images: ImageOptions,
+    run: RunOptions,
+    model: ModelOptions,
     batch_size: BatchSize = 256,
-    image_size: ImageSize = None,
-    device: Device = None,
-    workers: Workers = None,
-    limit: Limit = None,
-    teacher: Teacher = False,
-    random_init: RandomInit = False,
-    num_heads: NumHeads = None,
-    cls_after: ClsAfter = None,
-    key: Key = None,
-    positions: Positions = None,
     floor: Annotated[
         bool, typer.Option("--floor/--no-floor", help="Score a random twin of the encoder as well.")
     ] = True,
@@ -50,65 +41,52 @@ def knn(
 
     Features are [CLS] after the final norm; the 20 most similar training images vote with
     exp(cosine / 0.07). Queries are the val split; a set without one lends a seeded fifth of each
-    class. Written are results/knn.json and, beside it, the predictions. Under torchrun, processes
+    class. Written are `results/knn.json` and, beside it, the predictions. Under torchrun, processes
     share the images.
     """
-    from sercli.commands.subject import resolve
-    from sercli.data.loading import default_workers
-    from sercli.encoders.foreign import Hints
-    from sercli.engine.runtime import is_first_process, process_group, runtime_for
+    require_subject(model, run, images.data)
+    from sercli.engine.processes import is_first_process
+    from sercli.engine.runtime import process_group
     from sercli.evals.knn import evaluate
-    from sercli.evals.neighbours import NEIGHBOURS, REPORTED
 
     first = is_first_process()
-    with process_group(device) as chosen, progress_of(first) as show:
-        subject = resolve(
-            model,
-            command=command_line(),
-            data=data,
-            out=out,
-            teacher=teacher,
-            random_init=random_init,
-            hints=Hints(num_heads, cls_after, key, positions),
-            image_size=image_size,
-        )
+    with process_group(run.device) as chosen, progress_of(first) as progress:
+        subject = resolve_subject(model, run, data=images.data, image_size=images.image_size)
         has_val = subject.images.has("val")
         if first:
-            tell(subject.loaded)
+            say_what_was_read(subject.loaded)
             if not has_val:
-                note = "has no val/: a fifth of train is held out"
-                typer.echo(f"{subject.images.path} {note}", err=True)
+                say_to_stderr(f"{subject.images.path} has no val/: a fifth of train is held out")
         outcome = evaluate(
             subject.loaded,
             subject.images.open("train"),
             subject.images.open("val") if has_val else None,
             device=chosen,
             batch_size=batch_size,
-            limit=limit,
+            limit=run.limit,
             floor=floor,
-            image_size=image_size,
-            workers=default_workers(runtime_for(chosen).ranks_here) if workers is None else workers,
-            progress=show,
+            image_size=images.image_size,
+            workers=loader_processes(run, chosen),
+            progress=progress,
         )
-    if not first:
-        return
-    run = subject.save(outcome.result, outcome.arrays)
+    if first:
+        _print(outcome, subject.save(outcome.result, outcome.arrays), model.source)
+
+
+def _print(outcome: KnnOutcome, run: RunDir, model: str) -> None:
+    from sercli.evals.neighbours import NEIGHBOURS, REPORTED
+
     values, facts = outcome.result.metrics, outcome.result.data
-
-    def shown(name: str) -> str:
-        low, high = values[f"{name}/low"], values[f"{name}/high"]
-        return f"{values[name]:.2f} % [{low:.2f}, {high:.2f}]"
-
     partial = " (partial)" if facts["partial"] else ""
     typer.echo(
         f"kNN of {model} ({outcome.result.model['key']}) on {facts['path']}: {facts['n']} images, "
         f"neighbours among {facts['bank']}{partial}\n"
-        f"top-1  {shown('top1')}   k = {REPORTED}, 95 % interval\n"
-        f"top-5  {shown('top5')}"
+        f"top-1  {percent_with_interval(values, 'top1')}   k = {REPORTED}, 95 % interval\n"
+        f"top-5  {percent_with_interval(values, 'top5')}"
     )
     others = ", ".join(f"{values[f'k{k}/top1']:.2f} (k = {k})" for k in NEIGHBOURS)
     typer.echo(f"top-1 by k: {others}")
-    if floor:
-        typer.echo(f"random twin  {shown('random/top1')}")
+    if "random/top1" in values:
+        typer.echo(f"random twin  {percent_with_interval(values, 'random/top1')}")
     typer.echo(f"chance  {outcome.chance:.2f} % (always the most frequent class)")
     typer.echo(f"wrote {run.result(outcome.result.name)}")

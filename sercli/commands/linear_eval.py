@@ -4,53 +4,47 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from sercli.commands.evaluation import (
-    ClsAfter,
-    Data,
-    Device,
-    ImageSize,
-    Key,
-    Limit,
-    Model,
-    NumHeads,
-    Out,
-    Positions,
-    RandomInit,
-    Teacher,
-    Workers,
-    command_line,
-    print_table,
-    progress_of,
-    tell,
+    loader_processes,
+    require_subject,
+    resolve_subject,
+    say_to_stderr,
+    say_what_was_read,
 )
+from sercli.commands.options import ImageOptions, ModelOptions, RunOptions, option_objects
+from sercli.commands.printing import percent_with_interval, print_table, progress_of
 from sercli.errors import UserError
+from sercli.evals.linear.options import Options, PresetName
 
 if TYPE_CHECKING:
     from sercli.commands.subject import Subject
-    from sercli.evals.linear.evaluate import Outcome
+    from sercli.evals.linear.evaluate import ProbeOutcome
     from sercli.evals.linear.probe import Probe
     from sercli.runs.run_dir import RunDir
 
 
-def linear_eval(
-    model: Model,
-    data: Data = None,
+@dataclass(frozen=True)
+class ProbeOptions:
+    """What is trained, and on how much."""
+
+    panel: ClassVar[str] = "The probe"
+
     preset: Annotated[
-        str,
+        PresetName,
         typer.Option(
-            metavar="ser|dino|moco-v3",
             help="ser: 13 learning rates x 3 feature sets, the best chosen on a hold-out of train; "
             "dino, moco-v3: their one learning rate and feature set (DINO's for ViT-B and wider: "
             "the last [CLS] with the mean patch).",
         ),
-    ] = "ser",
+    ] = "ser"
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Default: the preset's (50, 100, 90).")
-    ] = None,
+    ] = None
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -58,44 +52,38 @@ def linear_eval(
             help="Training images a step; part of the protocol. Default: the preset's, at most a "
             "sixteenth of the images.",
         ),
-    ] = None,
+    ] = None
     lr: Annotated[
         list[float] | None,
         typer.Option(help="Learning rate for 256 images (repeat it), instead of the preset's."),
-    ] = None,
+    ] = None
     cached_features: Annotated[
         bool,
         typer.Option(
             "--cached-features",
             help="No augmentation: central crops are encoded once, kept, and standardised; another "
-            "probe takes seconds, and --epochs 500 hardly more.",
+            "probe takes seconds, and `--epochs 500` hardly more.",
         ),
-    ] = False,
+    ] = False
     shots: Annotated[
         str | None,
         typer.Option(metavar="1%|10%", help="Use this share of train, as many of each class."),
-    ] = None,
-    out: Out = None,
+    ] = None
     encode_batch: Annotated[
         int,
         typer.Option(min=1, help="Images the encoder takes at a time; no number depends on it."),
-    ] = 256,
-    image_size: ImageSize = None,
-    device: Device = None,
-    workers: Workers = None,
-    limit: Limit = None,
-    teacher: Teacher = False,
-    random_init: RandomInit = False,
-    num_heads: NumHeads = None,
-    cls_after: ClsAfter = None,
-    key: Key = None,
-    positions: Positions = None,
+    ] = 256
     seed: Annotated[
         int, typer.Option(min=0, help="Of hold-out, shots, order, crops and first weights.")
-    ] = 0,
+    ] = 0
     restart: Annotated[
         bool, typer.Option("--restart", help="Drop an unfinished probe instead of going on.")
-    ] = False,
+    ] = False
+
+
+@option_objects
+def linear_eval(
+    probe: ProbeOptions, images: ImageOptions, run: RunOptions, model: ModelOptions
 ) -> None:
     """Train linear classifiers on frozen features, choose on a hold-out of train, test once on val.
 
@@ -103,77 +91,73 @@ def linear_eval(
     (cls1), of the last four (cls4), and [CLS] with the mean patch token (cls1+pooled). A warning
     tells where the best rate ends the grid, and where training may have been too short: fewer than
     800 steps, or accuracy that still rises from half the rate to the chosen one. Interrupted, the
-    same command goes on where it stopped. Several processes: torchrun -m sercli linear-eval …
-    Written are results/linear-eval--PRESET.json, its predictions, and the head.
+    same command goes on where it stopped. Several processes: `torchrun -m sercli linear-eval …`.
+    Written are `results/linear-eval--PRESET.json`, its predictions, and the head.
     """
-    from sercli.commands.subject import resolve
-    from sercli.encoders.foreign import Hints
+    options = _options(probe, images, run)
+    options.resolve()  # wrong options are refused before anything is read
+    require_subject(model, run, images.data)
     from sercli.engine.preemption import stop_request
-    from sercli.engine.runtime import is_first_process, process_group, runtime_for
+    from sercli.engine.processes import is_first_process
+    from sercli.engine.runtime import process_group, runtime_for
     from sercli.evals.linear.evaluate import evaluate
-    from sercli.evals.linear.probe import Options, prepare
+    from sercli.evals.linear.probe import prepare
 
-    options = Options(
-        preset=preset,
-        learning_rates=tuple(lr) if lr else None,
-        epochs=epochs,
-        batch_size=batch_size,
-        augment=not cached_features,
-        shots=_share(shots),
-        seed=seed,
-        limit=limit,
-        at_once=encode_batch,
-        image_size=image_size,
-    )
-    options.resolve()  # wrong options are told before anything is read
+    first = is_first_process()
 
     def say(text: str) -> None:
-        if is_first_process():
-            typer.echo(text, err=True)
+        if first:
+            say_to_stderr(text)
 
-    with process_group(device) as chosen, stop_request() as request:
-        subject = resolve(
-            model,
-            command=command_line(),
-            data=data,
-            out=out,
-            teacher=teacher,
-            random_init=random_init,
-            hints=Hints(num_heads, cls_after, key, positions),
-            image_size=image_size,
-        )
-        if is_first_process():
-            tell(subject.loaded)
+    with process_group(run.device) as chosen, stop_request() as request:
+        subject = resolve_subject(model, run, data=images.data, image_size=images.image_size)
+        if first:
+            say_what_was_read(subject.loaded)
         has_val = subject.images.has("val")
         if not has_val:
             say(f"{subject.images.path} has no val/: the test set is a fifth of train")
-        probe = prepare(
+        prepared = prepare(
             subject.loaded,
             subject.images.open("train"),
             subject.images.open("val") if has_val else None,
             options,
         )
-        _announce(probe, say)
-        run = _run_directory(subject)
-        unfinished = run.unfinished_head(probe.name)
-        if restart and is_first_process():
+        _announce(prepared, say)
+        directory = _run_directory(subject)
+        unfinished = directory.unfinished_head(prepared.name)
+        if probe.restart and first:
             unfinished.unlink(missing_ok=True)
-        with progress_of(is_first_process()) as show:
+        with progress_of(first) as progress:
             outcome = evaluate(
-                probe,
+                prepared,
                 runtime=runtime_for(chosen),
                 unfinished=unfinished,
-                cache=None if options.augment else run.feature_cache("train"),
+                cache=None if options.augment else directory.feature_cache("train"),
                 request=request,
-                workers=workers,
-                progress=show,
+                workers=loader_processes(run, chosen),
+                progress=progress,
                 say=say,
             )
-    if is_first_process():
+    if first:
         subject.save(outcome.result, outcome.arrays)  # first: it puts an earlier head aside
-        outcome.head.save(run.head(probe.name))
+        outcome.head.save(directory.head(prepared.name))
         unfinished.unlink(missing_ok=True)
-        _report(model, probe, outcome, run)
+        _print(model.source, prepared, outcome, directory)
+
+
+def _options(probe: ProbeOptions, images: ImageOptions, run: RunOptions) -> Options:
+    return Options(
+        preset=probe.preset,
+        learning_rates=tuple(probe.lr) if probe.lr else None,
+        epochs=probe.epochs,
+        batch_size=probe.batch_size,
+        augment=not probe.cached_features,
+        shots=_share(probe.shots),
+        seed=probe.seed,
+        limit=run.limit,
+        at_once=probe.encode_batch,
+        image_size=images.image_size,
+    )
 
 
 def _share(shots: str | None) -> float | None:
@@ -207,7 +191,7 @@ def _announce(probe: Probe, say: Callable[[str], None]) -> None:
     )
 
 
-def _report(model: str, probe: Probe, outcome: Outcome, run: RunDir) -> None:
+def _print(model: str, probe: Probe, outcome: ProbeOutcome, run: RunDir) -> None:
     values, facts = outcome.result.metrics, outcome.result.data
     chosen = facts["chosen"]
     sets, rates = list(outcome.table), probe.preset.learning_rates
@@ -225,18 +209,14 @@ def _report(model: str, probe: Probe, outcome: Outcome, run: RunDir) -> None:
             marked=rates.index(chosen["learning_rate"]),
         )
 
-    def shown(name: str) -> str:
-        low, high = values[f"{name}/low"], values[f"{name}/high"]
-        return f"{values[name]:.2f} % [{low:.2f}, {high:.2f}]"
-
     partial = " (partial)" if facts["partial"] else ""
     typer.echo(
         f"linear probe of {model} ({outcome.result.model['key']}) on {facts['path']}: "
         f"{facts['n']} test images{partial}\n"
         f"chosen on the hold-out: {chosen['feature_set']}, learning rate "
         f"{chosen['learning_rate']:g}, epoch {chosen['epoch']} of {probe.preset.epochs}\n"
-        f"top-1  {shown('top1')}   95 % interval\n"
-        f"top-5  {shown('top5')}\n"
+        f"top-1  {percent_with_interval(values, 'top1')}   95 % interval\n"
+        f"top-5  {percent_with_interval(values, 'top5')}\n"
         f"top-1 of the best epoch {_cell(values['best/top1'])}, of the last "
         f"{_cell(values['last/top1'])}; "
         + ", ".join(f"{name} {_cell(values[f'{name}/top1'])}" for name in sets)

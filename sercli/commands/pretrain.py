@@ -2,166 +2,210 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
+from sercli import addons, methods
+from sercli.commands.options import Device, Plugins, Settings, option_objects
 from sercli.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
+    from sercli.engine.pretraining import Prepared
+    from sercli.recipe.files import Resolved
     from sercli.runs.run_dir import RunDir
 
+# `recipe.schema.Setting`, which takes a while to import; a test compares them.
+ViewSetting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
 
-def pretrain(
+
+@dataclass(frozen=True)
+class NewRun:
+    """What is trained, on what, and where it goes."""
+
+    panel: ClassVar[str] = "A new run"
+
     method: Annotated[
         str | None,
-        typer.Option(help="Invariant objective: moco, dino or barlow-twins.", show_default="moco"),
-    ] = None,
+        typer.Option(
+            help="Invariant objective: moco, dino or barlow-twins.", show_default=methods.DEFAULT
+        ),
+    ] = None
     addon: Annotated[
         str | None,
         typer.Option(
             help="Equivariance add-on: ser, augself, stl, equimod, essl or none.",
-            show_default="ser",
+            show_default=addons.DEFAULT,
         ),
-    ] = None,
+    ] = None
     layer: Annotated[
         int | None, typer.Option(help="Block the add-on taps, 1…depth.", show_default="3")
-    ] = None,
+    ] = None
     views: Annotated[
-        str | None,
+        ViewSetting | None,
         typer.Option(
             help="Views of an image: 2; 3 (equimod); 2+4-crops (multi-crop); 2+4-rotations (essl).",
             show_default="the recipe's, usually 2",
         ),
-    ] = None,
+    ] = None
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Name under recipes/ or a YAML file, e.g. a run's recipe.yaml.",
+            help="Name under `recipes/` or a YAML file, e.g. a run's `recipe.yaml`.",
             show_default="shapes/METHOD-ADDON; imagenet/METHOD-ADDON with --data DIR",
         ),
-    ] = None,
+    ] = None
     data: Annotated[
         str | None,
         typer.Option(
-            help="Directory of class folders (or of train/ and val/), or shapes, the embedded "
-            "world.",
+            metavar="DIR|shapes",
+            help="Directory of class folders (or of `train/` and `val/`), or `shapes`, the "
+            "embedded world.",
             show_default="the recipe's",
         ),
-    ] = None,
+    ] = None
     out: Annotated[
         Path | None,
-        typer.Option(help="Run directory to make.", show_default="runs/RECIPE, -2, -3…"),
-    ] = None,
+        typer.Option(
+            metavar="RUNDIR", help="Run directory to make.", show_default="runs/RECIPE, -2, -3…"
+        ),
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of the run.", show_default="0")] = None
+    set_: Settings = None
+    plugin: Plugins = None
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The values given by options of their own, by recipe key."""
+        values: dict[str, Any] = {
+            "method.name": self.method,
+            "addon.name": self.addon,
+            "addon.layer": self.layer,
+            "views.setting": self.views,
+            "data.path": self.data,
+            "seed": self.seed,
+        }
+        return {key: value for key, value in values.items() if value is not None}
+
+
+@option_objects
+def pretrain(
+    new: NewRun,
     resume: Annotated[
-        Path | None, typer.Option(help="Run directory to go on with, exactly where it stopped.")
+        Path | None,
+        typer.Option(
+            metavar="RUNDIR", help="Run directory to go on with, exactly where it stopped."
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the run.", show_default="0")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda.", show_default="cuda if there is one")
-    ] = None,
+    device: Device = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key, e.g. train.lr=1e-3."),
-    ] = None,
 ) -> None:
     """Pretrain a ViT: an invariant objective, alone or with an equivariance add-on.
 
     Without options: MoCo-v3 + SER at layer 3 on the embedded world, in minutes on a laptop.
     """
-    flags: dict[str, Any] = {
-        "method.name": method,
-        "addon.name": addon,
-        "addon.layer": layer,
-        "views.setting": views,
-        "data.path": data,
-        "seed": seed,
-    }
-    given = {key: value for key, value in flags.items() if value is not None}
-    if resume is not None:
-        if given or recipe or out or set_:
-            raise UserError(
-                "--resume with options that describe a new run",
-                "a run is resumed with the recipe it was started with",
-                "leave out all but --device and --nproc",
-            )
-        _resume(resume, device=device, nproc=nproc)
+    if resume is None:
+        _start(new, device=device, nproc=nproc)
         return
-    name = recipe or _default_recipe(method or "moco", addon or "ser", data)
-    _start(name, tuple(set_ or ()), given, out=out, device=device, nproc=nproc)
+    if new != NewRun():
+        raise UserError(
+            "--resume with options that describe a new run",
+            "a run is resumed with the recipe it was started with",
+            "leave out all but --device and --nproc",
+        )
+    _resume(resume, device=device, nproc=nproc)
 
 
-def _default_recipe(method: str, addon: str, data: str | None) -> str:
-    from sercli.data.registry import recipes_for
-    from sercli.objective import addon_configs, method_configs
-    from sercli.recipe.schema import Data
+def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
+    from sercli.engine.processes import launched_by
+    from sercli.families import default_recipe, resolve
 
-    for option, value, table in (
-        ("--method", method, method_configs()),
-        ("--addon", addon, addon_configs()),
-    ):
-        if value not in table:
-            raise UserError(f"{option} {value}", f"known: {', '.join(table)}")
-    return f"{recipes_for(Data().path if data is None else data)}/{method}-{addon}"
-
-
-def _start(
-    name: str,
-    settings: tuple[str, ...],
-    flags: dict[str, Any],
-    *,
-    out: Path | None,
-    device: str | None,
-    nproc: int,
-) -> None:
+    name, flags, plugins = new.recipe, new.flags, tuple(new.plugin or ())
+    if name is None:
+        start = default_recipe(method=new.method, addon=new.addon, data=new.data, plugins=plugins)
+        name, flags = start.recipe, {**flags, **start.flags}
+    settings = tuple(new.set_ or ())
+    # Before torch is imported; of several processes rank 0 resolves and refuses, below.
+    early = None
+    if launched_by() is None:
+        early = _resolve_early(name, settings, flags, plugins=plugins, out=new.out)
     from sercli import distributed
     from sercli.engine import launch, pretraining, runtime
 
     runtime.require_devices(device, nproc)
-    with runtime.process_group(device) as chosen:
+    prepared: list[Prepared] = []  # by the first process, which alone prepares
+
+    def prepare() -> RunDir:
+        resolved = early or resolve(name, settings, flags, plugins=plugins)
         processes = max(nproc, distributed.world_size())
-        run = runtime.decided_by_first(
-            lambda: pretraining.prepare(name, settings, flags, out=out, processes=processes)
-        )
+        prepared.append(pretraining.prepare(resolved, out=new.out, processes=processes))
+        return prepared[0].run
+
+    with runtime.process_group(device) as chosen:
+        run = runtime.decided_by_first(prepare)
         if nproc == 1:
-            _train(run, chosen)
+            _train(run, chosen, prepared[0] if prepared else None)
     if nproc > 1:
         launch.launch(run, nproc=nproc, device=device)
-    _tell_what_is_next(run)
+    _print_what_is_next(run)
+
+
+def _resolve_early(
+    name: str,
+    settings: tuple[str, ...],
+    flags: dict[str, Any],
+    *,
+    plugins: tuple[Path, ...],
+    out: Path | None,
+) -> Resolved:
+    """Resolve the recipe, and refuse what cannot be before the seconds that torch takes.
+
+    Raises:
+        UserError: The directory is there, or the recipe or its images cannot be used.
+    """
+    from sercli.data import has_split
+    from sercli.families import resolve
+    from sercli.runs.run_dir import refuse_existing
+
+    refuse_existing(out)
+    resolved = resolve(name, settings, flags, plugins=plugins)
+    has_split(resolved.recipe.data.path, "train")
+    return resolved
 
 
 def _resume(path: Path, *, device: str | None, nproc: int) -> None:
-    from sercli.engine import launch, pretraining, runtime
     from sercli.runs.run_dir import RunDir
 
     run = RunDir.open(path)
-    pretraining.read_recipe(run)
     if run.read_run()["status"] == "done":
         print(f"{path} is done; nothing to resume")
         return
+    from sercli.engine import launch, pretraining, runtime
+
     if nproc > 1:
         runtime.require_devices(device, nproc)
+        pretraining.read_recipe(run)  # refused now, not by the processes
         launch.launch(run, nproc=nproc, device=device)
     else:
         with runtime.process_group(device) as chosen:
-            _train(run, chosen)
-    _tell_what_is_next(run)
+            _train(run, chosen, None)
+    _print_what_is_next(run)
 
 
-def _train(run: RunDir, device: torch.device) -> None:
+def _train(run: RunDir, device: torch.device, prepared: Prepared | None) -> None:
     from sercli.engine import pretraining
     from sercli.evals.monitor import training_monitor
 
-    pretraining.train(run, device=device, make_monitor=training_monitor)
+    pretraining.train(run, device=device, make_monitor=training_monitor, prepared=prepared)
 
 
-def _tell_what_is_next(run: RunDir) -> None:
-    from sercli.engine import runtime
+def _print_what_is_next(run: RunDir) -> None:
+    from sercli.engine.processes import is_first_process, under_agent
 
-    if runtime.is_first_process() and not runtime.under_agent():
+    if is_first_process() and not under_agent():
         path = run.path
         print(f"done: {path}\nnext: ser equiv-score {path}; ser knn {path}; ser compare {path}")

@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sercli.commands.options import Plugins, Settings
+from sercli.commands.printing import (
+    aligned,
+    print_first_that_fits,
+    ruled_table,
+    write,
+    write_json,
+    write_marked,
+)
 from sercli.errors import SerError, UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from sercli.data.source import ImageSource
-    from sercli.engine.plan import Plan
     from sercli.recipe.files import Resolved
     from sercli.recipe.listing import Difference, Head, Value
     from sercli.recipe.schema import Recipe
@@ -30,36 +36,13 @@ app = typer.Typer(help="List, show, compare and check recipes.", no_args_is_help
 _PLACEHOLDER, _IMAGENET_IMAGES = "imagenet", 1_281_167
 
 
-class Format(StrEnum):
-    """What `--format` can be."""
-
-    TERMINAL = "terminal"
-    JSON = "json"
-
-
-class ListFormat(StrEnum):
-    """What `--format` of `ser recipe list` can be."""
-
-    TERMINAL = "terminal"
-    MARKDOWN = "markdown"
-    JSON = "json"
-
-
-class ShowFormat(StrEnum):
-    """What `--format` of `ser recipe show` can be."""
-
-    TERMINAL = "terminal"
-    YAML = "yaml"
-    JSON = "json"
-
+Format = Literal["terminal", "json"]
+ListFormat = Literal["terminal", "markdown", "json"]
+ShowFormat = Literal["terminal", "yaml", "json"]
 
 _HOW = "How it is written."
 _FormatOption = Annotated[Format, typer.Option("--format", help=_HOW)]
-_NAME = "Name under recipes/, a YAML file, or a run directory."
-_SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key, e.g. train.lr=1e-3."),
-]
+_NAME = "Name under `recipes/`, a YAML file, or a run directory."
 
 
 @app.command("list")
@@ -67,10 +50,10 @@ def list_(
     pattern: Annotated[
         str | None,
         typer.Argument(
-            metavar="FILTER", help="A part of a name, or a shell pattern such as 'imagenet/*'."
+            metavar="FILTER", help="A part of a name, or a shell pattern such as `imagenet/*`."
         ),
     ] = None,
-    output_format: Annotated[ListFormat, typer.Option("--format", help=_HOW)] = ListFormat.TERMINAL,
+    output_format: Annotated[ListFormat, typer.Option("--format", help=_HOW)] = "terminal",
 ) -> None:
     """List the recipes that come with ser: what each is, what was published, and its command.
 
@@ -80,21 +63,21 @@ def list_(
 
     names = recipe_listing.matching_names(pattern or "")
     heads = [recipe_listing.read_head(name) for name in names]
-    if output_format is ListFormat.JSON:
-        _write_json([_head_json(head) for head in heads])
-    elif output_format is ListFormat.MARKDOWN:
-        _write(recipe_listing.markdown_table(heads))
+    if output_format == "json":
+        write_json([_head_json(head) for head in heads])
+    elif output_format == "markdown":
+        write(recipe_listing.markdown_table(heads))
     elif sys.stdout.isatty():
-        _print_first_that_fits(_list_tables(heads))
+        print_first_that_fits(_list_tables(heads))
     else:
         rows = [(head.recipe, head.about, head.published, head.command) for head in heads]
-        _write(_aligned([("recipe", "what it is", "published", "command"), *rows]))
+        write(aligned([("recipe", "what it is", "published", "command"), *rows]))
 
 
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help=_NAME)],
-    set_: _SetOption = None,
+    set_: Settings = None,
     origins: Annotated[
         bool | None,
         typer.Option(
@@ -106,7 +89,8 @@ def show(
     output_format: Annotated[
         ShowFormat,
         typer.Option("--format", help=_HOW + " YAML can be used as a recipe."),
-    ] = ShowFormat.TERMINAL,
+    ] = "terminal",
+    plugin: Plugins = None,
 ) -> None:
     """Show every setting of a recipe with its value and where that came from.
 
@@ -115,47 +99,30 @@ def show(
     """
     from sercli.recipe import listing as recipe_listing
 
-    if output_format is ShowFormat.YAML and origins:
+    if output_format == "yaml" and origins:
         raise UserError(
             "--origins with --format yaml",
             "a recipe has no room for where its values came from",
             "leave --origins out, or use --format json",
         )
-    resolved = _resolve(name, set_)
-    if output_format is ShowFormat.YAML:
-        _write(resolved.recipe.to_yaml().rstrip("\n"))
+    resolved = _resolve(name, set_, plugins=plugin, tolerant=True)
+    if output_format == "yaml":
+        write(resolved.recipe.to_yaml().rstrip("\n"))
         return
     head = recipe_listing.read_head(resolved.name)
-    if output_format is ShowFormat.JSON:
+    if output_format == "json":
         tree = {**_head_json(head), "values": resolved.recipe.model_dump(mode="json")}
-        _write_json(tree if origins is False else {**tree, "origins": resolved.origins})
+        write_json(tree if origins is False else {**tree, "origins": resolved.origins})
         return
-    values = recipe_listing.values_of(resolved)
-    columns = 2 if origins is False else 3
-    headings = ("setting", "value", "from")[:columns]
-    rows = [(key, _shown(value), resolved.origins[key])[:columns] for key, value in values.items()]
-    told = [
-        f"{what}: {text}"
-        for what, text in (
-            (head.recipe, head.about),
-            ("published", head.published),
-            ("command", head.command),
-        )
-        if text
-    ]
-    if told:
-        _write("\n".join(told))
-    if sys.stdout.isatty():
-        _print_first_that_fits([_settings_table(headings, rows)])
-    else:
-        _write(("\n" if told else "") + _aligned([headings, *rows]))
+    _print_settings(resolved, head, origins=origins is not False)
 
 
 @app.command()
 def diff(
     first: Annotated[str, typer.Argument(metavar="A", help=_NAME)],
     second: Annotated[str, typer.Argument(metavar="B", help="The other, likewise.")],
-    output_format: _FormatOption = Format.TERMINAL,
+    output_format: _FormatOption = "terminal",
+    plugin: Plugins = None,
 ) -> None:
     """Show the settings in which two recipes differ, and where each value came from.
 
@@ -164,10 +131,10 @@ def diff(
     """
     from sercli.recipe import listing as recipe_listing
 
-    resolved = (_resolve(first, None), _resolve(second, None))
-    found = recipe_listing.differences(*resolved)
-    if output_format is Format.JSON:
-        _write_json(
+    resolved = [_resolve(name, None, plugins=plugin, tolerant=True) for name in (first, second)]
+    found = recipe_listing.differences(resolved[0], resolved[1])
+    if output_format == "json":
+        write_json(
             {
                 "a": resolved[0].name,
                 "b": resolved[1].name,
@@ -178,12 +145,24 @@ def diff(
             }
         )
     elif not found:
-        _write("no difference")
+        write("no difference")
     elif sys.stdout.isatty():
-        _print_first_that_fits(_difference_tables(resolved[0].name, resolved[1].name, found))
+        print_first_that_fits(_difference_tables(resolved[0].name, resolved[1].name, found))
     else:
         headings = ("setting", resolved[0].name, "from", resolved[1].name, "from")
-        _write(_aligned([headings, *(_difference_row(one) for one in found)]))
+        write(aligned([headings, *(_difference_row(one) for one in found)]))
+
+
+@app.command()
+def schema(plugin: Plugins = None) -> None:
+    """Write the JSON Schema of recipes, by which editors complete keys and tell wrong values.
+
+    `ser recipe schema > recipe.schema.json`, and as the first line of a recipe
+    `# yaml-language-server: $schema=recipe.schema.json`.
+    """
+    from sercli.families.json_schema import recipe_schema
+
+    write_json(recipe_schema(plugin or ()))
 
 
 @app.command()
@@ -198,7 +177,8 @@ def check(
             metavar="DIR|shapes", help="Images to check for.", show_default="the recipe's"
         ),
     ] = None,
-    set_: _SetOption = None,
+    set_: Settings = None,
+    plugin: Plugins = None,
 ) -> None:
     """Check that recipes can be trained, without training: model, batch, schedule and cost.
 
@@ -212,9 +192,9 @@ def check(
     failed, assumed = 0, False
     for name in chosen:
         try:
-            resolved = _resolve(name, set_, data)
+            resolved = _resolve(name, set_, data, plugins=plugin)
             nominal = data is None and _is_nominal(resolved.recipe)
-            plan = _plan(resolved.recipe, nominal=nominal)
+            summary = _summary(resolved.recipe, nominal=nominal)
         except SerError as error:
             if len(chosen) == 1:
                 raise
@@ -222,7 +202,7 @@ def check(
             typer.echo(f"FAILED {name}: {' '.join(str(error).split())}", err=True)
         else:
             assumed |= nominal
-            _tell("ok", f"{name}: {_summary(plan)}")
+            write_marked("ok", f"{name}: {summary}")
     if assumed:
         typer.echo(
             f"There is no folder {_PLACEHOLDER}: {_IMAGENET_IMAGES:,} images were assumed; "
@@ -238,12 +218,28 @@ def check(
 # -- resolving and checking ------------------------------------------------------------------------
 
 
-def _resolve(name: str, settings: Sequence[str] | None, data: str | None = None) -> Resolved:
-    from sercli.engine import pretraining
+def _resolve(
+    name: str,
+    settings: Sequence[str] | None,
+    data: str | None = None,
+    *,
+    plugins: Sequence[Path] | None,
+    tolerant: bool = False,
+) -> Resolved:
+    from sercli.families import resolve
     from sercli.recipe import listing as recipe_listing
 
     flags = {} if data is None else {"data.path": data}
-    return pretraining.resolve(recipe_listing.located(name), tuple(settings or ()), flags)
+    resolved = resolve(
+        recipe_listing.located(name),
+        tuple(settings or ()),
+        flags,
+        plugins=plugins or (),
+        tolerant=tolerant,
+    )
+    for note in resolved.notes:
+        typer.echo(note, err=True)
+    return resolved
 
 
 def _is_nominal(recipe: Recipe) -> bool:
@@ -251,12 +247,21 @@ def _is_nominal(recipe: Recipe) -> bool:
     return recipe.data.path == _PLACEHOLDER and not Path(_PLACEHOLDER).is_dir()
 
 
-def _plan(recipe: Recipe, *, nominal: bool) -> Plan:
+def _summary(recipe: Recipe, *, nominal: bool) -> str:
+    """What follows from a recipe, in one line."""
+    from sercli.engine.flops import count_flops
     from sercli.engine.plan import make_plan
     from sercli.engine.pretraining import training_source
 
     source = _stand_in(_IMAGENET_IMAGES) if nominal else training_source(recipe)
-    return make_plan(recipe, source)
+    plan = make_plan(recipe, source)
+    flops = count_flops(recipe, plan.objective)
+    joins = "no [CLS]" if plan.cls_after is None else f"[CLS] joins after block {plan.cls_after}"
+    steps = plan.schedule.total_steps
+    return (
+        f"{plan.parameters:,} trainable parameters, {plan.tokens:,} tokens, {joins}, "
+        f"{steps:,} step{'' if steps == 1 else 's'}, FLOPs / none {flops.ratio_none:.4f}"
+    )
 
 
 def _stand_in(num_images: int) -> ImageSource:
@@ -264,16 +269,6 @@ def _stand_in(num_images: int) -> ImageSource:
     from sercli.data import ShapesSource
 
     return ShapesSource("train", image_size=16, num_images=num_images)
-
-
-def _summary(plan: Plan) -> str:
-    """What follows from a recipe, in one line."""
-    joins = "no [CLS]" if plan.cls_after is None else f"[CLS] joins after block {plan.cls_after}"
-    steps = plan.schedule.total_steps
-    return (
-        f"{plan.flops.parameters:,} trainable parameters, {plan.tokens:,} tokens, {joins}, "
-        f"{steps:,} step{'' if steps == 1 else 's'}, FLOPs / none {plan.flops.ratio_none:.4f}"
-    )
 
 
 # -- printing --------------------------------------------------------------------------------------
@@ -292,62 +287,36 @@ def _value_json(value: Value | None) -> dict[str, Any] | None:
     return None if value is None else {"value": value.value, "origin": value.origin}
 
 
-def _shown(value: Any) -> str:
+def _print_settings(resolved: Resolved, head: Head, *, origins: bool) -> None:
+    """What a recipe is, and its settings in a table."""
+    from sercli.recipe import listing as recipe_listing
+
+    lines = [
+        f"{what}: {text}"
+        for what, text in (
+            (head.recipe, head.about),
+            ("published", head.published),
+            ("command", head.command),
+        )
+        if text
+    ]
+    columns = 3 if origins else 2
+    headings = ("setting", "value", "from")[:columns]
+    rows = [
+        (key, _as_yaml(value), resolved.origins[key])[:columns]
+        for key, value in recipe_listing.values_of(resolved).items()
+    ]
+    if lines:
+        write("\n".join(lines))
+    if sys.stdout.isatty():
+        print_first_that_fits([_settings_table(headings, rows)])
+    else:
+        write(("\n" if lines else "") + aligned([headings, *rows]))
+
+
+def _as_yaml(value: Any) -> str:
     """A value as one would write it in YAML, without quotes."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _write(text: str) -> None:
-    # Bytes, so that no locale can refuse an arrow.
-    typer.echo(text.encode())
-
-
-def _write_json(tree: Any) -> None:
-    _write(json.dumps(tree, indent=2, ensure_ascii=False))
-
-
-def _tell(mark: str, text: str) -> None:
-    """A line; on a terminal it is broken between words."""
-    if not sys.stdout.isatty():
-        _write(f"{mark} {text}")
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    Console().print(Text.assemble((mark, "green"), " ", text))
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-
-
-def _table() -> Table:
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-
-
-def _print_first_that_fits(tables: Sequence[Table], console: Console | None = None) -> None:
-    """Print the first table whose columns are not too narrow on this terminal, else the last."""
-    from rich.console import Console
-    from rich.measure import Measurement
-
-    console = console or Console()
-    unbounded = console.options.update(max_width=10_000)
-    for table in tables:
-        for column in table.columns:
-            if column.no_wrap:  # what must not be broken counts in full
-                cells = (column.header, *column.cells)
-                widths = [Measurement.get(console, unbounded, cell).maximum for cell in cells]
-                column.min_width = max(widths)
-        if Measurement.get(console, unbounded, table).minimum <= console.width:
-            break
-    console.print(table)
 
 
 def _list_tables(heads: Sequence[Head]) -> list[Table]:
@@ -358,7 +327,7 @@ def _list_tables(heads: Sequence[Head]) -> list[Table]:
     caption = Text("`ser recipe show RECIPE` prints its command and settings", style="dim")
     tables = []
     for commands, apart in ((True, True), (False, True), (False, False)):
-        table = _table()
+        table = ruled_table()
         table.add_column("recipe", no_wrap=True)
         table.add_column("what it is", min_width=40 if apart else None)
         if apart and any_published:
@@ -383,7 +352,7 @@ def _list_tables(heads: Sequence[Head]) -> list[Table]:
 def _settings_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     from rich.text import Text
 
-    table = _table()
+    table = ruled_table()
     for heading in headings:
         table.add_column(heading, no_wrap=heading == "setting", overflow="fold")
     for row in rows:
@@ -393,7 +362,7 @@ def _settings_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> T
 
 def _difference_row(one: Difference) -> tuple[str, str, str, str, str]:
     cells = [
-        ("–", "") if side is None else (_shown(side.value), side.origin)
+        ("–", "") if side is None else (_as_yaml(side.value), side.origin)
         for side in (one.first, one.second)
     ]
     return (one.key, *cells[0], *cells[1])
@@ -403,7 +372,7 @@ def _difference_tables(first: str, second: str, found: Sequence[Difference]) -> 
     """With origins in columns of their own; and beneath the values."""
     from rich.text import Text
 
-    wide, narrow = _table(), _table()
+    wide, narrow = ruled_table(), ruled_table()
     for heading in ("setting", first, "from", second, "from"):
         wide.add_column(Text(heading), no_wrap=True)
     for index, heading in enumerate(("setting", first, second)):

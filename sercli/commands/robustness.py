@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from sercli.commands.evaluation import (
-    BatchSize,
-    ClsAfter,
-    Device,
-    Key,
-    Limit,
-    Model,
-    NumHeads,
-    Out,
-    Positions,
-    RandomInit,
-    Teacher,
-    Workers,
     command_line,
-    print_table,
-    progress_of,
-    tell,
+    hints_of,
+    loader_processes,
+    read_model,
+    require_images,
+    require_usable,
+    say_to_stderr,
+    say_what_was_read,
 )
+from sercli.commands.options import BatchSize, ModelOptions, RunOptions, option_objects
+from sercli.commands.printing import print_table, progress_of
 from sercli.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
     from sercli.data import ImageSource
-    from sercli.encoders.foreign import Hints
     from sercli.encoders.loading import LoadedEncoder
+    from sercli.evals.common import Outcome
     from sercli.evals.robustness.classifier import Classifier
-    from sercli.evals.robustness.evaluate import Outcome
     from sercli.runs.result import Result
 
 _OWN = "own"
@@ -57,24 +50,28 @@ def _directory(text: str) -> Any:
     return typer.Option(metavar="DIR", help=text)
 
 
-def robustness(
-    model: Model,
-    imagenet_c: Annotated[Path | None, _directory("ImageNet-C: <corruption>/1…5/<wnid>/.")] = None,
-    imagenet_p: Annotated[Path | None, _directory("ImageNet-P: <perturbation>/<wnid>/.")] = None,
-    imagenet_r: Annotated[Path | None, _directory("ImageNet-R: 200 of the classes.")] = None,
-    imagenet_a: Annotated[Path | None, _directory("ImageNet-A: 200 of the classes.")] = None,
-    sketch: Annotated[Path | None, _directory("ImageNet-Sketch.")] = None,
+@dataclass(frozen=True)
+class SetOptions:
+    """Which sets, and how complete they must be."""
+
+    panel: ClassVar[str] = "The sets"
+
+    imagenet_c: Annotated[Path | None, _directory("ImageNet-C: `<corruption>/1…5/<wnid>/`.")] = None
+    imagenet_p: Annotated[Path | None, _directory("ImageNet-P: `<perturbation>/<wnid>/`.")] = None
+    imagenet_r: Annotated[Path | None, _directory("ImageNet-R: 200 of the classes.")] = None
+    imagenet_a: Annotated[Path | None, _directory("ImageNet-A: 200 of the classes.")] = None
+    sketch: Annotated[Path | None, _directory("ImageNet-Sketch.")] = None
     v2: Annotated[
         list[Path] | None,
         _directory("ImageNet-V2: one of its three sets, or what holds them. May be repeated."),
-    ] = None,
+    ] = None
     imagenet_c_otf: Annotated[
         bool,
         typer.Option(
             "--imagenet-c-otf",
             help="Corrupt val while reading it: a protocol of its own, not ImageNet-C.",
         ),
-    ] = False,
+    ] = False
     everything: Annotated[
         Path | None,
         typer.Option(
@@ -83,112 +80,79 @@ def robustness(
             help="Evaluate every set found below DIR (imagenet-r, sketch, imagenet-v2, …, val), as "
             "`ser data shapes DIR` writes them.",
         ),
-    ] = None,
+    ] = None
     data: Annotated[
         str | None,
         typer.Option(
             metavar="DIR|shapes",
             help="Evaluate val of this set as well: its error is subtracted in relative mCE.",
         ),
-    ] = None,
+    ] = None
+    alexnet_p: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="AlexNet's numbers on ImageNet-P (JSON), for mFR."),
+    ] = None
+    allow_partial: Annotated[
+        bool,
+        typer.Option("--allow-partial", help="Accept incomplete sets; results are marked partial."),
+    ] = False
+
+
+@option_objects
+def robustness(
+    sets: SetOptions,
+    run: RunOptions,
+    model: ModelOptions,
     head: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|own",
-            help="The probe, or `own`: the head of timm:NAME. Default: the run's "
-            f"heads/{_HEAD}.safetensors, or the only one there is.",
+            help="The probe, or `own`: the head of `timm:NAME`. Default: the run's "
+            f"`heads/{_HEAD}.safetensors`, or the only one there is.",
         ),
     ] = None,
-    alexnet_p: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="AlexNet's numbers on ImageNet-P (JSON), for mFR."),
-    ] = None,
-    allow_partial: Annotated[
-        bool,
-        typer.Option("--allow-partial", help="Accept incomplete sets; results are marked partial."),
-    ] = False,
-    out: Out = None,
     batch_size: BatchSize = 256,
-    workers: Workers = None,
-    device: Device = None,
-    limit: Limit = None,
-    teacher: Teacher = False,
-    random_init: RandomInit = False,
-    num_heads: NumHeads = None,
-    cls_after: ClsAfter = None,
-    key: Key = None,
-    positions: Positions = None,
 ) -> None:
     """Measure a classifier on ImageNet-C, -P, -R, -A, -Sketch and -V2.
 
     The classifier is the probe that `ser linear-eval` trained, or with `--head own` any classifier
-    of timm's, by its own transform. Each set gives results/robustness--<set>.json and, beside it,
+    of timm's, by its own transform. Each set gives `results/robustness--<set>.json` and, beside it,
     the predictions for each image; ImageNet-C gives a heat map as well. Under torchrun, processes
     share the images.
     """
-    wanted = _wanted(
-        {
-            "imagenet-r": imagenet_r,
-            "imagenet-a": imagenet_a,
-            "imagenet-sketch": sketch,
-            "imagenet-c": imagenet_c,
-            "imagenet-p": imagenet_p,
-        },
-        v2=v2 or (),
-        everything=everything,
-        data=data,
-        on_the_fly=imagenet_c_otf,
-        normalised=alexnet_p is not None,
-    )
+    wanted = _wanted(sets)
+    _refuse_unusable(model, run, wanted, own_head=head == _OWN)
     from sercli.commands.subject import destination, owner_of
-    from sercli.data.loading import default_workers
-    from sercli.encoders.foreign import Hints
-    from sercli.engine.runtime import is_first_process, process_group, runtime_for
-    from sercli.evals.robustness.classifier import own_head
-    from sercli.evals.robustness.evaluate import evaluate, open_sets
+    from sercli.engine.processes import is_first_process
+    from sercli.engine.runtime import process_group
+    from sercli.evals.robustness.evaluate import evaluate
+    from sercli.evals.robustness.opening import open_sets
     from sercli.evals.robustness.reading import Reading
     from sercli.evals.robustness.scores import Normalisers
 
-    hints = Hints(num_heads, cls_after, key, positions)
-    normalisers = None if alexnet_p is None else Normalisers.from_file(alexnet_p)
+    normalisers = None if sets.alexnet_p is None else Normalisers.from_file(sets.alexnet_p)
     first = is_first_process()
     results: dict[str, Result] = {}
-    with process_group(device) as chosen, progress_of(first) as show:
-        target = destination(model, out, random_init=random_init)
-        owner = owner_of(model, random_init=random_init)
-        if head == _OWN:
-            if teacher or hints != Hints():
-                raise UserError(
-                    "--teacher, --num-heads, --cls-after, --key or --positions with --head own",
-                    "they tell how to read a checkpoint, timm's classifiers are whole",
-                    "leave them out",
-                )
-            classifier = own_head(model, device=chosen, random_init=random_init)
-        else:
-            file = _head_file(model, target) if head is None else Path(head)
-            classifier, loaded = _probe(
-                model, file, chosen, teacher=teacher, random_init=random_init, hints=hints
-            )
-            if first:
-                tell(loaded)
-        sets = open_sets(
+    with process_group(run.device) as chosen, progress_of(first) as progress:
+        target = destination(model.source, run.out, random_init=model.random_init)
+        owner = owner_of(model.source, random_init=model.random_init)
+        classifier = _classifier(model, head, target, chosen)
+        opened = open_sets(
             wanted.folders,
             classifier.classes,
             v2=wanted.v2,
-            val=_open_val(wanted, classifier, model),
+            val=_open_val(wanted, classifier, model.source),
             on_the_fly=wanted.on_the_fly,
             image_size=classifier.image_size,
-            allow_partial=allow_partial,
+            allow_partial=sets.allow_partial,
         )
-        if workers is None:
-            workers = default_workers(runtime_for(chosen).ranks_here)
-        reading = Reading(batch_size, limit, workers, show)
-        for outcome in evaluate(classifier, sets, reading=reading, alexnet=normalisers):
+        reading = Reading(batch_size, run.limit, loader_processes(run, chosen), progress)
+        for outcome in evaluate(classifier, opened, reading=reading, alexnet=normalisers):
             results[outcome.result.protocol["variant"]] = outcome.result
             if first:
-                _save(target, outcome, model, owner)
+                _save(target, outcome, model.source, owner)
     if first:
-        _tell(results, model, target)
+        _print(results, model.source, target)
 
 
 # -- What is asked for ----------------------------------------------------------------------------
@@ -211,21 +175,21 @@ class _Wanted:
     on_the_fly: bool
 
 
-def _wanted(
-    asked: Mapping[str, Path | None],
-    *,
-    v2: Sequence[Path],
-    everything: Path | None,
-    data: str | None,
-    on_the_fly: bool,
-    normalised: bool,
-) -> _Wanted:
+def _wanted(sets: SetOptions) -> _Wanted:
     """Merge what is named with what lies below --all; a name goes first.
 
     Raises:
         UserError: Nothing is asked for, nothing is found, or a table is given in vain.
     """
+    asked = {
+        "imagenet-r": sets.imagenet_r,
+        "imagenet-a": sets.imagenet_a,
+        "imagenet-sketch": sets.sketch,
+        "imagenet-c": sets.imagenet_c,
+        "imagenet-p": sets.imagenet_p,
+    }
     folders = {name: path for name, path in asked.items() if path is not None}
+    v2, data, everything = sets.v2 or [], sets.data, sets.everything
     if everything is not None:
         if not everything.is_dir():
             raise UserError(f"--all {everything}", "it must be a directory that holds the sets")
@@ -242,15 +206,38 @@ def _wanted(
         if not (found or data):
             known = ", ".join(names[0] for names in _FOLDERS.values())
             raise UserError(f"--all {everything} holds none of the sets", f"known are {known}, val")
-    if not (folders or v2 or data or on_the_fly):
+    if not (folders or v2 or data or sets.imagenet_c_otf):
         raise UserError(
             "no set to evaluate on",
             "at least one must be named",
             "add --all DIR, --data DIR, or a set such as --imagenet-r DIR",
         )
-    if normalised and "imagenet-p" not in folders:
+    if sets.alexnet_p is not None and "imagenet-p" not in folders:
         raise UserError("--alexnet-p without ImageNet-P", "it normalises that set's numbers only")
-    return _Wanted(folders, v2, data, on_the_fly)
+    return _Wanted(folders, v2, data, sets.imagenet_c_otf)
+
+
+def _refuse_unusable(
+    model: ModelOptions, run: RunOptions, wanted: _Wanted, *, own_head: bool
+) -> None:
+    """Refuse what cannot be, before torch is imported; the sets are looked into later.
+
+    Raises:
+        UserError: The model, its options or its val split cannot be used.
+    """
+    from sercli.encoders.asked import Hints
+
+    if own_head:
+        if model.teacher or hints_of(model) != Hints():
+            raise UserError(
+                "--teacher, --num-heads, --cls-after, --key or --positions with --head own",
+                "they tell how to read a checkpoint, timm's classifiers are whole",
+                "leave them out",
+            )
+    else:
+        require_usable(model, run)
+    if wanted.data is not None or wanted.on_the_fly:
+        require_images(model, wanted.data)
 
 
 def _open_val(wanted: _Wanted, classifier: Classifier, model: str) -> ImageSource | None:
@@ -275,31 +262,39 @@ def _open_val(wanted: _Wanted, classifier: Classifier, model: str) -> ImageSourc
 # -- The classifier -------------------------------------------------------------------------------
 
 
+def _classifier(
+    model: ModelOptions, head: str | None, target: Path, device: torch.device
+) -> Classifier:
+    """The model with its own head, or with a probe that was trained on it.
+
+    Raises:
+        UserError: There is no such head, or it is another encoder's.
+    """
+    from sercli.engine.processes import is_first_process
+    from sercli.evals.robustness.classifier import own_head
+
+    if head == _OWN:
+        return own_head(model.source, device=device, random_init=model.random_init)
+    file = _head_file(model.source, target) if head is None else Path(head)
+    classifier, loaded = _probe(model, file, device)
+    if is_first_process():
+        say_what_was_read(loaded)
+    return classifier
+
+
 def _probe(
-    model: str,
-    file: Path,
-    device: torch.device,
-    *,
-    teacher: bool,
-    random_init: bool,
-    hints: Hints,
+    model: ModelOptions, file: Path, device: torch.device
 ) -> tuple[Classifier, LoadedEncoder]:
     """The encoder with the probe in `file` that was trained on it.
 
     Raises:
         UserError: There is no probe, or it is another encoder's.
     """
-    from sercli.encoders.loading import read_encoder
-    from sercli.evals.linear.heads import load_head
+    from sercli.evals.linear.probe_head import load_head
     from sercli.evals.robustness.classifier import CentreView, Classifier
 
     probe = load_head(file)
-    loaded = read_encoder(
-        model,
-        teacher=teacher,
-        random_init=random_init,
-        **asdict(hints),
-    )
+    loaded = read_model(model)
     probe.require_encoder(loaded.encoder)
     facts = probe.facts
     encoder, probe = loaded.encoder.to(device).eval(), probe.to(device).eval()
@@ -371,12 +366,12 @@ def _save(target: Path, outcome: Outcome, model: str, owner: str) -> None:
         save_figure(figure, run.figures, result.name)
 
 
-def _tell(results: Mapping[str, Result], model: str, target: Path) -> None:
+def _print(results: Mapping[str, Result], model: str, target: Path) -> None:
     from sercli.evals.robustness.tables import blocks, notes
     from sercli.runs.run_dir import RunDir
 
     for note in notes(results.values()):
-        typer.echo(note, err=True)
+        say_to_stderr(note)
     for block in blocks(results, model):
         print_table(block.headings, block.rows, title=block.title, caption=block.caption)
     written = [str(RunDir(target).result(result.name)) for result in results.values()]

@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sercli.data import ImageSource, has_split, open_source
 from sercli.data.registry import rendering_kind
-from sercli.encoders.foreign import Hints
-from sercli.encoders.loading import LoadedEncoder, read_encoder
+from sercli.encoders.asked import Hints
 from sercli.errors import UserError
 from sercli.runs.facts import RunFacts, facts_of
 from sercli.runs.files import write_atomic
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from sercli.encoders.loading import LoadedEncoder
 
 _RESULTS_ROOT = Path("runs")
 
@@ -34,7 +36,8 @@ class Images:
     Attributes:
         path: What `open_source` takes.
         image_size: Side in pixels at which the embedded world is rendered.
-        seed, num_train, num_val: Of the embedded world; None: the usual number.
+        seed: Which embedded world is rendered.
+        num_train, num_val: How many images of it each split has; None: the usual number.
     """
 
     path: str
@@ -151,6 +154,8 @@ def resolve(
     Raises:
         UserError: Any of these cannot be used.
     """
+    from sercli.encoders.loading import read_encoder
+
     target = destination(model, out, random_init=random_init)
     facts = facts_of(model)
     hints = hints or Hints()

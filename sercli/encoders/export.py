@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sercli import __version__
+from sercli.encoders.asked import require_free
 from sercli.encoders.files import safetensors_bytes
 from sercli.encoders.foreign import EXPORT_LAYOUT
 from sercli.encoders.loading import LoadedEncoder
@@ -59,19 +60,6 @@ class Exported:
     difference: float
     tensors: int
     code: str
-
-
-def require_free(path: Path, *, force: bool) -> None:
-    """Refuse a place that cannot take an exported file, before anything is computed.
-
-    Raises:
-        UserError: Not *.safetensors, a directory, or there already.
-    """
-    if path.suffix != ".safetensors":
-        raise UserError(f"{path} as the file to write", "its name must end in .safetensors")
-    if path.is_dir() or (path.exists() and not force):
-        remedy = "" if path.is_dir() else "name another, or --force to replace it"
-        raise UserError(f"{path} exists", "an export does not replace anything unasked", remedy)
 
 
 def export(

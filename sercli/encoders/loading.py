@@ -24,18 +24,19 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
+from sercli.encoders.asked import Hints, require_source
 from sercli.encoders.files import (
     load_torch_file,
     read_safetensors,
     require_finite,
     safetensors_bytes,
 )
-from sercli.encoders.foreign import Hints, resampling
 from sercli.encoders.foreign import num_heads as heads_of
 from sercli.encoders.foreign import read as read_foreign
+from sercli.encoders.foreign import resampling
+from sercli.encoders.timm_weights import create_timm
 from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
-from sercli.randomness import seeded
 from sercli.recipe.schema import Model
 from sercli.runs.facts import read_facts
 from sercli.runs.files import hash_of, verifies, write_atomic
@@ -43,7 +44,6 @@ from sercli.runs.run_dir import RunDir
 
 _FORMAT = "ser-encoder"
 _OUR_HEADER = {"model", "step"}
-_LOCAL = "local-dir:"
 
 
 @dataclass(frozen=True)
@@ -176,30 +176,13 @@ def read_encoder(
     """`load_encoder` with where the weights come from."""
     name = str(source)
     hints = Hints(num_heads, cls_after, key, positions)
+    require_source(name, teacher=teacher, random_init=random_init, hints=hints)
     if name.startswith("timm:"):
-        if teacher:
-            raise UserError(f"{name} with the teacher asked for", "timm models have no teacher")
-        _refuse(hints, name)
         return _read_timm(name, random_init=random_init)
-    if random_init:
-        raise UserError(f"--random-init with {name}", "it goes with timm:NAME only")
-    path = Path(source)
-    role = "teacher" if teacher else "student"
+    path, role = Path(source), "teacher" if teacher else "student"
     if path.is_dir():
-        _refuse(hints, name)
         return _read_run(RunDir.open(path), name, role)
-    if not path.is_file():
-        raise UserError(
-            f"no model at {name}", "a run directory, a checkpoint file or timm:NAME is needed"
-        )
     return _read_file(path, name, role, hints)
-
-
-def _refuse(hints: Hints, name: str) -> None:
-    if hints.given is not None:
-        raise UserError(
-            f"{hints.given} with {name}", "that is known of it; it goes with others' files"
-        )
 
 
 def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
@@ -224,7 +207,7 @@ def _read_file(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
     if path.suffix == ".safetensors":
         header, stored = read_safetensors(path)
         if header.get("format") == _FORMAT or header.keys() >= _OUR_HEADER:
-            _refuse(hints, name)
+            hints.refuse(name)
             return _build(header, _only(stored, "teacher.", key == "teacher"), name, key)
         return _read_foreign(stored, header, name, key, hints)
     if hash_of(path).is_file() and not verifies(path):
@@ -241,7 +224,7 @@ def _read_torch(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
     metadata = state.get("encoder")
     if not isinstance(metadata, Mapping) or "objective" not in state:
         return _read_foreign(state, {}, name, key, hints)
-    _refuse(hints, name)
+    hints.refuse(name)
     prefix = f"{key}.encoder."
     stored = state["objective"]
     if not isinstance(stored, Mapping) or not all(isinstance(v, Tensor) for v in stored.values()):
@@ -331,55 +314,6 @@ def encoder_sha256(encoder: Encoder) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
-    """A model of timm's, with weights on this machine or random ones.
-
-    Args:
-        name: `timm:NAME`, or `timm:local-dir:DIR` for a folder with config.json and weights, as the
-            Hugging Face Hub has them.
-        random_init: Random weights, the same at every call.
-        options: Of `timm.create_model`.
-
-    Raises:
-        UserError: timm knows no such model or weights, or they are not cached.
-    """
-    import huggingface_hub.constants
-    import timm
-
-    stem = name.removeprefix("timm:")
-    architecture = stem.partition(".")[0]
-    if stem.startswith(_LOCAL):
-        config = Path(stem.removeprefix(_LOCAL)) / "config.json"
-        if not config.is_file():
-            raise UserError(
-                f"{name}: there is no {config}", "a folder with config.json and weights is needed"
-            )
-    elif architecture not in timm.list_models():
-        raise UserError(f"{name}: timm knows no model {architecture!r}")
-    elif not timm.is_model_pretrained(stem) and "." in stem:
-        raise UserError(f"{name}: timm knows no weights {stem!r}")
-    # Nothing is downloaded behind the user's back. The environment variable of this name is read
-    # when huggingface_hub is imported, which is over.
-    before = huggingface_hub.constants.HF_HUB_OFFLINE
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
-    try:
-        with seeded(0, "timm"):
-            model = timm.create_model(stem, pretrained=not random_init, **options)
-    except Exception as error:
-        if stem.startswith(_LOCAL):
-            reason = " ".join(str(error).split())[:160]
-            raise UserError(f"{name} cannot be read ({type(error).__name__}: {reason})") from error
-        raise UserError(
-            f"{name} has no weights on this machine ({type(error).__name__})",
-            "weights must be cached, nothing is downloaded",
-            "use --random-init for random weights, or give a checkpoint file",
-        ) from error
-    finally:
-        huggingface_hub.constants.HF_HUB_OFFLINE = before
-    require_finite(model.state_dict(), name)
-    return model
 
 
 def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:

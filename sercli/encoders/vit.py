@@ -23,7 +23,7 @@ from sercli.encoders.positions import resampled, sincos
 from sercli.encoders.sizes import size_of
 from sercli.errors import UserError
 from sercli.randomness import seeded, truncated_normal_
-from sercli.recipe.schema import Model, PosResize
+from sercli.recipe.schema import Initialiser, Model, PosResize
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
         norm_pre: nn.Module | None = None,
         fc_norm: nn.Module | None = None,
         pools_mean: bool = False,
-        init: str = "timm",
+        init: Initialiser = Initialiser.TIMM,
         fixed_positions: bool = False,
         pos_resize: PosResize = "bicubic",
     ) -> None:
@@ -219,23 +219,23 @@ class Encoder(nn.Module):
     def initialise(self, seed: int) -> Encoder:
         """Draw all weights from `seed`, alike on every machine and rank.
 
-        Linear layers are normal with std 0.02 (`init` "timm" and "dino") or Xavier uniform
-        ("moco-v3", "ser-moco"), the patch embedding is as any convolution's, or Xavier uniform
-        ("moco-v3"), [CLS] is normal with std 1e-6, or 0.02 ("dino"); the positions are normal with
-        std 0.02, or MoCo-v3's fixed sines and cosines. "ser-moco" is what the SER authors' MoCo
-        does, "dino" their DINO and Barlow Twins.
+        Linear layers are normal with std 0.02 (`init` TIMM and DINO) or Xavier uniform (MOCO_V3,
+        SER_MOCO), the patch embedding is as any convolution's, or Xavier uniform (MOCO_V3), [CLS]
+        is normal with std 1e-6, or 0.02 (DINO); the positions are normal with std 0.02, or
+        MoCo-v3's fixed sines and cosines. SER_MOCO is what the SER authors' MoCo does, DINO their
+        DINO and Barlow Twins.
         """
         with seeded(seed, "encoder"), torch.no_grad():
             for name, module in self.named_modules():
                 _initialise_module(module, self.init, parts=3 if name.endswith(".qkv") else 1)
-            if self.init == "moco-v3":
+            if self.init is Initialiser.MOCO_V3:
                 projection = self.patch_embed.proj
                 limit = math.sqrt(6 / (projection.weight[0].numel() + projection.weight.shape[0]))
                 projection.weight.uniform_(-limit, limit)
                 if projection.bias is not None:
                     projection.bias.zero_()
             for token in (self.cls_token, self.reg_token):
-                if token is not None and self.init == "dino":
+                if token is not None and self.init is Initialiser.DINO:
                     truncated_normal_(token, std=0.02)
                 elif token is not None:
                     token.normal_(std=1e-6)
@@ -357,11 +357,11 @@ def final_norm(encoder: Encoder) -> nn.Module:
 _norm = functools.partial(nn.LayerNorm, eps=1e-6)
 
 
-def _initialise_module(module: nn.Module, scheme: str, *, parts: int) -> None:
+def _initialise_module(module: nn.Module, scheme: Initialiser, *, parts: int) -> None:
     """Draw a module's own weights; a linear layer may be `parts` maps of one input in one."""
     match module:
         case nn.Linear():
-            if scheme in ("moco-v3", "ser-moco"):
+            if scheme in (Initialiser.MOCO_V3, Initialiser.SER_MOCO):
                 limit = math.sqrt(6 / (module.in_features + module.out_features // parts))
                 module.weight.uniform_(-limit, limit)
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from sercli.engine import runtime as runtimes
+from sercli.engine.processes import UNDER_AGENT
 from sercli.errors import Interrupted, Preempted, SerError
 from sercli.runs.run_dir import RunDir
 
@@ -23,7 +23,7 @@ def launch(run: RunDir, *, nproc: int, device: str | None) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ[runtimes.UNDER_AGENT] = "1"
+    os.environ[UNDER_AGENT] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
     config = LaunchConfig(
         min_nodes=1,

@@ -11,7 +11,7 @@ from types import FrameType
 import torch
 
 from sercli import distributed
-from sercli.engine.runtime import under_agent
+from sercli.engine.processes import under_agent
 from sercli.errors import Interrupted, Preempted
 
 

@@ -18,12 +18,10 @@ import torch
 import torch.distributed as dist
 
 from sercli import __version__, distributed
+from sercli.engine.processes import launched_by
 from sercli.errors import SerError, UserError
 
 _T = TypeVar("_T")
-
-# Set by `ser pretrain --nproc` for its workers. Ctrl-C reaches those twice: by terminal and agent.
-UNDER_AGENT = "SER_UNDER_AGENT"
 
 
 @dataclass(frozen=True)
@@ -73,19 +71,6 @@ def runtime_for(device: torch.device, precision: str = "auto") -> Runtime:
     mixed = precision == "bf16" or (precision == "auto" and device.type == "cuda")
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", 1)))
     return Runtime(device, torch.bfloat16 if mixed else None, ranks_here)
-
-
-def launched_by() -> str | None:
-    """Who started several processes: "torchrun", "slurm", or None for a single one.
-
-    torchrun's variables come first, also where it started one process. A batch script of several
-    tasks, too, has SLURM's variables; those of a *step* are set by srun only.
-    """
-    if {"RANK", "WORLD_SIZE"} <= set(os.environ):
-        return "torchrun" if int(os.environ["WORLD_SIZE"]) > 1 else None
-    if {"SLURM_PROCID", "SLURM_STEP_ID"} <= set(os.environ):
-        return "slurm" if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 else None
-    return None
 
 
 @contextmanager
@@ -186,18 +171,6 @@ def require_devices(device_name: str | None, processes: int) -> None:
         count = torch.cuda.device_count()
         if processes > count:
             raise _too_few_devices(processes, count)
-
-
-def is_first_process() -> bool:
-    """Whether this is rank 0, also before and after the process group exists."""
-    variable = {"torchrun": "RANK", "slurm": "SLURM_PROCID"}
-    launcher = launched_by()
-    return launcher is None or os.environ[variable[launcher]] == "0"
-
-
-def under_agent() -> bool:
-    """Whether this process is a worker of `ser pretrain --nproc`."""
-    return UNDER_AGENT in os.environ
 
 
 def decided_by_first(decide: Callable[[], _T]) -> _T:

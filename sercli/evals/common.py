@@ -15,6 +15,7 @@ from sercli.randomness import numpy_generator
 from sercli.runs.result import Result
 from sercli.statistics import wilson_interval
 
+TOP = 5
 HELD_OUT = 0.2
 SEED = 0  # of the hold-out, of a limited sample and of the random twin
 
@@ -42,6 +43,17 @@ class Right:
     first: int
     among_five: int
     images: int
+
+    @classmethod
+    def of(cls, best: NDArray[np.int64], labels: NDArray[np.int64]) -> Right:
+        """Count.
+
+        Args:
+            best: int64 [N, ≤ 5], each image's best classes, best first.
+            labels: int64 [N].
+        """
+        found = best[:, :TOP] == labels[:, None]
+        return cls(int(found[:, 0].sum()), int(found.any(1).sum()), len(labels))
 
     @property
     def top1(self) -> float:

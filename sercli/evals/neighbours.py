@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sercli.evals.common import Right
+from sercli.evals.common import TOP, Right
 
 NEIGHBOURS = (10, 20, 100, 200)
 REPORTED = 20
 TEMPERATURE = 0.07
-_TOP = 5
 _QUERIES_AT_ONCE = 256
 _BANK_AT_ONCE = 65536
 
@@ -61,7 +60,7 @@ class Votes:
 
     def score(self) -> KnnScore:
         """Count what is right."""
-        first, among_five = int((self.ranks == 0).sum()), int((self.ranks < _TOP).sum())
+        first, among_five = int((self.ranks == 0).sum()), int((self.ranks < TOP).sum())
         return KnnScore(self.predictions.cpu(), Right(first, among_five, len(self.ranks)))
 
 
@@ -218,4 +217,4 @@ def _ranks(votes: Tensor, labels: Tensor) -> Tensor:
     own = votes.gather(1, labels[:, None])
     classes = torch.arange(votes.shape[1], device=votes.device)
     before = (votes > own) | ((votes == own) & (classes < labels[:, None]))
-    return torch.where(own[:, 0] > -torch.inf, before.sum(1), votes.shape[1] + _TOP)
+    return torch.where(own[:, 0] > -torch.inf, before.sum(1), votes.shape[1] + TOP)

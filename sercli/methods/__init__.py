@@ -1,14 +1,25 @@
-"""The objectives. A new one is one file here and one line in the table."""
+"""The invariant objectives, a folder each; importing this imports no torch.
 
-from sercli.methods.barlow_twins import BarlowTwins
-from sercli.methods.base import Method
-from sercli.methods.dino import DINO
-from sercli.methods.moco import MoCo
+`NAME/__init__.py` has the settings (a `MethodConfig`), `NAME/model.py` the `Method`, which is
+imported when it is built. `sercli.families` lists them.
+"""
 
-METHODS: dict[str, type[Method]] = {
-    "moco": MoCo,
-    "dino": DINO,
-    "barlow-twins": BarlowTwins,
-}
+from __future__ import annotations
 
-__all__ = ["METHODS", "Method"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sercli.methods.base import Method
+
+DEFAULT = "moco"
+
+__all__ = ["DEFAULT", "Method"]
+
+
+def __getattr__(name: str) -> Any:
+    """`Method` is a torch module: those who only read a recipe do not wait for it."""
+    if name == "Method":
+        from sercli.methods.base import Method
+
+        return Method
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

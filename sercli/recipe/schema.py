@@ -6,7 +6,9 @@ What a method or an add-on can be told is declared beside its class, as a subcla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from enum import StrEnum, auto
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -15,6 +17,8 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -51,6 +55,15 @@ class Data(Section):
 PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
 
 
+class Initialiser(StrEnum):
+    """Whose way of drawing a ViT's weights; what each does stands at `Encoder.initialise`."""
+
+    TIMM = auto()
+    DINO = auto()
+    MOCO_V3 = "moco-v3"
+    SER_MOCO = "ser-moco"
+
+
 class Model(Section):
     """The ViT."""
 
@@ -69,8 +82,8 @@ class Model(Section):
     patch_embed: Literal["trained", "frozen"] = Field(
         "trained", description="frozen: a random patch embedding, as in MoCo-v3"
     )
-    init: Literal["timm", "dino", "moco-v3", "ser-moco"] = Field(
-        "timm",
+    init: Initialiser = Field(
+        Initialiser.TIMM,
         description="who draws the weights: timm; dino ([CLS] as large as positions); moco-v3 "
         "(Xavier); ser-moco (the same, but patches as any convolution)",
     )
@@ -197,7 +210,21 @@ class Train(Section):
     )
 
 
-class MethodConfig(Section):
+class FamilyConfig(Section):
+    """What an objective or an add-on can be told; its class need not be imported for that.
+
+    Attributes:
+        title: What tables call it; empty: its name.
+        place: Where it stands in lists and tables; without one it stands last, by name.
+    """
+
+    title: ClassVar[str] = ""
+    place: ClassVar[float] = math.inf
+
+    name: str
+
+
+class MethodConfig(FamilyConfig):
     """Base of the settings of an objective.
 
     Attributes:
@@ -206,19 +233,18 @@ class MethodConfig(Section):
 
     takes_more_views: ClassVar[bool] = False
 
-    name: str
 
-
-class AddonConfig(Section):
+class AddonConfig(FamilyConfig):
     """Base of the settings of an add-on; `none` has no other.
 
     Attributes:
         view_settings: The view settings it can use.
+        presets_fill: The keys that `preset` fills in: choosing one replaces what the recipes below
+            say of them.
     """
 
     view_settings: ClassVar[tuple[Setting, ...]] = ("2", "2+4-crops")
-
-    name: str
+    presets_fill: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def tapped_layer(self) -> int | None:
@@ -246,6 +272,35 @@ class AddonConfig(Section):
         return {}
 
 
+class Plugin(Section):
+    """Where methods and add-ons that do not come with ser are from: a file, or a package.
+
+    In a recipe the path of a file is enough. The recipe of a run has the rest, for its own copy of
+    the file.
+    """
+
+    file: str | None = Field(None, description="Python file; its path is relative to the recipe")
+    sha256: str | None = Field(None, description="what the file must be, in hex")
+    copied_from: str | None = Field(None, description="the file that `file` is a copy of")
+    distribution: str | None = Field(None, description="the installed package, by entry points")
+    version: str | None = Field(None, description="of the package")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_path_is_enough(cls, given: Any) -> Any:
+        return {"file": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.file is None) == (self.distribution is None):
+            raise ValueError("a plug-in is a `file`, or the `distribution` that an entry point has")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_said(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in default(self).items() if value is not None}
+
+
 class Recipe(Section):
     """Every setting of a pretraining run."""
 
@@ -256,6 +311,13 @@ class Recipe(Section):
     method: SerializeAsAny[MethodConfig]
     addon: SerializeAsAny[AddonConfig]
     train: Train = Train()
+    plugins: tuple[Plugin, ...] = Field((), description="where other methods and add-ons are from")
+
+    @model_serializer(mode="wrap")
+    def _without_plugins_if_there_are_none(
+        self, default: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        return {k: v for k, v in default(self).items() if k != "plugins" or v}
 
     @model_validator(mode="after")
     def _views_are_used(self) -> Self:

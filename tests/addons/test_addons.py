@@ -9,12 +9,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sercli.addons import augself, equimod
+from sercli.addons.augself import model as augself
+from sercli.addons.equimod import model as equimod
 from sercli.data.loading import image_to_tensor
 from sercli.errors import UserError
+from sercli.families import addon_configs, method_configs
 from sercli.heads import BatchNorm
-from sercli.methods import dino, moco
-from sercli.objective import Objective, addon_configs, method_configs
+from sercli.methods.dino import model as dino
+from sercli.methods.moco import model as moco
+from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
 from sercli.recipe.schema import Photometrics
 from sercli.views import colours as photometrics

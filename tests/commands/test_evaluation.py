@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sercli.commands import evaluation
+from sercli.commands import printing
 
 
 class Clock:
@@ -17,12 +17,12 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(evaluation, "time", made)
+    monkeypatch.setattr(printing, "time", made)
     return made
 
 
 def test_plain_lines_say_the_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with evaluation.progress() as show:
+    with printing.progress() as show:
         for done in range(1, 101):
             clock.now += 3  # 300 s in all
             show("val", done, 100)
@@ -34,7 +34,7 @@ def test_plain_lines_say_the_time_left(clock: Clock, capsys: pytest.CaptureFixtu
 
 
 def test_a_slow_set_is_told_every_minute(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with evaluation.progress() as show:
+    with printing.progress() as show:
         show("val", 1, 1)
         for done in (1, 2, 3):
             clock.now += 600

@@ -13,7 +13,8 @@ import torch
 import sercli
 from sercli.encoders.files import load_torch_file
 from sercli.encoders.loading import encoder_metadata, load_encoder, read_encoder, write_encoder
-from sercli.objective import Objective, addon_configs, method_configs
+from sercli.families import addon_configs, method_configs
+from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
 from sercli.runs.files import file_sha256
 from tests.support.encoder_files import MODEL, checkpoint, equal, small

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from sercli.engine import runtime
+from sercli.engine import processes, runtime
 from sercli.errors import UserError
 from tests.support.processes import free_port
 
@@ -38,7 +38,7 @@ def _alone(monkeypatch):
 def test_who_started_several_processes(monkeypatch, variables, launcher):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert runtime.launched_by() == launcher
+    assert processes.launched_by() == launcher
 
 
 def show_devices(monkeypatch, count):

@@ -15,9 +15,10 @@ from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.engine.trainer import Trainer
 from sercli.errors import Preempted
+from sercli.families import addon_configs, method_configs
 from sercli.heads import PrototypeHead
-from sercli.methods import moco
-from sercli.objective import Objective, addon_configs, method_configs
+from sercli.methods.moco import model as moco
+from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
 from sercli.recipe.schedule import Moment, Schedule
 from sercli.recipe.schema import Train
@@ -614,7 +615,7 @@ def by_position(objective, views):
         rows.append(calls[1].split(lengths_of(views, (2, 3, 4, 5))))
     standard = [part for parts in rows for part in parts[: len(parts) // (1 + bool(views.paired))]]
     paired = [part for parts in rows for part in parts[len(parts) // 2 :]]
-    for row, position in enumerate(views.positions.tolist()):
+    for row, position in enumerate(views.part.positions):
         parts, at_row = (standard, row) if row < split else (paired, row - split)
         factors[position] = torch.stack([part[at_row] for part in parts])
     return factors

@@ -7,7 +7,7 @@ import torch
 from sercli.data import ImageSource
 from sercli.engine.runtime import runtime_for
 from sercli.evals import monitor
-from sercli.objective import addon_configs, method_configs
+from sercli.families import addon_configs, method_configs
 from sercli.recipe.files import from_mapping
 from tests.support.encoder_files import small
 from tests.support.pictures import Pictures

@@ -18,11 +18,10 @@ import torch
 
 from sercli.encoders.vit import Encoder
 from sercli.engine.preemption import StopRequest
-from sercli.engine.pretraining import resolve
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.engine.trainer import Trainer
-from sercli.methods import METHODS
+from sercli.families import method_class, resolve
 from sercli.recipe.listing import values_of
 from sercli.runs.run_dir import RunDir
 from tests.support.paths import GOLDEN, RECIPES
@@ -309,7 +308,7 @@ def test_the_heads_start_as_the_authors_heads_do():
         small = ("method.hidden_width=512",) if method == "barlow-twins" else ()
         config = resolve(f"imagenet/{method}-none", small, {}).recipe.method
         torch.manual_seed(0)
-        heads[method] = METHODS[method](config, 384)
+        heads[method] = method_class(config)(config, 384)
     for method in ("moco", "barlow-twins"):
         layers = [m for m in heads[method].modules() if isinstance(m, torch.nn.Linear)]
         assert len(layers) == {"moco": 5, "barlow-twins": 3}[method]

@@ -14,6 +14,7 @@ from sercli.encoders.loading import LoadedEncoder
 from sercli.encoders.vit import Encoder
 from sercli.engine.runtime import Runtime
 from sercli.evals import knn
+from sercli.evals.common import Right
 from sercli.evals.detection.scores import KINDS, coco_scores, metrics_of
 from sercli.evals.equivariance import evaluate as equivariance
 from sercli.evals.linear import evaluate as linear
@@ -81,7 +82,7 @@ def test_equivariance() -> None:
 
 
 def test_robustness() -> None:
-    right = scores.Right(3, 4, 5)
+    right = Right(3, 4, 5)
     cells = {(name, severity): right for name in ("fog", "snow") for severity in scores.SEVERITIES}
     one = scores.Sequences(np.ones((2, 3), int), np.ones(2, int), np.full(2, 0.5), np.full(2, 3.0))
     sequences = scores.perturbation_metrics({"tilt": one})
@@ -89,7 +90,7 @@ def test_robustness() -> None:
     require_contract(
         "robustness",
         {
-            "imagenet-r": scores.accuracy_metrics(right),
+            "imagenet-r": right.metrics(),
             "imagenet-c": scores.corruption_metrics(cells, clean=70.0),
             "imagenet-c-otf": scores.corruption_metrics(cells),
             "imagenet-p": sequences,

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from sercli.addons.ser import SERConfig
-from sercli.objective import addon_configs, method_configs
+from sercli.families import addon_configs, method_configs
 from sercli.recipe import files
 
 PRESETS = ("paper", "authors-code", "summary")

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from sercli.addons.ser import SERConfig
-from sercli.objective import Objective, addon_configs, method_configs
+from sercli.families import addon_configs, method_configs
+from sercli.objective import Objective
 from sercli.recipe import files as recipe_files
 from sercli.recipe import schema as recipe
 from sercli.recipe.schedule import Schedule, cosine

@@ -11,8 +11,8 @@ from sercli.encoders.loading import LoadedEncoder
 from sercli.encoders.vit import Encoder
 from sercli.engine.runtime import runtime_for
 from sercli.evals.detection.backbone import FrozenEncoder
-from sercli.evals.detection.detector import Heads
 from sercli.evals.detection.images import Canvas
+from sercli.evals.detection.options import Heads
 from sercli.recipe.schema import Model
 
 HEADS = Heads(

@@ -10,6 +10,7 @@ from sercli.recipe import Count
 
 
 class ToyConfig(SummaryConfig):
+    name: str = "toy"
     width: Count = 64
 
 

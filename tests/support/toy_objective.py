@@ -9,6 +9,7 @@ from sercli.recipe import Count, MethodConfig, Probability, cosine
 
 
 class ToyConfig(MethodConfig):
+    name: str = "toy"
     width: Count = 64
     momentum: Probability = 0.99
 

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from sercli import distributed
+from sercli.families import addon_configs, method_configs
 from sercli.heads import BatchNorm
 from sercli.losses import patch_nt_xent
-from sercli.objective import Objective, addon_configs, method_configs
+from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
 from sercli.recipe.schema import Photometrics
 from sercli.recipe.schema import Views as ViewsConfig
@@ -187,8 +188,8 @@ def run_objective(case: Case) -> dict[str, Any]:
             objective, broadcast_buffers=False, gradient_as_bucket_view=True, **options
         )
     found: dict[str, Any] = {
-        "paired_counts": views.paired_counts,
-        "positions": views.positions.tolist(),
+        "paired_counts": views.part.paired_counts,
+        "positions": list(views.part.positions),
         "group": objective.plan.request.group,
     }
     for _ in range(1 + case.small_buckets):  # then DDP has its buckets in their final order

@@ -39,14 +39,7 @@ class CocoFolder(DetectionSource):
     """
 
     def __init__(self, root: Path, split: str, *, name: str | None = None) -> None:
-        place = find_split(root, split)
-        if place is None:
-            raise UserError(
-                f"{root} has no {_ANNOTATIONS}/{_PREFIX}{split}*.json",
-                "a COCO directory holds annotations/instances_train2017.json, train2017/ and the "
-                "same of val2017",
-                "check the path, or write a small one with `ser data shapes DIR` (DIR/coco)",
-            )
+        place = require_split(root, split)
         self.name = name or str(root)
         self.split = split
         self.file, self.folder = place.file, place.images()
@@ -125,6 +118,23 @@ class SplitPlace:
             f"{self.root} has neither {folder}/ nor images/{folder}/",
             f"the images of {self.file.name} must be there",
         )
+
+
+def require_split(root: Path, split: str) -> SplitPlace:
+    """Where a split is.
+
+    Raises:
+        UserError: `root` is no directory, or has no such split or several.
+    """
+    place = find_split(root, split)
+    if place is None:
+        raise UserError(
+            f"{root} has no {_ANNOTATIONS}/{_PREFIX}{split}*.json",
+            "a COCO directory holds annotations/instances_train2017.json, train2017/ and the "
+            "same of val2017",
+            "check the path, or write a small one with `ser data shapes DIR` (DIR/coco)",
+        )
+    return place
 
 
 def find_split(root: Path, split: str) -> SplitPlace | None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from sercli.data.coco.check import check_coco
-from sercli.data.coco.folder import CocoFolder, is_coco
+from sercli.data.coco.folder import CocoFolder, is_coco, require_split
 from sercli.data.coco.source import DetectionSource
-from sercli.data.images.check import CheckReport
-from sercli.data.registry import DataKind, DetectorDefaults, Progress, register
+from sercli.data.images.check import CheckReport, Reading
+from sercli.data.registry import SPLITS, DataKind, DetectorDefaults, register
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
 
@@ -42,18 +42,20 @@ class CocoSet(DataKind):
         del image_size, seed
         return CocoFolder(Path(path), split)
 
+    def require_detection(self, path: str) -> None:
+        for split in SPLITS:
+            require_split(Path(path), split).images()
+
     def check(
         self,
         path: Path,
+        reading: Reading,
         *,
         layout: str | None,
         classes_of: Path | None,
-        decode: bool,
-        processes: int | None,
-        progress: Progress,
     ) -> CheckReport:
         del layout, classes_of
-        return check_coco(path, decode=decode, processes=processes, progress=progress)
+        return check_coco(path, reading)
 
 
 def _refuse(path: str) -> NoReturn:

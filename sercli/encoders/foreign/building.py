@@ -12,17 +12,15 @@ import torch
 from timm.layers import Mlp, SwiGLUPacked
 from torch import Tensor, nn
 
+from sercli.encoders.asked import Hints
 from sercli.encoders.files import require_finite
 from sercli.encoders.foreign.architecture import (
     Architecture,
-    Colour,
-    Facts,
-    Hints,
     Shape,
     architecture_of,
     shape_of,
-    stated_facts,
 )
+from sercli.encoders.foreign.facts import Colour, Facts, stated_facts
 from sercli.encoders.foreign.finding import (
     Candidate,
     choose,
@@ -32,6 +30,7 @@ from sercli.encoders.foreign.finding import (
 from sercli.encoders.foreign.layouts import EXPORT_LAYOUT, UNKNOWN, Role
 from sercli.encoders.vit import Encoder, StochasticBlock
 from sercli.errors import UserError
+from sercli.recipe.schema import Initialiser
 
 _RENAMES = tuple(
     (re.compile(pattern), replacement)
@@ -225,7 +224,7 @@ def _empty(
             grid=(side, side),
             patch_size=patch_size,
             cls_after=architecture.cls_after,
-            init="moco-v3" if shape.positions == "moco-v3" else "timm",
+            init=Initialiser.MOCO_V3 if shape.positions == "moco-v3" else Initialiser.TIMM,
             fixed_positions=shape.positions != "learned",
             pos_resize=architecture.pos_resize,
         )

@@ -18,13 +18,12 @@ from sercli.encoders.loading import LoadedEncoder, encoder_sha256
 from sercli.encoders.vit import final_norm
 from sercli.engine.runtime import Runtime
 from sercli.errors import RunFailed, from_os_error
+from sercli.evals.common import Progress
 from sercli.evals.detection.images import UNITS, Canvas, DetectionImages, Sample, on_canvas
 from sercli.runs.files import write_atomic
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 STRIDES = (4, 8, 16, 32, 64)  # units of the detector's frame
-
-Progress = Callable[[str, int, int], None]
 
 
 class FrozenEncoder:

@@ -1,9 +1,8 @@
-"""What the two engines share of a detector: sizes of its heads, its schedule, what it returns."""
+"""What the two engines share of a detector: its settings, what it returns."""
 
 from __future__ import annotations
 
 import abc
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -13,120 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sercli.errors import UserError
 from sercli.evals.detection.images import Sample
+from sercli.evals.detection.options import Heads, Schedule
 
-ENGINES = ("detectron2", "torchvision")
 MAX_DETECTIONS = 100
-
-
-@dataclass(frozen=True)
-class Heads:
-    """Sizes of Mask R-CNN's heads; the defaults are those of the literature.
-
-    Attributes:
-        channels: Of each level of the pyramid.
-        anchors: Regions an image whose objectness is learnt at a step.
-        proposals: Kept in training: before suppression (a level), and after it.
-        test_proposals: The same in evaluation.
-        regions: Regions an image that the box head learns from at a step.
-        box_width: Of the two layers of the box head.
-        mask_channels: Of the layers of the mask head.
-        mask_layers: 3×3 convolutions of the mask head.
-    """
-
-    channels: int = 256
-    anchors: int = 256
-    proposals: tuple[int, int] = (2000, 1000)
-    test_proposals: tuple[int, int] = (1000, 1000)
-    regions: int = 512
-    box_width: int = 1024
-    mask_channels: int = 256
-    mask_layers: int = 4
-
-
-@dataclass(frozen=True)
-class Preset:
-    """What a detector is by default: its heads, its canvas and how long it learns.
-
-    Attributes:
-        heads: Sizes.
-        image_size: Side of the canvas in pixels.
-        batch_size: Images a step.
-        schedule: `1x`, `3x` or steps.
-        lr: Peak learning rate.
-    """
-
-    heads: Heads
-    image_size: int
-    batch_size: int
-    schedule: str
-    lr: float
-
-
-PRESETS = {
-    "standard": Preset(Heads(), 1024, 16, "1x", 1e-4),
-    "tiny": Preset(
-        Heads(
-            channels=64,
-            anchors=64,
-            proposals=(200, 100),
-            test_proposals=(200, 100),
-            regions=64,
-            box_width=128,
-            mask_channels=32,
-            mask_layers=2,
-        ),
-        128,
-        8,
-        "600",
-        1e-3,
-    ),
-}
-
-_FULL = 90_000  # steps of 1x, with 16 images each
-_DECAYS = {"1x": (2 / 3, 8 / 9), "3x": (7 / 9, 25 / 27)}
 WEIGHT_DECAY = 0.1
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rate: linear warm-up, then a tenth after each of two decays.
-
-    Attributes:
-        total_steps: 90,000 (1x), 270,000 (3x), or as many as asked for; 0: an untrained detector.
-        warmup_steps: 1000, at most a twentieth of all.
-        decay_steps: Steps at which the rate falls by ten.
-        lr: Peak.
-    """
-
-    total_steps: int
-    warmup_steps: int
-    decay_steps: tuple[int, ...]
-    lr: float
-
-    @classmethod
-    def of(cls, name: str, *, lr: float) -> Schedule:
-        """A schedule by name, or by its number of steps (decays as in 1x).
-
-        Raises:
-            UserError: Neither.
-        """
-        if name not in _DECAYS and not re.fullmatch(r"\d+", name):
-            raise UserError(
-                f"--schedule {name}",
-                "it must be 1x (90,000 steps), 3x (270,000) or a whole number of steps",
-            )
-        total = {"1x": _FULL, "3x": 3 * _FULL}.get(name)
-        total = int(name) if total is None else total
-        decays = tuple(round(total * share) for share in _DECAYS.get(name, _DECAYS["1x"]))
-        return cls(total, min(1000, total // 20), decays, lr)
-
-    def lr_at(self, step: int) -> float:
-        """Learning rate of step 0…total−1."""
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
-        return self.lr * 0.1 ** sum(step >= decay for decay in self.decay_steps)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ from sercli.engine.runtime import runtime_for
 from sercli.engine.stepper import Stepper
 from sercli.errors import UserError
 from sercli.evals.detection.backbone import LEVELS, STRIDES, FrozenEncoder, SimpleFeaturePyramid
-from sercli.evals.detection.detector import MAX_DETECTIONS, Detections, Detector, Heads
+from sercli.evals.detection.detector import MAX_DETECTIONS, Detections, Detector
 from sercli.evals.detection.images import (
     UNITS,
     Canvas,
@@ -57,6 +57,7 @@ from sercli.evals.detection.images import (
     TrainingOrder,
     on_canvas,
 )
+from sercli.evals.detection.options import Heads
 from sercli.evals.detection.training import Grids
 from sercli.randomness import derive
 

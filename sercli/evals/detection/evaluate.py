@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch.optim import Optimizer
 
 from sercli import distributed
 from sercli.data.loading import default_workers, load_batches
@@ -29,6 +29,7 @@ from sercli.engine.runtime import Runtime, decided_by_first
 from sercli.engine.state import ModuleState
 from sercli.engine.stepper import Pace, Stepper
 from sercli.errors import RunFailed
+from sercli.evals.common import Metrics, Outcome, Progress
 from sercli.evals.detection.backbone import FrozenEncoder, GridCache
 from sercli.evals.detection.detector import Detections, Detector, make_optimiser
 from sercli.evals.detection.images import DetectionImages
@@ -47,23 +48,19 @@ if TYPE_CHECKING:
 _PICTURED = 4
 SAVE_SECONDS = 600.0  # between checkpoints
 
-Progress = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True)
-class Outcome:
+class DetectionOutcome(Outcome):
     """What was found.
 
+    Arrays are image_ids [M]; of every detection image_id, category_id, box (x, y, width, height),
+    score, and the run lengths of its mask, one after the other, with their ends.
+
     Attributes:
-        result: With its metrics.
-        arrays: image_ids [M]; of every detection image_id, category_id, box (x, y, width, height),
-            score, and the run lengths of its mask, one after the other, with their ends.
         pictured: Index in val → detections in pixels.
         head: Bytes of a safetensors file of the trained pyramid and heads.
     """
 
-    result: Result
-    arrays: dict[str, NDArray[Any]]
     pictured: dict[int, Detections]
     head: bytes
 
@@ -79,7 +76,7 @@ def evaluate(
     training: TrainingProgress,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda _text: None,
-) -> Outcome:
+) -> DetectionOutcome:
     """Train (or go on), detect, score. Every rank gets the same outcome.
 
     Args:
@@ -97,45 +94,27 @@ def evaluate(
         Preempted, Interrupted: As asked for; what is trained is kept.
         RunFailed: The loss is not finite, the encoder changed, or the disk is too small.
     """
-    options = task.options
     workers = default_workers(runtime.ranks_here) if workers is None else workers
     frozen = FrozenEncoder(task.loaded, task.canvas, runtime)
     detector = make_detector(task, frozen)
-    identity = _identity(task, frozen)
-    place = run.detection(f"{options.engine}-{protocol_id(identity)}")
-    if restart and distributed.rank() == 0:
-        shutil.rmtree(place.path, ignore_errors=True)
-    distributed.barrier()
-    optimiser = make_optimiser(detector)
-    state = ModuleState(place, detector, optimiser, identity=identity)
-    stepper = Stepper(_pace(task), state, run=place, optimiser=optimiser)
-    stepper.attend(request, training)
+    session = _session(task, run, frozen, detector, restart=restart)
+    session.stepper.attend(request, training)
     stopping = Stopping(request, runtime.device)
-    first = stepper.resume(training.message)
+    first = session.stepper.resume(training.message)
     if first:
         say(f"goes on after step {first} of {task.schedule.total_steps}")
     if first < task.schedule.total_steps:
         _require_readable(task, workers, stopping, progress)  # now, not after days of training
-        grids_of, images = _training_features(task, run, frozen, workers, stopping, progress, say)
-        train = train_on_core if options.engine == "torchvision" else _detectron2().train
+        features = _training_features(task, run, frozen, workers, stopping, progress, say)
         with training:
-            train(
-                detector,
-                grids_of,
-                images,
-                task.order,
-                stepper,
-                optimiser=optimiser,
-                seed=options.seed,
-                workers=workers,
-            )
+            _train(task, detector, session, *features, workers=workers)
     second = _second_opinion(task)
     found, pictured = detect(
         detector,
         frozen.grids_of,
         DetectionImages(task.val, task.canvas),
         task.scored,
-        batch_size=options.at_once,
+        batch_size=task.options.at_once,
         workers=workers,
         stopping=stopping,
         progress=progress,
@@ -143,18 +122,75 @@ def evaluate(
         tell=None if second is None else second.tell,
     )
     frozen.require_unchanged()
-    if distributed.rank() == 0:
-        say(f"scoring {len(found):,} detections in {len(task.scored):,} images")
-    metrics = decided_by_first(lambda: _metrics(task, found))
+    metrics = _metrics(task, found, say)
+    result = _result(task, frozen, metrics, _how(task, detector, session, second))
+    return DetectionOutcome(result, _arrays(task, found), pictured, _head(task, session, frozen))
+
+
+@dataclass(frozen=True)
+class _Session:
+    """A training that can be gone on with: its steps, what they change, and what is kept."""
+
+    stepper: Stepper
+    state: ModuleState
+    optimiser: Optimizer
+
+
+def _session(
+    task: Task, run: RunDir, frozen: FrozenEncoder, detector: Detector, *, restart: bool
+) -> _Session:
+    """In a directory of its own, named by what it is of; emptied to start anew."""
+    identity = _identity(task, frozen)
+    place = run.detection(f"{task.options.engine}-{protocol_id(identity)}")
+    if restart and distributed.rank() == 0:
+        shutil.rmtree(place.path, ignore_errors=True)
+    distributed.barrier()
+    optimiser = make_optimiser(detector)
+    state = ModuleState(place, detector, optimiser, identity=identity)
+    stepper = Stepper(_pace(task), state, run=place, optimiser=optimiser)
+    return _Session(stepper, state, optimiser)
+
+
+def _train(
+    task: Task,
+    detector: Detector,
+    session: _Session,
+    grids_of: Grids,
+    images: DetectionImages,
+    *,
+    workers: int,
+) -> None:
+    """From the session's step to its end, on the engine asked for."""
+    train = train_on_core if task.options.engine == "torchvision" else _detectron2().train
+    train(
+        detector,
+        grids_of,
+        images,
+        task.order,
+        session.stepper,
+        optimiser=session.optimiser,
+        seed=task.options.seed,
+        workers=workers,
+    )
+
+
+def _how(
+    task: Task, detector: Detector, session: _Session, second: Evaluator | None
+) -> dict[str, Any]:
+    """How the detector was made and scored, for the result."""
     how: dict[str, Any] = {
-        "seed": options.seed,
-        "metric": options.metric,
-        "train_seconds": stepper.train_seconds,
+        "seed": task.options.seed,
+        "metric": task.options.metric,
+        "train_seconds": session.stepper.train_seconds,
         "versions": detector.versions(),
     }
     if second is not None:
         how["detectron2_evaluator"] = second.scores()
-    result = Result(
+    return how
+
+
+def _result(task: Task, frozen: FrozenEncoder, metrics: Metrics, how: dict[str, Any]) -> Result:
+    return Result(
         protocol=task.protocol,
         model={**task.loaded.describe(), "sha256": frozen.sha256, "detector": how},
         data={
@@ -165,8 +201,6 @@ def evaluate(
         },
         metrics=metrics,
     )
-    arrays = _arrays(task.val.image_ids[task.scored], found)
-    return Outcome(result, arrays, pictured, _head(task, state.trained, frozen))
 
 
 def _pace(task: Task) -> Pace:
@@ -202,10 +236,18 @@ def _require_readable(
         stopping.check()
 
 
-def _metrics(task: Task, found: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    truth = task.val.ground_truth(task.scored.tolist())
-    metric = task.options.metric
-    return metrics_of({kind: coco_scores(truth, found, kind=kind, metric=metric) for kind in KINDS})
+def _metrics(task: Task, found: Sequence[Mapping[str, Any]], say: Callable[[str], None]) -> Metrics:
+    """Scores by the first rank, for all."""
+    if distributed.rank() == 0:
+        say(f"scoring {len(found):,} detections in {len(task.scored):,} images")
+
+    def score() -> Metrics:
+        truth, metric = task.val.ground_truth(task.scored.tolist()), task.options.metric
+        return metrics_of(
+            {kind: coco_scores(truth, found, kind=kind, metric=metric) for kind in KINDS}
+        )
+
+    return decided_by_first(score)
 
 
 def _second_opinion(task: Task) -> Evaluator | None:
@@ -307,12 +349,10 @@ def pictured_images(task: Task) -> list[int]:
     return [int(task.scored[int(place)]) for place in places.round()]
 
 
-def _arrays(
-    image_ids: NDArray[np.int64], found: Sequence[Mapping[str, Any]]
-) -> dict[str, NDArray[Any]]:
+def _arrays(task: Task, found: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
     counts = [one["segmentation"]["counts"] for one in found]
     return {
-        "image_ids": image_ids,
+        "image_ids": task.val.image_ids[task.scored],
         "image_id": np.array([one["image_id"] for one in found], np.int64),
         "category_id": np.array([one["category_id"] for one in found], np.int64),
         "box": np.array([one["bbox"] for one in found], np.float64).reshape(-1, 4),
@@ -325,7 +365,7 @@ def _arrays(
     }
 
 
-def _head(task: Task, trained: Mapping[str, Tensor], frozen: FrozenEncoder) -> bytes:
+def _head(task: Task, session: _Session, frozen: FrozenEncoder) -> bytes:
     header = {
         "format": "ser-detector",
         "engine": task.options.engine,
@@ -335,9 +375,9 @@ def _head(task: Task, trained: Mapping[str, Tensor], frozen: FrozenEncoder) -> b
         "image_size": str(task.canvas.size),
         "categories": json.dumps([asdict(one) for one in task.train.categories]),
     }
-    return safetensors_bytes(trained, header)
+    return safetensors_bytes(session.state.trained, header)
 
 
-def save_head(outcome: Outcome, run: RunDir) -> None:
+def save_head(outcome: DetectionOutcome, run: RunDir) -> None:
     """Write the trained pyramid and heads beside the results."""
     write_atomic(run.head(outcome.result.name), lambda file: file.write(outcome.head))

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.errors import UserError
+from sercli.evals.detection.options import METRICS
 from sercli.statistics import CONFIDENCE
 
-METRICS = ("pycocotools", "faster-coco-eval")
 KINDS = ("bbox", "segm")
 # COCO's first six numbers, in its order.
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,96 +12,14 @@ from sercli import distributed
 from sercli.data.coco.source import DetectionSource, require_same_categories
 from sercli.encoders.loading import LoadedEncoder
 from sercli.errors import UserError
-from sercli.evals.detection.detector import (
-    ENGINES,
-    MAX_DETECTIONS,
-    PRESETS,
-    Heads,
-    Schedule,
-    settings,
-)
+from sercli.evals.common import at_most
+from sercli.evals.detection.detector import MAX_DETECTIONS, settings
 from sercli.evals.detection.images import Canvas, TrainingOrder, trainable_images
-from sercli.evals.detection.scores import METRICS
+from sercli.evals.detection.options import PRESETS, Heads, Options, Schedule
+from sercli.protocols.detection import PROTOCOL
 from sercli.randomness import numpy_generator
 
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may choose; None: the preset's.
-
-    Attributes:
-        engine: "detectron2" or "torchvision".
-        preset: "standard" or "tiny".
-        image_size: Side of the canvas in pixels.
-        batch_size: Training images a step, of all ranks.
-        schedule: "1x", "3x", or a number of steps.
-        lr: Peak learning rate.
-        flip: Mirror half of the training images.
-        cache_features: Encode each training image once and keep its grid; then nothing is mirrored.
-        seed: Of heads, order, mirroring and sampled regions.
-        limit: Use at most this many images of train and of val.
-        at_once: Images taken at a time in evaluation.
-        metric: Implementation of average precision.
-    """
-
-    engine: str
-    preset: str = "standard"
-    image_size: int | None = None
-    batch_size: int | None = None
-    schedule: str | None = None
-    lr: float | None = None
-    flip: bool = True
-    cache_features: bool = False
-    seed: int = 0
-    limit: int | None = None
-    at_once: int = 8
-    metric: str = "pycocotools"
-
-    def require_valid(self) -> None:
-        """Raise a UserError for what cannot be, before anything is read."""
-        for name, value, known in (
-            ("engine", self.engine, ENGINES),
-            ("preset", self.preset, tuple(PRESETS)),
-            ("metric", self.metric, METRICS),
-        ):
-            if value not in known:
-                raise UserError(f"--{name} {value}", f"it must be {' or '.join(known)}")
-        if self.lr is not None and not 0 < self.lr < 1:
-            raise UserError(f"--lr {self.lr:g}", "it must be above 0 and below 1")
-        Schedule.of(self.schedule or PRESETS[self.preset].schedule, lr=self.lr or 1e-4)
-
-    def require_engine(self) -> None:
-        """Raise a UserError if the engine is not installed."""
-        if self.engine == "detectron2":
-            require_detectron2()
-
-    def canvas(self, patch_size: int) -> Canvas:
-        """What an encoder of this patch size is shown.
-
-        Raises:
-            UserError: The size is no multiple of two patches.
-        """
-        return Canvas.of(self.image_size or PRESETS[self.preset].image_size, patch_size=patch_size)
-
-
-INSTALL_DETECTRON2 = (
-    "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2'"
-)
-
-
-def require_detectron2() -> None:
-    """Raise a UserError that says how to install detectron2, if it is missing or does not load."""
-    try:
-        importlib.import_module("detectron2._C")
-    except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == "detectron2"
-        raise UserError(
-            "detectron2 is not installed" if missing else f"detectron2 does not load ({error})",
-            "it is built from source against the torch that is installed: " + INSTALL_DETECTRON2,
-            "or use --engine torchvision, which needs no build",
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -138,7 +55,7 @@ class Task:
     def protocol(self) -> dict[str, Any]:
         """The rule."""
         return {
-            "name": "coco-detect",
+            "name": PROTOCOL.name,
             "variant": self.options.engine,
             "version": VERSION,
             "settings": {
@@ -200,7 +117,4 @@ def prepare(
 
 
 def _some(indices: NDArray[np.int64], options: Options) -> NDArray[np.int64]:
-    if options.limit is None or options.limit >= len(indices):
-        return indices
-    draws = numpy_generator(options.seed, "coco-detect", "limit")
-    return np.sort(draws.choice(indices, options.limit, replace=False))
+    return at_most(options.limit, indices, numpy_generator(options.seed, "coco-detect", "limit"))

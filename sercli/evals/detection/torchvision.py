@@ -21,8 +21,9 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
 from sercli.evals.detection.backbone import LEVELS, STRIDES, SimpleFeaturePyramid
-from sercli.evals.detection.detector import MAX_DETECTIONS, Detections, Detector, Heads
+from sercli.evals.detection.detector import MAX_DETECTIONS, Detections, Detector
 from sercli.evals.detection.images import Sample
+from sercli.evals.detection.options import Heads
 
 _ASPECTS = (0.5, 1.0, 2.0)
 _POOLED = LEVELS[:4]

@@ -16,12 +16,12 @@ from sercli.data.loading import load_batches
 from sercli.engine.optimiser import gradient_norm
 from sercli.engine.preemption import Stopping
 from sercli.engine.stepper import Stepper
+from sercli.evals.common import Progress
 from sercli.evals.detection.detector import Detections, Detector, in_pixels, to_coco
 from sercli.evals.detection.images import DetectionImages, Sample, TrainingOrder
 from sercli.randomness import seeded
 
 Grids = Callable[[Sequence[Sample]], Tensor]  # samples → float32 [B, D, h, w]
-Progress = Callable[[str, int, int], None]
 
 
 def train(

@@ -10,8 +10,8 @@ score stands beside that of a random twin, its floor. A map without spatial vari
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,10 @@ from sercli.data import ImageSource
 from sercli.data.loading import evaluation_batches
 from sercli.encoders.loading import LoadedEncoder
 from sercli.errors import UserError
+from sercli.evals.common import Metrics, Outcome, Progress
 from sercli.evals.equivariance.sums import TRANSFORMATIONS, Array, Sums, accumulate
 from sercli.metrics import UNDEFINED_ENERGY
+from sercli.protocols.equivariance import PROTOCOL
 from sercli.randomness import numpy_generator
 from sercli.runs.result import Result
 
@@ -51,7 +53,7 @@ _WITHOUT_ACTION = {
 # -- Scores ---------------------------------------------------------------------------------------
 
 
-def metrics(model: Sums, twin: Sums, layers: Sequence[int]) -> dict[str, float | None]:
+def metrics(model: Sums, twin: Sums, layers: Sequence[int]) -> Metrics:
     """All scores by name, such as `es/block03/rot90`; undefined ones are None.
 
     `es` and `es_random` (the twin's) have `/low` and `/high`: percentile bootstrap over images,
@@ -59,7 +61,7 @@ def metrics(model: Sums, twin: Sums, layers: Sequence[int]) -> dict[str, float |
     """
     count = model.product.shape[1]
     weights = _resamples(count) if count > 1 else None
-    values: dict[str, float | None] = {}
+    values: Metrics = {}
     for family, table in _families(model).items():
         columns = _WITHOUT_ACTION if family in ("es_identity", "gain") else COLUMNS
         values |= _named(family, table, layers, columns)
@@ -112,16 +114,14 @@ def _resamples(count: int) -> Array:
     return drawn.astype(np.float64)
 
 
-def _intervals(
-    family: str, sums: Sums, weights: Array, layers: Sequence[int]
-) -> dict[str, float | None]:
+def _intervals(family: str, sums: Sums, weights: Array, layers: Sequence[int]) -> Metrics:
     numerator, denominator = (
         np.einsum("rn,lng->rlg", weights, values, optimize=True)
         for values in (sums.numerator, sums.denominator)
     )
     resampled = _ratio(numerator, denominator) + _undefined(sums)
     tail = (1 - CONFIDENCE) / 2
-    values: dict[str, float | None] = {}
+    values: Metrics = {}
     for name, members in COLUMNS.items():
         ends = np.quantile(resampled[..., members].mean(-1), [tail, 1 - tail], axis=0)
         for end, bounds in zip(("low", "high"), ends, strict=True):
@@ -134,7 +134,7 @@ def _intervals(
 
 def _named(
     family: str, table: Array, layers: Sequence[int], columns: dict[str, tuple[int, ...]]
-) -> dict[str, float | None]:
+) -> Metrics:
     return {
         f"{family}/{_block(layer)}/{name}": _number(row[list(members)].mean())
         for layer, row in zip(layers, table, strict=True)
@@ -153,14 +153,6 @@ def _block(layer: int) -> str:
 # -- The protocol ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A result, and the per-image sums it rests on, by name (see `Sums`)."""
-
-    result: Result
-    arrays: dict[str, NDArray[Any]]
-
-
 def evaluate(
     loaded: LoadedEncoder,
     source: ImageSource,
@@ -171,9 +163,11 @@ def evaluate(
     batch_size: int = 32,
     limit: int | None = None,
     workers: int | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Outcome:
     """Score an encoder and its random twin on a seeded sample of 512 images.
+
+    Beside the result stand the sums over each image that it rests on (see `Sums`).
 
     Args:
         loaded: The encoder; it is moved to `device`.
@@ -202,7 +196,7 @@ def evaluate(
     partial = len(indices) < min(NUM_IMAGES, len(source))
     result = Result(
         protocol={
-            "name": "equiv-score",
+            "name": PROTOCOL.name,
             "variant": None,
             "version": 1,
             "settings": _settings(source.split, image_size),
@@ -217,14 +211,17 @@ def evaluate(
         },
         metrics=metrics(model, floor, layers),
     )
-    stored = {
+    identities = np.array([source.identifier(index) for index in indices])
+    return Outcome(result, {"image_ids": identities, **_arrays(layers, model, floor)})
+
+
+def _arrays(layers: Sequence[int], model: Sums, twin: Sums) -> dict[str, NDArray[Any]]:
+    names = {"layers": np.array(layers), "transformations": np.array(_NAMES)}
+    return names | {
         f"{prefix}{field.name}": getattr(sums, field.name)
-        for prefix, sums in (("", model), ("random_", floor))
+        for prefix, sums in (("", model), ("random_", twin))
         for field in fields(Sums)
     }
-    identities = np.array([source.identifier(index) for index in indices])
-    names = {"layers": np.array(layers), "transformations": np.array(_NAMES)}
-    return Outcome(result, {"image_ids": identities, **names, **stored})
 
 
 def _settings(split: str, image_size: tuple[int, int] | None) -> dict[str, Any]:
@@ -291,9 +288,7 @@ def square_batches(
         yield images[:, :, top : top + size[0], left : left + size[1]]
 
 
-def _reported(
-    batches: Iterable[Tensor], total: int, progress: Callable[[str, int, int], None] | None
-) -> Iterable[Tensor]:
+def _reported(batches: Iterable[Tensor], total: int, progress: Progress | None) -> Iterable[Tensor]:
     done = 0
     for images in batches:
         yield images

@@ -24,28 +24,25 @@ from sercli.encoders.vit import final_norm
 from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.runtime import Runtime
 from sercli.errors import Interrupted, Preempted, RunFailed
+from sercli.evals.common import TOP, Outcome, Progress, Right, commonest_share
 from sercli.evals.linear.convergence import Training, companion_rates, doubt
 from sercli.evals.linear.features import Reader, Scale, cached, fingerprint
-from sercli.evals.linear.heads import Choice, HeadFacts, HeadRow, ProbeHead, choose
+from sercli.evals.linear.heads import Choice, HeadRow, choose
 from sercli.evals.linear.probe import Probe
+from sercli.evals.linear.probe_head import HeadFacts, ProbeHead
 from sercli.evals.linear.training import HeldOut, Unfinished, train_heads
 from sercli.runs.result import Result, protocol_id
-from sercli.statistics import wilson_interval
 
-_TOP = 5
 _ROWS_AT_ONCE = 4096
 
 Features = Callable[[int], Iterator[Tensor]]  # the first step → the parts of each step from it on
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a probe found.
+class ProbeOutcome(Outcome):
+    """What a probe found; arrays are image_ids, labels and predictions [M] of the test images.
 
     Attributes:
-        result: With its metrics.
-        arrays: image_ids [M], labels [M] and predictions [M] of the test images.
         head: The chosen one.
         table: Feature set → percent of the hold-out right, for each learning rate at its best
             epoch; None for a head that diverged.
@@ -54,8 +51,6 @@ class Outcome:
         chance: Percent right for always naming the most frequent class of train.
     """
 
-    result: Result
-    arrays: dict[str, NDArray[Any]]
     head: ProbeHead
     table: dict[str, list[float | None]]
     edge: str | None
@@ -73,7 +68,7 @@ def evaluate(
     workers: int | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda _text: None,
-) -> Outcome:
+) -> ProbeOutcome:
     """Train, choose, test. Every rank gets the same outcome.
 
     Args:
@@ -93,16 +88,7 @@ def evaluate(
     encoder = probe.loaded.encoder.to(runtime.device).eval()
     before = encoder_sha256(encoder)
     stopping = Stopping(request, runtime.device)
-    reader = Reader(
-        probe.loaded,
-        probe.plan,
-        runtime,
-        interpolation=probe.preset.interpolation,
-        seed=probe.options.seed,
-        at_once=probe.options.at_once,
-        check=stopping.check,
-        workers=workers,
-    )
+    reader = _reader(probe, runtime, stopping, workers)
     rows = _heads(probe, runtime.device)
     held, features, scale = _training_features(probe, reader, cache, before, progress)
     stepper = train_heads(
@@ -128,6 +114,19 @@ def evaluate(
     if encoder_sha256(encoder) != before:
         raise RunFailed("the encoder's parameters changed while heads were trained on it")
     return _outcome(probe, rows, held, scale, chosen, table, before)
+
+
+def _reader(probe: Probe, runtime: Runtime, stopping: Stopping, workers: int | None) -> Reader:
+    return Reader(
+        probe.loaded,
+        probe.plan,
+        runtime,
+        interpolation=probe.preset.interpolation,
+        seed=probe.options.seed,
+        at_once=probe.options.at_once,
+        check=stopping.check,
+        workers=workers,
+    )
 
 
 def _heads(probe: Probe, device: torch.device) -> dict[str, HeadRow]:
@@ -223,11 +222,10 @@ def _unfinished(
 
 @dataclass(frozen=True)
 class _Score:
-    """Predictions int64 [M], and how many of the M images are right, and right among five."""
+    """Predictions int64 [M], and how many of the M images are right."""
 
     predictions: Tensor
-    correct1: int
-    correct5: int
+    right: Right
 
 
 def _folded(
@@ -248,10 +246,10 @@ def _score(
         features = probe.plan.join(choice.feature_set, table[rows]).to(weight.device)
         logits = torch.nn.functional.linear(features, weight, bias).cpu()
         predictions.append(logits.argmax(1))
-        five = logits.topk(min(_TOP, logits.shape[1]), dim=1).indices
+        five = logits.topk(min(TOP, logits.shape[1]), dim=1).indices
         correct5 += int((five == labels[rows, None]).sum())
     predicted = torch.cat(predictions)
-    return _Score(predicted, int((predicted == labels).sum()), correct5)
+    return _Score(predicted, Right(int((predicted == labels).sum()), correct5, len(labels)))
 
 
 def _outcome(
@@ -262,7 +260,7 @@ def _outcome(
     chosen: Choice,
     table: Tensor,
     encoder: str,
-) -> Outcome:
+) -> ProbeOutcome:
     labels = _labels(probe.test, probe.split.test)
     choices = {"best": chosen, "last": choose(rows, best=False)} | {
         name: choose({name: row}, best=True) for name, row in rows.items()
@@ -271,16 +269,12 @@ def _outcome(
         name: None if c is None else _score(probe, _folded(probe, rows, scale, c), c, table, labels)
         for name, c in choices.items()
     }
-    main, count = scores["best"], len(labels)
+    main = scores["best"]
     assert main is not None
-    metrics: dict[str, float | None] = {}
-    for name, correct in (("top1", main.correct1), ("top5", main.correct5)):
-        interval = wilson_interval(correct, count)
-        metrics[name] = 100 * correct / count
-        metrics |= {f"{name}/low": 100 * interval.low, f"{name}/high": 100 * interval.high}
+    metrics = main.right.metrics()
     for name, score in scores.items():
-        metrics[f"{name}/top1"] = None if score is None else 100 * score.correct1 / count
-        metrics[f"{name}/top5"] = None if score is None else 100 * score.correct5 / count
+        metrics[f"{name}/top1"] = None if score is None else score.right.top1
+        metrics[f"{name}/top5"] = None if score is None else score.right.top5
     rates = probe.preset.learning_rates
     edge = None
     if len(rates) > 1:
@@ -299,9 +293,8 @@ def _outcome(
         "labels": labels.numpy(),
         "predictions": main.predictions.numpy(),
     }
-    commonest = int(np.bincount(probe.train.labels[probe.split.train]).argmax())
-    chance = 100 * (labels == commonest).double().mean().item()
-    return Outcome(result, arrays, head, percents, edge, warnings, chance)
+    chance = commonest_share(labels.numpy(), known=probe.train.labels[probe.split.train])
+    return ProbeOutcome(result, arrays, head, percents, edge, warnings, chance)
 
 
 def _warnings(

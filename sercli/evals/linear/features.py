@@ -39,6 +39,7 @@ from sercli.encoders.loading import LoadedEncoder
 from sercli.encoders.vit import Encoder, Features, final_norm
 from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
+from sercli.evals.common import Progress
 from sercli.randomness import numpy_generator
 from sercli.runs.files import write_atomic
 
@@ -52,7 +53,6 @@ _ROWS_AT_ONCE = 4096
 _CONSTANT = 1e-5  # relative to the mean, less deviation than this is rounding
 
 Key = tuple[int, int]  # index of an image, epoch or CENTRAL
-Progress = Callable[[str, int, int], None]
 
 
 # -- Which features -------------------------------------------------------------------------------

@@ -20,14 +20,13 @@ from sercli import distributed
 from sercli.engine.preemption import StopRequest
 from sercli.engine.stepper import Pace, Position, Stepper
 from sercli.errors import UserError
+from sercli.evals.common import Progress
 from sercli.evals.linear.features import FeaturePlan
 from sercli.evals.linear.heads import HeadRow
 from sercli.randomness import numpy_generator
 from sercli.runs.files import write_atomic
 
 SAVE_SECONDS = 60.0  # least time between two checkpoints that nobody asked for
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

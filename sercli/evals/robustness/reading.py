@@ -22,9 +22,10 @@ from sercli.data.loading import (
 )
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
+from sercli.evals.common import TOP, Progress, at_most
 from sercli.evals.robustness.classifier import Classifier
 from sercli.evals.robustness.metrics import NOISE_PERTURBATIONS, flip_probability, top5_distance
-from sercli.evals.robustness.scores import SEED, TOP, Best, Sequences
+from sercli.evals.robustness.scores import SEED, Best, Sequences
 from sercli.metrics import top_classes
 from sercli.randomness import numpy_generator
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from sercli.data.robustness.sets import PerturbedSet
 
 Indices = NDArray[np.int64]
-Progress = Callable[[str, int, int], None]
 _FRAMES = 32  # of a video, about: how many videos make a batch
 
 
@@ -55,10 +55,7 @@ class Reading:
 
     def sample(self, count: int) -> Indices:
         """Which of `count` images are read, ascending; equal counts, equal samples."""
-        if self.limit is None or self.limit >= count:
-            return np.arange(count)
-        draws = numpy_generator(SEED, "robustness", "limit")
-        return np.sort(draws.choice(count, self.limit, replace=False))
+        return at_most(self.limit, np.arange(count), numpy_generator(SEED, "robustness", "limit"))
 
     @property
     def processes(self) -> int:

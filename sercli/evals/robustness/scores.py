@@ -16,56 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.errors import UserError, from_os_error
+from sercli.evals.common import Metrics, Right
 from sercli.evals.robustness.metrics import (
     ALEXNET_ERRORS,
     NOISE_PERTURBATIONS,
     NUM_SEVERITIES,
     corruption_errors,
 )
-from sercli.statistics import CONFIDENCE, wilson_interval
+from sercli.protocols.robustness import PROTOCOL
+from sercli.statistics import CONFIDENCE
 
 # 2: motion blur cuts levels as ImageMagick does, the rims of spatter are Canny's.
 _VERSIONS = {"imagenet-c-otf": 2}
 SEED = 0  # of a limited sample, and of corruptions made on the fly
 SEVERITIES = tuple(range(1, NUM_SEVERITIES + 1))
-TOP = 5
 
-Metrics = dict[str, float | None]
 Best = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Right:
-    """How many of a number of images have their class first, and among the first five."""
-
-    first: int
-    among_five: int
-    images: int
-
-    @classmethod
-    def of(cls, best: Best, labels: NDArray[np.int64]) -> Right:
-        """Count; `best` [N, ≤ 5] holds each image's best classes, best first."""
-        found = best[:, :TOP] == labels[:, None]
-        return cls(int(found[:, 0].sum()), int(found.any(1).sum()), len(labels))
-
-    @property
-    def top1(self) -> float:
-        return 100 * self.first / self.images
-
-    @property
-    def top5(self) -> float:
-        return 100 * self.among_five / self.images
-
-
-def accuracy_metrics(right: Right) -> Metrics:
-    """top1 and top5 with Wilson's intervals over images."""
-    values: Metrics = {}
-    for name, correct in (("top1", right.first), ("top5", right.among_five)):
-        interval = wilson_interval(correct, right.images)
-        values[name] = 100 * correct / right.images
-        values[f"{name}/low"] = 100 * interval.low
-        values[f"{name}/high"] = 100 * interval.high
-    return values
 
 
 def corruption_metrics(
@@ -216,7 +182,7 @@ def normalised_metrics(metrics: Mapping[str, float | None], alexnet: Normalisers
 def protocol(variant: str, rule: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """A protocol: the classifier's rule and that of the set, all of it hashed."""
     return {
-        "name": "robustness",
+        "name": PROTOCOL.name,
         "variant": variant,
         "version": _VERSIONS.get(variant, 1),
         "settings": {

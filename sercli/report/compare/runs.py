@@ -10,20 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sercli.errors import UserError
+from sercli.families import addon_configs, method_configs, title_of
 from sercli.protocols import PROTOCOLS
+from sercli.recipe.schema import FamilyConfig
 from sercli.runs.facts import RunFacts, as_number, read_facts
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 
-METHODS = {"moco": "MoCo-v3", "dino": "DINO", "barlow-twins": "Barlow Twins"}
-ADDONS = {
-    "none": "",
-    "augself": "AugSelf",
-    "stl": "STL",
-    "equimod": "EquiMod",
-    "essl": "E-SSL",
-    "ser": "SER",
-}
 _VIEWS = ("2", "3", "2+4", "2+4-crops", "2+4-rotations")
 
 
@@ -149,9 +142,9 @@ def _place(entry: Entry) -> tuple[Any, ...]:
     """The paper's order: method, views, baseline before add-ons, SER last."""
     run = entry.run
     return (
-        _index(tuple(METHODS), run.name("method")),
+        _index(tuple(method_configs()), run.name("method")),
         _index(_VIEWS, run.views),
-        _index(tuple(ADDONS), run.addon),
+        _index(tuple(addon_configs()), run.addon),
         run.tapped_layer or 0,
         run.weight or 0.0,
         str(run.seed).zfill(8),
@@ -159,26 +152,41 @@ def _place(entry: Entry) -> tuple[Any, ...]:
     )
 
 
-def _index(known: tuple[str, ...], name: str) -> int:
-    return known.index(name) if name in known else len(known)
+def _index(known: tuple[str, ...], name: str) -> tuple[int, str]:
+    """Where a name stands; those that are not known stand last, by name."""
+    return (known.index(name), "") if name in known else (len(known), name)
 
 
 def _base_label(run: Run) -> str:
     method = run.name("method")
     if not method:
         return _foreign_label(run)
-    return method_label(method, run.addon, run.tapped_layer, run.weight == 0)
+    addon = None if run.addon == "none" else _title("addon", run)
+    return trained_label(
+        _title("method", run), addon, layer=run.tapped_layer, weight_zero=run.weight == 0
+    )
 
 
-def method_label(method: str, addon: str, layer: int | None, weight_zero: bool) -> str:
-    """Method and add-on in the paper's words; the λ = 0 control never reads like the add-on."""
-    label = METHODS.get(method, method)
-    if addon == "none":
-        return label
+def trained_label(method: str, addon: str | None, *, layer: int | None, weight_zero: bool) -> str:
+    """A row's, from the titles of both; the λ = 0 control never reads like the add-on."""
+    if addon is None:
+        return method
     details = [f"layer {layer}"] if layer is not None else []
     details += ["λ=0"] if weight_zero else []
     suffix = f" ({', '.join(details)})" if details else ""
-    return f"{label} + {ADDONS.get(addon, addon)}{suffix}"
+    return f"{method} + {addon}{suffix}"
+
+
+def _title(section: str, run: Run) -> str:
+    """As run.json says; runs of earlier versions do not say."""
+    return run.title(section) or known_title(section, run.name(section))
+
+
+def known_title(section: str, name: str) -> str:
+    """What tables call a method or an add-on that is installed; the name itself for any other."""
+    known: Mapping[str, type[FamilyConfig]]
+    known = method_configs() if section == "method" else addon_configs()
+    return title_of(known[name]) if name in known else name
 
 
 def _foreign_label(run: Run) -> str:

@@ -39,7 +39,8 @@ from sercli.encoders.loading import (
     write_encoder,
 )
 from sercli.encoders.vit import Encoder
-from sercli.objective import Objective, addon_configs, method_configs
+from sercli.families import addon_configs, method_configs
+from sercli.objective import Objective
 from sercli.recipe.files import from_mapping, load
 from sercli.recipe.schema import Model
 

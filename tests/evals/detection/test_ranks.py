@@ -8,8 +8,8 @@ import torch.distributed as dist
 
 from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
-from sercli.evals.detection.detector import PRESETS, Preset
 from sercli.evals.detection.evaluate import evaluate
+from sercli.evals.detection.options import PRESETS, Preset
 from sercli.evals.detection.task import Options, prepare
 from sercli.runs.run_dir import RunDir
 from tests.support import detection

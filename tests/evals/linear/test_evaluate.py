@@ -31,10 +31,11 @@ from sercli.engine.preemption import StopRequest
 from sercli.engine.runtime import Runtime
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.evals.common import hold_out
-from sercli.evals.linear.evaluate import Outcome, evaluate
+from sercli.evals.linear.evaluate import ProbeOutcome, evaluate
 from sercli.evals.linear.features import CENTRAL, ProbeImages, Reader, cached, fingerprint
-from sercli.evals.linear.heads import load_head
-from sercli.evals.linear.probe import PRESETS, Options, Probe, prepare, split_images
+from sercli.evals.linear.options import PRESETS, Options
+from sercli.evals.linear.probe import Probe, prepare, split_images
+from sercli.evals.linear.probe_head import load_head
 from sercli.recipe.schema import Model
 from sercli.runs.run_dir import RunDir
 from sercli.statistics import wilson_interval
@@ -76,7 +77,7 @@ def loaded(seed: int = 1, cls_after: int = 0) -> LoadedEncoder:
 def probe(
     options: Options = QUICK, *, train: ImageSource | None = None, val: ImageSource | None = None,
     **arguments: Any,
-) -> Outcome:  # fmt: skip
+) -> ProbeOutcome:  # fmt: skip
     train, val = train or shapes("train", 60), val or shapes("val", 40)
     return evaluate(prepare(loaded(), train, val, options), runtime=CPU, workers=0, **arguments)
 
@@ -745,7 +746,7 @@ def test_restart_drops_what_is_unfinished(tmp_path: Path, monkeypatch: pytest.Mo
 def test_wrong_usage_is_told_before_any_work(tmp_path: Path) -> None:
     run = run_directory(tmp_path / "run")
     for arguments, message in (
-        (("--preset", "sre"), "known: ser, dino, moco-v3"),
+        (("--lr", "-1"), "--lr -1; a learning rate must be a number above 0"),
         (("--shots", "150%"), "--shots 150%; it must be a percentage below 100"),
         (("--shots", "few"), "--shots few"),
         (("--lr", "0.1", "--lr", "nan"), "--lr nan;"),

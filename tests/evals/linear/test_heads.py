@@ -18,7 +18,8 @@ from sercli.encoders.vit import Encoder, final_norm
 from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
 from sercli.evals.linear.features import Scale, layers_of, parts_of, plan_features
-from sercli.evals.linear.heads import Choice, HeadFacts, HeadRow, ProbeHead, choose, load_head
+from sercli.evals.linear.heads import Choice, HeadRow, choose
+from sercli.evals.linear.probe_head import HeadFacts, ProbeHead, load_head
 from sercli.recipe.schema import Model
 from tests.support.clusters import clusters
 

@@ -33,10 +33,9 @@ from sercli.data.source import ImageSource
 from sercli.encoders.loading import encoder_metadata, encoder_sha256, read_encoder, write_encoder
 from sercli.encoders.vit import Encoder
 from sercli.errors import RunFailed, UserError
-from sercli.evals.linear.heads import HeadFacts, ProbeHead, load_head
+from sercli.evals.linear.probe_head import HeadFacts, ProbeHead, load_head
 from sercli.evals.robustness.classifier import CentreView, Classifier, own_head
 from sercli.evals.robustness.evaluate import (
-    Sets,
     evaluate,
     evaluate_corruptions,
     evaluate_images,
@@ -44,6 +43,7 @@ from sercli.evals.robustness.evaluate import (
     normalised,
 )
 from sercli.evals.robustness.metrics import ALEXNET_ERRORS
+from sercli.evals.robustness.opening import Sets
 from sercli.evals.robustness.reading import InOrder, Reading
 from sercli.evals.robustness.scores import SEVERITIES, Normalisers
 from sercli.evals.robustness.tables import blocks, corruption_rows

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sercli.errors import UserError
+from sercli.evals.common import Right
 from sercli.evals.robustness.metrics import (
     ALEXNET_CLEAN_ERROR,
     ALEXNET_ERRORS,
@@ -22,9 +23,7 @@ from sercli.evals.robustness.metrics import (
 from sercli.evals.robustness.scores import (
     SEVERITIES,
     Normalisers,
-    Right,
     Sequences,
-    accuracy_metrics,
     corruption_metrics,
     normalised_metrics,
     perturbation_metrics,
@@ -169,7 +168,7 @@ def test_of_equal_logits_the_first_class_is_better() -> None:
 
 def test_accuracies_count_first_places_and_the_first_five() -> None:
     best = np.array([[1, 2, 3, 4, 5], [2, 1, 3, 4, 5], [9, 8, 7, 6, 5], [1, 2, 3, 4, 5]])
-    values = accuracy_metrics(Right.of(best, np.array([1, 1, 1, 5])))
+    values = Right.of(best, np.array([1, 1, 1, 5])).metrics()
     assert (values["top1"], values["top5"]) == (25, 75)
     assert values["top1/low"] < 25 < values["top1/high"]  # type: ignore[operator]
 

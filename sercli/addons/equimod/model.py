@@ -1,29 +1,16 @@
-"""EquiMod: predict a view's embedding from the plain image's and the augmentation (Devillers and
-Lefort, "EquiMod: An Equivariance Module to Improve Self-Supervised Learning", ICLR 2023)."""
+"""EquiMod: the predictor of embeddings, what it is told of a view, and the loss."""
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap, contrast
+from sercli.addons.base import Addon, AddonInput, Tap, contrast
+from sercli.addons.equimod import EquiModConfig
 from sercli.heads import BatchNorm, mlp
-from sercli.recipe.schema import Count, Positive, Setting
 from sercli.views.making import ViewParameters
-
-
-class EquiModConfig(SummaryConfig):
-    """Settings of EquiMod."""
-
-    view_settings: ClassVar[tuple[Setting, ...]] = ("3",)
-
-    temperature: Positive = 0.2
-    hidden_width: Count | None = Field(None, description="of the projector; default: the model's")
-    output_width: Count = 128
 
 
 class EquiMod(Addon):

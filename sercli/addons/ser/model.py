@@ -8,76 +8,20 @@ encoder.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from sercli import distributed, randomness
 from sercli.actions import GeometricAction, transport
-from sercli.addons.base import Addon, AddonInput, TermConfig
+from sercli.addons.base import Addon, AddonInput
+from sercli.addons.ser import SERConfig
 from sercli.heads import TokenProjector
-from sercli.losses import Negatives, patch_nt_xent
+from sercli.losses import patch_nt_xent
+from sercli.negatives import Negatives
 from sercli.precision import at_least_fp32
-from sercli.recipe.schema import Count, Positive, Range
 from sercli.views.plan import PairedViews, ViewRequest
-
-# Temperature and weight by method, as far as known: paper (weights are those of the scripts) and
-# the authors' published scripts.
-_PAPER = {"moco": (0.3, 1.0), "dino": (0.5, 0.3), "barlow-twins": (0.3, 1.0)}
-_AUTHORS = {"moco": (0.5, 1.0), "dino": (0.4, 0.3), "barlow-twins": (0.4, 1.0)}
-
-
-class SERConfig(TermConfig):
-    """Settings of SER."""
-
-    preset: Literal["paper", "authors-code", "summary"] = Field(
-        "paper", description="fills in what is not given; `summary` follows the paper's summary"
-    )
-    fraction: Annotated[float, Field(gt=0, le=1)] = Field(0.01, description="share of b₂")
-    temperature: Positive = 0.3
-    negatives: str = Field("both-views", description="cross-view or both-views, [+spatial:r]")
-    base: Literal["crop", "full"] = Field("crop", description="what both views of b₂ come from")
-    elements: Literal["independent", "complementary"] = "independent"
-    action: Literal["analytic", "placebo"] = Field(
-        "analytic", description="placebo: keys are moved by a wrong element (control)"
-    )
-    share: Literal["global", "per-rank"] = Field("global", description="where n₂ is rounded")
-    keys: Literal["gathered", "rank-local"] = Field("gathered", description="negatives' ranks")
-    key_projector: Literal["teacher", "student"] = Field(
-        "teacher",
-        description="what projects the teacher's normed tokens: an averaged copy of the projector, "
-        "or the student's own",
-    )
-    scale: Range = Field((0.7, 1.3), description="area of the grid, relative")
-    aspect: Range = Field((3 / 4, 4 / 3), description="change of w/h of the grid")
-    projector_width: Count = 512
-
-    @field_validator("negatives")
-    @classmethod
-    def _negatives_parse(cls, value: str) -> str:
-        Negatives.parse(value)
-        return value
-
-    @classmethod
-    def expand(cls, given: Mapping[str, Any], *, method: str) -> dict[str, Any]:
-        preset = given.get("preset", "paper")
-        table = _AUTHORS if preset == "authors-code" else _PAPER
-        values: dict[str, Any] = {}
-        if method in table:
-            values["temperature"], values["weight"] = table[method]
-        if preset == "authors-code":
-            values |= {
-                "negatives": "cross-view",
-                "elements": "complementary",
-                "share": "per-rank",
-                "key_projector": "student",
-            }
-        elif preset == "summary":
-            values |= {"fraction": 0.5, "base": "full", "keys": "rank-local"}
-        return {key: value for key, value in values.items() if key not in given}
 
 
 class SER(Addon):
@@ -121,7 +65,7 @@ class SER(Addon):
         targets = self._targets(given)
         sizes = [math.prod(action.grid) for action in actions]
         loss: Tensor = anchors[0].new_zeros((), dtype=at_least_fp32(*anchors))
-        for first, second in given.views.pairs:
+        for first, second in given.views.plan.pairs:
             share = (sizes[first] + sizes[second]) / sum(sizes)
             for view, other in ((first, second), (second, first)):
                 grid = keys[other].transpose(1, 2).unflatten(2, actions[other].grid)
@@ -177,7 +121,7 @@ class SER(Addon):
         wrong = []
         for action in actions:
             # One of the seven other elements of D4: composing with it never gives the right frame.
-            code = torch.randint(1, 8, (total,), generator=draws)[given.views.paired_rows]
+            code = torch.randint(1, 8, (total,), generator=draws)[given.views.part.paired_rows]
             error = GeometricAction(code >= 4, code % 4, action.grid)
             wrong.append(error.compose(action))
         return tuple(wrong)

@@ -1,28 +1,14 @@
-"""STL: learn representations of transformations (Yu et al., "Self-supervised Transformation
-Learning for Equivariant Representations", NeurIPS 2024)."""
+"""STL: the hypernetwork of transformations and the loss."""
 
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap, contrast
+from sercli.addons.base import Addon, AddonInput, Tap, contrast
+from sercli.addons.stl import STLConfig
 from sercli.heads import BatchNorm, mlp
-from sercli.recipe.schema import Count, NotNegative, Positive
 from sercli.views.plan import ViewRequest
-
-
-class STLConfig(SummaryConfig):
-    """Settings of STL."""
-
-    temperature: Positive = 0.2
-    transformation_weight: NotNegative = Field(
-        0.1, description="of the transformation term, relative to the equivariance term"
-    )
-    transformation_width: Count = Field(128, description="of a transformation's representation")
-    hidden_width: Count = Field(512, description="of the projector")
-    output_width: Count = 128
 
 
 class STL(Addon):

@@ -1,32 +1,17 @@
-"""MoCo-v3: Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Transformers"."""
+"""The objective of MoCo-v3: its projector, its predictor and its loss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from sercli import distributed
 from sercli.heads import mlp
 from sercli.losses import info_nce
 from sercli.methods.base import Method
+from sercli.methods.moco import MoCoConfig
 from sercli.recipe.schedule import Moment, cosine
-from sercli.recipe.schema import Count, MethodConfig, Positive
-
-
-class MoCoConfig(MethodConfig):
-    """Settings of MoCo-v3."""
-
-    takes_more_views: ClassVar[bool] = True
-
-    temperature: Positive = 0.2
-    momentum: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.99, description="of the teacher at the start; rises to 1 on a cosine"
-    )
-    hidden_width: Count = Field(4096, description="of projector and predictor")
-    output_width: Count = 256
 
 
 class MoCo(Method):

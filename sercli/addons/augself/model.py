@@ -1,5 +1,4 @@
-"""AugSelf: predict how two views' augmentations differ (Lee et al., "Improving Transferability of
-Representations via Augmentation-Aware Self-Supervision", NeurIPS 2021)."""
+"""AugSelf: a head for each target, what the targets are, and the loss."""
 
 from __future__ import annotations
 
@@ -8,59 +7,14 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sercli import distributed
-from sercli.addons.base import Addon, AddonInput, SummaryConfig, Tap
+from sercli.addons.augself import AugSelfConfig
+from sercli.addons.base import Addon, AddonInput, Tap
 from sercli.heads import mlp
 from sercli.precision import at_least_fp32
-from sercli.recipe.schema import Count, NotNegative, Views
 from sercli.views.making import ViewParameters
-
-
-class AugSelfConfig(SummaryConfig):
-    """Settings of AugSelf; a target of weight 0 has no head."""
-
-    crop: NotNegative = Field(0.5, description="weight of the crops' difference")
-    colour: NotNegative = Field(0.5, description="weight of the jitter factors' difference")
-    flip: NotNegative = Field(0.0, description="weight of whether both are mirrored alike")
-    blur: NotNegative = Field(0.0, description="weight of the blurs' difference")
-    rotation: NotNegative = Field(
-        0.0, description="weight of the relative quarter turn; needs views.rot90_p > 0"
-    )
-    hidden_width: Count = 512
-
-    @model_validator(mode="after")
-    def _something_is_predicted(self) -> AugSelfConfig:
-        if not any((self.crop, self.colour, self.flip, self.blur, self.rotation)):
-            raise ValueError(
-                "addon.crop, colour, flip, blur and rotation are all 0: nothing to predict; "
-                "give one a weight, or use --addon none"
-            )
-        return self
-
-    def check_views(self, views: Views) -> None:
-        constant = {
-            "crop": views.crop_area == (1, 1),
-            "flip": views.hflip_p in (0, 1),
-            "blur": not (views.view1.blur_p or views.view2.blur_p),
-            "colour": not any(v.jitter_p and any(v.jitter) for v in (views.view1, views.view2)),
-            "rotation": not views.rot90_p,
-        }
-        keys = {
-            "crop": "views.crop_area below 1",
-            "flip": "views.hflip_p between 0 and 1",
-            "blur": "views.view1.blur_p or views.view2.blur_p above 0",
-            "colour": "jitter in views.view1 or views.view2",
-            "rotation": "views.rot90_p above 0",
-        }
-        for name, is_constant in constant.items():
-            if is_constant and getattr(self, name):
-                raise ValueError(
-                    f"addon.{name} {getattr(self, name):g}: its target would be the same for every "
-                    f"image; it needs {keys[name]}, or --set addon.{name}=0"
-                )
 
 
 class AugSelf(Addon):

@@ -1,26 +1,17 @@
-"""Barlow Twins: Zbontar et al., "Self-Supervised Learning via Redundancy Reduction"."""
+"""The objective of Barlow Twins: its projector and its loss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from sercli import distributed
 from sercli.heads import BatchNorm, mlp
 from sercli.losses import barlow_twins, cross_correlation
+from sercli.methods.barlow_twins import BarlowTwinsConfig
 from sercli.methods.base import Method
 from sercli.recipe.schedule import Moment
-from sercli.recipe.schema import Count, MethodConfig, NotNegative
-
-
-class BarlowTwinsConfig(MethodConfig):
-    """Settings of Barlow Twins."""
-
-    off_diagonal: NotNegative = Field(0.0051, description="weight of redundancy reduction")
-    hidden_width: Count = 8192
-    output_width: Count = 8192
 
 
 class BarlowTwins(Method):

@@ -1,7 +1,0 @@
-"""No add-on: the invariant objective alone."""
-
-from sercli.recipe.schema import AddonConfig
-
-
-class NoneConfig(AddonConfig):
-    """No settings."""

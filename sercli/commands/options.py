@@ -1,0 +1,225 @@
+"""Options that commands share, as objects, and the decorator that lets a command take them.
+
+A frozen dataclass whose fields are `Annotated` for Typer is a group of options. A command with a
+parameter of such a class has all of them, in a panel of `--help` that is called as the class says,
+and is handed one object:
+
+    @option_objects
+    def knn(model: ModelOptions, run: RunOptions, batch_size: BatchSize = 256) -> None: ...
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+
+import typer
+from typer.models import OptionInfo
+
+from sercli.errors import UserError
+
+# -- What commands take ----------------------------------------------------------------------------
+
+
+def _device(name: str) -> str:
+    """A device's name as PyTorch has it; whether the machine has one is found out later."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"--device {name}", "it must be cpu or cuda")
+    return name
+
+
+def _devices() -> list[str]:
+    return ["cpu", "cuda"]
+
+
+Device = Annotated[
+    str | None,
+    typer.Option(
+        parser=_device,
+        autocompletion=_devices,
+        metavar="cpu|cuda",
+        help="Where it is computed. Default: cuda where there is one.",
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|shapes",
+        help="Images: a directory, or `shapes`, the embedded world. Default: what the run was "
+        "trained on.",
+    ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images taken at a time.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key, e.g. `train.lr=1e-3`."),
+]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="Python file with a method or an add-on of your own (may be given several times).",
+    ),
+]
+# `recipe.schema.PosResize`, which takes a while to import; a test compares them.
+PositionsWay = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which encoder, and what its file does not say itself."""
+
+    panel: ClassVar[str] = "The model"
+
+    source: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A run directory, a checkpoint file, or `timm:NAME`."),
+    ]
+    teacher: Annotated[
+        bool, typer.Option("--teacher", help="Take the momentum encoder, not the student.")
+    ] = False
+    random_init: Annotated[
+        bool, typer.Option("--random-init", help="Random weights (for `timm:NAME` only).")
+    ] = False
+    num_heads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Attention heads of a checkpoint file that does not say how many."
+        ),
+    ] = None
+    cls_after: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="L",
+            help="Block after which [CLS] joins in a checkpoint file that does not say it; 0: from "
+            "the start.",
+        ),
+    ] = None
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Where the encoder is in a checkpoint file of a layout that is not known, for "
+            "instance `state_dict.net`.",
+        ),
+    ] = None
+    positions: Annotated[
+        PositionsWay | None,
+        typer.Option(
+            metavar="WAY",
+            help="How a checkpoint file that does not say whose it is resamples positions at "
+            "another size: bicubic-antialias as timm (assumed), bicubic-offset as DINO, bicubic as "
+            "MAE and DeiT, bicubic-aligned as torchvision.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Which images, at which size."""
+
+    panel: ClassVar[str] = "The images"
+
+    data: Data = None
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Side in pixels of the images, a multiple of the patch; the positional embedding "
+            "is resampled. Default: of training (518 for DINOv2, whose authors evaluate at 224).",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How an evaluation runs, and where its results go."""
+
+    panel: ClassVar[str] = "The run"
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUNDIR",
+            help="Run directory that takes the results; made if it does not exist. Default: the "
+            "run directory itself, or `runs/NAME`, after the model.",
+        ),
+    ] = None
+    device: Device = None
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Loader processes. Default: by the number of cores.")
+    ] = None
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use at most this many images; the result is marked partial."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class MeasuringOptions:
+    """On what `ser bench` measures."""
+
+    panel: ClassVar[str] = "The machine"
+
+    device: Annotated[
+        str,
+        typer.Option(
+            parser=_device,
+            autocompletion=_devices,
+            metavar="cpu|cuda",
+            help="Where it is computed.",
+        ),
+    ] = "cpu"
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1
+
+
+# -- How a command takes them ----------------------------------------------------------------------
+
+
+def option_objects(command: Callable[..., None]) -> Callable[..., None]:
+    """Put the fields of a command's option objects into its signature; hand each over as one."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            parameters += _parameters(groups[name])
+        else:
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(parameter.replace(annotation=hints[name], kind=keyword))
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        objects = {
+            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**objects, **values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def _parameters(group: Any) -> Iterator[inspect.Parameter]:
+    """One keyword for each field, its option in the group's panel."""
+    hints = get_type_hints(group, include_extras=True)
+    for field in fields(group):
+        kind, info = get_args(hints[field.name])
+        if isinstance(info, OptionInfo):
+            info = copy.copy(info)
+            info.rich_help_panel = group.panel
+        yield inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            annotation=Annotated[kind, info],
+        )

@@ -1,0 +1,221 @@
+"""How commands print: progress, tables for a terminal and as aligned text, and JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Progress = Callable[[str, int, int], None]
+_PLAIN_SECONDS = 60.0  # most time between two plain lines
+
+
+# -- Progress --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def progress_of(first: bool) -> Iterator[Progress | None]:
+    """`progress` of the first of several processes; the others are silent."""
+    if not first:
+        yield None
+        return
+    with progress() as update:
+        yield update
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A function (what, done, total): bars on a terminal, else a line a tenth or a minute.
+
+    Both say the time left, on standard error, so that standard output holds only the result.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _PlainProgress()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Bars(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        tasks = {}
+
+        def move_bar(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield move_bar
+
+
+class _PlainProgress:
+    """Lines on standard error, at each tenth of what there is to do, at least one a minute."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, float] = {}
+        self._before = time.monotonic()  # when the set before was done, and this one began
+        self._printed: dict[str, tuple[int, float]] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == 0:  # by those that do something else before
+            self._begun[what] = self._before = now
+            return
+        start = self._begun.setdefault(what, self._before)
+        self._before = now
+        tenths, last = self._printed.get(what, (0, start))
+        tenth = 10 * done // total
+        if tenth > tenths or now - last > _PLAIN_SECONDS:
+            self._printed[what] = tenth, now
+            left = _left((now - start) * (total - done) / done) if 0 < done < total else ""
+            typer.echo(f"{what}: {done} of {total}{left}", err=True)
+
+
+def _left(seconds: float) -> str:
+    """The time left in words; nothing below a second."""
+    if seconds < 1:
+        return ""
+    if seconds < 100:
+        return f", about {seconds:.0f} s left"
+    minutes = seconds / 60
+    return (
+        f", about {minutes:.0f} min left" if minutes < 100 else f", about {minutes / 60:.1f} h left"
+    )
+
+
+# -- Numbers ---------------------------------------------------------------------------------------
+
+
+def percent_with_interval(values: Mapping[str, float | None], name: str) -> str:
+    """A percentage that a result always has, with the ends of its interval."""
+    low, high = values[f"{name}/low"], values[f"{name}/high"]
+    return f"{values[name]:.2f} % [{low:.2f}, {high:.2f}]"
+
+
+# -- Text and JSON ---------------------------------------------------------------------------------
+
+
+def write(text: str) -> None:
+    """A text on standard output, as bytes, so that no locale can refuse an arrow."""
+    typer.echo(text.encode())
+
+
+def write_json(tree: Any) -> None:
+    """JSON on standard output, for people to read as well."""
+    write(json.dumps(tree, indent=2, ensure_ascii=False))
+
+
+def write_marked(mark: str, text: str) -> None:
+    """A line that begins with a mark; on a terminal the mark is green and lines break at words."""
+    if not sys.stdout.isatty():
+        write(f"{mark} {text}")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console().print(Text.assemble((mark, "green"), " ", text))
+
+
+def aligned(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
+    """Rows as lines of columns; of numbers all columns but the first are flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if numbers and index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+# -- Tables ----------------------------------------------------------------------------------------
+
+
+def print_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str,
+    caption: str,
+    marked: int | None = None,
+) -> None:
+    """Print a table: ruled on a terminal, aligned text elsewhere. The first column is text.
+
+    Args:
+        headings: One a column.
+        rows: Cells, as many as there are headings.
+        title: Line above it.
+        caption: Explanation below it.
+        marked: Row to set off on a terminal.
+    """
+    if not sys.stdout.isatty():
+        typer.echo(f"{title}\n{aligned([headings, *rows], numbers=True)}\n{caption}")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    table = ruled_table()
+    table.title, table.title_justify = Text(title), "left"
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left")
+    for index, row in enumerate(rows):
+        table.add_row(*map(Text, row), style="bold" if index == marked else None)
+    console = Console()
+    console.print(table)
+    console.print(Text(caption, style="dim"))
+
+
+def print_measurements(
+    title: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    texts: Sequence[str] = (),
+) -> None:
+    """Print what was measured in a framed table; columns are flush right, but for `texts`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in texts else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def ruled_table() -> Table:
+    """An empty table with one rule, below its headings."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+
+
+def print_first_that_fits(tables: Sequence[Table], console: Console | None = None) -> None:
+    """Print the first table whose columns are not too narrow on this terminal, else the last."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = console or Console()
+    unbounded = console.options.update(max_width=10_000)
+    for table in tables:
+        for column in table.columns:
+            if column.no_wrap:  # what must not be broken counts in full
+                cells = (column.header, *column.cells)
+                widths = [Measurement.get(console, unbounded, cell).maximum for cell in cells]
+                column.min_width = max(widths)
+        if Measurement.get(console, unbounded, table).minimum <= console.width:
+            break
+    console.print(table)

@@ -1,0 +1,99 @@
+"""What is asked for of an encoder, or of its export: what is refused before torch is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from sercli.errors import UserError
+from sercli.recipe.schema import PosResize
+from sercli.runs.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the user says of a file that does not say it itself.
+
+    Attributes:
+        num_heads: Attention heads.
+        cls_after: Block after which [CLS] joins.
+        key: Where the encoder is, as the message that asks for it names it; what is usual of such
+            encoders is then not insisted on.
+        positions: How its own code resamples positions, see `Encoder.positions`.
+    """
+
+    num_heads: int | None = None
+    cls_after: int | None = None
+    key: str | None = None
+    positions: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a way to resample positions that there is not."""
+        if self.positions not in (None, *get_args(PosResize)):
+            known = ", ".join(get_args(PosResize))
+            raise UserError(f"--positions {self.positions}", f"known: {known}")
+
+    @property
+    def given(self) -> str | None:
+        """The first option that was given, as on the command line."""
+        options = {
+            "--num-heads": self.num_heads,
+            "--cls-after": self.cls_after,
+            "--key": self.key,
+            "--positions": self.positions,
+        }
+        return next((name for name, value in options.items() if value is not None), None)
+
+    def refuse(self, name: str) -> None:
+        """Refuse hints for an encoder that needs none.
+
+        Raises:
+            UserError: Some are given.
+        """
+        if self.given is not None:
+            raise UserError(
+                f"{self.given} with {name}", "that is known of it; it goes with others' files"
+            )
+
+
+def require_source(name: str, *, teacher: bool, random_init: bool, hints: Hints) -> None:
+    """Refuse a MODEL that is not there, and options that it cannot be read with.
+
+    Args:
+        name: A run directory, a file, or `timm:NAME`.
+        teacher: Whether the momentum encoder is asked for.
+        random_init: Whether random weights are.
+        hints: What is said of the file.
+
+    Raises:
+        UserError: In these cases; the file itself is not looked into.
+    """
+    if name.startswith("timm:"):
+        if teacher:
+            raise UserError(f"{name} with the teacher asked for", "timm models have no teacher")
+        hints.refuse(name)
+        return
+    if random_init:
+        raise UserError(f"--random-init with {name}", "it goes with timm:NAME only")
+    path = Path(name)
+    if path.is_dir():
+        hints.refuse(name)
+        RunDir.open(path)
+    elif not path.is_file():
+        raise UserError(
+            f"no model at {name}", "a run directory, a checkpoint file or timm:NAME is needed"
+        )
+
+
+def require_free(path: Path, *, force: bool) -> None:
+    """Refuse a place that cannot take an exported file, before anything is computed.
+
+    Raises:
+        UserError: Not *.safetensors, a directory, or there already.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path} as the file to write", "its name must end in .safetensors")
+    if path.is_dir() or (path.exists() and not force):
+        remedy = "" if path.is_dir() else "name another, or --force to replace it"
+        raise UserError(f"{path} exists", "an export does not replace anything unasked", remedy)

@@ -1,0 +1,51 @@
+"""Rows are labelled by the titles in run.json, else by the registry, else by plain names."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sercli.report.compare.runs import read_runs, single_entries
+from sercli.runs.run_dir import RunDir
+
+
+def run_of(path: Path, method: str, addon: str, **record: Any) -> Path:
+    recipe = {"method": {"name": method}, "addon": {"name": addon, "layer": 3}}
+    facts = {"status": "done", "timings": {"train_seconds": 1.0}, **record}
+    RunDir.create(path, recipe=yaml.safe_dump(recipe), run=facts)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "titles", "label"),
+    [
+        (("moco", "ser"), {"method": "MoCo-v3", "addon": "SER"}, "MoCo-v3 + SER (layer 3)"),
+        (("toy", "mine"), {"method": "Toy", "addon": "My own"}, "Toy + My own (layer 3)"),
+        (("dino", "essl"), None, "DINO + E-SSL (layer 3)"),
+        (("toy", "mine"), None, "toy + mine (layer 3)"),
+        (("barlow-twins", "none"), {"method": "Barlow Twins", "addon": "none"}, "Barlow Twins"),
+    ],
+)
+def test_labels(
+    tmp_path: Path, names: tuple[str, str], titles: dict[str, str] | None, label: str
+) -> None:
+    record = {} if titles is None else {"titles": titles}
+    runs = read_runs([run_of(tmp_path / "run", *names, **record)])
+    assert [entry.label for entry in single_entries(runs)] == [label]
+
+
+def test_rows_are_in_the_order_of_the_registry_and_the_unknown_come_last(tmp_path: Path) -> None:
+    pairs = [
+        ("toy", "none"),
+        ("moco", "zoo"),
+        ("any", "none"),
+        ("dino", "none"),
+        ("moco", "ser"),
+        ("moco", "none"),
+    ]
+    paths = [run_of(tmp_path / f"{m}-{a}", m, a) for m, a in pairs]
+    entries = single_entries(read_runs(paths))
+    assert [Path(entry.run.path).name for entry in entries] == [
+        *("moco-none", "moco-ser", "moco-zoo", "dino-none", "any-none", "toy-none")
+    ]
