@@ -124,15 +124,15 @@ def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
     from sercli.engine.processes import launched_by
     from sercli.families import default_recipe, resolve
 
-    name, flags = new.recipe, new.flags
+    name, flags, plugins = new.recipe, new.flags, tuple(new.plugin or ())
     if name is None:
-        start = default_recipe(
-            method=new.method, addon=new.addon, data=new.data, plugins=new.plugin or ()
-        )
+        start = default_recipe(method=new.method, addon=new.addon, data=new.data, plugins=plugins)
         name, flags = start.recipe, {**flags, **start.flags}
     settings = tuple(new.set_ or ())
     # Before torch is imported; of several processes rank 0 resolves and refuses, below.
-    early = _resolve_early(name, settings, flags, new) if launched_by() is None else None
+    early = None
+    if launched_by() is None:
+        early = _resolve_early(name, settings, flags, plugins=plugins, out=new.out)
     from sercli import distributed
     from sercli.engine import launch, pretraining, runtime
 
@@ -140,7 +140,7 @@ def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
     prepared: list[Prepared] = []  # by the first process, which alone prepares
 
     def prepare() -> RunDir:
-        resolved = early or resolve(name, settings, flags, plugins=new.plugin or ())
+        resolved = early or resolve(name, settings, flags, plugins=plugins)
         processes = max(nproc, distributed.world_size())
         prepared.append(pretraining.prepare(resolved, out=new.out, processes=processes))
         return prepared[0].run
@@ -155,7 +155,12 @@ def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
 
 
 def _resolve_early(
-    name: str, settings: tuple[str, ...], flags: dict[str, Any], new: NewRun
+    name: str,
+    settings: tuple[str, ...],
+    flags: dict[str, Any],
+    *,
+    plugins: tuple[Path, ...],
+    out: Path | None,
 ) -> Resolved:
     """Resolve the recipe, and refuse what cannot be before the seconds that torch takes.
 
@@ -166,8 +171,8 @@ def _resolve_early(
     from sercli.families import resolve
     from sercli.runs.run_dir import refuse_existing
 
-    refuse_existing(new.out)
-    resolved = resolve(name, settings, flags, plugins=new.plugin or ())
+    refuse_existing(out)
+    resolved = resolve(name, settings, flags, plugins=plugins)
     has_split(resolved.recipe.data.path, "train")
     return resolved
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,15 +57,14 @@ def _read_recipe(run: RunDir) -> Resolved:
     return resolve(str(run.recipe), (), {})
 
 
-def _unknown_then(resolved: Resolved) -> list[str]:
-    """What to say of a run's recipe, which has all settings there were when it was written."""
+def _unknown_then(resolved: Resolved) -> Iterator[str]:
+    """What there is to say of a run's recipe, which has all settings that there were then."""
     added = [key for key, origin in resolved.origins.items() if origin == "default"]
-    if not added:
-        return []
-    return [
-        f"warning: an earlier version of ser wrote {resolved.name}: it goes on by today's rules, "
-        f"and with today's defaults of {', '.join(added)}"
-    ]
+    if added:
+        yield (
+            f"warning: an earlier version of ser wrote {resolved.name}: it goes on by today's "
+            f"rules, and with today's defaults of {', '.join(added)}"
+        )
 
 
 def training_source(recipe: Recipe) -> ImageSource:
@@ -99,7 +98,7 @@ def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prep
     console = Console()
     print_plan(resolved, plan, run.path, console)
     for note in resolved.notes:
-        console.print(note, highlight=False, markup=False)
+        print(note)
     flops = count_flops(resolved.recipe, plan.objective)
     run.update_run(flops=flops.to_json())
     print_flops(resolved.recipe, flops, console)
@@ -153,7 +152,7 @@ def train(
         Preempted, Interrupted: Stopped by a signal; resumable.
         SerError: The run failed; run.json says why.
     """
-    notes: tuple[str, ...] = ()  # those of a run that was prepared here are told
+    notes: tuple[str, ...] = ()  # what was prepared here has been told of
     if prepared is None:
         resolved = _read_recipe(run)
         recipe, notes = resolved.recipe, (*resolved.notes, *_unknown_then(resolved))

@@ -1,4 +1,4 @@
-"""`ser pretrain` does what it has to do once: it resolves, opens and builds no more than is due."""
+"""`ser pretrain` does once what it has to do: it resolves, opens and builds no more than needed."""
 
 import json
 from collections import Counter
