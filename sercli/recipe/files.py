@@ -278,7 +278,7 @@ def _resolve(
         section = "addon"
         tree["addon"] = addon.model_validate({**expanded, **tree["addon"]})
         section = ""
-        recipe = Recipe.model_validate(tree)
+        recipe = Recipe.model_validate(tree, context={"methods": methods})
     except ValidationError as error:
         raise UserError(explain(error, origins, section)) from error
     chosen = tree["addon"].model_dump().get("preset")

@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     model_serializer,
     model_validator,
 )
@@ -320,7 +321,7 @@ class Recipe(Section):
         return {k: v for k, v in default(self).items() if k != "plugins" or v}
 
     @model_validator(mode="after")
-    def _views_are_used(self) -> Self:
+    def _views_are_used(self, info: ValidationInfo) -> Self:
         setting, usable = self.views.setting, self.addon.view_settings
         if setting not in usable:
             raise ValueError(
@@ -335,9 +336,12 @@ class Recipe(Section):
                 else "addon.form predict-and-views"
             )
             remedy = "--views 2" if setting == "2+4-crops" else "addon.form=predict"
+            known: Mapping[str, type[MethodConfig]] = (info.context or {}).get("methods", {})
+            able = [name for name, method in known.items() if method.takes_more_views]
+            others = f", or a method with multi-crop ({', '.join(able)})" if able else ""
             raise ValueError(
-                f"{what} with method {self.method.name}: its loss takes two views; use {remedy}, "
-                "or a method with multi-crop (moco, dino)"
+                f"{what} with method {self.method.name}: its loss takes two views; use {remedy}"
+                f"{others}"
             )
         self.addon.check_views(self.views)
         return self

@@ -320,3 +320,13 @@ def test_a_run_without_its_package_can_be_shown_and_not_trained(
     with pytest.raises(UserError, match=r"addon toy is of the package ser-toy 1\.5; which is not"):
         resolve(str(file), (), {})
     assert resolve(str(file), (), {}, tolerant=True).recipe.addon.model_dump()["width"] == 7
+
+
+def test_a_method_of_ones_own_with_multi_crop_is_a_remedy_too(tmp_path: Path) -> None:
+    text = OBJECTIVE.read_text(encoding="utf-8").replace(
+        'name: str = "toy"', 'name: str = "many"\n    takes_more_views = True'
+    )
+    many = write(tmp_path / "many.py", "from typing import ClassVar\n" + text)
+    many.write_text(many.read_text().replace("views = True", "views: ClassVar[bool] = True"))
+    with pytest.raises(UserError, match=r"a method with multi-crop \(moco, dino, many\)"):
+        resolve("shapes/barlow-twins-none", (), {"views.setting": "2+4-crops"}, plugins=[many])
