@@ -140,39 +140,30 @@ class Objective(nn.Module):
         """
         students, features = self._encode_student(views)
         online = [self.method.student(cls) for cls in students]
-        targets, teacher_features = online, None
-        if self.teacher is not None:
-            with torch.no_grad():
-                teachers, teacher_features = _encode(
-                    self.teacher.encoder, views.standard[:2], views.paired, self.layers
-                )
-                targets = [self.teacher.method(cls) for cls in teachers[:2]]
-        invariance = self.method.loss(online, targets, views.counts, moment)
-        equivariance = None
+        targets, teacher_features = self._encode_teacher(views)
+        given = online if targets is None else targets
+        invariance = self.method.loss(online, given, views.part.counts, moment)
+        equivariance = self._term(features, teacher_features, views)
         total = invariance
-        if self.addon is not None:
-            head = None if self.teacher is None else self.teacher.addon
-            counts = views.counts if self.plan.paired is None else views.paired_counts
-            if self.weight == 0:  # the term is only watched: it must not touch a single gradient
-                features = [f.detach() for f in features]
-            given = AddonInput(features, teacher_features, head, views, counts)
-            with torch.set_grad_enabled(self.weight > 0 and torch.is_grad_enabled()):
-                equivariance = self.addon.loss(given)
-            if self.weight > 0:
-                total = invariance + self.weight * equivariance
+        if equivariance is not None and self.weight > 0:
+            total = invariance + self.weight * equivariance
         detached = None if equivariance is None else equivariance.detach()
         return Losses(total, invariance.detach(), detached, students[0].detach())
 
     def _encode_student(self, views: Views) -> tuple[list[Tensor], list[Features]]:
         """[CLS] of each view of the invariance loss, and the features for the add-on."""
         split = self.plan.num_invariant
+        standard, rest = views.standard[:split], views.standard[split:]
         keeps = self._keeps(views)
-        cls, features = _encode(
-            self.encoder, views.standard[:split], views.paired, self.layers, keeps=keeps
+        encoded = encode(
+            self.encoder,
+            [*standard, *views.paired],
+            self.layers,
+            keeps=None if keeps is None else _keeps_of(keeps, standard, views.paired),
         )
-        rest = views.standard[split:]
+        cls, features = _joined(encoded, len(standard))
         if rest and self.addon is not None:
-            with torch.set_grad_enabled(self.weight > 0 and torch.is_grad_enabled()):
+            with self._term_gradient():
                 features += encode(
                     self.encoder,
                     rest,
@@ -182,6 +173,33 @@ class Objective(nn.Module):
                 )
         return cls, features
 
+    @torch.no_grad()
+    def _encode_teacher(self, views: Views) -> tuple[list[Tensor] | None, list[Features] | None]:
+        """The teacher's embeddings of the global views, and its features for the add-on, if any."""
+        if self.teacher is None:
+            return None, None
+        standard = views.standard[:2]
+        encoded = encode(self.teacher.encoder, [*standard, *views.paired], self.layers)
+        cls, features = _joined(encoded, len(standard))
+        return [self.teacher.method(one) for one in cls[:2]], features
+
+    def _term(
+        self, features: list[Features], teacher_features: list[Features] | None, views: Views
+    ) -> Tensor | None:
+        """The add-on's loss before λ; None without an add-on."""
+        if self.addon is None:
+            return None
+        head = None if self.teacher is None else self.teacher.addon
+        if self.weight == 0:  # the term is only watched: it must not touch a single gradient
+            features = [f.detach() for f in features]
+        given = AddonInput(features, teacher_features, head, views, views.addon_counts)
+        with self._term_gradient():
+            return self.addon.loss(given)
+
+    def _term_gradient(self) -> torch.set_grad_enabled:
+        """Inside, gradients are taken if the term has a weight."""
+        return torch.set_grad_enabled(self.weight > 0 and torch.is_grad_enabled())
+
     def _keeps(self, views: Views) -> list[Tensor] | None:
         """Stochastic depth: what each image's branches are multiplied by, [B, depth, 2] a view.
 
@@ -189,13 +207,14 @@ class Objective(nn.Module):
         """
         if not self.drop_path or not self.training:
             return None
-        depth, total = self.encoder.depth, sum(views.counts)
+        depth, total = self.encoder.depth, sum(views.part.counts)
         kept = 1 - torch.linspace(0, self.drop_path, depth)[:, None]
         draws = randomness.generator(views.generator_seed, "drop-path")
+        positions = torch.tensor(views.part.positions, dtype=torch.long)
         device = views.standard[0].device
         keeps = []
         for _ in views.standard:
-            uniforms = torch.rand(total, depth, 2, generator=draws)[views.positions]
+            uniforms = torch.rand(total, depth, 2, generator=draws)[positions]
             keeps.append(((uniforms < kept) / kept).to(device))
         return keeps
 
@@ -222,28 +241,26 @@ class Objective(nn.Module):
         torch._foreach_lerp_(averaged, current, 1 - momentum)
 
 
-def _encode(
-    encoder: nn.Module,
-    standard: Sequence[Tensor],
-    paired: Sequence[Tensor],
-    layers: Sequence[int],
-    *,
-    keeps: Sequence[Tensor] | None = None,
-) -> tuple[list[Tensor], list[Features]]:
+def _joined(features: Sequence[Features], num_standard: int) -> tuple[list[Tensor], list[Features]]:
     """[CLS] of each view, b₁ and b₂ joined, and the features of b₂ (without b₂: of all images).
 
-    `keeps` has the rows of b₁ ∪ b₂ for each view.
+    Args:
+        features: Of the views of b₁, then of those of b₂.
+        num_standard: How many views of b₁ there are.
     """
-    parts = None
-    if keeps is not None:
-        parts = [keep[: len(view)] for keep, view in zip(keeps, standard, strict=False)]
-        parts += [keep[len(keep) - len(v) :] for keep, v in zip(keeps, paired, strict=False)]
-    features = encode(encoder, [*standard, *paired], layers, keeps=parts)
+    standard, paired = features[:num_standard], features[num_standard:]
     if not paired:
-        return [f.cls for f in features], features
-    first, second = features[: len(standard)], features[len(standard) :]
-    joined = [torch.cat([s.cls, p.cls]) for s, p in zip(first, second, strict=False)]
-    return joined, second
+        return [f.cls for f in standard], list(standard)
+    cls = [torch.cat([s.cls, p.cls]) for s, p in zip(standard, paired, strict=False)]
+    return cls, list(paired)
+
+
+def _keeps_of(
+    keeps: Sequence[Tensor], standard: Sequence[Tensor], paired: Sequence[Tensor]
+) -> list[Tensor]:
+    """The rows of b₁ and those of b₂, as encoded, of what has the rows of b₁ ∪ b₂ of each view."""
+    first = [keep[: len(view)] for keep, view in zip(keeps, standard, strict=False)]
+    return first + [keep[len(keep) - len(v) :] for keep, v in zip(keeps, paired, strict=False)]
 
 
 class Student(nn.Module):

@@ -174,7 +174,9 @@ def test_no_addon():
     assert objective.addon is None
     assert objective.plan.paired is None
     assert objective.encoder.cls_after == 0
-    views = dataclasses.replace(make_views(), paired=(), actions=(), paired_counts=(0,))
+    views = make_views()
+    part = dataclasses.replace(views.part, paired_counts=(0,))
+    views = dataclasses.replace(views, part=part, paired=(), actions=())
     losses = objective(views)
     assert losses.equivariance is None
     assert losses.cls.shape == (3, 32)
@@ -393,7 +395,7 @@ def test_without_a_teacher_keys_carry_gradient_too(monkeypatch, negatives):
     z = [tokens_of(student.encoder, student.addon.projector, v, 2) for v in views.paired]
     expected = both_directions(z, z, frames, negatives)
     features = [student.encoder(v, (2,)) for v in views.paired]
-    ours = student.addon.loss(ser.AddonInput(features, None, None, views, views.paired_counts))
+    ours = student.addon.loss(ser.AddonInput(features, None, None, views, views.part.paired_counts))
     assert ours.item() == pytest.approx(expected.item(), rel=1e-9)
     mine, gold = gradients(ours, student), gradients(expected, student)
     for name, gradient in gold.items():
@@ -478,7 +480,7 @@ def test_an_equivariant_map_is_what_the_loss_wants():
     def loss(maps):
         features = [ser_features(m) for m in maps]
         views = dataclasses.replace(make_views(paired=3), actions=actions)
-        given = ser.AddonInput(features, None, None, views, views.paired_counts)
+        given = ser.AddonInput(features, None, None, views, views.part.paired_counts)
         with torch.no_grad():
             return objective.addon.loss(given).item()
 

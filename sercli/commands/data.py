@@ -152,15 +152,18 @@ def check(
     rule or do not fit their image, and categories that train and val do not share.
     The exit status is 0 if nothing is wrong, otherwise 2.
     """
+    from sercli.data.images.check import Reading
     from sercli.data.registry import check_data
 
     with progress() as update:
         report = check_data(
             directory,
+            Reading(
+                progress=lambda what, done, total: update(f"reading {what}", done, total),
+                decode=not fast,
+            ),
             layout=layout,
             classes_of=classes,
-            decode=not fast,
-            progress=lambda what, done, total: update(f"reading {what}", done, total),
         )
     _print_report(directory, report, fast=fast)
 

@@ -76,13 +76,13 @@ def _addon_names() -> list[str]:
 
 def method_option(**more: Any) -> Any:
     """`--method`: an open set, completed from all there are."""
-    text = f"Invariant objective: {_folders(methods)}."
+    text = f"Invariant objective: {_folders(methods)}; or a plug-in's."
     return typer.Option(metavar="NAME", help=text, autocompletion=_method_names, **more)
 
 
 def addon_option(**more: Any) -> Any:
     """`--addon`, likewise."""
-    text = f"Equivariance add-on: {_folders(addons)}."
+    text = f"Equivariance add-on: {_folders(addons)}; or a plug-in's."
     return typer.Option(metavar="NAME", help=text, autocompletion=_addon_names, **more)
 
 
@@ -98,6 +98,14 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images taken at a time.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key, e.g. `train.lr=1e-3`."),
+]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="Python file with a method or an add-on of your own (may be given several times).",
+    ),
 ]
 # `recipe.schema.PosResize`, which takes a while to import; a test compares them.
 PositionsWay = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]

@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import typer
 
 from sercli import addons, methods
-from sercli.commands.options import Device, Settings, addon_option, method_option, option_objects
+from sercli.commands.options import (
+    Device,
+    Plugins,
+    Settings,
+    addon_option,
+    method_option,
+    option_objects,
+)
 from sercli.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
+    from sercli.engine.pretraining import Prepared
+    from sercli.recipe.files import Resolved
     from sercli.runs.run_dir import RunDir
 
 # `recipe.schema.Setting`, which takes a while to import; a test compares them.
@@ -63,6 +72,7 @@ class NewRun:
     ] = None
     seed: Annotated[int | None, typer.Option(help="Seed of the run.", show_default="0")] = None
     set_: Settings = None
+    plugin: Plugins = None
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -108,35 +118,47 @@ def pretrain(
 
 def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
     from sercli.engine.processes import launched_by
-    from sercli.families import default_recipe
+    from sercli.families import default_recipe, resolve
 
-    name, flags = new.recipe, new.flags
+    name, flags, plugins = new.recipe, new.flags, tuple(new.plugin or ())
     if name is None:
-        start = default_recipe(method=new.method, addon=new.addon, data=new.data)
+        start = default_recipe(method=new.method, addon=new.addon, data=new.data, plugins=plugins)
         name, flags = start.recipe, {**flags, **start.flags}
     settings = tuple(new.set_ or ())
-    if launched_by() is None:  # of several processes rank 0 refuses, below
-        _refuse_early(name, settings, flags, out=new.out)
+    # Before torch is imported; of several processes rank 0 resolves and refuses, below.
+    early = None
+    if launched_by() is None:
+        early = _resolve_early(name, settings, flags, plugins=plugins, out=new.out)
     from sercli import distributed
     from sercli.engine import launch, pretraining, runtime
 
     runtime.require_devices(device, nproc)
-    with runtime.process_group(device) as chosen:
+    prepared: list[Prepared] = []  # by the first process, which alone prepares
+
+    def prepare() -> RunDir:
+        resolved = early or resolve(name, settings, flags, plugins=plugins)
         processes = max(nproc, distributed.world_size())
-        run = runtime.decided_by_first(
-            lambda: pretraining.prepare(name, settings, flags, out=new.out, processes=processes)
-        )
+        prepared.append(pretraining.prepare(resolved, out=new.out, processes=processes))
+        return prepared[0].run
+
+    with runtime.process_group(device) as chosen:
+        run = runtime.decided_by_first(prepare)
         if nproc == 1:
-            _train(run, chosen)
+            _train(run, chosen, prepared[0] if prepared else None)
     if nproc > 1:
         launch.launch(run, nproc=nproc, device=device)
     _print_what_is_next(run)
 
 
-def _refuse_early(
-    name: str, settings: tuple[str, ...], flags: dict[str, Any], *, out: Path | None
-) -> None:
-    """Refuse what cannot be before the seconds that torch takes.
+def _resolve_early(
+    name: str,
+    settings: tuple[str, ...],
+    flags: dict[str, Any],
+    *,
+    plugins: tuple[Path, ...],
+    out: Path | None,
+) -> Resolved:
+    """Resolve the recipe, and refuse what cannot be before the seconds that torch takes.
 
     Raises:
         UserError: The directory is there, or the recipe or its images cannot be used.
@@ -146,33 +168,35 @@ def _refuse_early(
     from sercli.runs.run_dir import refuse_existing
 
     refuse_existing(out)
-    has_split(resolve(name, settings, flags).recipe.data.path, "train")
+    resolved = resolve(name, settings, flags, plugins=plugins)
+    has_split(resolved.recipe.data.path, "train")
+    return resolved
 
 
 def _resume(path: Path, *, device: str | None, nproc: int) -> None:
     from sercli.runs.run_dir import RunDir
 
     run = RunDir.open(path)
-    from sercli.engine import launch, pretraining, runtime
-
-    pretraining.read_recipe(run)
     if run.read_run()["status"] == "done":
         print(f"{path} is done; nothing to resume")
         return
+    from sercli.engine import launch, pretraining, runtime
+
     if nproc > 1:
         runtime.require_devices(device, nproc)
+        pretraining.read_recipe(run)  # refused now, not by the processes
         launch.launch(run, nproc=nproc, device=device)
     else:
         with runtime.process_group(device) as chosen:
-            _train(run, chosen)
+            _train(run, chosen, None)
     _print_what_is_next(run)
 
 
-def _train(run: RunDir, device: torch.device) -> None:
+def _train(run: RunDir, device: torch.device, prepared: Prepared | None) -> None:
     from sercli.engine import pretraining
     from sercli.evals.monitor import training_monitor
 
-    pretraining.train(run, device=device, make_monitor=training_monitor)
+    pretraining.train(run, device=device, make_monitor=training_monitor, prepared=prepared)
 
 
 def _print_what_is_next(run: RunDir) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sercli.commands.options import Settings
+from sercli.commands.options import Plugins, Settings
 from sercli.commands.printing import (
     aligned,
     print_first_that_fits,
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from sercli.data.source import ImageSource
-    from sercli.engine.plan import Plan
     from sercli.recipe.files import Resolved
     from sercli.recipe.listing import Difference, Head, Value
     from sercli.recipe.schema import Recipe
@@ -91,6 +90,7 @@ def show(
         ShowFormat,
         typer.Option("--format", help=_HOW + " YAML can be used as a recipe."),
     ] = "terminal",
+    plugin: Plugins = None,
 ) -> None:
     """Show every setting of a recipe with its value and where that came from.
 
@@ -105,7 +105,7 @@ def show(
             "a recipe has no room for where its values came from",
             "leave --origins out, or use --format json",
         )
-    resolved = _resolve(name, set_)
+    resolved = _resolve(name, set_, plugins=plugin, tolerant=True)
     if output_format == "yaml":
         write(resolved.recipe.to_yaml().rstrip("\n"))
         return
@@ -122,6 +122,7 @@ def diff(
     first: Annotated[str, typer.Argument(metavar="A", help=_NAME)],
     second: Annotated[str, typer.Argument(metavar="B", help="The other, likewise.")],
     output_format: _FormatOption = "terminal",
+    plugin: Plugins = None,
 ) -> None:
     """Show the settings in which two recipes differ, and where each value came from.
 
@@ -130,8 +131,8 @@ def diff(
     """
     from sercli.recipe import listing as recipe_listing
 
-    resolved = (_resolve(first, None), _resolve(second, None))
-    found = recipe_listing.differences(*resolved)
+    resolved = [_resolve(name, None, plugins=plugin, tolerant=True) for name in (first, second)]
+    found = recipe_listing.differences(resolved[0], resolved[1])
     if output_format == "json":
         write_json(
             {
@@ -153,6 +154,18 @@ def diff(
 
 
 @app.command()
+def schema(plugin: Plugins = None) -> None:
+    """Write the JSON Schema of recipes, by which editors complete keys and tell wrong values.
+
+    `ser recipe schema > recipe.schema.json`, and as the first line of a recipe
+    `# yaml-language-server: $schema=recipe.schema.json`.
+    """
+    from sercli.families.json_schema import recipe_schema
+
+    write_json(recipe_schema(plugin or ()))
+
+
+@app.command()
 def check(
     names: Annotated[
         list[str] | None,
@@ -165,6 +178,7 @@ def check(
         ),
     ] = None,
     set_: Settings = None,
+    plugin: Plugins = None,
 ) -> None:
     """Check that recipes can be trained, without training: model, batch, schedule and cost.
 
@@ -178,9 +192,9 @@ def check(
     failed, assumed = 0, False
     for name in chosen:
         try:
-            resolved = _resolve(name, set_, data)
+            resolved = _resolve(name, set_, data, plugins=plugin)
             nominal = data is None and _is_nominal(resolved.recipe)
-            plan = _plan(resolved.recipe, nominal=nominal)
+            summary = _summary(resolved.recipe, nominal=nominal)
         except SerError as error:
             if len(chosen) == 1:
                 raise
@@ -188,7 +202,7 @@ def check(
             typer.echo(f"FAILED {name}: {' '.join(str(error).split())}", err=True)
         else:
             assumed |= nominal
-            write_marked("ok", f"{name}: {_summary(plan)}")
+            write_marked("ok", f"{name}: {summary}")
     if assumed:
         typer.echo(
             f"There is no folder {_PLACEHOLDER}: {_IMAGENET_IMAGES:,} images were assumed; "
@@ -204,12 +218,28 @@ def check(
 # -- resolving and checking ------------------------------------------------------------------------
 
 
-def _resolve(name: str, settings: Sequence[str] | None, data: str | None = None) -> Resolved:
+def _resolve(
+    name: str,
+    settings: Sequence[str] | None,
+    data: str | None = None,
+    *,
+    plugins: Sequence[Path] | None,
+    tolerant: bool = False,
+) -> Resolved:
     from sercli.families import resolve
     from sercli.recipe import listing as recipe_listing
 
     flags = {} if data is None else {"data.path": data}
-    return resolve(recipe_listing.located(name), tuple(settings or ()), flags)
+    resolved = resolve(
+        recipe_listing.located(name),
+        tuple(settings or ()),
+        flags,
+        plugins=plugins or (),
+        tolerant=tolerant,
+    )
+    for note in resolved.notes:
+        typer.echo(note, err=True)
+    return resolved
 
 
 def _is_nominal(recipe: Recipe) -> bool:
@@ -217,12 +247,21 @@ def _is_nominal(recipe: Recipe) -> bool:
     return recipe.data.path == _PLACEHOLDER and not Path(_PLACEHOLDER).is_dir()
 
 
-def _plan(recipe: Recipe, *, nominal: bool) -> Plan:
+def _summary(recipe: Recipe, *, nominal: bool) -> str:
+    """What follows from a recipe, in one line."""
+    from sercli.engine.flops import count_flops
     from sercli.engine.plan import make_plan
     from sercli.engine.pretraining import training_source
 
     source = _stand_in(_IMAGENET_IMAGES) if nominal else training_source(recipe)
-    return make_plan(recipe, source)
+    plan = make_plan(recipe, source)
+    flops = count_flops(recipe, plan.objective)
+    joins = "no [CLS]" if plan.cls_after is None else f"[CLS] joins after block {plan.cls_after}"
+    steps = plan.schedule.total_steps
+    return (
+        f"{plan.parameters:,} trainable parameters, {plan.tokens:,} tokens, {joins}, "
+        f"{steps:,} step{'' if steps == 1 else 's'}, FLOPs / none {flops.ratio_none:.4f}"
+    )
 
 
 def _stand_in(num_images: int) -> ImageSource:
@@ -230,16 +269,6 @@ def _stand_in(num_images: int) -> ImageSource:
     from sercli.data import ShapesSource
 
     return ShapesSource("train", image_size=16, num_images=num_images)
-
-
-def _summary(plan: Plan) -> str:
-    """What follows from a recipe, in one line."""
-    joins = "no [CLS]" if plan.cls_after is None else f"[CLS] joins after block {plan.cls_after}"
-    steps = plan.schedule.total_steps
-    return (
-        f"{plan.flops.parameters:,} trainable parameters, {plan.tokens:,} tokens, {joins}, "
-        f"{steps:,} step{'' if steps == 1 else 's'}, FLOPs / none {plan.flops.ratio_none:.4f}"
-    )
 
 
 # -- printing --------------------------------------------------------------------------------------

@@ -36,7 +36,8 @@ class Images:
     Attributes:
         path: What `open_source` takes.
         image_size: Side in pixels at which the embedded world is rendered.
-        seed, num_train, num_val: Of the embedded world; None: the usual number.
+        seed: Which embedded world is rendered.
+        num_train, num_val: How many images of it each split has; None: the usual number.
     """
 
     path: str

@@ -31,7 +31,7 @@ def random_crop(
     """A random-resized crop (left, top, width, height) in pixels, as torchvision draws it.
 
     Args:
-        width, height: Of the image.
+        width, height: What there is to crop from, in pixels.
         area: Range of the share of the image's area.
         aspect: Range of width / height, log-uniform.
         draws: Source of randomness.

@@ -59,7 +59,7 @@ class Batch(Generic[_Note]):
     Attributes:
         columns: name → [B, *shape] on the CPU. They lie in memory that is used again: they are
             valid until the batch after the next is asked for.
-        notes: Of each key.
+        notes: What the reader returned for each key, in their order.
     """
 
     columns: dict[str, Tensor]
@@ -130,7 +130,7 @@ def load_rows(
     Args:
         reader: What is done with a key; picklable.
         batches: The keys of each batch, asked for as they are needed.
-        rows: Of the largest batch.
+        rows: How many the largest batch has, for which room is made.
         workers: Loader processes.
         device: Where the batches go next: for CUDA the slots are page-locked, so that copies from
             them need not wait.
@@ -261,7 +261,7 @@ def load_images(
         dataset: Key → uint8 [3, size, size].
         batches: The keys of each batch.
         size: Side of a picture, pixels.
-        rows: Of the largest batch.
+        rows: How many the largest batch has, for which room is made.
         workers: Loader processes.
         device: Where the batches go.
 

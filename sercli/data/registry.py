@@ -12,7 +12,6 @@ import abc
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
@@ -21,12 +20,10 @@ from sercli.errors import UserError
 
 if TYPE_CHECKING:
     from sercli.data.coco.source import DetectionSource
-    from sercli.data.images.check import CheckReport
+    from sercli.data.images.check import CheckReport, Reading
     from sercli.data.source import ImageSource
 
 SPLITS = ("train", "val")
-
-Progress = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True)
@@ -117,19 +114,17 @@ class DataKind(abc.ABC):
     def check(
         self,
         path: Path,
+        reading: Reading,
         *,
         layout: str | None,
         classes_of: Path | None,
-        decode: bool,
-        processes: int | None,
-        progress: Progress,
     ) -> CheckReport:
         """Read all of it and report what is there and what is wrong; see `check_data`.
 
         Raises:
             UserError: It cannot be checked.
         """
-        del layout, classes_of, decode, processes, progress
+        del reading, layout, classes_of
         raise UserError(f"{path} is {self.title}", "it cannot be checked")
 
 
@@ -232,7 +227,7 @@ def open_source(
         split: "train" or "val".
         image_size: Side in pixels at which the embedded world is rendered; files keep their size.
         num_images: Images of the embedded world (default: 4096 in train, 1024 in val).
-        seed: Of the embedded world; train and val of one seed share no image.
+        seed: Which embedded world is rendered; train and val of one seed share no image.
 
     Raises:
         UserError: The directory, the split or its images are missing, the classes of `val/` differ
@@ -303,22 +298,18 @@ def open_detection(path: str, split: str, *, image_size: int, seed: int = 0) -> 
 
 def check_data(
     path: Path,
+    reading: Reading,
     *,
     layout: str | None = None,
     classes_of: Path | None = None,
-    decode: bool = True,
-    processes: int | None = None,
-    progress: Progress,
 ) -> CheckReport:
     """Check a data set of any kind and read every image of it.
 
     Args:
         path: Its directory.
+        reading: How its files are read.
         layout: One of a kind's `layouts`; None: told by what is there.
         classes_of: A data set whose classes a robustness set must have; None: see `check_set`.
-        decode: Decode all pixels; otherwise only the files' headers are read.
-        processes: How many to read with (default: one for each core that this process may use).
-        progress: Called with what is read, the images read so far, and their number.
 
     Returns:
         What was found. Problems do not raise, except those below.
@@ -335,14 +326,7 @@ def check_data(
             "only robustness sets are measured against other classes",
             "leave it out, or name the --layout",
         )
-    return kind.check(
-        path,
-        layout=layout,
-        classes_of=classes_of,
-        decode=decode,
-        processes=processes,
-        progress=progress,
-    )
+    return kind.check(path, reading, layout=layout, classes_of=classes_of)
 
 
 def _checked_as(path: Path, layout: str | None) -> DataKind:

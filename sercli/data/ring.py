@@ -30,7 +30,7 @@ class Column:
     """One array of a batch.
 
     Attributes:
-        shape: Of one row.
+        shape: What one row holds, without the batch.
         dtype: NumPy's name of the type, e.g. "uint8".
     """
 

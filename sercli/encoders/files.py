@@ -132,7 +132,9 @@ _RECORDS = (
         for core in ("core", "_core")
         for f in ("_reconstruct", "scalar")
     ),
-    *("numpy.ndarray", "numpy.dtype", "builtins.bytes"),
+    "numpy.ndarray",
+    "numpy.dtype",
+    "builtins.bytes",
     *(
         f"{module}.{kind}Path"
         for module in ("pathlib", "pathlib._local")

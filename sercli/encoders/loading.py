@@ -34,9 +34,9 @@ from sercli.encoders.files import (
 from sercli.encoders.foreign import num_heads as heads_of
 from sercli.encoders.foreign import read as read_foreign
 from sercli.encoders.foreign import resampling
+from sercli.encoders.timm_weights import create_timm
 from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
-from sercli.randomness import seeded
 from sercli.recipe.schema import Model
 from sercli.runs.facts import read_facts
 from sercli.runs.files import hash_of, verifies, write_atomic
@@ -44,7 +44,6 @@ from sercli.runs.run_dir import RunDir
 
 _FORMAT = "ser-encoder"
 _OUR_HEADER = {"model", "step"}
-_LOCAL = "local-dir:"
 
 
 @dataclass(frozen=True)
@@ -315,55 +314,6 @@ def encoder_sha256(encoder: Encoder) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
-    """A model of timm's, with weights on this machine or random ones.
-
-    Args:
-        name: `timm:NAME`, or `timm:local-dir:DIR` for a folder with config.json and weights, as the
-            Hugging Face Hub has them.
-        random_init: Random weights, the same at every call.
-        options: Of `timm.create_model`.
-
-    Raises:
-        UserError: timm knows no such model or weights, or they are not cached.
-    """
-    import huggingface_hub.constants
-    import timm
-
-    stem = name.removeprefix("timm:")
-    architecture = stem.partition(".")[0]
-    if stem.startswith(_LOCAL):
-        config = Path(stem.removeprefix(_LOCAL)) / "config.json"
-        if not config.is_file():
-            raise UserError(
-                f"{name}: there is no {config}", "a folder with config.json and weights is needed"
-            )
-    elif architecture not in timm.list_models():
-        raise UserError(f"{name}: timm knows no model {architecture!r}")
-    elif not timm.is_model_pretrained(stem) and "." in stem:
-        raise UserError(f"{name}: timm knows no weights {stem!r}")
-    # Nothing is downloaded behind the user's back. The environment variable of this name is read
-    # when huggingface_hub is imported, which is over.
-    before = huggingface_hub.constants.HF_HUB_OFFLINE
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
-    try:
-        with seeded(0, "timm"):
-            model = timm.create_model(stem, pretrained=not random_init, **options)
-    except Exception as error:
-        if stem.startswith(_LOCAL):
-            reason = " ".join(str(error).split())[:160]
-            raise UserError(f"{name} cannot be read ({type(error).__name__}: {reason})") from error
-        raise UserError(
-            f"{name} has no weights on this machine ({type(error).__name__})",
-            "weights must be cached, nothing is downloaded",
-            "use --random-init for random weights, or give a checkpoint file",
-        ) from error
-    finally:
-        huggingface_hub.constants.HF_HUB_OFFLINE = before
-    require_finite(model.state_dict(), name)
-    return model
 
 
 def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:

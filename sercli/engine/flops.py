@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sercli import distributed
 from sercli.actions import GeometricAction
 from sercli.addons.none import NoneConfig
+from sercli.encoders.sizes import cls_after_of
+from sercli.families import method_class
 from sercli.objective import Objective
 from sercli.recipe.schema import Recipe
 from sercli.views import colours as photometrics
 from sercli.views.making import ViewMaker, ViewParameters, Views
-from sercli.views.plan import ViewPlan
+from sercli.views.plan import ViewPlan, plan_views
 
 
 @dataclass(frozen=True)
@@ -52,22 +56,58 @@ class StepFlops:
         }
 
 
-def count_flops(recipe: Recipe) -> StepFlops:
-    """Count a step of a recipe and of its two references, as one process would compute them."""
+# Counts by what they depend on. `ser recipe check` counts dozens of recipes of a few shapes, and a
+# run's references are often of one shape: each is counted once in a process.
+_counts: dict[_Shape, float] = {}
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """All that the FLOPs of a step depend on.
+
+    Attributes:
+        parts: Classes of the objective's method and add-on: plug-ins may have one name.
+        settings: Of model, method and add-on, as JSON.
+        cls_after: Where [CLS] joins.
+        standard, paired: Shapes of the views that are encoded.
+        num_invariant: The first so many views of b₁ go all the way.
+    """
+
+    parts: tuple[type[nn.Module], ...]
+    settings: tuple[str, ...]
+    cls_after: int | None
+    standard: tuple[torch.Size, ...]
+    paired: tuple[torch.Size, ...]
+    num_invariant: int
+
+
+def count_flops(recipe: Recipe, objective: Objective | None = None) -> StepFlops:
+    """Count a step of a recipe and of its two references, as one process would compute them.
+
+    Args:
+        recipe: Resolved.
+        objective: Of the recipe, on the meta device, if there is one; None: it is built.
+    """
     with distributed.alone():
-        full, parameters = _objective(recipe)
-        step = _count(full, _views(recipe, full.plan))
+        full = on_meta(recipe) if objective is None else objective
+        parameters = trainable_parameters(full)
+        step = _count(recipe, full)
         if full.addon is None:
             return StepFlops(step, step, step, parameters)
-        control, _ = _objective(recipe)
-        control.student.addon = None
-        without, _ = _objective(without_addon(recipe))
-        return StepFlops(
-            step=step,
-            none=_count(without, _views(recipe, without.plan)),
-            weight0=_count(control, _views(recipe, control.plan)),
-            parameters=parameters,
-        )
+        control = _count(recipe, full, without_term=True)
+        none = _count_none(without_addon(recipe))
+        return StepFlops(step, none, control, parameters)
+
+
+def on_meta(recipe: Recipe) -> Objective:
+    """The objective of a recipe, shapes alone."""
+    with torch.device("meta"):
+        return Objective(recipe)
+
+
+def trainable_parameters(objective: Objective) -> int:
+    """Numbers that the optimiser changes."""
+    return sum(p.numel() for p in objective.parameters() if p.requires_grad)
 
 
 def without_addon(recipe: Recipe) -> Recipe:
@@ -77,12 +117,6 @@ def without_addon(recipe: Recipe) -> Recipe:
     if views.setting not in none.view_settings:
         views = views.model_copy(update={"setting": none.view_settings[0], "local": None})
     return recipe.model_copy(update={"addon": none, "views": views})
-
-
-def _objective(recipe: Recipe) -> tuple[Objective, int]:
-    with torch.device("meta"):
-        objective = Objective(recipe)
-    return objective, sum(p.numel() for p in objective.parameters() if p.requires_grad)
 
 
 def _views(recipe: Recipe, plan: ViewPlan) -> Views:
@@ -102,22 +136,151 @@ def _views(recipe: Recipe, plan: ViewPlan) -> Views:
         return torch.empty(count, 3, height, width, device="meta")
 
     return Views(
+        plan,
+        part,
         standard=tuple(blank(part.num_standard, s.size, s.size) for s in plan.specs),
         paired=tuple(
             blank(part.total_paired, a.grid[0] * patch, a.grid[1] * patch) for a in actions
         ),
         actions=actions,
-        pairs=plan.pairs,
         parameters=(parameters,) * plan.num_views,
-        positions=torch.tensor(part.positions),
-        standard_counts=part.standard_counts,
-        paired_counts=part.paired_counts,
-        paired_rows=part.paired_rows,
         generator_seed=0,
     )
 
 
-def _count(objective: Objective, views: Views) -> float:
-    with FlopCounterMode(display=False) as counter:
-        objective(views).total.backward()
-    return float(counter.get_total_flops())
+def _count_none(recipe: Recipe) -> float:
+    """FLOPs of a recipe without an add-on; it is built only if its shape is new."""
+    model, method = recipe.model, method_class(recipe.method)
+    plan = plan_views(recipe.views, image_size=recipe.data.image_size, patch_size=model.patch_size)
+    cls_after = cls_after_of(model, layer=None, taps_cls=False)
+    shape = _shape(recipe, _views(recipe, plan), cls_after, (method,))
+    if shape in _counts:
+        return _counts[shape]
+    return _count(recipe, on_meta(recipe))
+
+
+def _count(recipe: Recipe, objective: Objective, *, without_term: bool = False) -> float:
+    """FLOPs of a step of an objective; without its add-on's term, for the λ = 0 control."""
+    student, views = objective.student, _views(recipe, objective.plan)
+    addon = student.addon
+    student.addon = None if without_term else addon
+    parts = [part for part in (objective.method, student.addon) if part is not None]
+    shape = _shape(recipe, views, objective.encoder.cls_after, tuple(map(type, parts)))
+    try:
+        if shape not in _counts:
+            _counts[shape] = _count_step(objective, views)
+    finally:
+        student.addon = addon
+        objective.zero_grad()
+    return _counts[shape]
+
+
+def _shape(
+    recipe: Recipe, views: Views, cls_after: int | None, parts: tuple[type[nn.Module], ...]
+) -> _Shape:
+    """The shape of a step of a method and, if `parts` has a second, of its add-on."""
+    settings = (recipe.model, recipe.method, recipe.addon)[: 1 + len(parts)]
+    encoded = views.standard
+    if len(parts) == 1:  # views that only the add-on looks at are not encoded then
+        encoded = encoded[: views.plan.num_invariant]
+    return _Shape(
+        parts,
+        tuple(one.model_dump_json() for one in settings),
+        cls_after,
+        tuple(view.shape for view in encoded),
+        tuple(view.shape for view in views.paired),
+        views.plan.num_invariant,
+    )
+
+
+# -- A step ---------------------------------------------------------------------------------------
+
+
+def _count_step(objective: Objective, views: Views) -> float:
+    """FLOPs of forward and backward; the blocks of an encoder, all alike, are counted once."""
+    tally = _BlockTally()
+    encoders = [objective.encoder]
+    if objective.teacher is not None:
+        encoders.append(objective.teacher.encoder)
+    blocks = [encoder.blocks for encoder in encoders]
+    try:
+        for encoder in encoders:
+            encoder.blocks = nn.ModuleList(_StandIn(block, tally) for block in encoder.blocks)
+        with FlopCounterMode(display=False) as counter:
+            objective(views).total.backward()
+    finally:
+        for encoder, own in zip(encoders, blocks, strict=True):
+            encoder.blocks = own
+    return float(counter.get_total_flops() + tally.flops())
+
+
+@dataclass(frozen=True)
+class _BlockCall:
+    """All that the FLOPs of one call of a block depend on.
+
+    Attributes:
+        tokens: [B, N, D].
+        takes_gradient: Whether gradient goes on to what comes before.
+        trained: Whether the block's own parameters take gradient.
+    """
+
+    tokens: torch.Size
+    takes_gradient: bool
+    trained: bool
+
+
+@dataclass
+class _BlockTally:
+    """How often blocks are called, and how often gradient comes back through them."""
+
+    blocks: dict[_BlockCall, nn.Module] = field(default_factory=dict)
+    forward: Counter[_BlockCall] = field(default_factory=Counter)
+    backward: Counter[_BlockCall] = field(default_factory=Counter)
+
+    def flops(self) -> int:
+        """Of all calls: each kind is made once, and counted."""
+        total = 0
+        for call, block in self.blocks.items():
+            tokens = torch.empty(call.tokens, device="meta", requires_grad=call.takes_gradient)
+            with FlopCounterMode(display=False) as counter:
+                passed = block(tokens)
+                ahead = counter.get_total_flops()
+                if self.backward[call]:
+                    passed.backward(torch.empty_like(passed))
+            back = counter.get_total_flops() - ahead
+            total += self.forward[call] * ahead + self.backward[call] * back
+        return total
+
+
+class _StandIn(nn.Module):
+    """Takes a block's place while calls are tallied: its output has the shape of its input."""
+
+    def __init__(self, block: nn.Module, tally: _BlockTally) -> None:
+        super().__init__()
+        self.block, self.tally = block, tally
+
+    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """[B, N, D] → [B, N, D]."""
+        del keep  # it multiplies: no FLOPs are counted
+        trained = [p for p in self.block.parameters() if p.requires_grad]
+        call = _BlockCall(tokens.shape, tokens.requires_grad, bool(trained))
+        self.tally.blocks.setdefault(call, self.block)
+        passed: Tensor = _Tallied.apply(tokens, call, self.tally, *trained)
+        return passed
+
+
+class _Tallied(torch.autograd.Function):
+    """The identity; the trained parameters are inputs, so that gradient comes back as it would."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, tokens: Tensor, call: _BlockCall, tally: _BlockTally, *trained: Tensor
+    ) -> Tensor:
+        ctx.call, ctx.tally, ctx.num_trained = call, tally, len(trained)
+        tally.forward[call] += 1
+        return tokens.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        ctx.tally.backward[ctx.call] += 1
+        return gradient, None, None, *([None] * ctx.num_trained)

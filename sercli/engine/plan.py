@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from sercli import distributed
 from sercli.data.source import ImageSource
-from sercli.engine.flops import StepFlops, count_flops
+from sercli.engine.flops import StepFlops, on_meta, trainable_parameters
 from sercli.objective import Objective
 from sercli.recipe.files import Resolved
 from sercli.recipe.schedule import Schedule
 from sercli.recipe.schema import Recipe
 from sercli.views.plan import ViewPlan
 
+_NAME_WIDTH = len("learning rate")  # the longest name of a row
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe comes to on its data: found out before anything is written."""
+    """What a recipe comes to on its data: found out before anything is written.
+
+    Attributes:
+        schedule: Durations in steps.
+        num_images: In the data.
+        num_paired: n₂, images of the global batch in b₂.
+        views: In words.
+        tokens: Patch tokens of a global view.
+        cls_after: The block after which [CLS] joins; None: there is no [CLS].
+        objective: What would be trained, on the meta device: shapes without values.
+    """
 
     schedule: Schedule
     num_images: int
@@ -30,26 +42,34 @@ class Plan:
     views: str
     tokens: int
     cls_after: int | None
-    flops: StepFlops
+    objective: Objective
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters."""
+        return trainable_parameters(self.objective)
 
 
 def make_plan(recipe: Recipe, source: ImageSource, *, processes: int = 1) -> Plan:
-    """Check a recipe against its data and its processes, and count what it costs.
+    """Check a recipe against its data and its processes.
+
+    Args:
+        recipe: Resolved.
+        source: Training images.
+        processes: How many will train.
 
     Raises:
         UserError: Batch larger than the data, n₂ < 2, a layer that does not exist, sizes that do
             not fit.
     """
     schedule = Schedule.of(recipe.train, len(source))
-    with torch.device("meta"):
-        objective = Objective(recipe)
+    objective = on_meta(recipe)
     with distributed.alone():
         plan = objective.plan
         part = plan.split(recipe.train.batch_size)
         plan.split(recipe.train.batch_size, world=processes)  # refused now, not by the processes
     encoder = objective.encoder
     tokens = encoder.grid[0] * encoder.grid[1]
-    flops = count_flops(recipe)
     return Plan(
         schedule,
         len(source),
@@ -57,7 +77,7 @@ def make_plan(recipe: Recipe, source: ImageSource, *, processes: int = 1) -> Pla
         _describe(objective.plan),
         tokens,
         encoder.cls_after,
-        flops,
+        objective,
     )
 
 
@@ -68,21 +88,18 @@ def _describe(plan: ViewPlan) -> str:
     return f"{', '.join(parts)}; {plan.num_invariant} in the invariance loss"
 
 
-def announce(resolved: Resolved, plan: Plan, out: Path, console: Console) -> None:
+def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Console) -> None:
     """Print what was derived from the recipe."""
-    recipe, schedule, flops = resolved.recipe, plan.schedule, plan.flops
+    recipe, schedule = resolved.recipe, plan.schedule
     layer = recipe.addon.tapped_layer
     addon = "" if layer is None else f" + {recipe.addon.name} at layer {layer}"
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
     rows = {
         "run": str(out),
         "recipe": f"{resolved.name}: {recipe.method.name}{addon}, seed {recipe.seed}",
         "data": f"{recipe.data.path}, {plan.num_images:,} images of {recipe.data.image_size} px",
         "model": (
             f"{recipe.model.name}, patches of {recipe.model.patch_size} px: {plan.tokens} tokens, "
-            f"{flops.parameters:,} trainable parameters, [CLS] joins after block {plan.cls_after}"
+            f"{plan.parameters:,} trainable parameters, [CLS] joins after block {plan.cls_after}"
         ),
         "global batch": f"{recipe.train.batch_size} images"
         + (f", n₂ = {plan.num_paired} of them in b₂" if plan.num_paired else ""),
@@ -94,14 +111,25 @@ def announce(resolved: Resolved, plan: Plan, out: Path, console: Console) -> Non
         "learning rate": (
             f"{schedule.lr:.3g} = {recipe.train.lr:g} × {recipe.train.batch_size} / 256"
         ),
-        "FLOPs a step": f"{flops.step:.3e}"
-        + (
+    }
+    _print_rows(rows, console)
+
+
+def print_flops(recipe: Recipe, flops: StepFlops, console: Console) -> None:
+    """Print what a step costs, beneath the plan: counting takes longer than all of that."""
+    ratios = ""
+    if recipe.addon.tapped_layer is not None:
+        ratios = (
             f" = {flops.ratio_none:.4f} × without the add-on, "
             f"{flops.ratio_weight0:.4f} × its λ = 0 control"
-            if layer is not None
-            else ""
-        ),
-    }
+        )
+    _print_rows({"FLOPs a step": f"{flops.step:.3e}{ratios}"}, console)
+
+
+def _print_rows(rows: Mapping[str, str], console: Console) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", min_width=_NAME_WIDTH)
+    table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table, highlight=False)

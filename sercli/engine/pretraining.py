@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,18 +15,35 @@ from sercli import distributed
 from sercli.data import open_source
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
-from sercli.engine.plan import Plan, announce, make_plan
+from sercli.engine.flops import count_flops
+from sercli.engine.plan import Plan, make_plan, print_flops, print_plan
 from sercli.engine.preemption import stop_request
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
 from sercli.errors import Interrupted, Preempted, SerError, UserError
 from sercli.families import resolve, title_of
+from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
 from sercli.runs.run_dir import RunDir, next_free, refuse_existing
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can be trained, with what was found out on the way.
+
+    Attributes:
+        run: The new run directory.
+        recipe: Resolved.
+        source: Training images.
+    """
+
+    run: RunDir
+    recipe: Recipe
+    source: ImageSource
 
 
 def read_recipe(run: RunDir) -> Recipe:
@@ -62,28 +79,31 @@ def training_source(recipe: Recipe) -> ImageSource:
     )
 
 
-def prepare(
-    name: str,
-    settings: tuple[str, ...],
-    flags: Mapping[str, Any],
-    *,
-    out: Path | None,
-    processes: int = 1,
-) -> RunDir:
+def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prepared:
     """Check everything, make the run directory, and print what was derived.
+
+    Args:
+        resolved: The recipe.
+        out: The run directory to make; None: the first free `runs/<recipe>`.
+        processes: How many will train.
 
     Raises:
         UserError: Anything that would not train; nothing is written then.
     """
     refuse_existing(out)
-    resolved = resolve(name, settings, flags)
     if resolved.recipe.train.tensorboard:
         require_tensorboard()
     source = training_source(resolved.recipe)
     plan = make_plan(resolved.recipe, source, processes=processes)
     run = create_run(resolved, plan, out)
-    announce(resolved, plan, run.path, Console())
-    return run
+    console = Console()
+    print_plan(resolved, plan, run.path, console)
+    for note in resolved.notes:
+        print(note)
+    flops = count_flops(resolved.recipe, plan.objective)
+    run.update_run(flops=flops.to_json())
+    print_flops(resolved.recipe, flops, console)
+    return Prepared(run, resolved.recipe, source)
 
 
 def create_run(resolved: Resolved, plan: Plan, out: Path | None) -> RunDir:
@@ -94,16 +114,17 @@ def create_run(resolved: Resolved, plan: Plan, out: Path | None) -> RunDir:
         if stem.endswith((".yaml", ".yml")):
             stem = Path(stem).parent.name if Path(stem).stem == "recipe" else Path(stem).stem
         path = next_free(Path("runs") / stem.replace("/", "-"))
+    plugins, copies = copies_for_run(resolved.recipe.plugins)
     return RunDir.create(
         path,
-        recipe=resolved.recipe.to_yaml(),
+        recipe=resolved.recipe.model_copy(update={"plugins": plugins}).to_yaml(),
+        plugins=copies,
         run={
             "status": "running",
             "recipe_name": resolved.name,
             "command": shlex.join(["ser", *sys.argv[1:]]),
             "seed": resolved.recipe.seed,
-            "flops": plan.flops.to_json(),
-            "parameters": {"trainable": plan.flops.parameters},
+            "parameters": {"trainable": plan.parameters},
             "titles": {
                 "method": title_of(type(resolved.recipe.method)),
                 "addon": title_of(type(resolved.recipe.addon)),
@@ -112,26 +133,43 @@ def create_run(resolved: Resolved, plan: Plan, out: Path | None) -> RunDir:
     )
 
 
-def train(run: RunDir, *, device: torch.device, make_monitor: MonitorFactory) -> None:
+def train(
+    run: RunDir,
+    *,
+    device: torch.device,
+    make_monitor: MonitorFactory,
+    prepared: Prepared | None = None,
+) -> None:
     """Train a run directory to its end, from its last checkpoint if there is one.
+
+    Args:
+        run: The run directory.
+        device: This process's.
+        make_monitor: Makes what measures the encoder on the way.
+        prepared: What this process prepared the run with; None: its recipe.yaml is read, and its
+            data opened.
 
     Raises:
         Preempted, Interrupted: Stopped by a signal; resumable.
         SerError: The run failed; run.json says why.
     """
-    resolved = _read_recipe(run)
-    recipe, outdated = resolved.recipe, _unknown_then(resolved)
+    outdated = None
+    if prepared is None:
+        resolved = _read_recipe(run)
+        recipe, outdated = resolved.recipe, _unknown_then(resolved)
+    else:
+        recipe = prepared.recipe
     first = distributed.rank() == 0
     with stop_request() as request:
         try:
             runtime = runtimes.runtime_for(device, recipe.train.precision)
-            source = training_source(recipe)
+            source = training_source(recipe) if prepared is None else prepared.source
             monitor = make_monitor(recipe, source, runtime)
             trainer = Trainer(run, recipe, source, runtime, monitor=monitor)
             total = trainer.schedule.total_steps
             with TrainingProgress(total, quiet=not first) as progress:
-                if outdated is not None:
-                    progress.message(outdated)
+                for note in (*resolved.notes, *([] if outdated is None else [outdated])):
+                    progress.message(note)
                 trainer.resume(progress.message)
                 if first:
                     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -52,34 +52,27 @@ class Views:
     """The views of this rank's share of one global batch, normalised.
 
     Attributes:
+        plan: Which views these are.
+        part: How the global batch splits into b₁ and b₂, and over ranks.
         standard: b₁, a tensor [n₁, 3, S, S] for each view.
         paired: b₂, a tensor [n₂, 3, h·patch, w·patch] for each view (none without b₂).
         actions: The group elements of b₂, one action for each view.
-        pairs: Views of b₂ that show one base.
         parameters: What made the views, of b₁ ∪ b₂, for each view.
-        positions: Global position of each row of b₁ ∪ b₂, int64 [B].
-        paired_counts: Rows of b₂ on each rank.
-        standard_counts: Rows of b₁ on each rank.
-        paired_rows: Rows of this rank within the b₂ of one process, int64 [n₂].
         generator_seed: Seeds whatever noise an objective or an add-on draws in this step.
     """
 
+    plan: ViewPlan
+    part: Partition
     standard: tuple[Tensor, ...]
     paired: tuple[Tensor, ...]
     actions: tuple[GeometricAction, ...]
-    pairs: tuple[tuple[int, int], ...]
     parameters: tuple[ViewParameters, ...]
-    positions: Tensor
-    standard_counts: tuple[int, ...]
-    paired_counts: tuple[int, ...]
-    paired_rows: Tensor
     generator_seed: int
 
     @property
-    def counts(self) -> tuple[int, ...]:
-        """Rows of b₁ ∪ b₂ on each rank."""
-        pairs = zip(self.standard_counts, self.paired_counts, strict=True)
-        return tuple(standard + paired for standard, paired in pairs)
+    def addon_counts(self) -> tuple[int, ...]:
+        """Rows on each rank of the images that the add-on works on: b₂ if it asked for it."""
+        return self.part.counts if self.plan.paired is None else self.part.paired_counts
 
 
 class ViewMaker:
@@ -140,16 +133,13 @@ class ViewMaker:
                 )
             )
         return Views(
-            tuple(standard),
-            tuple(paired),
-            actions,
-            self.plan.pairs,
-            tuple(parameters),
-            torch.tensor(self.part.positions, dtype=torch.long),
-            self.part.standard_counts,
-            self.part.paired_counts,
-            self.part.paired_rows,
-            randomness.derive(self.seed, "step", step),
+            self.plan,
+            self.part,
+            standard=tuple(standard),
+            paired=tuple(paired),
+            actions=actions,
+            parameters=tuple(parameters),
+            generator_seed=randomness.derive(self.seed, "step", step),
         )
 
     def _element(

@@ -220,6 +220,12 @@ class Partition:
         return self.standard_counts[distributed.rank()]
 
     @property
+    def counts(self) -> tuple[int, ...]:
+        """Rows of b₁ ∪ b₂ on each rank."""
+        pairs = zip(self.standard_counts, self.paired_counts, strict=True)
+        return tuple(standard + paired for standard, paired in pairs)
+
+    @property
     def total_paired(self) -> int:
         return sum(self.paired_counts)
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from sercli.engine import plan as plans
 from sercli.engine import pretraining
 from sercli.engine.plan import make_plan
 from sercli.errors import UserError
@@ -33,12 +32,6 @@ def resolve(line, recipe="shapes/moco-none"):
 def plan(line):
     recipe = resolve(line)
     return make_plan(recipe, pretraining.training_source(recipe))
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """FLOPs are counted last, when all is well."""
-    monkeypatch.setattr(plans, "count_flops", lambda _recipe: None)
 
 
 # Options: what the line says, and what to add so that it works.
@@ -151,7 +144,9 @@ def test_what_does_not_go_together_is_one_clear_line(monkeypatch, tmp_path, line
     monkeypatch.chdir(tmp_path)
     for out in (tmp_path / "run", None):
         with pytest.raises(UserError) as caught:
-            pretraining.prepare("shapes/moco-none", settings(line), {}, out=out)
+            pretraining.prepare(
+                pretraining.resolve("shapes/moco-none", settings(line), {}), out=out
+            )
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
         assert not list(tmp_path.iterdir())

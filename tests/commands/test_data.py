@@ -383,9 +383,9 @@ def test_several_processes_find_what_one_finds(
         def tell(split: str, done: int, total: int) -> None:
             told.append((split, done, total))
 
-        alone = check.check(written, processes=1, progress=tell)
+        alone = check.check(written, check.Reading(tell, processes=1))
         monkeypatch.setattr(check, "_FEW", 0)
-        together = check.check(written, processes=2, progress=tell)
+        together = check.check(written, check.Reading(tell, processes=2))
     finally:
         broken.unlink()
     assert alone.problems == together.problems

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from sercli.cli import app
 from sercli.commands.subject import images_of
 from sercli.data import has_split, kinds, open_source, registry
+from sercli.data.images.check import Reading
 from sercli.data.registry import find_kind, open_detection, rendering_kind, require_sizes_used
 from sercli.engine import pretraining
 from sercli.errors import UserError
@@ -69,7 +70,7 @@ class Packed(DataKind):
     def open(self, path, split, **_rendering):
         return PackedImages(path, split)
 
-    def check(self, path, **_how):
+    def check(self, path, _reading, **_how):
         return CheckReport((), (f"{path} was looked at",), taken_as=self.title)
 '''
 TINY = (
@@ -111,7 +112,9 @@ def test_a_new_kind_is_one_file(packed, tmp_path):
     assert len(open_source(packed, "train", image_size=16)) == 24
 
     path = tmp_path / "run"
-    made = pretraining.prepare("shapes/moco-ser", TINY, {"data.path": packed}, out=path)
+    made = pretraining.prepare(
+        pretraining.resolve("shapes/moco-ser", TINY, {"data.path": packed}), out=path
+    ).run
     pretraining.train(made, device=torch.device("cpu"), make_monitor=training_monitor)
     assert made.read_run()["status"] == "done"
 
@@ -143,7 +146,7 @@ def test_a_new_kind_shows_wherever_kinds_are_listed(packed, tmp_path):
 
 def layout_line(path):
     with pytest.raises(UserError) as error:
-        registry.check_data(Path(path), layout="imagenet-q", progress=lambda *_: None)
+        registry.check_data(Path(path), Reading(lambda *_: None), layout="imagenet-q")
     return str(error.value)
 
 

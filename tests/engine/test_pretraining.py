@@ -14,6 +14,7 @@ import torch
 from sercli.engine import checkpoint, pretraining
 from sercli.engine.trainer import Trainer
 from sercli.errors import RunFailed, UserError
+from sercli.families import resolve
 from sercli.runs.run_dir import RunDir
 from tests.support.training import SER, interrupt_after, losses, start, train, weights
 
@@ -59,7 +60,7 @@ def test_a_run_directory_holds_what_it_should(whole):
 
 
 def test_recipe_yaml_repeats_the_run(whole, tmp_path):
-    again = pretraining.prepare(str(whole.recipe), (), {}, out=tmp_path / "again")
+    again = pretraining.prepare(resolve(str(whole.recipe), (), {}), out=tmp_path / "again").run.run
     assert again.recipe.read_text() == whole.recipe.read_text()
     train(again)
     assert losses(again) == losses(whole)

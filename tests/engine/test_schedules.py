@@ -615,7 +615,7 @@ def by_position(objective, views):
         rows.append(calls[1].split(lengths_of(views, (2, 3, 4, 5))))
     standard = [part for parts in rows for part in parts[: len(parts) // (1 + bool(views.paired))]]
     paired = [part for parts in rows for part in parts[len(parts) // 2 :]]
-    for row, position in enumerate(views.positions.tolist()):
+    for row, position in enumerate(views.part.positions):
         parts, at_row = (standard, row) if row < split else (paired, row - split)
         factors[position] = torch.stack([part[at_row] for part in parts])
     return factors

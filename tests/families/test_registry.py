@@ -60,7 +60,7 @@ def test_no_other_file_names_a_method() -> None:
     """But add-ons' presets, other people's layouts, probes' presets, and what the paper reports."""
     ours = (
         *("methods/", "addons/", "encoders/foreign/", "evals/linear/", "report/compare/published"),
-        *("report/compare/columns", "protocols/linear"),  # titles of the probes' presets
+        "protocols/linear",  # titles of the probes' presets
     )
     named = {
         file.relative_to(PACKAGE).as_posix()
@@ -74,7 +74,7 @@ def test_no_other_file_names_a_method() -> None:
     "code",
     [
         "import sercli.methods, sercli.addons",
-        "from sercli.recipe import schema, files, listing, text",
+        "from sercli.recipe import schema, files, listing",
         "from sercli.families import resolve; resolve('shapes/moco-ser', (), {})",
         "from sercli.addons import SummaryConfig, TermConfig",
         "import sercli.report.compare.runs",

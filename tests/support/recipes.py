@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sercli.objective import addon_configs, method_configs
+from sercli.families import addon_configs, method_configs
 from sercli.recipe.files import from_mapping
 
 # Without blur: its convolution in float32 depends on the number of rows.

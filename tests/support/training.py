@@ -9,6 +9,7 @@ from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.engine.trainer import Trainer
 from sercli.errors import Preempted
+from sercli.families import resolve
 
 TINY = (
     "data.image_size=16", "data.num_train=96", "data.num_val=16", "data.workers=0",
@@ -28,8 +29,9 @@ def no_monitor(*_arguments):
     return lambda _encoder: {}
 
 
-def start(path, settings=SER, recipe="shapes/moco-ser", **flags):
-    return pretraining.prepare(recipe, tuple(settings), flags, out=path)
+def start(path, settings=SER, recipe="shapes/moco-ser", *, plugins=(), **flags):
+    resolved = resolve(recipe, tuple(settings), flags, plugins=plugins)
+    return pretraining.prepare(resolved, out=path).run
 
 
 def train(run):

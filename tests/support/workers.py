@@ -188,8 +188,8 @@ def run_objective(case: Case) -> dict[str, Any]:
             objective, broadcast_buffers=False, gradient_as_bucket_view=True, **options
         )
     found: dict[str, Any] = {
-        "paired_counts": views.paired_counts,
-        "positions": views.positions.tolist(),
+        "paired_counts": views.part.paired_counts,
+        "positions": list(views.part.positions),
         "group": objective.plan.request.group,
     }
     for _ in range(1 + case.small_buckets):  # then DDP has its buckets in their final order

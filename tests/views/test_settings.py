@@ -389,24 +389,27 @@ def test_views_of_b2_are_functions_of_the_image_and_of_step_and_position(setting
 def test_ranks_make_the_rows_of_the_single_process(ranks, setting, kind, world):
     config, request = config_of(setting, UNBLURRED), REQUESTS[kind]
     alone = read(config, request, count=12, step=3)
-    place = {position: row for row, position in enumerate(alone.views.positions.tolist())}
+    place = {position: row for row, position in enumerate(alone.views.part.positions)}
     made = 0
     for rank in range(world):
         ranks(rank, world)
         step = read(config, request, count=12, step=3)
         assert step.views.generator_seed == alone.views.generator_seed
-        assert step.views.counts[rank] == len(step.tickets)
-        for row, position in enumerate(step.views.positions.tolist()):
+        assert step.views.part.counts[rank] == len(step.tickets)
+        for row, position in enumerate(step.views.part.positions):
             assert_same_row(step, row, alone, place[position], atol=1e-5)
             made += 1
         for view, action in enumerate(step.views.actions):
-            gold = alone.views.actions[view].take(step.views.paired_rows)
+            gold = alone.views.actions[view].take(step.views.part.paired_rows)
             assert action.grid == gold.grid
             assert torch.equal(action.hflip, gold.hflip)
             assert torch.equal(action.rot90, gold.rot90)
         if request.group == 2:  # pairs stay together
-            assert all(a // 2 == b // 2 for a, b in step.views.positions.view(-1, 2).tolist())
-            assert step.views.counts == tuple(4 if world == 3 else 6 for _ in range(world))
+            assert all(
+                a // 2 == b // 2
+                for a, b in torch.tensor(step.views.part.positions).view(-1, 2).tolist()
+            )
+            assert step.views.part.counts == tuple(4 if world == 3 else 6 for _ in range(world))
     assert made == 12
 
 
@@ -419,10 +422,10 @@ def test_b2_shows_three_bases_in_pairs(kind):
     for number in range(2):
         step = read(config, request, count=8, step=number)
         views = step.views
-        assert views.pairs == ((0, 1), (2, 3), (4, 5))
+        assert views.plan.pairs == ((0, 1), (2, 3), (4, 5))
         b2 = slice(step.split, None)
         boxes = [parameters.box[b2] for parameters in views.parameters]
-        for first, second in views.pairs:
+        for first, second in views.plan.pairs:
             assert torch.equal(boxes[first], boxes[second])
             colours = [views.parameters[view].colours for view in (first, second)]
             assert not torch.equal(colours[0].factors[b2], colours[1].factors[b2])
@@ -465,7 +468,7 @@ def test_each_view_of_a_pair_has_a_grid_of_its_own():
 
 def test_complementary_elements_are_so_in_every_pair():
     step = read(config_of("2+4-crops"), REQUESTS["full"], count=16)
-    for first, second in step.views.pairs:
+    for first, second in step.views.plan.pairs:
         one, two = step.views.actions[first], step.views.actions[second]
         assert torch.equal(one.hflip, ~two.hflip)
         assert len(set(((one.rot90 + two.rot90) % 4).tolist())) == 1
@@ -589,7 +592,7 @@ def test_sers_loss_is_the_mean_over_the_anchors_of_all_six_views(method, negativ
     features = [student.encoder(v, (2,)) for v in views.paired]
     with torch.no_grad():
         others = [teacher.encoder(v, (2,)) for v in views.paired]
-    given = AddonInput(features, others, teacher.addon, views, views.paired_counts)
+    given = AddonInput(features, others, teacher.addon, views, views.part.paired_counts)
     (ours,) = torch.autograd.grad(student.addon.loss(given), weight)
     torch.testing.assert_close(ours, gold, rtol=1e-8, atol=1e-12)
     # A token of another pair would have made a difference.
@@ -631,7 +634,7 @@ def test_sers_loss_of_tokens_set_by_hand(negatives, temperature):
         features.append(Features(grid.mean((2, 3)), {2: grid}, {}))
         actions.append(action)
     blank = read(config_of("2+4-crops", PLAIN), REQUESTS["crop"], count=4).views
-    views = dataclasses.replace(blank, actions=tuple(actions), paired_counts=(2,))
+    views = dataclasses.replace(blank, actions=tuple(actions))
     ours = objective.addon.loss(AddonInput(features, None, None, views, (2,))).item()
     # s is 1/τ for the positive and 0 for a negative; e of it, over e of the positive:
     e, sides = math.exp(-1 / temperature), 1 if negatives == "cross-view" else 2

@@ -359,7 +359,7 @@ def test_without_colours_b2_is_the_action_on_the_base_and_b1_its_crops():
     samples = samples_of(images_of(Pictures(), config=config), part, batch_size=8)
     views = maker(config, paired, part)(samples, 5, torch.device("cpu"))
     assert len(views.standard) == len(views.paired) == len(views.actions) == 2
-    assert views.counts == (8,)
+    assert views.part.counts == (8,)
     bases = normalised(samples.crops[0][4:])
     for view in range(2):
         action = views.actions[view]

@@ -65,7 +65,7 @@ class SER(Addon):
         targets = self._targets(given)
         sizes = [math.prod(action.grid) for action in actions]
         loss: Tensor = anchors[0].new_zeros((), dtype=at_least_fp32(*anchors))
-        for first, second in given.views.pairs:
+        for first, second in given.views.plan.pairs:
             share = (sizes[first] + sizes[second]) / sum(sizes)
             for view, other in ((first, second), (second, first)):
                 grid = keys[other].transpose(1, 2).unflatten(2, actions[other].grid)
@@ -121,7 +121,7 @@ class SER(Addon):
         wrong = []
         for action in actions:
             # One of the seven other elements of D4: composing with it never gives the right frame.
-            code = torch.randint(1, 8, (total,), generator=draws)[given.views.paired_rows]
+            code = torch.randint(1, 8, (total,), generator=draws)[given.views.part.paired_rows]
             error = GeometricAction(code >= 4, code % 4, action.grid)
             wrong.append(error.compose(action))
         return tuple(wrong)

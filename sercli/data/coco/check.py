@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sercli.data.coco.folder import SplitPlace, find_split, read_annotations
 from sercli.data.coco.rules import faults, is_box
 from sercli.data.coco.source import Annotation, Category, category_difference, require_size
-from sercli.data.images.check import CheckReport, Fact, SplitReport, read_files
+from sercli.data.images.check import CheckReport, Fact, Reading, SplitReport, read_files
 from sercli.data.images.decode import Header, read_header
 from sercli.data.images.folder import require_directory
 from sercli.errors import UserError
@@ -30,7 +30,7 @@ class CocoFiles:
     """The image files that an annotation file lists; picklable.
 
     Attributes:
-        name: Of the set, in messages.
+        name: What messages call the set.
         folder: Where the files are.
         said_by: The annotation file.
         names: File names.
@@ -58,18 +58,12 @@ class CocoFiles:
         return header
 
 
-def check_coco(
-    root: Path,
-    *,
-    decode: bool = True,
-    processes: int | None = None,
-    progress: Callable[[str, int, int], object],
-) -> CheckReport:
+def check_coco(root: Path, reading: Reading) -> CheckReport:
     """Check the annotations of a set in COCO's format, and read every image they list.
 
     Args:
         root: Its directory.
-        decode, processes, progress: As for `check`.
+        reading: How its files are read.
 
     Returns:
         What was found. Entries of an annotation file that break a rule are problems; those that
@@ -92,26 +86,10 @@ def check_coco(
         listed = _Listed.of(content)
         categories.append(listed.categories)
         problems += [f"{place.file}: {line}" for line in (*faults(content), *listed.misfits())]
-        if not listed.images:
-            problems.append(f"{place.file} lists no images")
-        elif all(one.get("iscrowd") == 1 for one in listed.annotations):
-            aim = "train on" if split == "train" else "find"
-            problems.append(f"{place.file}: no annotation is an object to {aim}, crowds are none")
-        names = tuple(image["file_name"] for image in listed.images.values())
-        try:
-            folder = place.images()
-        except UserError as error:
-            problems.append(str(error))
-            folder, names = root, ()
-        files = CocoFiles(str(root), folder, place.file, names, listed.sizes())
-        report = read_files(
-            files,
-            listed.facts(),
-            name=split,
-            decode=decode,
-            processes=processes,
-            progress=progress,
-        )
+        problems += [f"{place.file}{line}" for line in listed.shortages(split)]
+        files, missing = _files(root, place, listed)
+        problems += missing
+        report = read_files(files, listed.facts(), reading, name=split)
         reports.append(replace(report, num_images=len(listed.images)))
         problems.extend(report.problems)
     if len(categories) == 2 and (difference := category_difference(*categories)):
@@ -123,6 +101,15 @@ def check_coco(
         rule="annotations and images must be whole and agree",
         notes=tuple(_notes(reports)),
     )
+
+
+def _files(root: Path, place: SplitPlace, listed: _Listed) -> tuple[CocoFiles, list[str]]:
+    """The image files of a split (none without their directory), and what to say of that."""
+    names = tuple(image["file_name"] for image in listed.images.values())
+    try:
+        return CocoFiles(str(root), place.images(), place.file, names, listed.sizes()), []
+    except UserError as error:
+        return CocoFiles(str(root), root, place.file, (), listed.sizes()), [str(error)]
 
 
 def _read(root: Path, split: str) -> tuple[SplitPlace, dict[str, Any]]:
@@ -200,6 +187,14 @@ class _Listed:
             "images without annotations": len(self.images) - len(filled),
             "boxes without width or height": sum(not all(o["bbox"][2:]) for o in self.annotations),
         }
+
+    def shortages(self, split: str) -> Iterator[str]:
+        """What there is none of, as said after the file's name."""
+        if not self.images:
+            yield " lists no images"
+        elif all(one.get("iscrowd") == 1 for one in self.annotations):
+            aim = "train on" if split == "train" else "find"
+            yield f": no annotation is an object to {aim}, crowds are none"
 
     def misfits(self) -> Iterator[str]:
         """Annotations that do not fit their image, a line each."""

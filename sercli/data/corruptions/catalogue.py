@@ -80,7 +80,7 @@ def corruption_generator(
     """The randomness of one corrupted picture: a function of its arguments and nothing else.
 
     Args:
-        seed: Of the whole set.
+        seed: Another seed corrupts all of a set otherwise.
         image: A stable id of the picture, `ImageSource.identifier`.
         corruption, severity: What is done to it.
     """
@@ -221,10 +221,21 @@ def _uniform(task: Task) -> Levels:
 _Corruption = Callable[[Task], Levels]
 
 _PAPER: tuple[_Corruption, ...] = (
-    *(gaussian_noise, shot_noise, impulse_noise),
-    *(defocus_blur, glass_blur, motion_blur, zoom_blur),
-    *(snow, frost, fog, brightness),
-    *(contrast, elastic_transform, pixelate, jpeg_compression),
+    gaussian_noise,
+    shot_noise,
+    impulse_noise,
+    defocus_blur,
+    glass_blur,
+    motion_blur,
+    zoom_blur,
+    snow,
+    frost,
+    fog,
+    brightness,
+    contrast,
+    elastic_transform,
+    pixelate,
+    jpeg_compression,
 )
 _EXTRA: tuple[_Corruption, ...] = (speckle_noise, gaussian_blur, spatter, saturate)
 CORRUPTIONS = tuple(make.__name__ for make in _PAPER)  # in the paper's order

@@ -124,7 +124,7 @@ def motion_blur(levels: Levels, *, radius: int, sigma: float, degrees: float) ->
     Args:
         levels: [H, W] or [H, W, 3], whole numbers.
         radius: The trail has 2·radius + 1 pixels; it leads to one side.
-        sigma: Of the half Gaussian that weighs the trail, in pixels.
+        sigma: How fast the trail fades: of the half Gaussian that weighs it, in pixels.
         degrees: The line's direction.
 
     Returns:

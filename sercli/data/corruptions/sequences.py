@@ -28,7 +28,7 @@ def perturb(
         image: RGB and square, larger than `side` by what moves into view: 256/224 of it.
         perturbation: One of ImageNet-P's ten.
         random: All randomness.
-        side: Of the frames, in pixels.
+        side: Height and width of a frame, in pixels.
 
     Returns:
         uint8 [T, side, side, 3]; T is 31, or 41 for "translate".

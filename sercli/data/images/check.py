@@ -27,7 +27,7 @@ from sercli.errors import RunFailed, UserError
 _CHUNK = 256  # files a task
 _FEW = 2 * _CHUNK  # fewer are read here: starting processes would take longer
 
-
+Progress = Callable[[str, int, int], object]
 # What a report says under a name: a number, or numbers whose least, median and greatest are told.
 Fact = int | NDArray[np.int64]
 
@@ -72,6 +72,21 @@ class CheckReport:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How the files of a set are read for a check.
+
+    Attributes:
+        progress: Told what is read, the files read so far, and their number.
+        decode: Whether all pixels are decoded; otherwise only the files' headers are read.
+        processes: How many read (default: one for each core that this process may use).
+    """
+
+    progress: Progress
+    decode: bool = True
+    processes: int | None = None
+
+
 class Readable(Protocol):
     """Files whose headers can be read; picklable."""
 
@@ -88,20 +103,12 @@ class _Findings:
     problems: list[tuple[int, str]]  # index in the split, and its line
 
 
-def check(
-    root: Path,
-    *,
-    decode: bool = True,
-    processes: int | None = None,
-    progress: Callable[[str, int, int], object],
-) -> CheckReport:
+def check(root: Path, reading: Reading) -> CheckReport:
     """Check a data set and read every image of it.
 
     Args:
         root: A directory of class folders, or of train/ and val/.
-        decode: Decode all pixels; otherwise only the files' headers are read.
-        processes: How many to read with (default: one for each core that this process may use).
-        progress: Called with the split, the images read so far, and their number.
+        reading: How its files are read.
 
     Returns:
         What was found. Problems do not raise, except those below.
@@ -124,9 +131,7 @@ def check(
             problems.append(str(error))
             continue
         facts = class_facts(source.labels, num_classes=len(source.classes))
-        report = read_files(
-            source, facts, name=split, decode=decode, processes=processes, progress=progress
-        )
+        report = read_files(source, facts, reading, name=split)
         reports.append(report)
         problems.extend(report.problems)
     if folders["train"] is not None and folders["val"] is not None:
@@ -142,28 +147,23 @@ def class_facts(labels: NDArray[np.int64], *, num_classes: int) -> dict[str, Fac
 
 
 def read_files(
-    source: Readable,
-    facts: Mapping[str, Fact],
-    *,
-    name: str,
-    decode: bool,
-    processes: int | None,
-    progress: Callable[[str, int, int], object],
+    source: Readable, facts: Mapping[str, Fact], reading: Reading, *, name: str
 ) -> SplitReport:
     """Read every file of a source, and report on them under a name, together with `facts`.
 
-    Other arguments and errors are those of `check`.
+    Raises:
+        RunFailed: A reading process was killed.
     """
     total, done = len(source), 0
     sizes = [np.zeros((0, 2), np.int32)]
     modes: Counter[str] = Counter()
     problems: list[tuple[int, str]] = []
-    for found in _read_all(source, decode=decode, processes=processes or _num_cores()):
+    for found in _read_all(source, reading):
         sizes.append(found.sizes)
         modes += found.modes
         problems.extend(found.problems)
         done += len(found.sizes) + len(found.problems)
-        progress(name, done, total)
+        reading.progress(name, done, total)
     return SplitReport(
         split=name,
         num_images=total,
@@ -210,8 +210,9 @@ def _read_task(start: int, decode: bool) -> _Findings:
     return _read(_source, start, start + _CHUNK, decode=decode)
 
 
-def _read_all(source: Readable, *, decode: bool, processes: int) -> Iterator[_Findings]:
+def _read_all(source: Readable, reading: Reading) -> Iterator[_Findings]:
     """Findings of all images, in chunks, in the order in which they are ready."""
+    decode, processes = reading.decode, reading.processes or _num_cores()
     starts = iter(range(0, len(source), _CHUNK))
     if processes == 1 or len(source) <= _FEW:
         for start in starts:

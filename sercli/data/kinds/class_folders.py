@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from sercli.data.images.check import CheckReport, check
+from sercli.data.images.check import CheckReport, Reading, check
 from sercli.data.images.folder import open_folder, split_folder
-from sercli.data.registry import DataKind, Progress, register
+from sercli.data.registry import DataKind, register
 from sercli.data.source import ImageSource
 
 
@@ -35,12 +35,10 @@ class ClassFolders(DataKind):
     def check(
         self,
         path: Path,
+        reading: Reading,
         *,
         layout: str | None,
         classes_of: Path | None,
-        decode: bool,
-        processes: int | None,
-        progress: Progress,
     ) -> CheckReport:
         del layout, classes_of
-        return check(path, decode=decode, processes=processes, progress=progress)
+        return check(path, reading)

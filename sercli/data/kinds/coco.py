@@ -8,8 +8,8 @@ from typing import NoReturn
 from sercli.data.coco.check import check_coco
 from sercli.data.coco.folder import CocoFolder, is_coco, require_split
 from sercli.data.coco.source import DetectionSource
-from sercli.data.images.check import CheckReport
-from sercli.data.registry import DataKind, DetectorDefaults, Progress, register
+from sercli.data.images.check import CheckReport, Reading
+from sercli.data.registry import SPLITS, DataKind, DetectorDefaults, register
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
 
@@ -43,21 +43,19 @@ class CocoSet(DataKind):
         return CocoFolder(Path(path), split)
 
     def require_detection(self, path: str) -> None:
-        for split in ("train", "val"):
+        for split in SPLITS:
             require_split(Path(path), split).images()
 
     def check(
         self,
         path: Path,
+        reading: Reading,
         *,
         layout: str | None,
         classes_of: Path | None,
-        decode: bool,
-        processes: int | None,
-        progress: Progress,
     ) -> CheckReport:
         del layout, classes_of
-        return check_coco(path, decode=decode, processes=processes, progress=progress)
+        return check_coco(path, reading)
 
 
 def _refuse(path: str) -> NoReturn:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from sercli.data.images.check import CheckReport
+from sercli.data.images.check import CheckReport, Reading
 from sercli.data.kinds.class_folders import ClassFolders
-from sercli.data.registry import Progress, register
+from sercli.data.registry import register
 from sercli.data.robustness.check import LAYOUTS, check_set, recognise
 
 
@@ -31,20 +31,11 @@ class RobustnessSet(ClassFolders):
     def check(
         self,
         path: Path,
+        reading: Reading,
         *,
         layout: str | None,
         classes_of: Path | None,
-        decode: bool,
-        processes: int | None,
-        progress: Progress,
     ) -> CheckReport:
         layout = layout or recognise(path)
         assert layout is not None  # or it would not have been recognised
-        return check_set(
-            path,
-            layout,
-            classes_of=classes_of,
-            decode=decode,
-            processes=processes,
-            progress=progress,
-        )
+        return check_set(path, layout, reading, classes_of=classes_of)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sercli.data.images.check import CheckReport
-from sercli.data.registry import DataKind, DetectorDefaults, Progress, register
+from sercli.data.images.check import CheckReport, Reading
+from sercli.data.registry import DataKind, DetectorDefaults, register
 from sercli.data.shapes.detection import ShapesDetection
 from sercli.data.shapes.outlines import CLASSES
 from sercli.data.shapes.world import NAME, NUM_IMAGES, ShapesSource
@@ -48,14 +48,12 @@ class EmbeddedWorld(DataKind):
     def check(
         self,
         path: Path,
+        reading: Reading,
         *,
         layout: str | None,
         classes_of: Path | None,
-        decode: bool,
-        processes: int | None,
-        progress: Progress,
     ) -> CheckReport:
-        del layout, classes_of, decode, processes, progress
+        del reading, layout, classes_of
         raise UserError(
             f"{path} is the embedded world",
             "only files can be checked",

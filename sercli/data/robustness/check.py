@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.data.corruptions.catalogue import CORRUPTIONS, EXTRA_CORRUPTIONS
-from sercli.data.images.check import CheckReport, Readable, SplitReport, class_facts, read_files
+from sercli.data.images.check import (
+    CheckReport,
+    Readable,
+    Reading,
+    SplitReport,
+    class_facts,
+    read_files,
+)
 from sercli.data.images.decode import Header
 from sercli.data.images.folder import class_names, require_directory, split_folder
 from sercli.data.robustness.corrupted import inspect_corrupted
@@ -41,8 +48,6 @@ _NAMES = {
     "imagenet-sketch": "imagenet-sketch",
     "sketch": "imagenet-sketch",
 }
-
-_Progress = Callable[[str, int, int], object]
 
 
 def recognise(root: Path) -> str | None:
@@ -93,73 +98,64 @@ def _has_wnids(names: Sequence[str]) -> bool:
 
 
 def check_set(
-    root: Path,
-    layout: str,
-    *,
-    classes_of: Path | None = None,
-    decode: bool = True,
-    processes: int | None = None,
-    progress: _Progress,
+    root: Path, layout: str, reading: Reading, *, classes_of: Path | None = None
 ) -> CheckReport:
     """Measure a robustness set against what was published, then read every file of it.
 
     Args:
         root: Its folder.
         layout: One of `LAYOUTS`.
+        reading: How its files are read.
         classes_of: A data set whose class folders are the classes; by default ImageNet's 1000 are,
             unless the set has other class folders and lies beside a train/ or val/.
-        decode, processes, progress: As for `check`.
 
     Returns:
         What was found. Files whose labels could not be told are not read.
 
     Raises:
-        UserError: `root` or `classes_of` is missing, `layout` is unknown, or videos are to be read
-            without PyAV.
+        UserError: `root` or `classes_of` is missing, or videos are to be read without PyAV.
+        ValueError: `layout` is unknown.
         RunFailed: A reading process was killed.
     """
     if layout not in LAYOUTS:
-        raise UserError(
-            f"layout {layout}", f"it must be folder, coco or one of {', '.join(LAYOUTS)}"
-        )
+        raise ValueError(f"layout {layout!r} is none of {LAYOUTS}")
     require_directory(root)
     classes, whose = _classes(root, layout, classes_of)
+    taken_as = f"{layout}, with {whose}"
+    try:
+        kinds = _kinds(root, layout)
+    except UserError as error:
+        return CheckReport((), (str(error),), taken_as, _RULE)
     reports: list[SplitReport] = []
     problems: list[str] = []
-
-    def read(source: _Labelled, name: str) -> None:
-        if not len(source):
-            return
+    for kind, path in kinds.items():
+        source, lines = _inspected(kind, path, classes)
+        problems += [f"{path}: {line}" for line in lines]
+        if source is None or not len(source):
+            continue
         there, labels = np.unique(source.labels, return_inverse=True)  # 200 of 1000 in -R and -A
         facts = class_facts(labels, num_classes=len(there))
-        report = read_files(
-            source, facts, name=name, decode=decode, processes=processes, progress=progress
-        )
+        report = read_files(source, facts, reading, name=kind.removeprefix("imagenet-v2-"))
         reports.append(report)
         problems.extend(report.problems)
+    return CheckReport(tuple(reports), tuple(problems), taken_as, _RULE)
 
-    if layout == "imagenet-c":
-        cells, found = inspect_corrupted(root, classes)
-        problems += [f"{root}: {line}" for line in found.all]
-        read(_Joined(str(root), tuple(cells.values())), layout)
-    elif layout == "imagenet-p":
-        perturbed, found = inspect_perturbed(root, classes)
-        problems += [f"{root}: {line}" for line in found.all]
+
+def _inspected(
+    kind: str, path: Path, classes: Sequence[str]
+) -> tuple[_Labelled | None, tuple[str, ...]]:
+    """The files of a set (None if their labels cannot be told), and what is not as published."""
+    if kind == "imagenet-c":
+        cells, found = inspect_corrupted(path, classes)
+        return _Joined(str(path), tuple(cells.values())), found.all
+    if kind == "imagenet-p":
+        perturbed, found = inspect_perturbed(path, classes)
         if perturbed.perturbations:
             require_av()
         each = tuple(_Videos(perturbed, name) for name in perturbed.perturbations)
-        read(_Joined(str(root), each), layout)
-    else:
-        try:
-            kinds = _kinds(root, layout)
-        except UserError as error:
-            return CheckReport((), (str(error),), f"{layout}, with {whose}", _RULE)
-        for kind, path in kinds.items():
-            source, found = inspect_set(kind, path, classes)
-            problems += [f"{path}: {line}" for line in found.all]
-            if source is not None:
-                read(source, kind.removeprefix("imagenet-v2-"))
-    return CheckReport(tuple(reports), tuple(problems), f"{layout}, with {whose}", _RULE)
+        return _Joined(str(path), each), found.all
+    source, found = inspect_set(kind, path, classes)
+    return source, found.all
 
 
 def _kinds(root: Path, layout: str) -> dict[str, Path]:

@@ -216,8 +216,9 @@ def middle(image: Image.Image, side: int, *, resize: int | None = None) -> Image
 
     Args:
         image: RGB.
-        side: Of the crop.
-        resize: Of the shorter side before; default: 256 for 224, in proportion.
+        side: How many pixels are cut out, in each direction.
+        resize: What the shorter side is resized to before, in pixels; default: 256 for 224, in
+            proportion.
     """
     shorter = scaled_side(side) if resize is None else resize
     width, height = image.size

@@ -15,12 +15,22 @@ from sercli.data.shapes.outlines import A_CLASSES, R_CLASSES
 
 V2_VARIANTS = ("matched-frequency", "threshold-0.7", "top-images")
 KINDS = (
-    *("imagenet-r", "imagenet-a", "imagenet-sketch"),
+    "imagenet-r",
+    "imagenet-a",
+    "imagenet-sketch",
     *(f"imagenet-v2-{variant}" for variant in V2_VARIANTS),
 )
 PERTURBATIONS = (
-    *("gaussian_noise", "shot_noise", "motion_blur", "zoom_blur", "snow"),
-    *("brightness", "translate", "rotate", "tilt", "scale"),
+    "gaussian_noise",
+    "shot_noise",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "brightness",
+    "translate",
+    "rotate",
+    "tilt",
+    "scale",
 )
 TITLES = {
     "imagenet-r": "ImageNet-R",

@@ -61,7 +61,7 @@ class LabelledSet:
         name: What it is, or where.
         source: Labels are indices into the head's classes.
         subset: int64 [K], ascending: the classes to restrict the logits to; None: all.
-        variant: Of the protocol: one of `KINDS`, or "val".
+        variant: What a result on it is a variant of the protocol for: one of `KINDS`, or "val".
         partial: Whether something is missing of it.
         notes: What is missing.
     """

@@ -34,7 +34,7 @@ class ShapesDetection(DetectionSource):
         split: "train" or "val".
         image_size: Side in pixels, 16…4096.
         num_images: At least one; default: 1024 in train, 256 in val.
-        seed: Of the embedded world, 0…2^64-1.
+        seed: Another seed, other pictures; 0…2^64-1.
 
     Raises:
         UserError: A number is out of range.

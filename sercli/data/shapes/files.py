@@ -50,7 +50,7 @@ class Derived:
     """What is made of the first pictures of val: a set like ImageNet-C, and one like ImageNet-P.
 
     Attributes:
-        side: Of their pictures, in pixels; published ones have the model's side, too.
+        side: Pixels of each side; they are scored unresized, so it is that which the model takes.
         corrupted: Images in each of the 75 cells of imagenet-c/; 0: there is none.
         perturbed: Videos of each of the 10 perturbations of imagenet-p/; 0: there is none.
     """
@@ -124,7 +124,7 @@ def write_sets(
         derived: What to make of val.
         detection: The set to write in COCO's format.
         size: Side of the pictures in pixels, 16…4096.
-        seed: Of the embedded world, 0…2^64-1.
+        seed: Another seed, other pictures; 0…2^64-1.
         progress: Called with 1 after each image or video.
 
     Raises:

@@ -98,8 +98,7 @@ class ShapesSource(ImageSource):
         self.split = split
         self.classes = CLASSES
         self.labels = np.arange(num_images, dtype=np.int64) % len(CLASSES)
-        self._image_size = image_size
-        self._seed = seed
+        self._image_size, self._seed = image_size, seed
 
     def load(self, index: int) -> Image.Image:
         index = self.position(index)

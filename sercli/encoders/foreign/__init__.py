@@ -8,12 +8,13 @@ line, and `Hints` are the answers.
 
 - `layouts.py`: the table, `LAYOUTS`. A new project is one entry there.
 - `finding.py`: where in a file the encoder is, and which one is meant if it holds several.
+- `facts.py`: what the file says of it beside the tensors.
 - `architecture.py`: the ViT it is, from its shapes, what the file says and what the user says.
 - `building.py`: `read`, and the translation into our encoder.
 """
 
-from sercli.encoders.foreign.architecture import num_heads, resampling
 from sercli.encoders.foreign.building import ForeignEncoder, read
+from sercli.encoders.foreign.facts import num_heads, resampling
 from sercli.encoders.foreign.layouts import EXPORT_LAYOUT, LAYOUTS, Layout
 
 __all__ = [

@@ -16,13 +16,11 @@ from sercli.encoders.asked import Hints
 from sercli.encoders.files import require_finite
 from sercli.encoders.foreign.architecture import (
     Architecture,
-    Colour,
-    Facts,
     Shape,
     architecture_of,
     shape_of,
-    stated_facts,
 )
+from sercli.encoders.foreign.facts import Colour, Facts, stated_facts
 from sercli.encoders.foreign.finding import (
     Candidate,
     choose,

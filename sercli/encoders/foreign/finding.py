@@ -55,33 +55,70 @@ def _containers(
 
 def find_candidates(state: Mapping[str, Any]) -> list[Candidate]:
     """Every ViT in a file, of whatever layout."""
-    facts = [f".{key}" for key in state]
-    facts += [f".args.{key}" for key in stored_arguments(state)]
-    containers = []
-    for place, tensors in _containers(state):
-        clean = {_WRAPPERS.sub("", key): key for key in tensors}
-        facts += [f".{key}" for key in clean]
-        containers.append((place, tensors, clean))
-    found = []
-    for place, tensors, clean in containers:
-        stems = {match[1]: key for key in clean if (match := _STEM.match(key))}
-        for prefix, stem in stems.items():
-            others = [other for other in stems if len(other) > len(prefix)]
-            inner = [key for key in clean if key.startswith(prefix)]
-            own = [key for key in inner if not any(key.startswith(other) for other in others)]
-            beside = [key for key in clean if not any(key.startswith(one) for one in stems)]
-            layout, role = _classify(place, prefix, facts)
-            original = clean[stem][: len(clean[stem]) - len(stem) + len(prefix)]
-            found.append(
-                Candidate(
-                    ".".join(part for part in (place, original.rstrip(".")) if part),
-                    layout,
-                    role,
-                    {key.removeprefix(prefix): tensors[clean[key]] for key in own},
-                    tuple(beside),
-                )
-            )
-    return found
+    tables = [_Table.of(place, tensors) for place, tensors in _containers(state)]
+    marks = [f".{key}" for key in state]
+    marks += [f".args.{key}" for key in stored_arguments(state)]
+    marks += [f".{name}" for table in tables for name in table.stored]
+    return [
+        _candidate(table, prefix, stem, marks)
+        for table in tables
+        for prefix, stem in table.stems.items()
+    ]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A dictionary of tensors in a file.
+
+    Attributes:
+        place: The keys that lead there.
+        tensors: By the names in the file.
+        stored: Name without wrappers → the name in the file.
+        stems: What stands in front of a ViT's names (both without wrappers) → the name of its
+            patch embedding.
+    """
+
+    place: str
+    tensors: Mapping[str, Tensor]
+    stored: Mapping[str, str]
+    stems: Mapping[str, str]
+
+    @classmethod
+    def of(cls, place: str, tensors: Mapping[str, Tensor]) -> _Table:
+        stored = {_WRAPPERS.sub("", key): key for key in tensors}
+        stems = {match[1]: name for name in stored if (match := _STEM.match(name))}
+        return cls(place, tensors, stored, stems)
+
+    def own(self, prefix: str) -> list[str]:
+        """The names of one ViT, without those of another one that is inside it."""
+        inner = [name for name in self.stored if name.startswith(prefix)]
+        others = [other for other in self.stems if len(other) > len(prefix)]
+        return [name for name in inner if not any(name.startswith(other) for other in others)]
+
+    def beside(self) -> tuple[str, ...]:
+        """The names of no ViT."""
+        ours = tuple(self.stems)
+        return tuple(name for name in self.stored if not name.startswith(ours))
+
+    def place_of(self, prefix: str, stem: str) -> str:
+        """The keys that lead to a ViT, with the wrappers' names, as the user would give them."""
+        original = self.stored[stem]
+        beginning = original[: len(original) - len(stem) + len(prefix)].rstrip(".")
+        return ".".join(part for part in (self.place, beginning) if part)
+
+
+def _candidate(table: _Table, prefix: str, stem: str, marks: Sequence[str]) -> Candidate:
+    layout, role = _classify(table.place, prefix, marks)
+    return Candidate(
+        place=table.place_of(prefix, stem),
+        layout=layout,
+        role=role,
+        tensors={
+            name.removeprefix(prefix): table.tensors[table.stored[name]]
+            for name in table.own(prefix)
+        },
+        beside=table.beside(),
+    )
 
 
 def _classify(place: str, prefix: str, facts: Sequence[str]) -> tuple[Layout | None, Role]:

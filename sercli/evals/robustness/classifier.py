@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sercli.data.loading import image_to_tensor, normalise, resize_and_crop
 from sercli.data.robustness.imagenet_classes import imagenet_classes
-from sercli.encoders.loading import create_timm
+from sercli.encoders.timm_weights import create_timm
 from sercli.errors import RunFailed, UserError
 
 IMAGENET_CLASSES = 1000

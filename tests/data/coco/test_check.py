@@ -16,6 +16,7 @@ from sercli.commands.data import app
 from sercli.data.coco.check import check_coco
 from sercli.data.coco.rules import faults
 from sercli.data.images import check
+from sercli.data.images.check import Reading
 from sercli.errors import UserError
 from tests.support.coco_tree import CocoTree, write_coco_tree
 
@@ -196,9 +197,9 @@ def test_several_processes_find_what_one_finds(
     tree: CocoTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree.image("val", 1).unlink()
-    alone = check_coco(tree.root, processes=1, progress=lambda *_: None)
+    alone = check_coco(tree.root, Reading(lambda *_: None, processes=1))
     monkeypatch.setattr(check, "_FEW", 0)
-    together = check_coco(tree.root, processes=2, progress=lambda *_: None)
+    together = check_coco(tree.root, Reading(lambda *_: None, processes=2))
     assert alone.problems == together.problems
     assert len(alone.problems) == 1
     for one, other in zip(alone.splits, together.splits, strict=True):

@@ -28,6 +28,7 @@ from sercli.data.coco.check import check_coco
 from sercli.data.coco.folder import CocoFolder, find_split, is_coco, read_annotations
 from sercli.data.coco.rules import faults
 from sercli.data.coco.source import DetectionSource, category_difference, require_same_categories
+from sercli.data.images.check import Reading
 from sercli.data.shapes.detection import (
     CATEGORIES,
     ShapesDetection,
@@ -267,7 +268,7 @@ def test_what_makes_numbers_wrong_is_refused_and_listed(
     line = refused(lambda: CocoFolder(tree.root, "train"), match)
     assert line.startswith(f"{tree.file('train')}: ")
     assert next(faults(content)) in line
-    problems = check_coco(tree.root, decode=False, progress=lambda *_: None).problems
+    problems = check_coco(tree.root, Reading(lambda *_: None, decode=False)).problems
     assert {f"{tree.file('train')}: {fault}" for fault in faults(content)} <= {*problems}
 
 

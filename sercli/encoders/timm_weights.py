@@ -1,0 +1,61 @@
+"""Models of timm's, with weights that are on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sercli.encoders.files import require_finite
+from sercli.errors import UserError
+from sercli.randomness import seeded
+
+_LOCAL = "local-dir:"
+
+
+def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
+    """A model of timm's, with weights on this machine or random ones.
+
+    Args:
+        name: `timm:NAME`, or `timm:local-dir:DIR` for a folder with config.json and weights, as the
+            Hugging Face Hub has them.
+        random_init: Random weights, the same at every call.
+        options: Passed on to `timm.create_model`.
+
+    Raises:
+        UserError: timm knows no such model or weights, or they are not cached.
+    """
+    import huggingface_hub.constants
+    import timm
+
+    stem = name.removeprefix("timm:")
+    architecture = stem.partition(".")[0]
+    if stem.startswith(_LOCAL):
+        config = Path(stem.removeprefix(_LOCAL)) / "config.json"
+        if not config.is_file():
+            raise UserError(
+                f"{name}: there is no {config}", "a folder with config.json and weights is needed"
+            )
+    elif architecture not in timm.list_models():
+        raise UserError(f"{name}: timm knows no model {architecture!r}")
+    elif not timm.is_model_pretrained(stem) and "." in stem:
+        raise UserError(f"{name}: timm knows no weights {stem!r}")
+    # Nothing is downloaded behind the user's back. The environment variable of this name is read
+    # when huggingface_hub is imported, which is over.
+    before = huggingface_hub.constants.HF_HUB_OFFLINE
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        with seeded(0, "timm"):
+            model = timm.create_model(stem, pretrained=not random_init, **options)
+    except Exception as error:
+        if stem.startswith(_LOCAL):
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"{name} cannot be read ({type(error).__name__}: {reason})") from error
+        raise UserError(
+            f"{name} has no weights on this machine ({type(error).__name__})",
+            "weights must be cached, nothing is downloaded",
+            "use --random-init for random weights, or give a checkpoint file",
+        ) from error
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = before
+    require_finite(model.state_dict(), name)
+    return model
