@@ -1,4 +1,4 @@
-"""`ser pretrain` does what it has to do once: it resolves, opens and builds no more than it must."""
+"""`ser pretrain` resolves, opens and builds no more than it must, and says first what is known."""
 
 import json
 from collections import Counter
