@@ -241,7 +241,9 @@ def keys_of(section, prefix=""):
     for name, field in section.model_fields.items():
         kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
         inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
-        if inner and prefix + name not in {"method", "addon"}:
+        if name == "plugins":  # a list
+            yield name
+        elif inner and prefix + name not in {"method", "addon"}:
             yield from keys_of(inner[0], f"{prefix}{name}.")
         elif not inner:
             yield f"{prefix}{name}"

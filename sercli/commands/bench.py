@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sercli.commands.options import MeasuringOptions, option_objects
+from sercli.commands.options import MeasuringOptions, Plugins, option_objects
 from sercli.commands.printing import print_measurements
 from sercli.errors import UserError
 from sercli.methods import DEFAULT
@@ -86,6 +88,7 @@ def addons(
     batch_size: Annotated[int, typer.Option(min=8, help="Images a step.")] = 256,
     fraction: Annotated[float, typer.Option(help="SER's share of b₂.")] = 0.01,
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each.")] = 7,
+    plugin: Plugins = None,
 ) -> None:
     """A training step of each add-on against none: parameters, FLOPs, time; embedded world's model.
 
@@ -100,7 +103,9 @@ def addons(
 
     chosen = choose_device(machine.device)
     torch.set_num_threads(machine.threads)
-    recipes = _addon_recipes(method, layer, batch_size=batch_size, fraction=fraction)
+    recipes = _addon_recipes(
+        method, layer, batch_size=batch_size, fraction=fraction, plugins=plugin or ()
+    )
     with Console().status("measuring") as status:
         rows = run(
             recipes,
@@ -133,20 +138,20 @@ def addons(
 
 
 def _addon_recipes(
-    method: str, layer: int, *, batch_size: int, fraction: float
+    method: str, layer: int, *, batch_size: int, fraction: float, plugins: Sequence[Path]
 ) -> list[tuple[str, Recipe]]:
     """The embedded world's recipe without an add-on and with each, by what it is called."""
-    from sercli.families import addon_configs, default_recipe, resolve
+    from sercli.families import addon_names, default_recipe, resolve
 
     recipes = []
-    for name in addon_configs():  # none is the first
+    for name in addon_names(plugins):  # none is the first
         settings = [f"train.batch_size={batch_size}"]
         if name == "ser":
             settings.append(f"addon.fraction={fraction}")
         if name != "none":
             settings.append(f"addon.layer={layer}")
-        start = default_recipe(method=method, addon=name, data=None)
-        resolved = resolve(start.recipe, tuple(settings), start.flags)
+        start = default_recipe(method=method, addon=name, data=None, plugins=plugins)
+        resolved = resolve(start.recipe, tuple(settings), start.flags, plugins=plugins)
         label = f"{name} (fraction {fraction:g})" if name == "ser" else name
         recipes.append((label, resolved.recipe))
     return recipes

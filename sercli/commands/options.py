@@ -60,6 +60,14 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key, e.g. `train.lr=1e-3`."),
 ]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="Python file with a method or an add-on of your own (may be given several times).",
+    ),
+]
 # `recipe.schema.PosResize`, which takes a while to import; a test compares them.
 PositionsWay = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import typer
 
 from sercli import addons, methods
-from sercli.commands.options import Device, Settings, option_objects
+from sercli.commands.options import Device, Plugins, Settings, option_objects
 from sercli.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class NewRun:
     ] = None
     seed: Annotated[int | None, typer.Option(help="Seed of the run.", show_default="0")] = None
     set_: Settings = None
+    plugin: Plugins = None
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -123,13 +124,15 @@ def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
     from sercli.engine.processes import launched_by
     from sercli.families import default_recipe, resolve
 
-    name, flags = new.recipe, new.flags
+    name, flags, plugins = new.recipe, new.flags, tuple(new.plugin or ())
     if name is None:
-        start = default_recipe(method=new.method, addon=new.addon, data=new.data)
+        start = default_recipe(method=new.method, addon=new.addon, data=new.data, plugins=plugins)
         name, flags = start.recipe, {**flags, **start.flags}
     settings = tuple(new.set_ or ())
     # Before torch is imported; of several processes rank 0 resolves and refuses, below.
-    early = _resolve_early(name, settings, flags, out=new.out) if launched_by() is None else None
+    early = None
+    if launched_by() is None:
+        early = _resolve_early(name, settings, flags, plugins=plugins, out=new.out)
     from sercli import distributed
     from sercli.engine import launch, pretraining, runtime
 
@@ -137,7 +140,7 @@ def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
     prepared: list[Prepared] = []  # by the first process, which alone prepares
 
     def prepare() -> RunDir:
-        resolved = early or resolve(name, settings, flags)
+        resolved = early or resolve(name, settings, flags, plugins=plugins)
         processes = max(nproc, distributed.world_size())
         prepared.append(pretraining.prepare(resolved, out=new.out, processes=processes))
         return prepared[0].run
@@ -152,7 +155,12 @@ def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
 
 
 def _resolve_early(
-    name: str, settings: tuple[str, ...], flags: dict[str, Any], *, out: Path | None
+    name: str,
+    settings: tuple[str, ...],
+    flags: dict[str, Any],
+    *,
+    plugins: tuple[Path, ...],
+    out: Path | None,
 ) -> Resolved:
     """Resolve the recipe, and refuse what cannot be before the seconds that torch takes.
 
@@ -164,7 +172,7 @@ def _resolve_early(
     from sercli.runs.run_dir import refuse_existing
 
     refuse_existing(out)
-    resolved = resolve(name, settings, flags)
+    resolved = resolve(name, settings, flags, plugins=plugins)
     has_split(resolved.recipe.data.path, "train")
     return resolved
 

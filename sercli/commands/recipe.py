@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sercli.commands.options import Settings
+from sercli.commands.options import Plugins, Settings
 from sercli.commands.printing import (
     aligned,
     print_first_that_fits,
@@ -90,6 +90,7 @@ def show(
         ShowFormat,
         typer.Option("--format", help=_HOW + " YAML can be used as a recipe."),
     ] = "terminal",
+    plugin: Plugins = None,
 ) -> None:
     """Show every setting of a recipe with its value and where that came from.
 
@@ -104,7 +105,7 @@ def show(
             "a recipe has no room for where its values came from",
             "leave --origins out, or use --format json",
         )
-    resolved = _resolve(name, set_)
+    resolved = _resolve(name, set_, plugins=plugin, tolerant=True)
     if output_format == "yaml":
         write(resolved.recipe.to_yaml().rstrip("\n"))
         return
@@ -121,6 +122,7 @@ def diff(
     first: Annotated[str, typer.Argument(metavar="A", help=_NAME)],
     second: Annotated[str, typer.Argument(metavar="B", help="The other, likewise.")],
     output_format: _FormatOption = "terminal",
+    plugin: Plugins = None,
 ) -> None:
     """Show the settings in which two recipes differ, and where each value came from.
 
@@ -129,8 +131,8 @@ def diff(
     """
     from sercli.recipe import listing as recipe_listing
 
-    resolved = (_resolve(first, None), _resolve(second, None))
-    found = recipe_listing.differences(*resolved)
+    resolved = [_resolve(name, None, plugins=plugin, tolerant=True) for name in (first, second)]
+    found = recipe_listing.differences(resolved[0], resolved[1])
     if output_format == "json":
         write_json(
             {
@@ -152,6 +154,18 @@ def diff(
 
 
 @app.command()
+def schema(plugin: Plugins = None) -> None:
+    """Write the JSON Schema of recipes, by which editors complete keys and tell wrong values.
+
+    `ser recipe schema > recipe.schema.json`, and as the first line of a recipe
+    `# yaml-language-server: $schema=recipe.schema.json`.
+    """
+    from sercli.families.json_schema import recipe_schema
+
+    write_json(recipe_schema(plugin or ()))
+
+
+@app.command()
 def check(
     names: Annotated[
         list[str] | None,
@@ -164,6 +178,7 @@ def check(
         ),
     ] = None,
     set_: Settings = None,
+    plugin: Plugins = None,
 ) -> None:
     """Check that recipes can be trained, without training: model, batch, schedule and cost.
 
@@ -177,7 +192,7 @@ def check(
     failed, assumed = 0, False
     for name in chosen:
         try:
-            resolved = _resolve(name, set_, data)
+            resolved = _resolve(name, set_, data, plugins=plugin)
             nominal = data is None and _is_nominal(resolved.recipe)
             summary = _summary(resolved.recipe, nominal=nominal)
         except SerError as error:
@@ -203,12 +218,28 @@ def check(
 # -- resolving and checking ------------------------------------------------------------------------
 
 
-def _resolve(name: str, settings: Sequence[str] | None, data: str | None = None) -> Resolved:
+def _resolve(
+    name: str,
+    settings: Sequence[str] | None,
+    data: str | None = None,
+    *,
+    plugins: Sequence[Path] | None,
+    tolerant: bool = False,
+) -> Resolved:
     from sercli.families import resolve
     from sercli.recipe import listing as recipe_listing
 
     flags = {} if data is None else {"data.path": data}
-    return resolve(recipe_listing.located(name), tuple(settings or ()), flags)
+    resolved = resolve(
+        recipe_listing.located(name),
+        tuple(settings or ()),
+        flags,
+        plugins=plugins or (),
+        tolerant=tolerant,
+    )
+    for note in resolved.notes:
+        typer.echo(note, err=True)
+    return resolved
 
 
 def _is_nominal(recipe: Recipe) -> bool:

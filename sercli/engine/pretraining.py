@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
 from sercli.errors import Interrupted, Preempted, SerError, UserError
 from sercli.families import resolve, title_of
+from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
 from sercli.runs.run_dir import RunDir, next_free, refuse_existing
@@ -56,15 +57,14 @@ def _read_recipe(run: RunDir) -> Resolved:
     return resolve(str(run.recipe), (), {})
 
 
-def _unknown_then(resolved: Resolved) -> str | None:
-    """What to say of a run's recipe, which has all settings there were when it was written."""
+def _unknown_then(resolved: Resolved) -> Iterator[str]:
+    """What there is to say of a run's recipe, which has all settings that there were then."""
     added = [key for key, origin in resolved.origins.items() if origin == "default"]
-    if not added:
-        return None
-    return (
-        f"warning: an earlier version of ser wrote {resolved.name}: it goes on by today's rules, "
-        f"and with today's defaults of {', '.join(added)}"
-    )
+    if added:
+        yield (
+            f"warning: an earlier version of ser wrote {resolved.name}: it goes on by today's "
+            f"rules, and with today's defaults of {', '.join(added)}"
+        )
 
 
 def training_source(recipe: Recipe) -> ImageSource:
@@ -97,6 +97,8 @@ def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prep
     run = create_run(resolved, plan, out)
     console = Console()
     print_plan(resolved, plan, run.path, console)
+    for note in resolved.notes:
+        print(note)
     flops = count_flops(resolved.recipe, plan.objective)
     run.update_run(flops=flops.to_json())
     print_flops(resolved.recipe, flops, console)
@@ -111,9 +113,11 @@ def create_run(resolved: Resolved, plan: Plan, out: Path | None) -> RunDir:
         if stem.endswith((".yaml", ".yml")):
             stem = Path(stem).parent.name if Path(stem).stem == "recipe" else Path(stem).stem
         path = next_free(Path("runs") / stem.replace("/", "-"))
+    plugins, copies = copies_for_run(resolved.recipe.plugins)
     return RunDir.create(
         path,
-        recipe=resolved.recipe.to_yaml(),
+        recipe=resolved.recipe.model_copy(update={"plugins": plugins}).to_yaml(),
+        plugins=copies,
         run={
             "status": "running",
             "recipe_name": resolved.name,
@@ -148,10 +152,10 @@ def train(
         Preempted, Interrupted: Stopped by a signal; resumable.
         SerError: The run failed; run.json says why.
     """
-    outdated = None
+    notes: tuple[str, ...] = ()  # what was prepared here has been told of
     if prepared is None:
         resolved = _read_recipe(run)
-        recipe, outdated = resolved.recipe, _unknown_then(resolved)
+        recipe, notes = resolved.recipe, (*resolved.notes, *_unknown_then(resolved))
     else:
         recipe = prepared.recipe
     first = distributed.rank() == 0
@@ -163,8 +167,8 @@ def train(
             trainer = Trainer(run, recipe, source, runtime, monitor=monitor)
             total = trainer.schedule.total_steps
             with TrainingProgress(total, quiet=not first) as progress:
-                if outdated is not None:
-                    progress.message(outdated)
+                for note in notes:
+                    progress.message(note)
                 trainer.resume(progress.message)
                 if first:
                     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

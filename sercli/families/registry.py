@@ -10,7 +10,6 @@ import functools
 import importlib
 import importlib.util
 import pkgutil
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -21,15 +20,16 @@ if TYPE_CHECKING:
     from sercli.methods.base import Method
 
 _C = TypeVar("_C", bound=FamilyConfig)
+_T = TypeVar("_T")
 
 
 def method_configs() -> Mapping[str, type[MethodConfig]]:
-    """Name → settings of every objective there is, in the order of tables."""
+    """Name → settings of every objective that comes with ser, in the order of tables."""
     return _built_in("sercli.methods", MethodConfig)
 
 
 def addon_configs() -> Mapping[str, type[AddonConfig]]:
-    """Name → settings of every add-on there is, and of "none", in the order of tables."""
+    """Name → settings of every add-on that comes with ser, "none" too, in the order of tables."""
     return _built_in("sercli.addons", AddonConfig)
 
 
@@ -62,13 +62,13 @@ def _built_in(package: str, kind: type[_C]) -> dict[str, type[_C]]:
     for folder in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if folder.ispkg:
             module = importlib.import_module(f"{package}.{folder.name}")
-            found += _defined_in(module, kind)
+            found += defined_in(module, kind)
     ordered = sorted(found, key=lambda config: (config.place, name_of(config)))
     return {name_of(config): config for config in ordered}
 
 
-def _defined_in(module: Any, kind: type[_C]) -> list[type[_C]]:
-    """The subclasses that a module defines itself."""
+def defined_in(module: Any, kind: type[_T]) -> list[type[_T]]:
+    """The subclasses of a class that a module defines itself."""
     return [
         value
         for value in vars(module).values()
@@ -78,18 +78,26 @@ def _defined_in(module: Any, kind: type[_C]) -> list[type[_C]]:
     ]
 
 
-def _class_for(config: type[FamilyConfig]) -> type | None:
-    """The class whose `Config` these settings are, if there is one.
+def build_from(config: type[FamilyConfig], cls: type) -> None:
+    """Say which class the settings of a plug-in are for."""
+    _plugged_in[config] = cls
 
-    It is in the `model` beside them, or, where they are in a single file, in that.
+
+_plugged_in: dict[type[FamilyConfig], type] = {}
+
+
+def _class_for(config: type[FamilyConfig]) -> type | None:
+    """The class that is built from such settings: that of a plug-in, or of the `model` beside them.
+
+    Returns:
+        None where there is no `model`.
     """
-    module = sys.modules[config.__module__]
-    if hasattr(module, "__path__"):
-        name = f"{config.__module__}.model"
-        if importlib.util.find_spec(name) is None:
-            return None
-        module = importlib.import_module(name)
-    for value in vars(module).values():
+    if config in _plugged_in:
+        return _plugged_in[config]
+    name = f"{config.__module__}.model"
+    if importlib.util.find_spec(name) is None:
+        return None
+    for value in vars(importlib.import_module(name)).values():
         if isinstance(value, type) and vars(value).get("Config") is config:
             return value
-    raise AssertionError(f"{module.__name__} has no class for {config.__name__}")
+    raise AssertionError(f"{name} has no class for {config.__name__}")

@@ -10,21 +10,19 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from sercli.errors import UserError
+from sercli.recipe.keys import explain, refuse_unknown
 from sercli.recipe.schema import (
     AddonConfig,
-    Data,
     MethodConfig,
-    Model,
+    Plugin,
     Recipe,
     Section,
-    Train,
-    Views,
 )
 from sercli.runs.text import parse_yaml, read_mapping
 
@@ -37,11 +35,28 @@ class Resolved:
         recipe: Every setting, typed and checked.
         name: Name or file it was read from.
         origins: Dotted key → where the value came from ("default" where nobody set it).
+        notes: What there is to tell of it, a line each.
     """
 
     recipe: Recipe
     name: str
     origins: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One recipe file of those that make a recipe.
+
+    Attributes:
+        origin: What it is called.
+        values: Dotted key → what it says.
+        plugins: Those it names, by absolute paths.
+    """
+
+    origin: str
+    values: dict[str, Any]
+    plugins: tuple[Plugin, ...] = ()
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -100,18 +115,26 @@ def _full_name(file: Path, given: str) -> str:
     return file.relative_to(root).with_suffix("").as_posix() if root in file.parents else given
 
 
-def _layers(
-    name: str, *, beside: Path | None = None, seen: tuple[Path, ...] = ()
-) -> list[tuple[str, dict[str, Any]]]:
-    """The recipe and what it extends, the most basic first, each as dotted keys."""
+def read(name: str, *, beside: Path | None = None, seen: tuple[Path, ...] = ()) -> list[Layer]:
+    """Read a recipe and what it extends, the most basic first.
+
+    Args:
+        name: Name under `recipes/`, or a YAML file.
+        beside: Folder of the recipe that extends it.
+        seen: The recipes that lead here.
+
+    Raises:
+        UserError: No such recipe, or bad YAML.
+    """
     file = _find(name, beside=beside)
     if file.resolve() in seen:
         raise UserError(f"{file} extends itself", "recipes must not extend in a circle")
     tree = read_mapping(file)
     parent = tree.pop("extends", None)
+    plugins = plugins_of(tree.pop("plugins", None), beside=file)
     pairs = list(_flatten(tree))
-    layer = (_full_name(file, name), dict(pairs))
-    if len(layer[1]) < len(pairs):
+    layer = Layer(_full_name(file, name), dict(pairs), plugins)
+    if len(layer.values) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise UserError(f"{file} sets {twice} twice", "a key may stand once, dotted or nested")
@@ -119,11 +142,34 @@ def _layers(
         return [layer]
     if not isinstance(parent, str):
         raise UserError(f"{file} extends {parent!r}", "`extends:` takes one recipe name")
-    return [*_layers(parent, beside=file.parent, seen=(*seen, file.resolve())), layer]
+    return [*read(parent, beside=file.parent, seen=(*seen, file.resolve())), layer]
+
+
+def plugins_of(given: Any, *, beside: Path) -> tuple[Plugin, ...]:
+    """What `plugins:` of a recipe file says, with absolute paths.
+
+    Raises:
+        UserError: It is no list of files or packages.
+    """
+    if given is None:
+        return ()
+    try:
+        plugins = TypeAdapter(tuple[Plugin, ...]).validate_python(given)
+    except ValidationError as error:
+        raise UserError(
+            f"{beside}: plugins: {error.errors()[0]['msg']}",
+            "a list of Python files is needed",
+            "e.g. plugins: [mine.py], by paths relative to the recipe",
+        ) from error
+    folder = beside.absolute().parent
+    return tuple(
+        one if one.file is None else one.model_copy(update={"file": str(folder / one.file)})
+        for one in plugins
+    )
 
 
 def _merge(
-    layers: list[tuple[str, dict[str, Any]]], addons: Mapping[str, type[AddonConfig]]
+    layers: Sequence[Layer], addons: Mapping[str, type[AddonConfig]]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Later layers win. Choosing another method or add-on drops the settings of the former one.
 
@@ -137,7 +183,8 @@ def _merge(
         kept = {k for k in values if not k.startswith(prefix) or origins[k] == "--set"}
         return {k: v for k, v in values.items() if k in kept}
 
-    for origin, layer in layers:
+    for one in layers:
+        origin, layer = one.origin, one.values
         for section in ("method", "addon"):
             name = f"{section}.name"
             if name in layer and values.get(name) not in (None, layer[name]):
@@ -174,10 +221,27 @@ def load(
     Raises:
         UserError: No such recipe, bad YAML, unknown key (with a suggestion) or bad value.
     """
-    layers = _layers(name)
-    layers.append(("--set", dict(_flatten(dict(_parse_setting(text) for text in settings)))))
-    layers.append(("flag", dict(flags or {})))
-    values, origins = _merge(layers, addons)
+    return resolve(read(name), name, methods=methods, addons=addons, settings=settings, flags=flags)
+
+
+def resolve(
+    layers: Sequence[Layer],
+    name: str,
+    *,
+    methods: Mapping[str, type[MethodConfig]],
+    addons: Mapping[str, type[AddonConfig]],
+    settings: tuple[str, ...] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """Resolve a recipe that is read; see `load`.
+
+    Its plug-ins are left out: it takes more than a recipe to load them.
+    """
+    told = dict(_flatten(dict(_parse_setting(text) for text in settings)))
+    if any(key.partition(".")[0] == "plugins" for key in told):
+        raise UserError("--set plugins", "plug-ins are loaded before settings", "use --plugin FILE")
+    everything = [*layers, Layer("--set", told), Layer("flag", dict(flags or {}))]
+    values, origins = _merge(everything, addons)
     _refuse_layer_without_addon(values, origins)
     return _resolve(values, origins, name, methods=methods, addons=addons)
 
@@ -190,7 +254,7 @@ def from_mapping(
     name: str = "recipe",
 ) -> Resolved:
     """Resolve settings given as nested mappings (as `Recipe.model_dump` gives them)."""
-    values, origins = _merge([(name, dict(_flatten(tree)))], addons)
+    values, origins = _merge([Layer(name, dict(_flatten(tree)))], addons)
     return _resolve(values, origins, name, methods=methods, addons=addons)
 
 
@@ -205,7 +269,7 @@ def _resolve(
     tree = _unflatten(values)
     method = _choice(tree, "method", methods)
     addon = _choice(tree, "addon", addons)
-    _refuse_unknown(values, method, addon, origins)
+    refuse_unknown(values, method, addon, origins)
     section = ""
     try:
         expanded = addon.expand(tree["addon"], method=tree["method"]["name"])
@@ -216,7 +280,7 @@ def _resolve(
         section = ""
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise UserError(_explain(error, origins, section)) from error
+        raise UserError(explain(error, origins, section)) from error
     chosen = tree["addon"].model_dump().get("preset")
     reason = f"method {recipe.method.name}" if chosen is None else f"preset {chosen}"
     origins = {**{f"addon.{key}": reason for key in expanded}, **origins}
@@ -255,73 +319,3 @@ def _choice(tree: dict[str, Any], section: str, table: Mapping[str, type[_S]]) -
         hint = f"did you mean {close[0]}?" if close else ""
         raise UserError(f"{section}.name {name!r}", f"known: {', '.join(table)}", hint)
     return table[cast(str, name)]
-
-
-def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for key, info in section.model_fields.items():
-        kinds = [k for k in get_args(info.annotation) or (info.annotation,) if isinstance(k, type)]
-        sections = [k for k in kinds if issubclass(k, Section)]
-        for kind in sections:
-            if not issubclass(kind, MethodConfig | AddonConfig):
-                yield from _known_keys(kind, f"{prefix}{key}.")
-        if not sections or type(None) in kinds:
-            yield f"{prefix}{key}"
-
-
-def _descriptions() -> dict[str, str]:
-    sections: dict[str, type[Section]] = {
-        "data": Data,
-        "model": Model,
-        "views": Views,
-        "train": Train,
-    }
-    return {
-        f"{section}.{key}": info.description or ""
-        for section, config in sections.items()
-        for key, info in config.model_fields.items()
-    }
-
-
-_DESCRIPTIONS = _descriptions()
-
-
-def _refuse_unknown(
-    values: Mapping[str, Any],
-    method: type[MethodConfig],
-    addon: type[AddonConfig],
-    origins: Mapping[str, str],
-) -> None:
-    known = [key for key in _known_keys(Recipe) if key not in ("method", "addon")]
-    known += [*_known_keys(method, "method."), *_known_keys(addon, "addon.")]
-    for key, value in values.items():
-        if key in known:
-            continue
-        if value is None and any(name.startswith(f"{key}.") for name in known):
-            raise UserError(f"recipe section {key} is empty", "", "fill it in or leave it out")
-        close = _close_keys(key, known)
-        raise UserError(
-            f"unknown recipe key {key} (from {origins[key]})",
-            "every key must be one that is used",
-            f"did you mean {close[0]}?" if close else "`recipe.yaml` of any run lists them all",
-        )
-
-
-def _close_keys(key: str, known: Sequence[str]) -> list[str]:
-    """Known keys that may be meant: of the same last part, described so, or spelt alike."""
-    last = key.rpartition(".")[2]
-    same = [name for name in known if name.rpartition(".")[2] == last]
-    words = last.replace("_", " ")
-    described = [name for name in known if words in _DESCRIPTIONS.get(name, "")]
-    return same or described or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-
-
-def _explain(error: ValidationError, origins: Mapping[str, str], section: str) -> str:
-    """The first problem of a pydantic error as one line."""
-    problem = error.errors()[0]
-    message = problem["msg"].removeprefix("Value error, ")
-    place = [str(part) for part in problem["loc"] if not isinstance(part, int)]
-    if not place or isinstance(problem["input"], dict):  # a rule about several keys
-        return message
-    key = ".".join([section, *place] if section else place)
-    origin = f" (from {origins[key]})" if key in origins else ""
-    return f"{key} = {problem['input']!r}{origin}: {message[:1].lower()}{message[1:]}"

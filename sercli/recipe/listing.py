@@ -87,8 +87,10 @@ def markdown_table(heads: Sequence[Head]) -> str:
 
 
 def _comments(text: str) -> Iterator[str]:
-    """The comment lines before the first setting."""
+    """The comment lines before the first setting; what is for an editor is none."""
     for line in text.splitlines():
+        if line.startswith("# yaml-language-server:"):
+            continue
         if line.startswith("#"):
             yield line.removeprefix("#").strip()
         elif line.strip():

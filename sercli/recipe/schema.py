@@ -17,6 +17,8 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -270,6 +272,35 @@ class AddonConfig(FamilyConfig):
         return {}
 
 
+class Plugin(Section):
+    """Where methods and add-ons that do not come with ser are from: a file, or a package.
+
+    In a recipe the path of a file is enough. The recipe of a run has the rest, for its own copy of
+    the file.
+    """
+
+    file: str | None = Field(None, description="Python file; its path is relative to the recipe")
+    sha256: str | None = Field(None, description="what the file must be, in hex")
+    copied_from: str | None = Field(None, description="the file that `file` is a copy of")
+    distribution: str | None = Field(None, description="the installed package, by entry points")
+    version: str | None = Field(None, description="of the package")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_path_is_enough(cls, given: Any) -> Any:
+        return {"file": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.file is None) == (self.distribution is None):
+            raise ValueError("a plug-in is a `file`, or the `distribution` that an entry point has")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_said(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in default(self).items() if value is not None}
+
+
 class Recipe(Section):
     """Every setting of a pretraining run."""
 
@@ -280,6 +311,13 @@ class Recipe(Section):
     method: SerializeAsAny[MethodConfig]
     addon: SerializeAsAny[AddonConfig]
     train: Train = Train()
+    plugins: tuple[Plugin, ...] = Field((), description="where other methods and add-ons are from")
+
+    @model_serializer(mode="wrap")
+    def _without_plugins_if_there_are_none(
+        self, default: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        return {k: v for k, v in default(self).items() if k != "plugins" or v}
 
     @model_validator(mode="after")
     def _views_are_used(self) -> Self:

@@ -2,6 +2,7 @@
 
 ```
 recipe.yaml  run.json  metrics.jsonl  encoder.safetensors
+plugins/NAME.py: what the recipe needs that does not come with ser
 checkpoints/step-00000100.pt (+ .sha256)
 results/<protocol>[--<variant>].json (+ .npz); earlier/: what another rule or a trial replaced
 heads/<result>.safetensors (+ .unfinished, while a probe is not done)
@@ -17,8 +18,9 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sercli.errors import UserError, from_os_error
 from sercli.runs.files import (
@@ -26,6 +28,7 @@ from sercli.runs.files import (
     read_json,
     replacing_directory,
     verifies,
+    write_atomic,
     write_json,
     write_text,
 )
@@ -95,6 +98,11 @@ class RunDir:
         return self.path / "figures"
 
     @property
+    def plugins(self) -> Path:
+        """Copies of the files that its method or add-on is from."""
+        return self.path / "plugins"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
@@ -143,13 +151,21 @@ class RunDir:
         return run_dir
 
     @classmethod
-    def create(cls, path: Path, *, recipe: str | None, run: Mapping[str, Any]) -> RunDir:
+    def create(
+        cls,
+        path: Path,
+        *,
+        recipe: str | None,
+        run: Mapping[str, Any],
+        plugins: Mapping[str, bytes] | None = None,
+    ) -> RunDir:
         """Make a run directory in one rename: a reader sees all of it or nothing.
 
         Args:
             path: Where it is made; it must not exist.
             recipe: Text of recipe.yaml (None for a directory that only collects results).
             run: First content of run.json; `schema` and `created` are added.
+            plugins: Name → content of the files that the recipe names under plugins/.
 
         Raises:
             UserError: `path` exists or its parent cannot be written.
@@ -158,6 +174,8 @@ class RunDir:
             inside = cls(draft)
             if recipe is not None:
                 write_text(inside.recipe, recipe)
+            for name, content in (plugins or {}).items():
+                write_atomic(inside.plugins / name, partial(_write, content))
             write_json(inside.run, {"schema": SCHEMA, "created": now(), **run})
         return cls(path)
 
@@ -233,6 +251,10 @@ class RunDir:
     def read_results(self) -> list[Result]:
         """All results, ordered by file name."""
         return [Result.from_file(file) for file in sorted(self.results.glob("*.json"))]
+
+
+def _write(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
 
 
 def refuse_existing(out: Path | None) -> None:

@@ -100,6 +100,7 @@ READ = (
     "recipe show shapes/moco-ser",
     "recipe show imagenet/dino-ser-crops --format yaml",
     "recipe diff shapes/moco-ser imagenet/moco-essl",
+    "recipe schema",
 )
 
 

@@ -29,8 +29,9 @@ def no_monitor(*_arguments):
     return lambda _encoder: {}
 
 
-def start(path, settings=SER, recipe="shapes/moco-ser", **flags):
-    return pretraining.prepare(resolve(recipe, tuple(settings), flags), out=path).run
+def start(path, settings=SER, recipe="shapes/moco-ser", *, plugins=(), **flags):
+    resolved = resolve(recipe, tuple(settings), flags, plugins=plugins)
+    return pretraining.prepare(resolved, out=path).run
 
 
 def train(run):

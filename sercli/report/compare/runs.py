@@ -152,8 +152,9 @@ def _place(entry: Entry) -> tuple[Any, ...]:
     )
 
 
-def _index(known: tuple[str, ...], name: str) -> int:
-    return known.index(name) if name in known else len(known)
+def _index(known: tuple[str, ...], name: str) -> tuple[int, str]:
+    """Where a name stands; those that are not known stand last, by name."""
+    return (known.index(name), "") if name in known else (len(known), name)
 
 
 def _base_label(run: Run) -> str:

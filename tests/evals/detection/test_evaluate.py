@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib
 import itertools
 import json
 import re
@@ -20,7 +21,6 @@ from sercli.engine.preemption import Stopping, StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.evals.detection import evaluate as detection
-from sercli.evals.detection import options as detection_options
 from sercli.evals.detection.backbone import LEVELS, FrozenEncoder, GridCache, SimpleFeaturePyramid
 from sercli.evals.detection.detector import Detections, in_pixels, make_optimiser, to_coco
 from sercli.evals.detection.evaluate import evaluate, make_detector
@@ -537,11 +537,21 @@ def test_wrong_options_are_refused(options, message):
         task_of(**({"engine": "torchvision"} | options))
 
 
-def test_a_missing_detectron2_is_told_with_the_remedy(monkeypatch):
-    def missing(_name):
-        raise ModuleNotFoundError("No module named 'detectron2'", name="detectron2")
+@pytest.fixture
+def no_detectron2(monkeypatch):
+    """Whether or not it is installed; other modules are imported as ever."""
+    real = importlib.import_module
 
-    monkeypatch.setattr(detection_options.importlib, "import_module", missing)
+    def import_module(name):
+        if name.startswith("detectron2"):
+            raise ModuleNotFoundError("No module named 'detectron2'", name="detectron2")
+        return real(name)
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+
+
+@pytest.mark.usefixtures("no_detectron2")
+def test_a_missing_detectron2_is_told_with_the_remedy():
     with pytest.raises(UserError, match=r"pip install --no-build-isolation .*--engine torchvision"):
         task_of("detectron2")
 
@@ -625,11 +635,8 @@ def test_a_tree_like_cocos_runs_through_the_command(kind, engine, coco, tmp_path
     assert sorted(arrays["image_ids"]) == sorted(i["id"] for i in coco.content["val"]["images"])
 
 
-def test_the_default_engine_for_a_directory_is_detectron2(coco, tmp_path, capsys, monkeypatch):
-    def missing(_name):
-        raise ModuleNotFoundError("No module named 'detectron2'", name="detectron2")
-
-    monkeypatch.setattr(detection_options.importlib, "import_module", missing)
+@pytest.mark.usefixtures("no_detectron2")
+def test_the_default_engine_for_a_directory_is_detectron2(coco, tmp_path, capsys):
     status, out, err = command(capsys, saved_run(tmp_path / "run").path, "--coco", coco.root)
     assert status == 2
     assert out.splitlines()[0] == "engine detectron2, preset standard"

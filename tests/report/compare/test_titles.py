@@ -36,9 +36,16 @@ def test_labels(
 
 
 def test_rows_are_in_the_order_of_the_registry_and_the_unknown_come_last(tmp_path: Path) -> None:
-    pairs = [("toy", "none"), ("moco", "zoo"), ("dino", "none"), ("moco", "ser"), ("moco", "none")]
+    pairs = [
+        ("toy", "none"),
+        ("moco", "zoo"),
+        ("any", "none"),
+        ("dino", "none"),
+        ("moco", "ser"),
+        ("moco", "none"),
+    ]
     paths = [run_of(tmp_path / f"{m}-{a}", m, a) for m, a in pairs]
     entries = single_entries(read_runs(paths))
     assert [Path(entry.run.path).name for entry in entries] == [
-        *("moco-none", "moco-ser", "moco-zoo", "dino-none", "toy-none")
+        *("moco-none", "moco-ser", "moco-zoo", "dino-none", "any-none", "toy-none")
     ]

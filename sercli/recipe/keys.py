@@ -1,0 +1,98 @@
+"""Which keys a recipe can have, and what to say of one that it cannot."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from sercli.errors import UserError
+from sercli.recipe.schema import (
+    AddonConfig,
+    Data,
+    MethodConfig,
+    Model,
+    Recipe,
+    Section,
+    Train,
+    Views,
+)
+
+
+def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for key, info in section.model_fields.items():
+        if key == "plugins":  # read apart, see `read`
+            continue
+        kinds = [k for k in get_args(info.annotation) or (info.annotation,) if isinstance(k, type)]
+        sections = [k for k in kinds if issubclass(k, Section)]
+        for kind in sections:
+            if not issubclass(kind, MethodConfig | AddonConfig):
+                yield from _known_keys(kind, f"{prefix}{key}.")
+        if not sections or type(None) in kinds:
+            yield f"{prefix}{key}"
+
+
+def _descriptions() -> dict[str, str]:
+    sections: dict[str, type[Section]] = {
+        "data": Data,
+        "model": Model,
+        "views": Views,
+        "train": Train,
+    }
+    return {
+        f"{section}.{key}": info.description or ""
+        for section, config in sections.items()
+        for key, info in config.model_fields.items()
+    }
+
+
+_DESCRIPTIONS = _descriptions()
+
+
+def refuse_unknown(
+    values: Mapping[str, Any],
+    method: type[MethodConfig],
+    addon: type[AddonConfig],
+    origins: Mapping[str, str],
+) -> None:
+    known = [key for key in _known_keys(Recipe) if key not in ("method", "addon")]
+    known += [*_known_keys(method, "method."), *_known_keys(addon, "addon.")]
+    open_ones = tuple(
+        f"{section}."
+        for section, config in (("method", method), ("addon", addon))
+        if config.model_config.get("extra") == "allow"  # stands in for one that is missing
+    )
+    for key, value in values.items():
+        if key in known or key.startswith(open_ones):
+            continue
+        if value is None and any(name.startswith(f"{key}.") for name in known):
+            raise UserError(f"recipe section {key} is empty", "", "fill it in or leave it out")
+        close = _close_keys(key, known)
+        raise UserError(
+            f"unknown recipe key {key} (from {origins[key]})",
+            "every key must be one that is used",
+            f"did you mean {close[0]}?" if close else "`recipe.yaml` of any run lists them all",
+        )
+
+
+def _close_keys(key: str, known: Sequence[str]) -> list[str]:
+    """Known keys that may be meant: of the same last part, described so, or spelt alike."""
+    last = key.rpartition(".")[2]
+    same = [name for name in known if name.rpartition(".")[2] == last]
+    words = last.replace("_", " ")
+    described = [name for name in known if words in _DESCRIPTIONS.get(name, "")]
+    return same or described or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+
+
+def explain(error: ValidationError, origins: Mapping[str, str], section: str) -> str:
+    """The first problem of a pydantic error as one line."""
+    problem = error.errors()[0]
+    message = problem["msg"].removeprefix("Value error, ")
+    place = [str(part) for part in problem["loc"] if not isinstance(part, int)]
+    if not place or isinstance(problem["input"], dict):  # a rule about several keys
+        return message
+    key = ".".join([section, *place] if section else place)
+    origin = f" (from {origins[key]})" if key in origins else ""
+    return f"{key} = {problem['input']!r}{origin}: {message[:1].lower()}{message[1:]}"
