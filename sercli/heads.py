@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sercli import distributed
 from sercli.precision import widened
+from sercli.randomness import truncated_normal_
 
 
 class BatchNorm(nn.Module):
@@ -116,7 +117,7 @@ class PrototypeHead(nn.Module):
         )
         for module in self.mlp:
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=init_std)
+                truncated_normal_(module.weight, std=init_std)
                 nn.init.zeros_(module.bias)
         # As any linear layer's weights: their length (0.58) sets how fast steps of a given size
         # turn them, whatever `lengths` says.

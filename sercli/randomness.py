@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -36,3 +37,19 @@ def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, *purpose))
         yield
+
+
+def truncated_normal_(tensor: Tensor, *, std: float) -> None:
+    """Fill a tensor in place from a normal distribution, as timm and DINO draw their weights.
+
+    Earlier releases of torch (2.10 among them) invert the distribution function of a uniform
+    number, which at its end gives the limit that the callers know, ±2: 100 standard deviations,
+    for about one weight in ten million. Here it is 8, which later releases do not reach.
+
+    Args:
+        tensor: Of any shape.
+        std: Standard deviation.
+    """
+    nn.init.trunc_normal_(tensor, std=std)
+    with torch.no_grad():
+        tensor.clamp_(-8 * std, 8 * std)

@@ -71,7 +71,7 @@ BAD = {
     "too few in b2": (["--set", "addon.fraction=0.01"], "n₂ = 1"),
     "no multiple of the patch": (["--set", "data.image_size=60"], "use 56 or 64"),
     "no such device": (["--device", "tpu"], "it must be cpu or cuda"),
-    "no such option": (["--bogus"], "No such option: --bogus"),
+    "no such option": (["--bogus"], "--bogus"),
     "wrong type": (["--set", "train.lr=fast"], "train.lr = 'fast' (from --set)"),
     "resume nothing": (["--resume", "missing"], "missing does not exist"),
     "resume with a recipe": (["--resume", "x", "--seed", "1"], "leave out all but"),

@@ -63,15 +63,15 @@ def _folders(package: ModuleType) -> str:
 
 
 def _method_names() -> list[str]:
-    from sercli.families import method_configs
+    from sercli.families.plugins import families
 
-    return list(method_configs())
+    return list(families().methods)
 
 
 def _addon_names() -> list[str]:
-    from sercli.families import addon_configs
+    from sercli.families.plugins import families
 
-    return list(addon_configs())
+    return list(families().addons)
 
 
 def method_option(**more: Any) -> Any:

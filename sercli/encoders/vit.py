@@ -22,7 +22,7 @@ from sercli.actions import grid_of
 from sercli.encoders.positions import resampled, sincos
 from sercli.encoders.sizes import size_of
 from sercli.errors import UserError
-from sercli.randomness import seeded
+from sercli.randomness import seeded, truncated_normal_
 from sercli.recipe.schema import Initialiser, Model, PosResize
 
 
@@ -236,13 +236,13 @@ class Encoder(nn.Module):
                     projection.bias.zero_()
             for token in (self.cls_token, self.reg_token):
                 if token is not None and self.init is Initialiser.DINO:
-                    nn.init.trunc_normal_(token, std=0.02)
+                    truncated_normal_(token, std=0.02)
                 elif token is not None:
                     token.normal_(std=1e-6)
             if self.fixed_positions:
                 self.pos_embed.copy_(sincos(self.grid, self.dim))
             else:
-                nn.init.trunc_normal_(self.pos_embed, std=0.02)
+                truncated_normal_(self.pos_embed, std=0.02)
         return self
 
     def random_twin(self, seed: int) -> Encoder:
@@ -365,7 +365,7 @@ def _initialise_module(module: nn.Module, scheme: Initialiser, *, parts: int) ->
                 limit = math.sqrt(6 / (module.in_features + module.out_features // parts))
                 module.weight.uniform_(-limit, limit)
             else:
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                truncated_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 module.bias.zero_()
         case nn.Conv2d() | nn.LayerNorm():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,15 +57,14 @@ def _read_recipe(run: RunDir) -> Resolved:
     return resolve(str(run.recipe), (), {})
 
 
-def _unknown_then(resolved: Resolved) -> str | None:
-    """What to say of a run's recipe, which has all settings there were when it was written."""
+def _unknown_then(resolved: Resolved) -> Iterator[str]:
+    """What there is to say of a run's recipe, which has all settings that there were then."""
     added = [key for key, origin in resolved.origins.items() if origin == "default"]
-    if not added:
-        return None
-    return (
-        f"warning: an earlier version of ser wrote {resolved.name}: it goes on by today's rules, "
-        f"and with today's defaults of {', '.join(added)}"
-    )
+    if added:
+        yield (
+            f"warning: an earlier version of ser wrote {resolved.name}: it goes on by today's "
+            f"rules, and with today's defaults of {', '.join(added)}"
+        )
 
 
 def training_source(recipe: Recipe) -> ImageSource:
@@ -153,10 +152,10 @@ def train(
         Preempted, Interrupted: Stopped by a signal; resumable.
         SerError: The run failed; run.json says why.
     """
-    outdated = None
+    notes: tuple[str, ...] = ()  # what was prepared here has been told of
     if prepared is None:
         resolved = _read_recipe(run)
-        recipe, outdated = resolved.recipe, _unknown_then(resolved)
+        recipe, notes = resolved.recipe, (*resolved.notes, *_unknown_then(resolved))
     else:
         recipe = prepared.recipe
     first = distributed.rank() == 0
@@ -168,7 +167,7 @@ def train(
             trainer = Trainer(run, recipe, source, runtime, monitor=monitor)
             total = trainer.schedule.total_steps
             with TrainingProgress(total, quiet=not first) as progress:
-                for note in (*resolved.notes, *([] if outdated is None else [outdated])):
+                for note in notes:
                     progress.message(note)
                 trainer.resume(progress.message)
                 if first:

@@ -129,9 +129,8 @@ def test_wheels_are_installed_beside_the_packages(gpu, tmp_path, monkeypatch):
 
 
 def test_what_is_missing_is_said_before_anything_begins(gpu, capsys, monkeypatch):
-    find = importlib.util.find_spec
     absent = {"pydantic_core", "pycocotools"}
-    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n in absent else find(n))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else name)
     with pytest.raises(SystemExit) as end:
         gpu.say_what_is_missing()
     assert end.value.code == 2

@@ -20,11 +20,11 @@ SHORT = ("train.max_steps=2", "train.monitor_epochs=0.1")
 def calls(monkeypatch):
     """How often recipes are resolved, splits opened, and objectives built."""
     counted = Counter()
-    load, kind_of, build = files.load, registry.kind_of, Objective.__init__
+    resolve, kind_of, build = files.resolve, registry.kind_of, Objective.__init__
 
-    def loading(*given, **options):
+    def resolving(*given, **options):
         counted["resolve"] += 1
-        return load(*given, **options)
+        return resolve(*given, **options)
 
     class Opening:
         def __init__(self, path):
@@ -42,7 +42,7 @@ def calls(monkeypatch):
         build(objective, recipe)
         counted["build for real"] += not objective.encoder.pos_embed.is_meta
 
-    monkeypatch.setattr(files, "load", loading)
+    monkeypatch.setattr(files, "resolve", resolving)
     monkeypatch.setattr(registry, "kind_of", Opening)
     monkeypatch.setattr(Objective, "__init__", building)
     monkeypatch.setattr(flops, "_counts", {})  # of earlier tests

@@ -208,7 +208,9 @@ def test_a_damaged_header_is_one_line(tmp_path):
     path, _ = encoder_file(tmp_path, 1)
     out = tmp_path / "out.safetensors"
     export(read_encoder(path), out, facts={})
-    tensors, header = safetensors.torch.load_file(out), header_of(out)
+    header = header_of(out)
+    # Copies: some releases of safetensors map the file, which is written anew below.
+    tensors = {name: t.clone() for name, t in safetensors.torch.load_file(out).items()}
     for change in ({"num_heads": "many"}, {"mean": "[1]"}, {"cls_after": "7"}, {"num_heads": "5"}):
         safetensors.torch.save_file(tensors, out, metadata={**header, **change})
         refused(lambda: read_encoder(out))

@@ -60,7 +60,7 @@ def test_a_run_directory_holds_what_it_should(whole):
 
 
 def test_recipe_yaml_repeats_the_run(whole, tmp_path):
-    again = pretraining.prepare(resolve(str(whole.recipe), (), {}), out=tmp_path / "again").run.run
+    again = pretraining.prepare(resolve(str(whole.recipe), (), {}), out=tmp_path / "again").run
     assert again.recipe.read_text() == whole.recipe.read_text()
     train(again)
     assert losses(again) == losses(whole)

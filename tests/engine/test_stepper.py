@@ -436,7 +436,7 @@ def in_process(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.distributed
+@pytest.mark.run
 def test_two_processes_agree(tmp_path):
     torch.multiprocessing.spawn(in_process, (str(tmp_path),), nprocs=2)
     for rank in (0, 1):

@@ -366,7 +366,7 @@ def test_long_training_on_kept_features_ends_at_scikit_learns_optimum() -> None:
     train, val = shapes("train", 500), shapes("val", 200)  # a random encoder: classes overlap
     options = Options(preset="moco-v3", learning_rates=(1.0,), epochs=600, batch_size=500,
                       augment=False)  # fmt: skip
-    made = prepare(loaded(), train, val, options)
+    made = prepare(loaded(5), train, val, options)
     values = evaluate(made, runtime=CPU, workers=0).result.metrics
     reader = Reader(made.loaded, made.plan, CPU, "bilinear", 0, workers=0)
     dumped, unseen = (
