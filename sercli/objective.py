@@ -16,7 +16,7 @@ from sercli.encoders.vit import Encoder, Features, encode
 from sercli.errors import UserError
 from sercli.families import addon_class, method_class
 from sercli.methods import Method
-from sercli.methods.base import TeacherMoves
+from sercli.methods.base import MethodInput, TeacherMoves
 from sercli.recipe.schedule import START, Moment
 from sercli.recipe.schema import Recipe
 from sercli.views.making import Views
@@ -141,8 +141,14 @@ class Objective(nn.Module):
         students, features = self._encode_student(views)
         online = [self.method.student(cls) for cls in students]
         targets, teacher_features = self._encode_teacher(views)
-        given = online if targets is None else targets
-        invariance = self.method.loss(online, given, views.part.counts, moment)
+        invariance = self.method.loss(
+            MethodInput(
+                students=online,
+                teachers=online if targets is None else targets,
+                counts=views.part.counts,
+                moment=moment,
+            )
+        )
         equivariance = self._term(features, teacher_features, views)
         total = invariance
         if equivariance is not None and self.weight > 0:
@@ -192,7 +198,7 @@ class Objective(nn.Module):
         head = None if self.teacher is None else self.teacher.addon
         if self.weight == 0:  # the term is only watched: it must not touch a single gradient
             features = [f.detach() for f in features]
-        given = AddonInput(features, teacher_features, head, views, views.addon_counts)
+        given = AddonInput(features, teacher_features, head, views)
         with self._term_gradient():
             return self.addon.loss(given)
 

@@ -33,14 +33,17 @@ class AddonInput:
             global views of all images; None where the method has no teacher.
         teacher_head: The averaged copy of `Addon.shared_head()`, or None.
         views: The views, their group elements and what made them.
-        counts: Rows of the features on each rank.
     """
 
     students: Sequence[Features]
     teachers: Sequence[Features] | None
     teacher_head: nn.Module | None
     views: Views
-    counts: Sequence[int]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Rows of the features on each rank."""
+        return self.views.addon_counts
 
 
 class Tap(nn.Module):
@@ -53,15 +56,15 @@ class Tap(nn.Module):
 
     def __init__(self, config: SummaryConfig, dim: int) -> None:
         super().__init__()
-        self.layer, self.source = config.layer, config.tap
+        self.config = config
         self.norm = LayerNorm(dim, eps=1e-6)
 
     def forward(self, features: Features) -> Tensor:
         """[B, D]."""
-        if self.source == "cls":
-            vector = features.cls_tokens[self.layer]
+        if self.config.tap == "cls":
+            vector = features.cls_tokens[self.config.layer]
         else:
-            vector = widened(features.grids[self.layer]).mean((2, 3))
+            vector = widened(features.grids[self.config.layer]).mean((2, 3))
         normed: Tensor = self.norm(vector)
         return normed
 

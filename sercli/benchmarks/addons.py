@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sercli.benchmarks.step import Stepper
+from sercli.benchmarks.step import StepTimer
 from sercli.engine.flops import count_flops
 from sercli.engine.runtime import Runtime
 from sercli.recipe.schema import Recipe
@@ -49,14 +49,14 @@ def run(
         rounds: Timed rounds, after one to warm up.
         report: Called after every round with its number.
     """
-    steppers = [Stepper(recipe, runtime) for _, recipe in recipes]
+    timers = [StepTimer(recipe, runtime) for _, recipe in recipes]
     times: list[list[float]] = []
     for number in range(rounds + 1):
         # Every other round runs backwards: whatever drifts within a round hits all alike.
-        order = range(len(steppers)) if number % 2 else range(len(steppers) - 1, -1, -1)
-        measured = {which: steppers[which].step() for which in order}
+        order = range(len(timers)) if number % 2 else range(len(timers) - 1, -1, -1)
+        measured = {which: timers[which].step() for which in order}
         if number:
-            times.append([measured[which] for which in range(len(steppers))])
+            times.append([measured[which] for which in range(len(timers))])
         report(number)
     counted = [count_flops(recipe) for _, recipe in recipes]
     rows = []

@@ -67,8 +67,8 @@ def run(
         rounds: Timed rounds, after one to warm up.
         report: Called after every round with its number.
     """
-    steppers = [
-        Stepper(encoder, sets, rates, num_classes=num_classes, runtime=runtime)
+    timers = [
+        ProbeTimer(encoder, sets, rates, num_classes=num_classes, runtime=runtime)
         for sets, rates in grids
     ]
     draws = torch.Generator().manual_seed(0)
@@ -78,21 +78,21 @@ def run(
     times: list[list[tuple[float, float]]] = []
     for number in range(rounds + 1):
         # Every other round runs backwards: whatever drifts within a round hits all alike.
-        order = range(len(steppers)) if number % 2 else range(len(steppers) - 1, -1, -1)
-        measured = {which: steppers[which].step(images, labels) for which in order}
+        order = range(len(timers)) if number % 2 else range(len(timers) - 1, -1, -1)
+        measured = {which: timers[which].step(images, labels) for which in order}
         if number:
-            times.append([measured[which] for which in range(len(steppers))])
+            times.append([measured[which] for which in range(len(timers))])
         report(number)
     encoding = statistics.median(step - heads for each in times for step, heads in each)
-    of_heads = [statistics.median(each[w][1] for each in times) for w in range(len(steppers))]
+    of_heads = [statistics.median(each[w][1] for each in times) for w in range(len(timers))]
     rows = []
-    for which, stepper in enumerate(steppers):
+    for which, timer in enumerate(timers):
         ratios = [each[which][0] / each[0][0] for each in times]
         low, _, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
         rows.append(
             ProbeRow(
-                *stepper.shape,
-                stepper.parameters,
+                *timer.shape,
+                timer.parameters,
                 statistics.median(each[which][0] for each in times),
                 of_heads[which],
                 statistics.median(ratios),
@@ -104,11 +104,11 @@ def run(
     return rows
 
 
-class Stepper:
+class ProbeTimer:
     """Takes training steps of a grid of heads: encoder forward, then every head.
 
     Args:
-        encoder: Frozen, shared between steppers.
+        encoder: Frozen, shared between timers.
         sets: Feature sets, a head for each with each rate.
         rates: Learning rates of the heads.
         num_classes: Outputs of a head.

@@ -52,16 +52,16 @@ def measure_steps(
         warmup: Steps before those; compilation happens in them.
         compiled: Compile the encoder's blocks.
     """
-    stepper = Stepper(recipe, runtime, compiled=compiled)
+    timer = StepTimer(recipe, runtime, compiled=compiled)
     device = runtime.device
     for _ in range(warmup):
-        stepper.take()
+        timer.take()
     synchronise(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     start = time.perf_counter()
     for _ in range(steps):
-        stepper.take()
+        timer.take()
     synchronise(device)
     seconds = (time.perf_counter() - start) / steps
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
@@ -87,7 +87,7 @@ def matmul_flops_per_s(device: torch.device, *, side: int = 8192, repeats: int =
     return 2 * side**3 / best
 
 
-class Stepper:
+class StepTimer:
     """Takes training steps on pictures of noise, from samples as the loader hands them over.
 
     Args:

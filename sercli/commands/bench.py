@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sercli.commands.options import MeasuringOptions, Plugins, option_objects
+from sercli.commands.options import MeasuringOptions, Plugins, method_option, option_objects
 from sercli.commands.printing import print_measurements
 from sercli.errors import UserError
 from sercli.methods import DEFAULT
@@ -83,7 +83,7 @@ def _loss_cells(row: LossRow) -> list[str]:
 @option_objects
 def addons(
     machine: MeasuringOptions,
-    method: Annotated[str, typer.Option(help="Objective: moco, dino or barlow-twins.")] = DEFAULT,
+    method: Annotated[str, method_option()] = DEFAULT,
     layer: Annotated[int, typer.Option(min=1, help="Block that the add-ons tap.")] = 3,
     batch_size: Annotated[int, typer.Option(min=8, help="Images a step.")] = 256,
     fraction: Annotated[float, typer.Option(help="SER's share of b₂.")] = 0.01,

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import copy
 import inspect
+import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 import typer
 from typer.models import OptionInfo
 
+from sercli import addons, methods
 from sercli.errors import UserError
 
 # -- What commands take ----------------------------------------------------------------------------
@@ -47,6 +50,42 @@ Device = Annotated[
         help="Where it is computed. Default: cuda where there is one.",
     ),
 ]
+
+
+def _folders(package: ModuleType) -> str:
+    """What the folders of methods or add-ons are called, for `--help`.
+
+    Only their names are looked at: help does not wait until all they set is imported.
+    """
+    found = (one.name for one in pkgutil.iter_modules(package.__path__) if one.ispkg)
+    *names, last = sorted(name.replace("_", "-") for name in found)
+    return f"{', '.join(names)} or {last}"
+
+
+def _method_names() -> list[str]:
+    from sercli.families.plugins import families
+
+    return list(families().methods)
+
+
+def _addon_names() -> list[str]:
+    from sercli.families.plugins import families
+
+    return list(families().addons)
+
+
+def method_option(**more: Any) -> Any:
+    """`--method`: an open set, completed from all there are."""
+    text = f"Invariant objective: {_folders(methods)}; or a plug-in's."
+    return typer.Option(metavar="NAME", help=text, autocompletion=_method_names, **more)
+
+
+def addon_option(**more: Any) -> Any:
+    """`--addon`, likewise."""
+    text = f"Equivariance add-on: {_folders(addons)}; or a plug-in's."
+    return typer.Option(metavar="NAME", help=text, autocompletion=_addon_names, **more)
+
+
 Data = Annotated[
     str | None,
     typer.Option(

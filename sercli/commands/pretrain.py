@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import typer
 
 from sercli import addons, methods
-from sercli.commands.options import Device, Plugins, Settings, option_objects
+from sercli.commands.options import (
+    Device,
+    Plugins,
+    Settings,
+    addon_option,
+    method_option,
+    option_objects,
+)
 from sercli.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,19 +36,8 @@ class NewRun:
 
     panel: ClassVar[str] = "A new run"
 
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="Invariant objective: moco, dino or barlow-twins.", show_default=methods.DEFAULT
-        ),
-    ] = None
-    addon: Annotated[
-        str | None,
-        typer.Option(
-            help="Equivariance add-on: ser, augself, stl, equimod, essl or none.",
-            show_default=addons.DEFAULT,
-        ),
-    ] = None
+    method: Annotated[str | None, method_option(show_default=methods.DEFAULT)] = None
+    addon: Annotated[str | None, addon_option(show_default=addons.DEFAULT)] = None
     layer: Annotated[
         int | None, typer.Option(help="Block the add-on taps, 1…depth.", show_default="3")
     ] = None

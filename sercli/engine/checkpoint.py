@@ -63,12 +63,12 @@ def save(run: RunDir, step: int, state: dict[str, Any]) -> None:
     _drop_older(run)
 
 
-def load_latest(run: RunDir, warn: Callable[[str], None]) -> dict[str, Any] | None:
+def load_latest(run: RunDir, say: Callable[[str], None]) -> dict[str, Any] | None:
     """The last checkpoint that verifies, or None; damaged ones are named and passed over."""
     for step in reversed(run.checkpoint_steps()):
         if run.checkpoint_verifies(step):
             return load_torch_file(run.checkpoint(step))
-        warn(f"{run.checkpoint(step)} is damaged or incomplete; the one before it is used")
+        say(f"{run.checkpoint(step)} is damaged or incomplete; the one before it is used")
     return None
 
 

@@ -18,7 +18,7 @@ class TrainingProgress:
     """Shows epoch, step, losses, images/s, share of time waiting for data, and time left.
 
     Args:
-        total_steps: Of the run.
+        total_steps: Steps of the whole run, for the bar and the time that is left.
         quiet: Show nothing (ranks other than 0).
     """
 

@@ -38,11 +38,11 @@ class PretrainingState:
         self.run, self.recipe = run, recipe
         self.objective, self.optimiser = objective, optimiser
 
-    def load(self, warn: Callable[[str], None]) -> Position | None:
+    def load(self, say: Callable[[str], None]) -> Position | None:
         """Take up the last checkpoint that verifies.
 
         Args:
-            warn: Shows a line: which checkpoints are damaged.
+            say: Shows a line: which checkpoints are damaged.
 
         Returns:
             Where it was taken; None without one.
@@ -50,7 +50,7 @@ class PretrainingState:
         Raises:
             UserError: It does not fit the recipe, or holds what is not finite.
         """
-        state = checkpoint.load_latest(self.run, warn)
+        state = checkpoint.load_latest(self.run, say)
         if state is None:
             return None
         try:
@@ -121,11 +121,11 @@ class ModuleState:
         self.run, self.optimiser, self.identity = run, optimiser, dict(identity)
         self.trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
 
-    def load(self, warn: Callable[[str], None]) -> Position | None:
+    def load(self, say: Callable[[str], None]) -> Position | None:
         """Take up the last checkpoint that verifies.
 
         Args:
-            warn: Shows a line: which checkpoints are damaged.
+            say: Shows a line: which checkpoints are damaged.
 
         Returns:
             Where it was taken; None without one.
@@ -133,7 +133,7 @@ class ModuleState:
         Raises:
             UserError: It is of another training.
         """
-        state = checkpoint.load_latest(self.run, warn)
+        state = checkpoint.load_latest(self.run, say)
         if state is None:
             return None
         if state.get("identity") != self.identity:

@@ -3,7 +3,7 @@ metrics.jsonl, checkpoints, resume, and stops.
 
 What is trained differs, and what is kept of it (`State`); the loop is always
 
-    stepper.resume(warn)
+    stepper.resume(say)
     for batch in stepper.waiting(batches):
         ...                                      forward and backward
         stepper.agree(losses, gradient_norm)     before the optimiser, which skips what is bad
@@ -52,11 +52,11 @@ class Position:
 class State(Protocol):
     """What a training goes on from, in whatever file it is kept."""
 
-    def load(self, warn: Callable[[str], None]) -> Position | None:
+    def load(self, say: Callable[[str], None]) -> Position | None:
         """Take up what was saved last, on every rank.
 
         Args:
-            warn: Shows a line: what is there but cannot be used.
+            say: Shows a line: what is there but cannot be used.
 
         Returns:
             Where that was; None if there is nothing to go on from.
@@ -168,11 +168,11 @@ class Stepper:
 
     # -- state --------------------------------------------------------------------------------
 
-    def resume(self, warn: Callable[[str], None]) -> int:
+    def resume(self, say: Callable[[str], None]) -> int:
         """Take up what was saved last, and cut metrics.jsonl to it.
 
         Args:
-            warn: Shows a line: what is there but cannot be used.
+            say: Shows a line: what is there but cannot be used.
 
         Returns:
             The step to go on with; 0 if there is nothing to go on from.
@@ -180,7 +180,7 @@ class Stepper:
         Raises:
             UserError: What is there is of another training.
         """
-        position = None if self.state is None else self.state.load(warn)
+        position = None if self.state is None else self.state.load(say)
         if position is not None:
             self.step, self.train_seconds = position.step, position.train_seconds
             self._saved_step = self.step

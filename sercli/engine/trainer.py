@@ -109,13 +109,13 @@ class Trainer:
         """What they took, in all attempts."""
         return self.stepper.train_seconds
 
-    def resume(self, warn: Callable[[str], None]) -> None:
+    def resume(self, say: Callable[[str], None]) -> None:
         """Take up the last checkpoint that verifies; without one, start anew.
 
         Raises:
             UserError: The checkpoint does not fit the recipe, or holds what is not finite.
         """
-        self.stepper.resume(warn)
+        self.stepper.resume(say)
 
     def train(self, request: StopRequest, progress: TrainingProgress) -> None:
         """Train to the end of the schedule.

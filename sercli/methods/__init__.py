@@ -9,17 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sercli.methods.base import Method
+    from sercli.methods.base import Method, MethodInput
 
 DEFAULT = "moco"
 
-__all__ = ["DEFAULT", "Method"]
+__all__ = ["DEFAULT", "Method", "MethodInput"]
 
 
 def __getattr__(name: str) -> Any:
-    """`Method` is a torch module: those who only read a recipe do not wait for it."""
-    if name == "Method":
-        from sercli.methods.base import Method
+    """These need torch: those who only read a recipe do not wait for it."""
+    if name in ("Method", "MethodInput"):
+        from sercli.methods import base
 
-        return Method
+        return getattr(base, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

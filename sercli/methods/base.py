@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -12,6 +13,24 @@ from sercli.recipe.schedule import Moment
 from sercli.recipe.schema import MethodConfig
 
 TeacherMoves = Literal["before", "after"]
+
+
+@dataclass(frozen=True)
+class MethodInput:
+    """What an objective's loss is computed from.
+
+    Attributes:
+        students: Its embeddings [B, E] of this rank for each view, the two global ones first.
+        teachers: Likewise of the teacher, of the global views, without gradient (the students if
+            there is none).
+        counts: Rows on each rank.
+        moment: Where in the run this step is.
+    """
+
+    students: Sequence[Tensor]
+    teachers: Sequence[Tensor]
+    counts: Sequence[int]
+    moment: Moment
 
 
 class Method(nn.Module, abc.ABC):
@@ -43,25 +62,8 @@ class Method(nn.Module, abc.ABC):
         """All of the student's heads on one view: [B, D] → [B, E]."""
 
     @abc.abstractmethod
-    def loss(
-        self,
-        students: Sequence[Tensor],
-        teachers: Sequence[Tensor],
-        counts: Sequence[int],
-        moment: Moment,
-    ) -> Tensor:
-        """The objective.
-
-        Args:
-            students: A tensor [B, E] of this rank for each view, the two global ones first.
-            teachers: Likewise of the teacher, of the global views, without gradient (the students
-                if there is none).
-            counts: Rows on each rank.
-            moment: Where in the run this step is.
-
-        Returns:
-            A scalar whose *mean over ranks* is the loss of the global batch.
-        """
+    def loss(self, given: MethodInput) -> Tensor:
+        """A scalar whose *mean over ranks* is the objective of the global batch."""
 
     def momentum_at(self, progress: float) -> float:
         """Momentum of the teacher at progress 0…1 of the run (methods with a teacher say which)."""

@@ -79,10 +79,10 @@ class ViewMaker:
     """Turns samples as read into views on the device.
 
     Args:
-        config: Of the views.
-        plan: Of the views.
-        part: Of the global batch.
-        seed: Of the run.
+        config: The recipe's section: how often b₁ is mirrored.
+        plan: Which views there are.
+        part: Which rows of the global batch this rank holds, and which of them are b₂.
+        seed: What the elements of b₂ are drawn from, with the step.
     """
 
     def __init__(self, config: ViewsConfig, plan: ViewPlan, part: Partition, *, seed: int) -> None:
@@ -167,8 +167,8 @@ def replay(
 
     Args:
         image: As read, RGB.
-        parameters: Of the view.
-        row: Of the image.
+        parameters: The record of the view.
+        row: Which of its images.
         size: Side of the view before scaling, pixels.
         patch: Side of a patch, pixels.
         interpolation: Of the crop, `views.interpolation`.

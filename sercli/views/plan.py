@@ -145,7 +145,7 @@ def plan_views(
     """Lay out the views of a setting.
 
     Args:
-        config: Of the views.
+        config: The recipe's section: the setting, and the crops and colours of each view.
         image_size: Side of a global view, pixels.
         patch_size: Side of a patch, pixels.
         request: What the add-on asks for.

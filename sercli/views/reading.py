@@ -42,7 +42,7 @@ class Ticket:
     """One image to read.
 
     Attributes:
-        index: Of the image.
+        index: Which image of the source.
         epoch: Seeds its crops and colours, with the index.
         paired: Whether it is in b₂.
         leader: The image whose crops and colours it shares; None: it has its own.
@@ -65,7 +65,7 @@ class Samples:
             mirroring of b₁.
         boxes: float32 [B, crops, 4], left, top, width and height as shares of the image.
         turns: int64 [B, crops], quarter turns of b₁.
-        indices: Of the images.
+        indices: Which images of the source the rows are, for messages.
         unreadable: Messages of images that could not be read and were replaced.
     """
 
@@ -133,9 +133,9 @@ class TrainingImages(RowReader[Ticket, Note]):
 
     Args:
         source: The images.
-        config: Of the views.
-        plan: Of the views.
-        seed: Of the run.
+        config: The recipe's section: shapes of crops, interpolation, quarter turns.
+        plan: Which crops to cut.
+        seed: What crops, colours and turns are drawn from, with epoch and index.
     """
 
     def __init__(

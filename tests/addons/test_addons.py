@@ -171,11 +171,11 @@ def tapped(objective, view):
     """The tapped vector of each image after the add-on's LayerNorm, from the raw tokens."""
     tap = objective.addon.tap
     with torch.no_grad():
-        features = objective.encoder(view, (tap.layer,))
-    if tap.source == "cls":
-        vectors = features.cls_tokens[tap.layer].numpy()
+        features = objective.encoder(view, (tap.config.layer,))
+    if tap.config.tap == "cls":
+        vectors = features.cls_tokens[tap.config.layer].numpy()
     else:
-        vectors = features.grids[tap.layer].numpy().mean((2, 3))
+        vectors = features.grids[tap.config.layer].numpy().mean((2, 3))
     return norm_rows(vectors, 1e-6, *values(tap.norm))
 
 
@@ -691,7 +691,7 @@ def test_a_tapped_cls_must_have_joined(addon):
 @pytest.mark.parametrize("addon", ADDONS)
 def test_the_addon_trains_blocks_up_to_its_layer_and_nothing_beyond(monkeypatch, addon, tap):
     objective = build(addon, {"tap": tap})
-    monkeypatch.setattr(objective.method, "loss", lambda students, *_: students[0].new_zeros(()))
+    monkeypatch.setattr(objective.method, "loss", lambda given: given.students[0].new_zeros(()))
     objective(views_of(objective)).total.backward()
     for name, p in objective.student.named_parameters():
         block = int(name.split(".")[2]) + 1 if name.startswith("encoder.blocks.") else None
@@ -711,7 +711,7 @@ def test_the_addon_trains_blocks_up_to_its_layer_and_nothing_beyond(monkeypatch,
 def test_gradient_goes_through_every_view_that_the_addon_takes(monkeypatch, addon):
     """The gradient of the pixels of each view against differences of the loss."""
     objective = build(addon)
-    monkeypatch.setattr(objective.method, "loss", lambda students, *_: students[0].new_zeros(()))
+    monkeypatch.setattr(objective.method, "loss", lambda given: given.students[0].new_zeros(()))
     views = views_of(objective)
     pixels = [view.clone().requires_grad_() for view in views.standard]
     objective(dataclasses.replace(views, standard=tuple(pixels))).total.backward()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
@@ -18,6 +18,7 @@ from sercli.commands.pretrain import ViewSetting
 from sercli.errors import UserError
 from sercli.evals.detection import options as detection
 from sercli.evals.linear import options as linear
+from sercli.families import addon_configs, method_configs
 from sercli.recipe.schema import PosResize, Setting
 
 EVALUATORS = ("knn", "linear-eval", "robustness", "coco-detect", "equiv-score")
@@ -100,6 +101,25 @@ def test_a_choice_that_there_is_not_is_answered_with_those_there_are(
     assert line[-2] in result.output
     assert line[-1] in result.output
     assert all(choice in result.output for choice in known)
+
+
+@pytest.mark.parametrize(
+    ("line", "flag", "table"),
+    [
+        (("pretrain",), "--method", method_configs),
+        (("pretrain",), "--addon", addon_configs),
+        (("bench", "addons"), "--method", method_configs),
+    ],
+)
+def test_help_and_completion_know_every_method_and_addon(
+    line: tuple[str, ...], flag: str, table: Callable[[], Mapping[str, object]]
+) -> None:
+    signature = inspect.signature(callback_of(line), eval_str=True)
+    info = get_args(signature.parameters[flag.removeprefix("--")].annotation)[1]
+    assert set(re.findall(r"[a-z-]+", info.help.partition(":")[2].partition(";")[0])) - {
+        "or"
+    } == set(table())
+    assert info.autocompletion() == list(table())
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1"])

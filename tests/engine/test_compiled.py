@@ -3,7 +3,7 @@
 import torch
 import torch._dynamo
 
-from sercli.benchmarks.step import Stepper
+from sercli.benchmarks.step import StepTimer
 from sercli.engine.runtime import runtime_for
 from tests.support.recipes import recipe_of
 
@@ -20,7 +20,7 @@ def test_blocks_are_traced_a_few_times_whatever_the_grids():
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     recipe = recipe_of("dino", "ser", 2, setting="2+4-crops", depth=4, model={"drop_path": 0.1})
-    stepper = Stepper(recipe, runtime_for(torch.device("cpu"), "bf16"))
+    stepper = StepTimer(recipe, runtime_for(torch.device("cpu"), "bf16"))
     for block in stepper.objective.blocks():
         block.compile(backend="eager")
     found = []

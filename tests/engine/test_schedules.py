@@ -17,6 +17,7 @@ from sercli.engine.trainer import Trainer
 from sercli.errors import Preempted
 from sercli.families import addon_configs, method_configs
 from sercli.heads import PrototypeHead
+from sercli.methods.base import MethodInput
 from sercli.methods.moco import model as moco
 from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
@@ -311,7 +312,7 @@ def test_a_non_finite_step_leaves_the_centre_alone(broken):
     teachers = [torch.ones(2, 10, dtype=torch.float64) for _ in range(2)]
     teachers[1][0, 7] = broken
     students = [t.clone().requires_grad_() for t in teachers]
-    objective.method.loss(students, teachers, (2,), at(0))
+    objective.method.loss(MethodInput(students, teachers, (2,), at(0)))
     assert torch.equal(objective.method.center, before)
 
 
@@ -633,7 +634,7 @@ def test_what_is_dropped_is_a_function_of_seed_step_and_position(monkeypatch, ad
     if addon is not None:  # grids as they are: b₁ and b₂ go through together
         addon = {**addon, "scale": (1, 1), "aspect": (1, 1)}
     objective = build("moco", model={"drop_path": 0.6}, addon=addon, setting=setting)
-    monkeypatch.setattr(objective.method, "loss", lambda students, *_: students[0].sum() * 0)
+    monkeypatch.setattr(objective.method, "loss", lambda given: given.students[0].sum() * 0)
     if addon is not None:
         monkeypatch.setattr(objective.addon, "loss", lambda _: torch.zeros(()))
     views = views_of(objective, count=12)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import nn
 
 from sercli import distributed
@@ -18,6 +17,7 @@ from sercli.engine.state import ModuleState
 from sercli.engine.stepper import MAX_NON_FINITE, Pace, Stepper
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.runs.run_dir import RunDir
+from tests.support.processes import run_ranks
 
 TOTAL = 12
 PACE = Pace(
@@ -438,7 +438,7 @@ def in_process(rank: int, folder: str) -> None:
 
 @pytest.mark.run
 def test_two_processes_agree(tmp_path):
-    torch.multiprocessing.spawn(in_process, (str(tmp_path),), nprocs=2)
+    run_ranks(in_process, str(tmp_path))
     for rank in (0, 1):
         found = torch.load(tmp_path / f"found-{rank}.pt", weights_only=False)
         assert found["preempted-False"].startswith("stopped after step 5 of 12")

@@ -32,10 +32,10 @@ class Toy(Method):
     def student(self, cls):
         return self.predictor(self.projector(cls))
 
-    def loss(self, students, teachers, counts, _moment):
-        pairs = zip(students, reversed(teachers), strict=True)
+    def loss(self, given):
+        pairs = zip(given.students, reversed(given.teachers), strict=True)
         agreement = sum(cosine_similarity(s, t).mean() for s, t in pairs)
-        return -agreement * distributed.share_of(counts)
+        return -agreement * distributed.share_of(given.counts)
 
     def momentum_at(self, progress):
         return cosine(self.config.momentum, 1.0, progress)

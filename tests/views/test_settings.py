@@ -592,7 +592,7 @@ def test_sers_loss_is_the_mean_over_the_anchors_of_all_six_views(method, negativ
     features = [student.encoder(v, (2,)) for v in views.paired]
     with torch.no_grad():
         others = [teacher.encoder(v, (2,)) for v in views.paired]
-    given = AddonInput(features, others, teacher.addon, views, views.part.paired_counts)
+    given = AddonInput(features, others, teacher.addon, views)
     (ours,) = torch.autograd.grad(student.addon.loss(given), weight)
     torch.testing.assert_close(ours, gold, rtol=1e-8, atol=1e-12)
     # A token of another pair would have made a difference.
@@ -635,7 +635,7 @@ def test_sers_loss_of_tokens_set_by_hand(negatives, temperature):
         actions.append(action)
     blank = read(config_of("2+4-crops", PLAIN), REQUESTS["crop"], count=4).views
     views = dataclasses.replace(blank, actions=tuple(actions))
-    ours = objective.addon.loss(AddonInput(features, None, None, views, (2,))).item()
+    ours = objective.addon.loss(AddonInput(features, None, None, views)).item()
     # s is 1/τ for the positive and 0 for a negative; e of it, over e of the positive:
     e, sides = math.exp(-1 / temperature), 1 if negatives == "cross-view" else 2
     wide, small = math.log(1 + sides * 16 * e), math.log(1 + sides * 4 * e)

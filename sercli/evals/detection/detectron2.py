@@ -353,7 +353,7 @@ class Evaluator:
             self._evaluator = COCOEvaluator(self._name, tasks=("bbox", "segm"), use_fast_impl=False)
         self._evaluator.reset()
 
-    def tell(self, image_id: int, found: Detections) -> None:
+    def take(self, image_id: int, found: Detections) -> None:
         """Take the detections of an image."""
         one = Instances((int(found.masks.shape[-2]), int(found.masks.shape[-1])))
         one.pred_boxes, one.scores = Boxes(found.boxes), found.scores

@@ -88,7 +88,7 @@ def evaluate(
         workers: Loader processes; None: by the number of cores.
         training: Shows steps.
         progress: Called with what is done, how much of it, and all of it.
-        say: Told what a person should know.
+        say: Shows a line to a person.
 
     Raises:
         Preempted, Interrupted: As asked for; what is trained is kept.
@@ -119,7 +119,7 @@ def evaluate(
         stopping=stopping,
         progress=progress,
         keep=pictured_images(task),
-        tell=None if second is None else second.tell,
+        take=None if second is None else second.take,
     )
     frozen.require_unchanged()
     metrics = _metrics(task, found, say)

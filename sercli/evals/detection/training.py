@@ -80,7 +80,7 @@ def detect(
     stopping: Stopping,
     progress: Progress | None,
     keep: Sequence[int] = (),
-    tell: Callable[[int, Detections], None] | None = None,
+    take: Callable[[int, Detections], None] | None = None,
 ) -> tuple[list[dict[str, Any]], dict[int, Detections]]:
     """What is found in some images: rank r takes every W-th.
 
@@ -94,7 +94,7 @@ def detect(
         stopping: Asked after every batch.
         progress: Called with "detect", the images done, and all.
         keep: Indices of images whose detections are returned as they are.
-        tell: Called with the raw id and the detections, in pixels, of each image of this rank.
+        take: Called with the raw id and the detections, in pixels, of each image of this rank.
 
     Returns:
         COCO's results of all ranks, ordered by image; and the detections kept, in pixels.
@@ -102,13 +102,7 @@ def detect(
     detector.eval()
     source = images.source
     ids = [category.id for category in source.categories]
-    rank, world = distributed.rank(), distributed.world_size()
-    mine = indices[rank::world]
-    longest = -(-len(indices) // world)
-    batches = [
-        [(int(index), None) for index in mine[start : start + batch_size]]
-        for start in range(0, longest, batch_size)
-    ]
+    batches = _batches_of_rank(indices, batch_size)
     loaded = load_batches(images, [batch for batch in batches if batch], workers=workers)
     found: list[dict[str, Any]] = []
     kept: dict[int, Detections] = {}
@@ -118,21 +112,36 @@ def detect(
     for batch in batches:
         if batch:  # a rank may have a batch less, but all ask whether to stop
             samples = next(loaded)
-            for sample, raw in zip(
-                samples, detector.detect(grids_of(samples), samples), strict=True
-            ):
+            detected = detector.detect(grids_of(samples), samples)
+            for sample, raw in zip(samples, detected, strict=True):
                 result = in_pixels(detector, raw, sample)
                 image_id = int(source.image_ids[sample.index])
                 found += to_coco(result, image_id=image_id, category_ids=ids)
-                if tell is not None:
-                    tell(image_id, result)
+                if take is not None:
+                    take(image_id, result)
                 if sample.index in keep:
                     kept[sample.index] = result
         stopping.check()
-        done = min(len(indices), done + batch_size * world)
+        done = min(len(indices), done + batch_size * distributed.world_size())
         if progress is not None:
             progress("detect", done, len(indices))
     gathered = distributed.gather_objects((found, kept))
     everything = [one for part, _ in gathered for one in part]
     everything.sort(key=lambda one: int(one["image_id"]))
     return everything, {index: one for _, part in gathered for index, one in part.items()}
+
+
+def _batches_of_rank(indices: NDArray[Any], batch_size: int) -> list[list[tuple[int, None]]]:
+    """What this rank takes: every W-th image. All have as many batches; the last may be empty.
+
+    Args:
+        indices: int64 [N], of all ranks.
+        batch_size: Images taken at a time.
+    """
+    world = distributed.world_size()
+    mine = indices[distributed.rank() :: world]
+    longest = -(-len(indices) // world)
+    return [
+        [(int(index), None) for index in mine[start : start + batch_size]]
+        for start in range(0, longest, batch_size)
+    ]

@@ -79,7 +79,7 @@ def evaluate(
         request: Set by signal handlers.
         workers: Loader processes; None: by the number of cores.
         progress: Called with what is done, how much of it, and all of it.
-        say: Told what a person should know.
+        say: Shows a line to a person.
 
     Raises:
         Interrupted, Preempted: As asked for; what is trained is in `unfinished`.

@@ -37,7 +37,7 @@ class Order:
         num_images: N; positions are 0…N−1.
         batch_size: Images a step; the last step of an epoch takes what is left.
         epochs: How often all images are seen.
-        seed: Of the order.
+        seed: What the order is drawn from, with the epoch.
     """
 
     num_images: int
@@ -109,11 +109,11 @@ class Unfinished:
         data = safetensors.torch.save(tensors, metadata=header)
         write_atomic(self.path, lambda file: file.write(data))
 
-    def load(self, warn: Callable[[str], None]) -> Position | None:
+    def load(self, say: Callable[[str], None]) -> Position | None:
         """Take up the heads that are there.
 
         Args:
-            warn: Shows a line: that the file cannot be read, or where the probe goes on.
+            say: Shows a line: that the file cannot be read, or where the probe goes on.
 
         Returns:
             Where that was; None without a file, or with one that cannot be read.
@@ -129,7 +129,7 @@ class Unfinished:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             identity, step = json.loads(header["identity"]), int(header["step"])
         except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
-            warn(f"{self.path} cannot be read ({error}); the probe starts anew")
+            say(f"{self.path} cannot be read ({error}); the probe starts anew")
             return None
         different = [key for key, value in self.identity.items() if identity.get(key) != value]
         if different:
@@ -142,7 +142,7 @@ class Unfinished:
             prefix = f"{name}/"
             state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             row.load_state_dict(state)
-        warn(f"going on after step {step}")
+        say(f"going on after step {step}")
         return Position(step)
 
 
@@ -167,9 +167,9 @@ def train_heads(
     Args:
         rows: The heads by feature set.
         features: Given the first step, the parts [n, P, D] of the images of each step from it on.
-        plan: Of the parts.
+        plan: Which parts make which feature set.
         labels: int64 [N] of the images that `order` orders.
-        order: Of the images.
+        order: Which images each step takes.
         held: What heads are measured on.
         request: Set by signal handlers.
         unfinished: Where to go on from, and what to write on the way.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from sercli import distributed
 from sercli.heads import BatchNorm, mlp
 from sercli.losses import barlow_twins, cross_correlation
 from sercli.methods.barlow_twins import BarlowTwinsConfig
-from sercli.methods.base import Method
-from sercli.recipe.schedule import Moment
+from sercli.methods.base import Method, MethodInput
 
 
 class BarlowTwins(Method):
@@ -39,14 +36,7 @@ class BarlowTwins(Method):
         embedding: Tensor = self.norm(self.projector(cls))
         return embedding
 
-    def loss(
-        self,
-        students: Sequence[Tensor],
-        teachers: Sequence[Tensor],
-        counts: Sequence[int],
-        moment: Moment,
-    ) -> Tensor:
-        del teachers, moment
-        first, second = students
+    def loss(self, given: MethodInput) -> Tensor:
+        first, second = given.students
         total = distributed.sum_over_ranks(cross_correlation(first, second))
-        return barlow_twins(total / sum(counts), off_diagonal=self.config.off_diagonal)
+        return barlow_twins(total / sum(given.counts), off_diagonal=self.config.off_diagonal)

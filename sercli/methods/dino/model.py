@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sercli import distributed
 from sercli.heads import PrototypeHead
 from sercli.losses import dino_cross_entropy
-from sercli.methods.base import Method
+from sercli.methods.base import Method, MethodInput
 from sercli.methods.dino import DINOConfig
 from sercli.recipe.schedule import Moment, cosine
 
@@ -50,20 +50,16 @@ class DINO(Method):
         logits: Tensor = self.head(cls)
         return logits
 
-    def loss(
-        self,
-        students: Sequence[Tensor],
-        teachers: Sequence[Tensor],
-        counts: Sequence[int],
-        moment: Moment,
-    ) -> Tensor:
-        temperature = self.teacher_temperature_at(moment.epoch)
-        wide = [t.to(self.center.dtype) for t in teachers]
+    def loss(self, given: MethodInput) -> Tensor:
+        temperature = self.teacher_temperature_at(given.moment.epoch)
+        wide = [t.to(self.center.dtype) for t in given.teachers]
         targets = [((t - self.center) / temperature).softmax(dim=1) for t in wide]
-        loss = dino_cross_entropy(students, targets, temperature=self.config.student_temperature)
+        loss = dino_cross_entropy(
+            given.students, targets, temperature=self.config.student_temperature
+        )
         if self.training and torch.is_grad_enabled():
-            self._move_center(wide, counts)
-        return loss * distributed.share_of(counts)
+            self._move_center(wide, given.counts)
+        return loss * distributed.share_of(given.counts)
 
     @torch.no_grad()
     def _move_center(self, logits: Sequence[Tensor], counts: Sequence[int]) -> None:

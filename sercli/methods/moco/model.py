@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from sercli import distributed
 from sercli.heads import mlp
 from sercli.losses import info_nce
-from sercli.methods.base import Method
+from sercli.methods.base import Method, MethodInput
 from sercli.methods.moco import MoCoConfig
-from sercli.recipe.schedule import Moment, cosine
+from sercli.recipe.schedule import cosine
 
 
 class MoCo(Method):
@@ -42,18 +40,11 @@ class MoCo(Method):
         prediction: Tensor = self.predictor(self.projector(cls))
         return prediction
 
-    def loss(
-        self,
-        students: Sequence[Tensor],
-        teachers: Sequence[Tensor],
-        counts: Sequence[int],
-        moment: Moment,
-    ) -> Tensor:
-        del moment
-        gathered = [distributed.gather_rows(keys, counts) for keys in teachers]
-        loss = students[0].new_zeros(())
+    def loss(self, given: MethodInput) -> Tensor:
+        gathered = [distributed.gather_rows(keys, given.counts) for keys in given.teachers]
+        loss = given.students[0].new_zeros(())
         terms = 0
-        for view, queries in enumerate(students):
+        for view, queries in enumerate(given.students):
             for other, keys in enumerate(gathered):
                 if other != view:
                     terms += 1
@@ -61,9 +52,9 @@ class MoCo(Method):
                         queries,
                         keys,
                         temperature=self.config.temperature,
-                        query_offset=distributed.offset_of(counts),
+                        query_offset=distributed.offset_of(given.counts),
                     )
-        return loss * (2 / terms * distributed.share_of(counts))
+        return loss * (2 / terms * distributed.share_of(given.counts))
 
     def momentum_at(self, progress: float) -> float:
         return cosine(self.config.momentum, 1.0, progress)

@@ -1,0 +1,99 @@
+"""What a step costs: each shape counted once, with the numbers of counting everything."""
+
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+
+from sercli.engine import flops
+from sercli.objective import Objective
+from tests.support.recipes import recipe_of
+
+CASES = {
+    "ser": ("moco", "ser", 2, {}),
+    "its control": ("moco", "ser", 2, {"weight": 0}),
+    "[CLS] after the last tap": ("dino", "ser", 4, {}),
+    "multi-crop": ("moco", "ser", 3, {"setting": "2+4-crops"}),
+    "views of the add-on alone": ("dino", "essl", 2, {}),
+    "the same without weight": ("dino", "essl", 2, {"weight": 0}),
+    "a third view": ("barlow-twins", "equimod", 3, {}),
+    "no gradient to the patches": (
+        "moco", "ser", 2,
+        {"model": {"patch_embed": "frozen", "pos_embed": "sincos", "cls_after": 3}},
+    ),
+    "stochastic depth": ("dino", "augself", 2, {"model": {"drop_path": 0.3}}),
+    "no add-on": ("barlow-twins", "none", None, {}),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _nothing_counted(monkeypatch):
+    monkeypatch.setattr(flops, "_counts", {})
+
+
+def recipe(case):
+    method, addon, layer, options = CASES[case]
+    return recipe_of(method, addon, layer, depth=4, **options)
+
+
+def everything(made_of, *, addon=True):
+    """FLOPs of a whole step, every block of it run."""
+    objective = flops.on_meta(made_of)
+    views = flops._views(made_of, objective.plan)
+    if not addon:
+        objective.student.addon = None
+    with FlopCounterMode(display=False) as counter:
+        objective(views).total.backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_blocks_counted_once_give_what_all_of_them_give(case):
+    made_of = recipe(case)
+    counted = flops.count_flops(made_of)
+    assert counted.step == everything(made_of) > 0
+    assert counted.none == everything(flops.without_addon(made_of))
+    assert counted.weight0 == everything(made_of, addon=False)
+
+
+def test_the_objective_that_is_counted_is_as_it_was():
+    made_of = recipe("ser")
+    objective = flops.on_meta(made_of)
+    before = [name for name, _ in objective.named_parameters()]
+    flops.count_flops(made_of, objective)
+    assert [name for name, _ in objective.named_parameters()] == before
+    assert objective.addon is not None
+    assert all(p.grad is None for p in objective.parameters())
+
+
+def test_what_is_counted_is_not_counted_again(monkeypatch):
+    counts, built = [], []
+    count, build = flops._count_step, Objective.__init__
+    monkeypatch.setattr(flops, "_count_step", lambda *given: counts.append(1) or count(*given))
+    monkeypatch.setattr(
+        Objective, "__init__", lambda one, given: (built.append(1), build(one, given))[0]
+    )
+    first = flops.count_flops(recipe("ser"))
+    assert (len(counts), len(built)) == (3, 2)
+    assert flops.count_flops(recipe("ser")) == first
+    assert (len(counts), len(built)) == (3, 3)  # the objective itself; a plan hands it on
+    # Without SER's term nothing of this one is new but the term.
+    flops.count_flops(recipe_of("moco", "ser", 2, depth=4, temperature=0.7))
+    assert (len(counts), len(built)) == (4, 4)
+    # Another width, batch or method is another shape.
+    flops.count_flops(recipe_of("moco", "ser", 2, depth=4, model={"width": 32}))
+    assert len(counts) == 7
+
+
+def test_classes_of_one_name_are_not_taken_for_each_other(monkeypatch):
+    """As two plug-ins may be."""
+    from sercli.methods.moco.model import MoCo
+
+    class Other(MoCo):
+        pass
+
+    made_of = recipe("ser")
+    flops.count_flops(made_of)
+    known = len(flops._counts)
+    for module in ("sercli.objective", "sercli.engine.flops"):
+        monkeypatch.setattr(f"{module}.method_class", lambda _config: Other)
+    flops.count_flops(made_of)
+    assert len(flops._counts) == 2 * known
