@@ -144,6 +144,17 @@ def test_a_run_that_lost_its_files_resumes_and_is_shown_evaluated_and_compared(
 
 def test_what_it_costs_is_measured_and_that_it_would_train_is_checked(place: Path) -> None:
     files = ("--plugin", "toy.py", "--plugin", "objective.py")
-    told = done(place, "bench", "addons", *files, "--rounds", "1", "--fraction", "0.1")
+    told = done(
+        place,
+        "bench",
+        "addons",
+        *files,
+        "--rounds",
+        "1",
+        "--batch-size",
+        "16",
+        "--fraction",
+        "0.25",
+    )
     assert "toy" in told
     assert "FLOPs / none" in done(place, "recipe", "check", "mine.yaml")
