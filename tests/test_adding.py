@@ -73,6 +73,13 @@ CORRUPTION = '''def stripes(task: Task) -> Levels:
 
 '''
 
+FORMAT = '''"""Toy: the rows' labels, and nothing else."""
+
+
+def labels(table):
+    return "".join(f"- {row.label}\\n" for row in table.rows)
+'''
+
 
 class Copy:
     """A copy of the package, to be changed and run."""
@@ -174,3 +181,12 @@ def test_a_protocol_is_its_evaluator_its_contract_and_its_command(copy):
     line = '        Quantity("lucky", "if lucky", default=True),'
     copy.add_line("protocols/chance.py", after='        Quantity("top1"', line=line)
     assert "Chance if lucky ↑" in copy.ser("compare", "run", "--format", "markdown")
+    # A format more is one file, and one line in the table of formats.
+    copy.write("report/formats/labels.py", FORMAT)
+    copy.add_line(
+        "report/formats/renderers.py",
+        after='    "json"',
+        line='    "labels": _of("labels", "labels"),',
+    )
+    assert "labels" in copy.ser("compare", "--help")
+    assert copy.ser("compare", "run", "--format", "labels").startswith("- ")
