@@ -4,6 +4,7 @@ Each test adds what its row says, in files and lines, and uses it from the comma
 data are in data/test_registry.py, methods and add-ons (no file of the package) in families/.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -63,6 +64,22 @@ def chance(images: ImageOptions, run: RunOptions, model: ModelOptions) -> None:
     typer.echo(f"wrote {subject.save(outcome.result, outcome.arrays).path}")
 '''
 
+CORRUPTION = '''def stripes(task: Task) -> Levels:
+    """Every so many columns are black."""
+    levels = task.levels
+    levels[:, :: task.pick(16, 12, 8, 4, 2)] = 0
+    return levels
+
+
+'''
+
+FORMAT = '''"""Toy: the rows' labels, and nothing else."""
+
+
+def labels(table):
+    return "".join(f"- {row.label}\\n" for row in table.rows)
+'''
+
 
 class Copy:
     """A copy of the package, to be changed and run."""
@@ -81,6 +98,12 @@ class Copy:
         (place,) = [number for number, text in enumerate(lines) if text.startswith(after)]
         lines.insert(place + 1, f"{line}\n")
         (self.package / name).write_text("".join(lines))
+
+    def insert(self, name, *, before, text):
+        """Lines more in a file of ours, above the one that begins so."""
+        old = (self.package / name).read_text()
+        assert old.count(f"\n{before}") == 1
+        (self.package / name).write_text(old.replace(f"\n{before}", f"\n{text}{before}"))
 
     def ser(self, *arguments):
         done = subprocess.run(
@@ -122,6 +145,25 @@ def test_a_backbone_size_is_one_line(copy):
     assert checked != copy.ser("recipe", "check", "shapes/moco-none")
 
 
+def test_a_corruption_is_one_entry_and_its_function(copy):
+    catalogue = "data/corruptions/catalogue.py"
+    copy.insert(catalogue, before="def pixelate(", text=CORRUPTION)
+    copy.add_line(
+        catalogue, after="    # Others, by their function alone.", line="    Corruption(stripes),"
+    )
+    model = ("timm:vit_tiny_patch16_224", "--random-init", "--out", "run")
+    quick = ("--image-size", "32", "--epochs", "1", "--limit", "40")
+    copy.ser("linear-eval", *model, "--data", "shapes", *quick)
+    shown = copy.ser("robustness", *model, "--data", "shapes", "--imagenet-c-otf", "--limit", "2")
+    (row,) = [line.split() for line in shown.splitlines() if "stripes" in line]
+    assert row[-1] == "-"  # no CE, as AlexNet was not measured on it
+    (result,) = copy.place.glob("run/results/robustness--imagenet-c-otf.json")
+    stored = json.loads(result.read_text())
+    assert stored["protocol"]["settings"]["own_corruptions"] == ["stripes"]
+    assert stored["metrics"]["ce/stripes"] is None
+    assert stored["metrics"]["mce"] is not None
+
+
 def test_a_protocol_is_its_evaluator_its_contract_and_its_command(copy):
     copy.write("evals/chance.py", EVALUATOR)
     copy.write("protocols/chance.py", CONTRACT)
@@ -139,3 +181,12 @@ def test_a_protocol_is_its_evaluator_its_contract_and_its_command(copy):
     line = '        Quantity("lucky", "if lucky", default=True),'
     copy.add_line("protocols/chance.py", after='        Quantity("top1"', line=line)
     assert "Chance if lucky ↑" in copy.ser("compare", "run", "--format", "markdown")
+    # A format more is one file, and one line in the table of formats.
+    copy.write("report/formats/labels.py", FORMAT)
+    copy.add_line(
+        "report/formats/renderers.py",
+        after='    "json"',
+        line='    "labels": _of("labels", "labels"),',
+    )
+    assert "labels" in copy.ser("compare", "--help")
+    assert copy.ser("compare", "run", "--format", "labels").startswith("- ")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
 from sercli.commands.options import option_objects
+from sercli.report.formats.renderers import RENDERERS
 
-Format = Literal["terminal", "markdown", "latex", "csv", "html", "json"]
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = Literal[tuple(RENDERERS)]
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,6 @@ def compare(
     Intervals, paired tests, and a refusal to mix protocols come with it.
     """
     from sercli.report.compare.comparison import Options, compare_runs
-    from sercli.report.formats.renderers import RENDERERS
     from sercli.runs.files import write_text
 
     patterns = [part.strip() for group in table.columns or [] for part in group.split(",")]

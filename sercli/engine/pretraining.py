@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -87,7 +88,9 @@ def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prep
         processes: How many will train.
 
     Raises:
-        UserError: Anything that would not train; nothing is written then.
+        UserError: A recipe or data that would not train; nothing is written then.
+        Exception: A step's shapes do not go through the loss (that of a plug-in, say); run.json
+            says so, as of a run that fails while it trains.
     """
     refuse_existing(out)
     if resolved.recipe.train.tensorboard:
@@ -95,13 +98,14 @@ def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prep
     source = training_source(resolved.recipe)
     plan = make_plan(resolved.recipe, source, processes=processes)
     run = create_run(resolved, plan, out)
-    console = Console()
-    print_plan(resolved, plan, run.path, console)
-    for note in resolved.notes:
-        print(note)
-    flops = count_flops(resolved.recipe, plan.objective)
-    run.update_run(flops=flops.to_json())
-    print_flops(resolved.recipe, flops, console)
+    with _stops_recorded(run):
+        console = Console()
+        print_plan(resolved, plan, run.path, console)
+        for note in resolved.notes:
+            print(note)
+        flops = count_flops(resolved.recipe, plan.objective)  # a first pass through the loss
+        run.update_run(flops=flops.to_json())
+        print_flops(resolved.recipe, flops, console)
     return Prepared(run, resolved.recipe, source)
 
 
@@ -159,31 +163,27 @@ def train(
     else:
         recipe = prepared.recipe
     first = distributed.rank() == 0
-    with stop_request() as request:
-        try:
-            runtime = runtimes.runtime_for(device, recipe.train.precision)
-            source = training_source(recipe) if prepared is None else prepared.source
-            monitor = make_monitor(recipe, source, runtime)
-            trainer = Trainer(run, recipe, source, runtime, monitor=monitor)
-            total = trainer.schedule.total_steps
-            with TrainingProgress(total, quiet=not first) as progress:
-                for note in notes:
-                    progress.message(note)
-                trainer.resume(progress.message)
-                if first:
-                    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-                    run.update_run(
-                        status="running",
-                        exit_status=None,  # of an earlier attempt
-                        error=None,
-                        device=name,
-                        **runtimes.describe(),
-                    )
-                trainer.train(request, progress)
-            _record(run, trainer)
-        except BaseException as error:
-            _record_stop(run, error)
-            raise
+    with stop_request() as request, _stops_recorded(run):
+        runtime = runtimes.runtime_for(device, recipe.train.precision)
+        source = training_source(recipe) if prepared is None else prepared.source
+        monitor = make_monitor(recipe, source, runtime)
+        trainer = Trainer(run, recipe, source, runtime, monitor=monitor)
+        total = trainer.schedule.total_steps
+        with TrainingProgress(total, quiet=not first) as progress:
+            for note in notes:
+                progress.message(note)
+            trainer.resume(progress.message)
+            if first:
+                name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+                run.update_run(
+                    status="running",
+                    exit_status=None,  # of an earlier attempt
+                    error=None,
+                    device=name,
+                    **runtimes.describe(),
+                )
+            trainer.train(request, progress)
+        _record(run, trainer)
 
 
 def _record(run: RunDir, trainer: Trainer) -> None:
@@ -201,6 +201,16 @@ def _record(run: RunDir, trainer: Trainer) -> None:
             "data_wait": sum(waits) / len(waits) if waits else None,
         },
     )
+
+
+@contextlib.contextmanager
+def _stops_recorded(run: RunDir) -> Iterator[None]:
+    """Say in run.json how what is inside ended, unless it came to its end."""
+    try:
+        yield
+    except BaseException as error:
+        _record_stop(run, error)
+        raise
 
 
 def _record_stop(run: RunDir, error: BaseException) -> None:

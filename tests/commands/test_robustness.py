@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from sercli import cli
 from sercli.data.robustness import published as robustness_published
 from sercli.data.robustness.videos import write_video
-from sercli.evals.robustness.metrics import ALEXNET_ERRORS
+from tests.support.alexnet import ALEXNET_ERRORS
 
 WNIDS = (resources.files("timm") / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
 CORRUPTIONS = tuple(ALEXNET_ERRORS)

@@ -16,7 +16,8 @@ from sercli.engine.trainer import Trainer
 from sercli.errors import RunFailed, UserError
 from sercli.families import resolve
 from sercli.runs.run_dir import RunDir
-from tests.support.training import SER, interrupt_after, losses, start, train, weights
+from tests.support import toy_addon
+from tests.support.training import SER, TINY, interrupt_after, losses, start, train, weights
 
 
 def command(*arguments):
@@ -64,6 +65,21 @@ def test_recipe_yaml_repeats_the_run(whole, tmp_path):
     assert again.recipe.read_text() == whole.recipe.read_text()
     train(again)
     assert losses(again) == losses(whole)
+
+
+def test_a_plug_in_whose_loss_raises_is_recorded_as_a_failed_run(tmp_path):
+    text = Path(toy_addon.__file__).read_text()
+    assert text.count("        vectors = ") == 1
+    broken = text.replace(
+        "        vectors = ", "        raise ValueError('mine')\n        vectors = "
+    )
+    (tmp_path / "toy.py").write_text(broken)
+    settings = (*TINY, "addon.name=toy", "addon.width=8", "addon.layer=2")
+    plugins = (tmp_path / "toy.py",)
+    with pytest.raises(ValueError, match="mine"):
+        start(tmp_path / "run", settings, "shapes/moco-none", plugins=plugins)
+    state = RunDir.open(tmp_path / "run").read_run()
+    assert (state["status"], state["exit_status"], state["error"]) == ("failed", 1, "mine")
 
 
 def test_loader_processes_do_not_change_the_run(whole, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from sercli.data import ShapesSource
+from sercli.data.corruptions.catalogue import SEVERITIES
 from sercli.encoders.loading import LoadedEncoder
 from sercli.encoders.vit import Encoder
 from sercli.engine.runtime import Runtime
@@ -83,7 +84,7 @@ def test_equivariance() -> None:
 
 def test_robustness() -> None:
     right = Right(3, 4, 5)
-    cells = {(name, severity): right for name in ("fog", "snow") for severity in scores.SEVERITIES}
+    cells = {(name, severity): right for name in ("fog", "snow") for severity in SEVERITIES}
     one = scores.Sequences(np.ones((2, 3), int), np.ones(2, int), np.full(2, 0.5), np.full(2, 3.0))
     sequences = scores.perturbation_metrics({"tilt": one})
     table = scores.Normalisers(fp={"tilt": 0.6}, ut5d={"tilt": 4.0})

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.corruptions.catalogue import CORRUPTIONS, EXTRA_CORRUPTIONS
+from sercli.data.corruptions.catalogue import CATALOGUE
 from sercli.data.images.check import (
     CheckReport,
     Readable,
@@ -77,7 +77,7 @@ def recognise(root: Path) -> str | None:
 
 def _recognise_grid(root: Path) -> str | None:
     """Severities in folders of corruptions make ImageNet-C; other folders, ImageNet-P."""
-    known = dict.fromkeys((*CORRUPTIONS, *EXTRA_CORRUPTIONS, *PERTURBATIONS))
+    known = dict.fromkeys((*CATALOGUE, *PERTURBATIONS))
     inside = [class_names(folder) for folder in parts(root, tuple(known)).values()]
     filled = [names for names in inside if names]
     if not filled:
@@ -185,7 +185,7 @@ def _some_class_folders(root: Path, layout: str) -> tuple[str, ...]:
     """The class folders of the set, or of its first cell."""
     if layout not in ("imagenet-c", "imagenet-p"):
         return class_names(root)
-    parted = parts(root, (*CORRUPTIONS, *EXTRA_CORRUPTIONS, *PERTURBATIONS)).values()
+    parted = parts(root, (*CATALOGUE, *PERTURBATIONS)).values()
     inside = chain.from_iterable(
         [class_names(one / severity) for severity in class_names(one)]
         if layout == "imagenet-c"

@@ -11,8 +11,8 @@ from typing import final
 from PIL import Image
 
 from sercli.data.corruptions.catalogue import (
+    CATALOGUE,
     CORRUPTIONS,
-    EXTRA_CORRUPTIONS,
     SEVERITIES,
     as_jpeg,
     corrupt,
@@ -32,7 +32,6 @@ from sercli.data.robustness.published import folder_rule, published_rule
 from sercli.data.source import ImageSource, UnreadableImage
 from sercli.errors import UserError
 
-_ALL_CORRUPTIONS = CORRUPTIONS + EXTRA_CORRUPTIONS
 _LAYOUT = "the layout is DIR/<corruption>/<1…5>/<class>/*.JPEG"
 _THREADS = 16  # to list the 75 cells: on a network drive that is mostly waiting
 JPEG_QUALITY = 85  # of ImageNet-C's files
@@ -44,7 +43,7 @@ class CorruptedSet:
 
     Attributes:
         path: Its folder.
-        corruptions: Those found, of the 15 and the extra ones, in the paper's order.
+        corruptions: Those found of the catalogue, in its order: the paper's fifteen first.
         cells: (corruption, severity) → images, labelled by the head's classes.
         partial: Whether something is missing of it.
         notes: What is missing.
@@ -91,7 +90,7 @@ def open_corrupted(
     found.require(
         path, "imagenet-c", published_rule("imagenet-c", classes), allow_partial=allow_partial
     )
-    whole = [c for c in _ALL_CORRUPTIONS if all((c, s) in cells for s in SEVERITIES)]
+    whole = [c for c in CATALOGUE if all((c, s) in cells for s in SEVERITIES)]
     if not whole:
         raise UserError(
             f"{path} has no corruption with all five severities", _LAYOUT, "name its folder"
@@ -107,7 +106,7 @@ def inspect_corrupted(
     Raises:
         UserError: It is missing.
     """
-    folders = parts(path, _ALL_CORRUPTIONS)
+    folders = parts(path, tuple(CATALOGUE))
     lacking = absent_parts(folders, CORRUPTIONS, "corruption", _LAYOUT)
     places: dict[tuple[str, int], Path] = {}
     for corruption, folder in folders.items():
@@ -173,10 +172,10 @@ class _OnTheFly(ImageSource):
     def __init__(
         self, val: ImageSource, corruption: str, severity: int, *, seed: int, image_size: int
     ) -> None:
-        if corruption not in _ALL_CORRUPTIONS or severity not in SEVERITIES:
+        if corruption not in CATALOGUE or severity not in SEVERITIES:
             raise UserError(
                 f"corruption {corruption} of severity {severity}",
-                f"corruptions are {', '.join(_ALL_CORRUPTIONS)}, severities 1 to 5",
+                f"corruptions are {', '.join(CATALOGUE)}, severities 1 to 5",
             )
         self._val = val
         self._corruption, self._severity = corruption, severity

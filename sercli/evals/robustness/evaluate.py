@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sercli.data.corruptions.catalogue import SEVERITIES
 from sercli.data.robustness.imagenet_classes import is_imagenet
 from sercli.evals.common import Outcome, Right
 from sercli.evals.robustness import scores
@@ -144,8 +145,9 @@ def evaluate_corruptions(
         UserError: A picture has another side, or cannot be read.
     """
     cells, left_out = _predicted_cells(classifier, corrupted, variant=variant, reading=reading)
-    on_the_fly = variant.endswith("-otf")
-    settings = scores.ON_THE_FLY_SETTINGS if on_the_fly else scores.CORRUPTION_SETTINGS
+    settings = scores.corruption_settings(
+        corrupted.corruptions, on_the_fly=variant.endswith("-otf")
+    )
     rights = {cell: Right.of(one.best, one.labels) for cell, one in cells.items()}
     result = Result(
         protocol=scores.protocol(variant, classifier.rule, settings),
@@ -173,7 +175,7 @@ def _predicted_cells(
     classifier: Classifier, corrupted: Corruptions, *, variant: str, reading: Reading
 ) -> tuple[dict[tuple[str, int], _Cell], bool]:
     """(Corruption, severity) → what was predicted; and whether a limit left images out."""
-    grid = itertools.product(corrupted.corruptions, scores.SEVERITIES)
+    grid = itertools.product(corrupted.corruptions, SEVERITIES)
     sources = {cell: corrupted.source(*cell) for cell in grid}
     sizes = {cell: len(source) for cell, source in sources.items()}
     total = sum(min(size, reading.limit or size) for size in sizes.values())

@@ -5,45 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-# -- Robustness -----------------------------------------------------------------------------------
+from sercli.data.corruptions.catalogue import CATALOGUE, CORRUPTIONS, SEVERITIES
 
-# Mean error of AlexNet over the five severities of each corruption, and its clean error, as in
-# Hendrycks & Dietterich, "Benchmarking Neural Network Robustness" (2019).
-ALEXNET_CLEAN_ERROR = 0.43478
-ALEXNET_ERRORS: Mapping[str, float] = MappingProxyType(
-    {
-        "gaussian_noise": 0.886428,
-        "shot_noise": 0.894468,
-        "impulse_noise": 0.922640,
-        "defocus_blur": 0.819880,
-        "glass_blur": 0.826268,
-        "motion_blur": 0.785948,
-        "zoom_blur": 0.798360,
-        "snow": 0.866816,
-        "frost": 0.826572,
-        "fog": 0.819324,
-        "brightness": 0.564592,
-        "contrast": 0.853204,
-        "elastic_transform": 0.646056,
-        "pixelate": 0.717840,
-        "jpeg_compression": 0.606500,
-    }
-)
-# The four extra corruptions, which never enter a mean.
-ALEXNET_EXTRA_ERRORS: Mapping[str, float] = MappingProxyType(
-    {
-        "speckle_noise": 0.845388,
-        "gaussian_blur": 0.787108,
-        "spatter": 0.717512,
-        "saturate": 0.658248,
-    }
-)
-NUM_SEVERITIES = 5
+ALEXNET_CLEAN_ERROR = 0.43478  # on val, 0…1, as in the paper
 # Perturbations whose frames are independent draws: each is compared with the first frame.
 NOISE_PERTURBATIONS = frozenset({"gaussian_noise", "shot_noise"})
 _RANKS = 5
@@ -54,14 +22,14 @@ class CorruptionErrors:
     """Errors under corruption relative to AlexNet's, in percent.
 
     Attributes:
-        ce: Corruption → CE.
-        relative_ce: Corruption → relative CE; empty without a clean error.
+        ce: Corruption → CE; None where AlexNet's error is not known.
+        relative_ce: Corruption → relative CE, likewise; empty without a clean error.
         mce: Mean CE of the fifteen corruptions; None unless all are there.
         relative_mce: The same of the relative CE; None without a clean error as well.
     """
 
-    ce: dict[str, float]
-    relative_ce: dict[str, float]
+    ce: dict[str, float | None]
+    relative_ce: dict[str, float | None]
     mce: float | None
     relative_mce: float | None
 
@@ -74,33 +42,38 @@ def corruption_errors(
     With E_{s,c} the error at severity s of corruption c, and A for AlexNet:
     CE_c = 100 Σ_s E_{s,c} / Σ_s A_{s,c},
     relative CE_c = 100 Σ_s (E_{s,c} − E_clean) / Σ_s (A_{s,c} − A_clean);
-    mCE and relative mCE are the means over the fifteen corruptions, without the extra four.
+    mCE and relative mCE are the means over ImageNet-C's fifteen corruptions, without all others.
 
     Args:
         errors: Corruption → the errors at severities 1…5, each in 0…1.
         clean: Error on the uncorrupted images, 0…1.
 
     Raises:
-        ValueError: An unknown corruption, or not five severities.
+        ValueError: Not five severities.
     """
-    ce: dict[str, float] = {}
-    relative: dict[str, float] = {}
+    ce: dict[str, float | None] = {}
+    relative: dict[str, float | None] = {}
     for name, values in errors.items():
-        alexnet = ALEXNET_ERRORS.get(name, ALEXNET_EXTRA_ERRORS.get(name))
-        if alexnet is None or len(values) != NUM_SEVERITIES:
-            raise ValueError(f"{name}, {len(values)} severities: need a known corruption and 5")
-        ce[name] = 100 * (math.fsum(values) / math.fsum([alexnet] * NUM_SEVERITIES))
+        if len(values) != len(SEVERITIES):
+            raise ValueError(f"{name}, {len(values)} severities: need {len(SEVERITIES)}")
+        entry = CATALOGUE.get(name)
+        alexnet = None if entry is None else entry.alexnet_error
+        ce[name] = None if alexnet is None else _ratio(values, alexnet, above=0)
         if clean is not None:
-            rise = math.fsum(value - clean for value in values)
-            usual = math.fsum([alexnet - ALEXNET_CLEAN_ERROR] * NUM_SEVERITIES)
-            relative[name] = 100 * (rise / usual)
+            usual = None if alexnet is None else alexnet - ALEXNET_CLEAN_ERROR
+            relative[name] = None if usual is None else _ratio(values, usual, above=clean)
     return CorruptionErrors(ce, relative, _mean_of_fifteen(ce), _mean_of_fifteen(relative))
 
 
-def _mean_of_fifteen(values: Mapping[str, float]) -> float | None:
-    if not values.keys() >= ALEXNET_ERRORS.keys():
-        return None
-    return math.fsum(values[name] for name in ALEXNET_ERRORS) / len(ALEXNET_ERRORS)
+def _ratio(errors: Sequence[float], alexnet: float, *, above: float) -> float:
+    """Errors above a level, in percent of AlexNet's."""
+    rises = math.fsum(error - above for error in errors)
+    return 100 * (rises / math.fsum([alexnet] * len(errors)))
+
+
+def _mean_of_fifteen(values: Mapping[str, float | None]) -> float | None:
+    measured = [value for name in CORRUPTIONS if (value := values.get(name)) is not None]
+    return math.fsum(measured) / len(measured) if len(measured) == len(CORRUPTIONS) else None
 
 
 def flip_probability(predictions: Tensor, *, noise: bool) -> Tensor:

@@ -82,10 +82,9 @@ class OnTheFly:
     """Corruptions of val made while reading, in place of files; see `Corruptions`."""
 
     def __init__(self, val: ImageSource, *, image_size: int) -> None:
-        from sercli.data.corruptions.catalogue import FROST_NOTE
-        from sercli.data.robustness.sets import CORRUPTIONS
+        from sercli.data.corruptions.catalogue import CORRUPTIONS, FROST_NOTE, OWN_CORRUPTIONS
 
-        self.corruptions: Sequence[str] = tuple(CORRUPTIONS)
+        self.corruptions: Sequence[str] = CORRUPTIONS + OWN_CORRUPTIONS
         self.partial = False
         self.notes: Sequence[str] = (FROST_NOTE,)
         self._val = val

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sercli.data.corruptions.catalogue import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
 from sercli.errors import UserError, from_os_error
 from sercli.evals.common import Metrics, Right
 from sercli.evals.robustness.metrics import (
-    ALEXNET_ERRORS,
     NOISE_PERTURBATIONS,
-    NUM_SEVERITIES,
     corruption_errors,
 )
 from sercli.protocols.robustness import PROTOCOL
@@ -29,7 +28,6 @@ from sercli.statistics import CONFIDENCE
 # 2: motion blur cuts levels as ImageMagick does, the rims of spatter are Canny's.
 _VERSIONS = {"imagenet-c-otf": 2}
 SEED = 0  # of a limited sample, and of corruptions made on the fly
-SEVERITIES = tuple(range(1, NUM_SEVERITIES + 1))
 
 Best = NDArray[np.int64]
 
@@ -39,8 +37,8 @@ def corruption_metrics(
 ) -> Metrics:
     """mCE, relative mCE and accuracies of a grid of corruptions and severities.
 
-    Means are over the fifteen corruptions that are there (all cells weigh the same); the extra
-    four are reported each, but enter no mean. mCE is None unless all fifteen have all severities.
+    Means are over those of the fifteen corruptions that are there (all cells weigh the same); all
+    others are reported each, but enter no mean. mCE is None unless all fifteen have all severities.
 
     Args:
         cells: (corruption, severity) → what was right.
@@ -50,7 +48,7 @@ def corruption_metrics(
     whole = [name for name in names if all((name, s) in cells for s in SEVERITIES)]
     errors = {name: [1 - cells[name, s].top1 / 100 for s in SEVERITIES] for name in whole}
     found = corruption_errors(errors, clean=None if clean is None else 1 - clean / 100)
-    means = [right for (name, _), right in cells.items() if name in ALEXNET_ERRORS]
+    means = [right for (name, _), right in cells.items() if name in CORRUPTIONS]
     values: Metrics = {
         "top1": _mean([right.top1 for right in means]),
         "top5": _mean([right.top5 for right in means]),
@@ -202,15 +200,22 @@ def image_settings(*, masked: bool) -> dict[str, Any]:
     }
 
 
-CORRUPTION_SETTINGS: Mapping[str, Any] = {
+def corruption_settings(corruptions: Sequence[str], *, on_the_fly: bool) -> dict[str, Any]:
+    """The rule of a grid of corruptions; those that ImageNet-C does not have are named."""
+    rule = _ON_THE_FLY_SETTINGS if on_the_fly else _CORRUPTION_SETTINGS
+    own = [name for name in corruptions if name not in CORRUPTIONS + EXTRA_CORRUPTIONS]
+    return {**rule, "own_corruptions": own} if own else dict(rule)
+
+
+_CORRUPTION_SETTINGS: Mapping[str, Any] = {
     "view": "files as they are, no resize",
     "severities": list(SEVERITIES),
     "top1": "mean over the cells of the fifteen corruptions",
     "mce": "mean over the fifteen of 100 Σ E / Σ E of AlexNet",
     "relative_mce": "the same of errors minus the clean error on val",
 }
-ON_THE_FLY_SETTINGS: Mapping[str, Any] = {
-    **CORRUPTION_SETTINGS,
+_ON_THE_FLY_SETTINGS: Mapping[str, Any] = {
+    **_CORRUPTION_SETTINGS,
     "view": "val, bilinear resize 256/224 of the side, central crop, corrupted, JPEG quality 85",
     "seed": SEED,
 }

@@ -6,21 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sercli.data.corruptions.catalogue import CATALOGUE, CORRUPTIONS, SEVERITIES
 from sercli.protocols.robustness import SETS
 from sercli.runs.result import Result
 
 CORRUPTED, ON_THE_FLY, PERTURBED = "imagenet-c", "imagenet-c-otf", "imagenet-p"
 NORMALISED = "imagenet-p-mfr"
 GRIDS = (CORRUPTED, ON_THE_FLY)
-# The extra four are of these kinds as well, but stand apart: they enter no mean.
-_KINDS = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-}
-_EXTRA = "extra"
-_SEVERITIES = (1, 2, 3, 4, 5)
 _Metrics = Mapping[str, float | None]
 
 
@@ -48,10 +40,10 @@ class GridRow:
     Attributes:
         name: The corruption.
         group: What kind it is; rows of one kind stand together.
-        extra: Whether it is one of the four that enter no mean.
+        extra: Whether it is none of ImageNet-C's fifteen, and enters no mean.
         accuracy: Top-1 by severity, percent (None: not measured).
         mean: Over the severities.
-        ce: Error relative to AlexNet's, percent.
+        ce: Error relative to AlexNet's, percent; None where that is not known.
     """
 
     name: str
@@ -113,7 +105,7 @@ def _grid(result: Result, model: str) -> Block:
         caption += "\nrelative mCE needs the clean error: add --data DIR"
     return Block(
         ": ".join(grid_title(result, model)),
-        ("corruption", *map(str, _SEVERITIES), "mean", "CE"),
+        ("corruption", *map(str, SEVERITIES), "mean", "CE"),
         tuple(rows),
         caption,
     )
@@ -169,17 +161,16 @@ def _perturbed(result: Result, normalised: Result | None, model: str) -> Block:
 
 
 def corruption_rows(metrics: _Metrics) -> list[GridRow]:
-    """The rows of a grid: the fifteen by kind, then the extra ones."""
-    kinds = {name: kind for kind, names in _KINDS.items() for name in names}
-    there = list(dict.fromkeys(key.split("/")[1] for key in metrics if _is_cell(key)))
-    ordered = [name for name in kinds if name in there]
-    ordered += [name for name in there if name not in kinds]
+    """The rows of a grid: the fifteen by kind, then the extra ones, then others."""
+    there = dict.fromkeys(key.split("/")[1] for key in metrics if _is_cell(key))
+    ordered = [name for name in CATALOGUE if name in there]
+    ordered += [name for name in there if name not in CATALOGUE]
     return [
         GridRow(
             name=name,
-            group=kinds.get(name, _EXTRA),
-            extra=name not in kinds,
-            accuracy=[metrics.get(f"top1/{name}/{severity}") for severity in _SEVERITIES],
+            group=CATALOGUE[name].kind if name in CATALOGUE else "own",
+            extra=name not in CORRUPTIONS,
+            accuracy=[metrics.get(f"top1/{name}/{severity}") for severity in SEVERITIES],
             mean=metrics.get(f"top1/{name}"),
             ce=metrics.get(f"ce/{name}"),
         )

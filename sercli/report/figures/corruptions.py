@@ -28,7 +28,7 @@ class CorruptionRow:
     Attributes:
         name: The corruption.
         group: What kind it is; rows of one kind stand together.
-        extra: Whether it is one of the four that enter no mean.
+        extra: Whether it enters no mean.
         accuracy: Top-1 by severity, percent (None: not measured).
         mean: Over the severities.
         ce: Error relative to AlexNet's, percent; None leaves the place empty.

@@ -25,6 +25,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from sercli.commands.robustness import robustness
+from sercli.data.corruptions.catalogue import SEVERITIES
 from sercli.data.loading import resize_and_crop
 from sercli.data.robustness.imagenet_classes import imagenet_classes
 from sercli.data.robustness.videos import write_video
@@ -42,10 +43,9 @@ from sercli.evals.robustness.evaluate import (
     evaluate_perturbed,
     normalised,
 )
-from sercli.evals.robustness.metrics import ALEXNET_ERRORS
 from sercli.evals.robustness.opening import Sets
 from sercli.evals.robustness.reading import InOrder, Reading
-from sercli.evals.robustness.scores import SEVERITIES, Normalisers
+from sercli.evals.robustness.scores import Normalisers
 from sercli.evals.robustness.tables import blocks, corruption_rows
 from sercli.recipe.schema import Model
 from sercli.report.compare.columns import catalogue
@@ -54,6 +54,7 @@ from sercli.report.figures.corruptions import CorruptionRow, corruption_figure
 from sercli.report.figures.style import save_figure
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
+from tests.support.alexnet import ALEXNET_ERRORS
 from tests.support.processes import run_ranks
 
 CPU = torch.device("cpu")

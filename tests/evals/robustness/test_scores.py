@@ -9,26 +9,28 @@ import numpy as np
 import pytest
 import torch
 
+from sercli.data.corruptions.catalogue import CATALOGUE, CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
 from sercli.errors import UserError
 from sercli.evals.common import Right
 from sercli.evals.robustness.metrics import (
     ALEXNET_CLEAN_ERROR,
-    ALEXNET_ERRORS,
-    ALEXNET_EXTRA_ERRORS,
     NOISE_PERTURBATIONS,
     corruption_errors,
     flip_probability,
     top5_distance,
 )
 from sercli.evals.robustness.scores import (
-    SEVERITIES,
     Normalisers,
     Sequences,
     corruption_metrics,
+    corruption_settings,
     normalised_metrics,
     perturbation_metrics,
+    protocol,
 )
 from sercli.metrics import top_classes
+from sercli.runs.result import protocol_id
+from tests.support.alexnet import ALEXNET_ERRORS, ALEXNET_EXTRA_ERRORS
 
 # -- mCE ------------------------------------------------------------------------------------------
 
@@ -49,6 +51,10 @@ def test_the_table_is_the_published_one() -> None:
     assert np.mean(list(ALEXNET_ERRORS.values())) == pytest.approx(0.788993, abs=5e-7)
     assert not ALEXNET_ERRORS.keys() & ALEXNET_EXTRA_ERRORS.keys()
     assert len(ALEXNET_EXTRA_ERRORS) == 4
+    assert tuple(ALEXNET_ERRORS) == CORRUPTIONS
+    assert tuple(ALEXNET_EXTRA_ERRORS) == EXTRA_CORRUPTIONS
+    errors = {name: one.alexnet_error for name, one in CATALOGUE.items()}
+    assert errors == ALEXNET_ERRORS | ALEXNET_EXTRA_ERRORS
 
 
 def test_ce_sums_over_severities_before_dividing() -> None:
@@ -77,9 +83,16 @@ def test_extra_corruptions_enter_no_mean_and_a_missing_one_undoes_it() -> None:
     assert corruption_errors(errors, clean=0.4).relative_mce is None
 
 
-def test_unknown_corruptions_and_missing_severities_are_refused() -> None:
-    with pytest.raises(ValueError, match="rain"):
-        corruption_errors({"rain": [0.5] * 5})
+def test_what_alexnet_was_not_measured_on_has_no_ce() -> None:
+    errors = constant(dict(ALEXNET_ERRORS))
+    found = corruption_errors(errors | {"rain": [0.5] * 5}, clean=0.4)
+    assert found.ce["rain"] is None
+    assert found.relative_ce["rain"] is None
+    without = corruption_errors(errors, clean=0.4)
+    assert (found.mce, found.relative_mce) == (without.mce, without.relative_mce)
+
+
+def test_missing_severities_are_refused() -> None:
     with pytest.raises(ValueError, match="4 severities"):
         corruption_errors({"fog": [0.5] * 4})
 
@@ -196,6 +209,30 @@ def test_grid_of_corruptions() -> None:
     assert without["mce"] == values["mce"]
     assert without["relative_mce"] is None
     assert without["relative_ce/fog"] is None
+
+
+def test_a_corruption_of_ones_own_is_reported_and_enters_no_mean() -> None:
+    cells = grid(list(ALEXNET_ERRORS), 0.5)
+    values = corruption_metrics(cells | grid(["rain"], 0.0), clean=76.0)
+    assert values.items() >= corruption_metrics(cells, clean=76.0).items()
+    assert (values["top1/rain"], values["ce/rain"], values["relative_ce/rain"]) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("variant", "of_the_fifteen"),
+    [("imagenet-c", "6936b4db0b51"), ("imagenet-c-otf", "54706a0107bd")],
+)
+def test_the_protocol_names_corruptions_that_imagenet_c_does_not_have(
+    variant: str, of_the_fifteen: str
+) -> None:
+    def id_of(*corruptions: str) -> str:
+        settings = corruption_settings(corruptions, on_the_fly=variant == "imagenet-c-otf")
+        return protocol_id(protocol(variant, {"head": "x"}, settings))
+
+    assert id_of(*CORRUPTIONS) == of_the_fifteen
+    assert id_of(*CORRUPTIONS, *EXTRA_CORRUPTIONS) == of_the_fifteen
+    others = {id_of(*CORRUPTIONS, *more) for more in ([], ["rain"], ["hail"], ["rain", "hail"])}
+    assert len(others) == 4
 
 
 def test_an_incomplete_grid_has_no_mce() -> None:
