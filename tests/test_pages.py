@@ -382,13 +382,19 @@ def test_the_public_names_are_those_of_the_package():
     assert {f"sercli.{name}" for name in sercli.__all__ if name[0] != "_"} <= told
 
 
+@pytest.mark.parametrize("package", ["addons", "methods", "recipe"])
+def test_what_plug_ins_need_is_on_the_list_of_public_names(package):
+    exported = set(importlib.import_module(f"sercli.{package}").__all__) - {"DEFAULT"}
+    assert exported <= set(codes(below(HOUSE, "## Python API")))
+
+
 # -- Code ------------------------------------------------------------------------------------------
 
 
 def test_the_examples_of_plug_ins_are_the_files_of_the_tests():
     page = ROOT / "sercli" / "addons" / "README.md"
     found = re.findall(r"<!-- (\S+\.py) -->\n```python\n(.*?)^```", text_of(page), re.DOTALL | re.M)
-    assert len(found) == 2
+    assert len(found) == 3
     for file, code in found:
         assert code == (ROOT / file).read_text(encoding="utf-8"), file
 

@@ -3,9 +3,7 @@
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from sercli import distributed
-from sercli.addons import Addon, SummaryConfig, Tap
-from sercli.heads import mlp
+from sercli.addons import Addon, SummaryConfig, Tap, mlp, share_of
 from sercli.recipe import Count
 
 
@@ -28,4 +26,4 @@ class Toy(Addon):
         logits = self.head(vectors).squeeze(1)
         first, second = given.views.parameters[:2]
         alike = (first.hflip == second.hflip).to(logits)
-        return binary_cross_entropy_with_logits(logits, alike) * distributed.share_of(given.counts)
+        return binary_cross_entropy_with_logits(logits, alike) * share_of(given.counts)

@@ -2,9 +2,7 @@
 
 from torch.nn.functional import cosine_similarity
 
-from sercli import distributed
-from sercli.heads import mlp
-from sercli.methods import Method
+from sercli.methods import Method, mlp, share_of
 from sercli.recipe import Count, MethodConfig, Probability, cosine
 
 
@@ -35,7 +33,7 @@ class Toy(Method):
     def loss(self, given):
         pairs = zip(given.students, reversed(given.teachers), strict=True)
         agreement = sum(cosine_similarity(s, t).mean() for s, t in pairs)
-        return -agreement * distributed.share_of(given.counts)
+        return -agreement * share_of(given.counts)
 
     def momentum_at(self, progress):
         return cosine(self.config.momentum, 1.0, progress)
