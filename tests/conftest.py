@@ -19,7 +19,9 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(items):
     if importlib.util.find_spec("detectron2") is not None:
         return
-    skip = pytest.mark.skip(reason="needs detectron2, which is built from source (see the README)")
+    skip = pytest.mark.skip(
+        reason="needs detectron2, which is built from source (see sercli/evals/README.md)"
+    )
     for item in items:
         if item.get_closest_marker("detectron2") is not None:
             item.add_marker(skip)

@@ -24,7 +24,7 @@ PAGES = sorted(
 # Options in the pages that are of other programs.
 FOREIGN = {
     "--no-build-isolation", "--nproc-per-node", "--ntasks-per-node", "--gpus-per-task", "--list",
-    "--without-tests", "--learning-rate-biases", "--report", "--devices",
+    "--without-tests", "--record", "--learning-rate-biases", "--report", "--devices",
 }  # fmt: skip
 
 every_page = pytest.mark.parametrize(

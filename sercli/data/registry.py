@@ -2,7 +2,7 @@
 
 Each kind is one object of a subclass of `DataKind`. A file in `data/kinds/` that registers one with
 `@register` is all that a new kind takes: nothing else in ser asks whether a path is the embedded
-world or a set in COCO's format. A file elsewhere (a plug-in) registers its own in the same way.
+world or a set in COCO's format.
 Importing this does not import torch.
 """
 
