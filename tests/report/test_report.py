@@ -254,6 +254,17 @@ def test_plain_text_fits_and_keeps_all_columns(table: Table) -> None:
     assert plain(table, width=60).count("MoCo-v3") > plain(table, width=100).count("MoCo-v3")
 
 
+def test_short_labels_cut_no_heading() -> None:
+    # As many columns as fit beside labels of one letter, and not beside their heading.
+    columns = [Column(f"toy/{letter}", "Accuracy", "percent") for letter in "abcdefghij"]
+    rows = [Row("x", "2", {column.key: Cell(50.0) for column in columns})]
+    for width in range(40, 101):
+        text = plain(Table("1 run", columns, rows, []), width=width)
+        assert "Method" in text
+        assert text.count("Accuracy") == len(columns), f"{width} columns\n{text}"
+        assert "…" not in text
+
+
 def test_markdown_pipes_align_and_are_escaped(table: Table) -> None:
     lines = [line for line in RENDERERS["markdown"](table).splitlines() if line.startswith("|")]
     assert len(lines) == 5

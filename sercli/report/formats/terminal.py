@@ -25,6 +25,7 @@ from sercli.report.formats.text import (
 )
 
 PLAIN_WIDTH = 100
+_LABEL_HEADING = "Method"
 _LABEL_WIDTH = 34
 _VIEWS_WIDTH = 9
 
@@ -40,7 +41,8 @@ def terminal(table: Table, *, width: int = PLAIN_WIDTH, styled: bool = True) -> 
         styled: Bold and dim text; otherwise the best values carry a sign instead.
     """
     labels = [textwrap.wrap(row.label, _LABEL_WIDTH) or [""] for row in table.rows]
-    label_width = max((cell_len(line) for lines in labels for line in lines), default=0)
+    shown = [_LABEL_HEADING, *(line for lines in labels for line in lines)]
+    label_width = max(map(cell_len, shown))
     taken = label_width + (COLUMN_GAP + _VIEWS_WIDTH if table.has_views else 0)
     texts = {
         column.key: [_cell_lines(column, row.cell(column), styled) for row in table.rows]
@@ -83,7 +85,7 @@ def _panel(
     styled: bool,
 ) -> RichTable:
     grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    grid.add_column("Method", no_wrap=True)
+    grid.add_column(_LABEL_HEADING, no_wrap=True)
     if table.has_views:
         grid.add_column("Views", no_wrap=True)
     for column in columns:
