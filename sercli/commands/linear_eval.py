@@ -95,7 +95,6 @@ def linear_eval(
     Written are `results/linear-eval--PRESET.json`, its predictions, and the head.
     """
     options = _options(probe, images, run)
-    options.resolve()  # wrong options are refused before anything is read
     require_subject(model, run, images.data)
     from sercli.engine.preemption import stop_request
     from sercli.engine.processes import is_first_process
@@ -146,7 +145,12 @@ def linear_eval(
 
 
 def _options(probe: ProbeOptions, images: ImageOptions, run: RunOptions) -> Options:
-    return Options(
+    """What is trained.
+
+    Raises:
+        UserError: A value cannot be.
+    """
+    options = Options(
         preset=probe.preset,
         learning_rates=tuple(probe.lr) if probe.lr else None,
         epochs=probe.epochs,
@@ -158,6 +162,8 @@ def _options(probe: ProbeOptions, images: ImageOptions, run: RunOptions) -> Opti
         at_once=probe.encode_batch,
         image_size=images.image_size,
     )
+    options.resolve()  # refused now, before anything is read
+    return options
 
 
 def _share(shots: str | None) -> float | None:
