@@ -532,6 +532,7 @@ def test_options_of_check_that_do_not_fit(written: Path) -> None:
     _fails("check", written / "imagenet-r", "--classes", written / "none", match="does not exist")
 
 
+@pytest.mark.run
 def test_videos_are_checked_too(tmp_path: Path) -> None:
     pytest.importorskip("av")
     counts = ("--train", 10, "--val", 10, "--perturbed", 10, "--corrupted", 0)

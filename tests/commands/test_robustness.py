@@ -240,7 +240,10 @@ def test_every_set_gives_the_accuracy_that_was_painted(published: Path, run: Any
     assert [results[name]["data"]["classes"] for name in ("imagenet-r", "imagenet-a")] == [200, 200]
 
 
-@pytest.mark.parametrize("limit", [10, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "limit",
+    [pytest.param(10, marks=pytest.mark.run), pytest.param(1000, marks=pytest.mark.slow)],
+)
 def test_all_seventy_five_cells(published: Path, run: Any, tmp_path: Path, limit: int) -> None:
     status, error, results = run("--imagenet-c", published / "imagenet-c", "--limit", str(limit))
     assert (status, error) == (0, "")

@@ -1,5 +1,6 @@
 """Compiled blocks: how many times they are traced (by a back end that compiles nothing)."""
 
+import pytest
 import torch
 import torch._dynamo
 
@@ -12,6 +13,7 @@ def traced():
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.run
 def test_blocks_are_traced_a_few_times_whatever_the_grids():
     """All blocks share one cache of `recompile_limit` graphs; beyond it they run eagerly, unsaid.
 

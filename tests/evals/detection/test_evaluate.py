@@ -742,6 +742,7 @@ def test_load_encoder_gives_what_the_backbone_gives(tmp_path):
     assert json.dumps(loaded.describe())
 
 
+@pytest.mark.run
 def test_a_trial_does_not_lose_the_whole_result(coco, tmp_path, capsys):
     directory = saved_run(tmp_path / "run")
     given = (directory.path, "--coco", coco.root, "--engine", "torchvision", *SHORT)
