@@ -20,7 +20,7 @@ class UserError(SerError):
 
     Args:
         received: What was found, with the value.
-        rule: What is required.
+        rule: What is required instead, or why it cannot be.
         remedy: What to do about it (optional).
     """
 

@@ -44,7 +44,7 @@ class Objective(nn.Module):
     """Student (encoder, method heads, add-on heads) and, where the method has one, its teacher.
 
     Args:
-        recipe: The resolved recipe.
+        recipe: Every setting of the run, typed and checked.
 
     Attributes:
         plan: The views that it works on.

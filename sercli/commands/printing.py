@@ -153,7 +153,7 @@ def print_table(
     """Print a table: ruled on a terminal, aligned text elsewhere. The first column is text.
 
     Args:
-        headings: One a column.
+        headings: Titles of the columns: the first of text, the others of numbers.
         rows: Cells, as many as there are headings.
         title: Line above it.
         caption: Explanation below it.

@@ -34,7 +34,7 @@ class Images:
     """A data set to evaluate on, not opened yet.
 
     Attributes:
-        path: What `open_source` takes.
+        path: A directory, `shapes`, or what else `data.registry.open_source` opens.
         image_size: Side in pixels at which the embedded world is rendered.
         seed: Which embedded world is rendered.
         num_train, num_val: How many images of it each split has; None: the usual number.
@@ -79,7 +79,7 @@ class Subject:
 
     Attributes:
         loaded: The encoder and where its weights come from.
-        images: The data set.
+        images: What it is evaluated on; the evaluator opens the splits that it needs.
         out: The run directory that takes the results; it need not exist yet.
         tapped_layer: The block that the add-on taps, or None.
         command: The command line, recorded in a new run directory.
@@ -143,7 +143,7 @@ def resolve(
 
     Args:
         model: A run directory, a checkpoint file or `timm:NAME`.
-        command: The command line.
+        command: What was typed, for run.json of a directory that only collects results.
         data: What `open_source` takes; None: what the run was trained on.
         out: Run directory for the results; None: see `destination`.
         teacher: The momentum encoder instead of the student.

@@ -306,7 +306,7 @@ def check_data(
     """Check a data set of any kind and read every image of it.
 
     Args:
-        path: Its directory.
+        path: Directory of the data set; its kind is told by what is there.
         reading: How its files are read.
         layout: One of a kind's `layouts`; None: told by what is there.
         classes_of: A data set whose classes a robustness set must have; None: see `check_set`.

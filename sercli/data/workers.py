@@ -76,7 +76,7 @@ class InProcesses:
 
     Args:
         work: What is done with a task; it and its answers must be picklable.
-        count: How many processes.
+        count: How many processes are started, at least one.
 
     Raises:
         RunFailed: They cannot be started: a limit is reached.

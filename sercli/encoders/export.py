@@ -50,7 +50,7 @@ class Exported:
     """A file that was written and checked.
 
     Attributes:
-        path: The file.
+        path: Where the weights are now.
         difference: Largest difference between timm's output and ours, over all tokens.
         tensors: How many tensors it holds.
         code: Python that loads it.
@@ -68,8 +68,8 @@ def export(
     """Write an encoder for timm, load it with timm, and compare the outputs.
 
     Args:
-        loaded: The encoder.
-        path: The file, *.safetensors.
+        loaded: The encoder as loaded, with where it is from.
+        path: Where the weights go, a name in *.safetensors.
         facts: What else goes into the header.
         force: Replace a file that is there; it stays if the new one is not right.
 

@@ -30,7 +30,7 @@ def require_finite(tensors: Mapping[str, Tensor], name: str) -> None:
     """Refuse weights that are no finite numbers: whatever is computed with them means nothing.
 
     Args:
-        tensors: What was read.
+        tensors: The weights by name.
         name: What the user called the file, for messages.
 
     Raises:

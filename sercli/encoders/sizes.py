@@ -17,7 +17,7 @@ class Size:
 
     Attributes:
         width: Numbers in a token, D.
-        depth: Number of blocks.
+        depth: How many blocks there are.
         num_heads: Attention heads of a block.
     """
 

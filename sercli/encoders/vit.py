@@ -89,7 +89,7 @@ class Encoder(nn.Module):
 
     Attributes:
         dim: Width D.
-        depth: Number of blocks.
+        depth: Number of transformer blocks; layers are counted 0 (embedding) to depth.
         patch_size: Side of a patch, in pixels.
         grid: (h, w) that the positional embedding was made for.
         cls_after: Block after which [CLS] joins (0: ordinary ViT; None: it never does).

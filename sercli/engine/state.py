@@ -22,9 +22,9 @@ class PretrainingState:
     """Of a pretraining: the whole objective and its optimiser; the encoder is written beside them.
 
     Args:
-        run: The run directory.
+        run: Where checkpoints/ and encoder.safetensors are written.
         recipe: Resolved.
-        objective: What is trained.
+        objective: What is trained: encoder, heads and teacher are saved together.
         optimiser: With its moments.
     """
 

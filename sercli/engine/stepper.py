@@ -84,7 +84,7 @@ class Pace:
     """How long a training is, and what it does how often on the way.
 
     Attributes:
-        total_steps: Its length.
+        total_steps: How many steps the training has.
         batch_size: Images a step, of all ranks.
         epoch_at: Epochs that are done after so many steps.
         lr_at: Learning rate of step 0…total−1.

@@ -13,7 +13,7 @@ class Tracker:
     """Writes the numbers of each logged row; does nothing where tracking is off.
 
     Args:
-        run: The run directory.
+        run: The run whose tensorboard/ is written.
         wanted: Whether to write TensorBoard logs.
         first_step: Where the run (re)starts: later points of a former attempt are dropped.
 

@@ -37,7 +37,7 @@ class Trainer:
     """One pretraining run, from its last checkpoint (or its start) to its end.
 
     Args:
-        run: The run directory.
+        run: Where checkpoints, metrics and the encoder are written, and where it goes on from.
         recipe: Resolved.
         source: Training images.
         runtime: Device and precision.

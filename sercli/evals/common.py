@@ -69,7 +69,7 @@ class Right:
         """`top1` and `top5` in percent, each with `/low` and `/high`: Wilson's over images.
 
         Args:
-            prefix: Of the names.
+            prefix: What the names begin with, `random/` for those of a random twin.
         """
         values: Metrics = {}
         for name, correct in (("top1", self.first), ("top5", self.among_five)):
@@ -113,7 +113,7 @@ def at_most(
     Classes stand together there: the first images would be of few.
 
     Args:
-        limit: None: all.
+        limit: How many at most; None leaves none out.
         indices: int64 [N], ascending.
         draws: Drawn from even where the limit leaves none out, for the sake of what comes next.
     """

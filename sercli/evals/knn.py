@@ -56,7 +56,7 @@ def extract(
     The encoder is in evaluation mode meanwhile and left as it was.
 
     Args:
-        encoder: On any device.
+        encoder: What gives the features; images go to its device.
         source: Images.
         image_size: Side in pixels.
         indices: Which images; None: all.
@@ -151,7 +151,7 @@ class _Images:
     """Images that are encoded, and which of them.
 
     Attributes:
-        source: The images.
+        source: Where the images are read, and their labels.
         indices: Ascending.
         whole: How many a limit left to choose from.
     """
@@ -191,7 +191,7 @@ def evaluate(
 
     Args:
         loaded: The encoder; it is moved to `device`.
-        train: The bank.
+        train: Images of the bank, whose labels vote.
         val: The queries; None: a seeded fifth of each class of `train`, which leaves the bank.
         device: Where to compute, in float32.
         batch_size: Images encoded at once.

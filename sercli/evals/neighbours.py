@@ -85,7 +85,7 @@ def knn_accuracy(
         bank_labels: int64 [N], in 0…num_classes−1.
         queries: float [M, D], M ≥ 1, on the same device.
         labels: int64 [M].
-        num_classes: Number of classes.
+        num_classes: How many classes labels may name, whether or not they occur.
         k: Neighbours that vote.
         temperature: Of the weights exp(cosine / temperature).
 

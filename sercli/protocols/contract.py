@@ -153,7 +153,7 @@ class Protocol:
 
         Args:
             quantity: Of a `Reading`: its heading.
-            variant: Of the result.
+            variant: Variant of the result, shown by its title in `variants`.
         """
         shown = self.variants.get(variant, variant)
         filled = self.heading.format(variant=shown, quantity=quantity)

@@ -166,7 +166,7 @@ def replay(
     """Make a view again from its record.
 
     Args:
-        image: As read, RGB.
+        image: The image as read from its source, RGB.
         parameters: The record of the view.
         row: Which of its images.
         size: Side of the view before scaling, pixels.

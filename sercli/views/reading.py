@@ -132,7 +132,7 @@ class TrainingImages(RowReader[Ticket, Note]):
     """Reads and crops images in loader processes; colours and elements come later, in batches.
 
     Args:
-        source: The images.
+        source: Where the images are read.
         config: The recipe's section: shapes of crops, interpolation, quarter turns.
         plan: Which crops to cut.
         seed: What crops, colours and turns are drawn from, with epoch and index.

@@ -32,7 +32,7 @@ class CocoFiles:
     Attributes:
         name: What messages call the set.
         folder: Where the files are.
-        said_by: The annotation file.
+        said_by: The annotation file that lists them, for messages.
         names: File names.
         sizes: int64 [N, 2], width and height in pixels as the annotations say.
     """
@@ -62,7 +62,7 @@ def check_coco(root: Path, reading: Reading) -> CheckReport:
     """Check the annotations of a set in COCO's format, and read every image they list.
 
     Args:
-        root: Its directory.
+        root: The directory that holds its annotations and images, in one of COCO's layouts.
         reading: How its files are read.
 
     Returns:

@@ -30,7 +30,7 @@ class CocoFolder(DetectionSource):
     """A split of a set in COCO's format.
 
     Args:
-        root: The directory.
+        root: The directory that holds annotations and images of both splits.
         split: "train" or "val".
         name: The path in messages; default: `root`.
 
@@ -97,8 +97,8 @@ class SplitPlace:
     """Where a split of a COCO directory lies.
 
     Attributes:
-        root: The directory.
-        file: The annotations.
+        root: The set's directory, with its annotations/ and the folders of images.
+        file: The JSON file of the split's annotations.
     """
 
     root: Path

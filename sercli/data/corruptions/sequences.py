@@ -27,7 +27,7 @@ def perturb(
     Args:
         image: RGB and square, larger than `side` by what moves into view: 256/224 of it.
         perturbation: One of ImageNet-P's ten.
-        random: All randomness.
+        random: Where all draws of the sequence come from; equal states give equal frames.
         side: Height and width of a frame, in pixels.
 
     Returns:

@@ -42,7 +42,7 @@ class SplitReport:
         facts: What else there is to count in a set of its layout, by name.
         sizes: int32 [readable files, 2], width and height in pixels.
         modes: Files by stored pixel format, Pillow's names.
-        problems: One line each.
+        problems: What is wrong, a line each, with the file that has it; none: all is well.
     """
 
     split: str

@@ -61,7 +61,7 @@ def read_rgb(path: str | bytes, *, called: str) -> Image.Image:
     """Decode a file to RGB.
 
     Args:
-        path: The file.
+        path: Image file in any format that Pillow knows.
         called: Its name in messages.
 
     Raises:

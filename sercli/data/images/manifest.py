@@ -37,7 +37,7 @@ class Manifest:
     """The images below one folder of class folders, about 35 bytes a file.
 
     Attributes:
-        root: The folder, absolute.
+        root: Absolute path of the folder that holds the class folders.
         classes: Names of the class folders, sorted.
         directories: All directories seen, relative to `root`; the first is the root itself ("").
         directory_class: int32 [D], each directory's class (-1 for the root).

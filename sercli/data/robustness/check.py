@@ -103,8 +103,8 @@ def check_set(
     """Measure a robustness set against what was published, then read every file of it.
 
     Args:
-        root: Its folder.
-        layout: One of `LAYOUTS`.
+        root: Folder of the set as its archive unpacks.
+        layout: Which set it should be, one of `LAYOUTS`.
         reading: How its files are read.
         classes_of: A data set whose class folders are the classes; by default ImageNet's 1000 are,
             unless the set has other class folders and lies beside a train/ or val/.

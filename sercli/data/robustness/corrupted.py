@@ -42,11 +42,11 @@ class CorruptedSet:
     """ImageNet-C: a grid of corruptions and severities, one set of images in each cell.
 
     Attributes:
-        path: Its folder.
+        path: Folder that the corruptions' folders lie in.
         corruptions: Those found of the catalogue, in its order: the paper's fifteen first.
         cells: (corruption, severity) → images, labelled by the head's classes.
         partial: Whether something is missing of it.
-        notes: What is missing.
+        notes: What a partial set lacks, a sentence each.
     """
 
     path: Path

@@ -130,7 +130,7 @@ class ClassFolders(ImageSource):
     """Images in class folders, with labels looked up by the folders' names.
 
     Args:
-        manifest: The files.
+        manifest: The list of the files, by class folder.
         name: The path as the user gave it.
         classes: The class order of a head.
         labels: Name of a class folder → index into `classes`; every folder is in it.

@@ -41,12 +41,12 @@ class PerturbedSet:
     """ImageNet-P: short videos in which a picture changes a little from frame to frame.
 
     Attributes:
-        path: Its folder.
+        path: Folder that the perturbations' folders lie in.
         perturbations: Those found, of the ten.
         sequences: Perturbation → its videos.
         side: What both sides of all frames must be, in pixels; None: they may be anything.
         partial: Whether something is missing of it.
-        notes: What is missing.
+        notes: What a partial set lacks, a sentence each.
     """
 
     path: Path

@@ -63,7 +63,7 @@ class LabelledSet:
         subset: int64 [K], ascending: the classes to restrict the logits to; None: all.
         variant: What a result on it is a variant of the protocol for: one of `KINDS`, or "val".
         partial: Whether something is missing of it.
-        notes: What is missing.
+        notes: What a partial set lacks, a sentence each.
     """
 
     name: str
@@ -80,7 +80,7 @@ def open_set(
     """Open one of the sets in class folders.
 
     Args:
-        kind: One of `KINDS`.
+        kind: Which set it is, one of `KINDS`.
         path: The folder of its class folders; for ImageNet-V2 a folder that names its variant, or
             one that holds such.
         classes: The class order of the head.

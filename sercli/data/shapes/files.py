@@ -30,8 +30,8 @@ class FileSet:
 
     Attributes:
         folder: Where it lies below the directory; also the name of its pictures' split.
-        num_images: How many.
-        style: How they look.
+        num_images: How many pictures are drawn, over all classes.
+        style: How they are drawn: as training images ("photo"), or as those of -R or -Sketch.
         numbered: Whether class folders are named 0, 1, 2… (as in ImageNet-V2) or by class.
         classes: Those that have pictures in it.
         turned: Whether pictures are turned by 90°, 180° or 270°.

@@ -188,7 +188,7 @@ def architecture_of(
     """What the tensors of an encoder do not show, from what the file, its layout and the user say.
 
     Args:
-        shape: What they show.
+        shape: What the tensors show: width, depth, patch and grid.
         given: Its tensors, under our names.
         layout: Whose files look like this one.
         facts: What the file says.

@@ -95,7 +95,7 @@ def read(
     """Read the encoder of a file that ser did not write while training.
 
     Args:
-        state: The file's content.
+        state: All that the file holds: tensors by name, nested or not, and what is beside them.
         name: What the user called it, for messages.
         teacher: The momentum encoder instead of the student.
         hints: What the file does not say.

@@ -59,9 +59,9 @@ def stated_facts(state: Mapping[str, Any], header: Mapping[str, str], found: Can
     """What a file says of one of its encoders, beside the tensors.
 
     Args:
-        state: The file's content.
+        state: All that the file holds, its arguments and settings too.
         header: Metadata of a safetensors file; that of `ser export` says everything.
-        found: The encoder.
+        found: The encoder among what it holds.
 
     Raises:
         UserError: The header of an exported file cannot be read.

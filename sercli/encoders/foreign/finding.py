@@ -145,7 +145,7 @@ def choose(
 
     Args:
         candidates: The ViTs of the file.
-        state: The file's content.
+        state: All that the file holds, to see what lies beside the candidates.
         name: What the user called it, for messages.
         teacher: The momentum encoder instead of the student.
         key: The place that the user named.

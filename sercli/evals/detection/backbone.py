@@ -87,7 +87,7 @@ class SimpleFeaturePyramid(nn.Module):
 
     Args:
         dim: Channels D of the grid.
-        channels: Of each level.
+        channels: Channels C that every level of the pyramid has.
     """
 
     def __init__(self, dim: int, channels: int) -> None:
@@ -131,7 +131,7 @@ class GridCache:
     """The grids of some images on disk, as the encoder gives them without augmentation.
 
     Attributes:
-        path: The file.
+        path: NumPy file of an array [N, D, h, w].
         indices: int64 [N], of the source, in the order of its rows.
     """
 
@@ -167,10 +167,10 @@ class GridCache:
         value is beyond ±65504; those of a float32 encoder as they are.
 
         Args:
-            path: The file.
-            source: The images.
+            path: NumPy file that takes the grids; another of that name is replaced.
+            source: Where the images are read.
             indices: int64 [N], those wanted.
-            frozen: The encoder.
+            frozen: What encodes them.
             batch_size: Images taken at a time.
             workers: Loader processes.
             progress: Called with "features", the images done, and all.

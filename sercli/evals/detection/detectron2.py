@@ -73,7 +73,7 @@ class SerBackbone(Backbone):
 
     Args:
         frozen: The encoder; no part of the module's state.
-        channels: Of each level.
+        channels: Channels C that every level of the pyramid has.
     """
 
     def __init__(self, frozen: FrozenEncoder, channels: int) -> None:
@@ -335,7 +335,7 @@ class Evaluator:
 
     Args:
         source: Gives the categories.
-        indices: The images scored.
+        indices: Indices in the source of the images that are scored.
     """
 
     def __init__(self, source: DetectionSource, indices: Sequence[int]) -> None:

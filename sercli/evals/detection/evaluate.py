@@ -80,7 +80,7 @@ def evaluate(
     """Train (or go on), detect, score. Every rank gets the same outcome.
 
     Args:
-        task: From `prepare`.
+        task: All that was decided, as `prepare` gives it.
         run: The run directory: takes checkpoints, metrics and cached grids.
         runtime: Device and precision of the encoder; heads are float32.
         request: Set by signal handlers.

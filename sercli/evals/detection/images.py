@@ -85,7 +85,7 @@ class Sample:
     """One image as the detector takes it.
 
     Attributes:
-        index: In its source.
+        index: Position of the image in its source.
         image: uint8 [3, h, w], scaled for the canvas; None where its features are cached.
         original: Height and width in pixels of the file.
         frame: Height and width in units of the frame.
@@ -117,8 +117,8 @@ class DetectionImages:
 
     Args:
         source: The images and their annotations.
-        canvas: Where they lie.
-        seed: Of the mirroring.
+        canvas: The square that an image is scaled for and laid on.
+        seed: What mirroring is drawn from, with epoch and index.
         flip: Mirror half of the training samples.
         with_images: Read the files; otherwise only the annotations.
     """
@@ -272,7 +272,7 @@ class TrainingOrder:
     Attributes:
         indices: int64 [N], of the source.
         batch_size: Images a step, of all ranks.
-        seed: Of the permutations.
+        seed: What the permutation of each epoch is drawn from.
     """
 
     indices: NDArray[np.int64]

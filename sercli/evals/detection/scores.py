@@ -196,7 +196,7 @@ def average_precision(
     """AP at each IoU threshold when each image counts `weights` times.
 
     Args:
-        matches: Of every category.
+        matches: Which detections match which objects, for each category and image.
         weights: [images], not negative.
 
     Returns:

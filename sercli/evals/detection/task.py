@@ -27,9 +27,9 @@ class Task:
     """All that is decided before anything is trained.
 
     Attributes:
-        loaded: The encoder.
-        train, val: The images.
-        options: As given.
+        loaded: The encoder that is frozen, and where its weights are from.
+        train, val: Where the images to train on, and to score on, are read.
+        options: What the user asked for, before the preset filled in the rest.
         canvas: What the encoder is shown.
         heads: Sizes.
         schedule: Steps and learning rates.

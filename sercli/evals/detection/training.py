@@ -38,12 +38,12 @@ def train(
     """Train from the stepper's step to its end.
 
     Args:
-        detector: What is trained.
+        detector: What is trained on the features: the pyramid and the heads.
         grids_of: Gives the features of samples.
-        images: What is read.
+        images: Where samples and annotations are read from.
         order: Which images each step takes.
         stepper: Resumed.
-        optimiser: The stepper's.
+        optimiser: The optimiser that the stepper steps.
         seed: Of the regions that losses are computed on.
         workers: Loader processes.
 
@@ -87,7 +87,7 @@ def detect(
     Args:
         detector: Trained.
         grids_of: Features of samples.
-        images: What is read.
+        images: Where samples and annotations are read from.
         indices: int64 [N], of its source.
         batch_size: Images taken at a time; no number depends on it.
         workers: Loader processes.

@@ -24,7 +24,7 @@ class TokenPicture:
     """An image, a transformation of it, and their tokens.
 
     Attributes:
-        name: The transformation g.
+        name: Name of the transformation g, `rot90` for instance.
         image: x, [H, W, 3] in 0…1.
         view: g x, [H', W', 3] in 0…1.
         observed: Tokens f(x), [h, w, D].
@@ -54,7 +54,7 @@ def picture(
         loaded: The encoder; it is moved to `device`.
         source: Images; the first of `sample` are shown.
         layer: Block whose tokens are shown, 0 to depth.
-        device: Where to compute.
+        device: Where the encoder runs; the arrays returned are on the CPU.
         image_size: (H, W) in pixels; None: the size it was trained on.
 
     Raises:

@@ -54,8 +54,8 @@ def doubt(
     """Why the chosen classifier may not have converged, and the remedy; None: nothing says so.
 
     Args:
-        training: Of all classifiers.
-        rate: The chosen one's.
+        training: How long, and on what, all classifiers were trained.
+        rate: Learning rate of the classifier that was chosen.
         rates: H learning rates of its feature set, companions among them.
         judged: How they do on the images of the hold-out after the last step.
     """

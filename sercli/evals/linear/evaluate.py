@@ -43,7 +43,7 @@ class ProbeOutcome(Outcome):
     """What a probe found; arrays are image_ids, labels and predictions [M] of the test images.
 
     Attributes:
-        head: The chosen one.
+        head: The head that the hold-out chose, with what it needs to predict.
         table: Feature set → percent of the hold-out right, for each learning rate at its best
             epoch; None for a head that diverged.
         edge: "lowest" or "highest" where the chosen learning rate ends the grid.

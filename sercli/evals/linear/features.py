@@ -197,7 +197,7 @@ class ProbeImages:
     """Training crops, a function of (seed, epoch, index), and central crops: uint8 [3, S, S].
 
     Args:
-        source: The images.
+        source: Where the images are read.
         image_size: Side S.
         interpolation: Of the resize before a central crop, "bicubic" or "bilinear".
         seed: Of the training crops.

@@ -29,8 +29,8 @@ class HeadRow:
         seed: Of the first weights, which do not depend on the learning rates.
         companions: Learning rates of further heads, trained alike but never chosen; they come last
             among the H.
-        device: Of all tensors.
-        dtype: Of all tensors.
+        device: Where all tensors are; None: the default device.
+        dtype: What all tensors are computed in.
 
     Attributes:
         choices: How many of the H may be chosen.
@@ -69,7 +69,7 @@ class HeadRow:
         Args:
             features: [B, D].
             labels: int64 [B].
-            factor: The schedule's.
+            factor: What the schedule multiplies every learning rate by in this step.
 
         Returns:
             The mean cross entropy of each head before the step, [H].
@@ -217,7 +217,7 @@ class Choice:
     """A head that the hold-out ranks first.
 
     Attributes:
-        feature_set: Its name.
+        feature_set: Which of the probe's feature sets it takes.
         index: Of its learning rate.
         epoch: Epochs it was trained for.
         correct: Images of the hold-out it has right.

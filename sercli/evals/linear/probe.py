@@ -122,11 +122,11 @@ class Probe:
     """A linear probe that is checked, but has not read an image yet.
 
     Attributes:
-        loaded: The encoder.
+        loaded: The encoder that is frozen, and where its weights are from.
         train: Source of the training images and the hold-out.
         test: Source of the test images.
         has_val: Whether `test` is a val split.
-        options: As given.
+        options: What the user asked for, before the preset filled in the rest.
         preset: Resolved.
         plan: What is taken from the encoder.
         split: Which images serve for what.

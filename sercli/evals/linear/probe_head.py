@@ -34,7 +34,7 @@ class HeadFacts:
         encoder_sha256: Of the encoder it belongs to.
         image_size: Side of an image, pixels.
         resize: Shorter side before the central crop, pixels.
-        interpolation: Of that resize.
+        interpolation: How images are resized for it, "bicubic" or "bilinear".
         mean, std: Normalisation of the input.
         protocol_id: Of the result that it stands beside.
         partial: Whether that result is partial: trained on a part of the images, for a trial.

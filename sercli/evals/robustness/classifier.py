@@ -103,7 +103,7 @@ def own_head(name: str, *, device: torch.device, random_init: bool = False) -> C
 
     Args:
         name: `timm:NAME`.
-        device: Where to compute.
+        device: Where the model runs.
         random_init: Random weights; otherwise those cached on this machine.
 
     Raises:

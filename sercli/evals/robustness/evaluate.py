@@ -50,7 +50,7 @@ def evaluate(
     """Each set's outcome as soon as it is there.
 
     Args:
-        classifier: What predicts.
+        classifier: Encoder and head, with the transform that goes before them.
         sets: On what; the error on "val" is the clean one of relative mCE.
         reading: How to read them.
         alexnet: Normalisers of ImageNet-P, which then gives a second result.
@@ -82,7 +82,7 @@ def evaluate_images(
     """Top-1 and top-5 of a labelled set.
 
     Args:
-        classifier: What predicts.
+        classifier: Encoder and head, with the transform that goes before them.
         images: Its labels index the classifier's classes; with a `subset`, only those may be
             predicted.
         variant: Name of the set in the result's name.
@@ -134,7 +134,7 @@ def evaluate_corruptions(
     """The grid of a corrupted set.
 
     Args:
-        classifier: What predicts.
+        classifier: Encoder and head, with the transform that goes before them.
         corrupted: The grid; pictures must have the classifier's side.
         variant: "imagenet-c" or "imagenet-c-otf".
         path: Where it is, for the result.

@@ -105,7 +105,7 @@ def top5_distance(best: Tensor, *, noise: bool) -> Tensor:
     Args:
         best: int [..., T, 5], T ≥ 2, the five best classes of each frame, best first (all classes
             where there are fewer).
-        noise: As in `flip_probability`.
+        noise: Whether frames are compared with the first one (noise) or with that before.
 
     Returns:
         float64 [...], 0…15.

@@ -22,7 +22,7 @@ class Block:
 
     Attributes:
         title: Line above it.
-        headings: One a column.
+        headings: Titles of the columns, from left to right.
         rows: Cells as text.
         caption: Explanation below it.
     """
@@ -38,7 +38,7 @@ class GridRow:
     """One corruption of a grid.
 
     Attributes:
-        name: The corruption.
+        name: Name of the corruption, as in results.
         group: What kind it is; rows of one kind stand together.
         extra: Whether it is none of ImageNet-C's fifteen, and enters no mean.
         accuracy: Top-1 by severity, percent (None: not measured).

@@ -68,7 +68,7 @@ class Spec:
     """A column and where its numbers come from.
 
     Attributes:
-        column: What is shown.
+        column: How the table shows it: key, heading, unit, arrow.
         source: Result name, or section of run.json.
         reading: The metric, or key of run.json, and what it is.
         protocol: The contract of the result; None for quantities of the run itself.
@@ -142,7 +142,7 @@ def result_spec(protocol: Protocol, name: str, metric: str) -> Spec:
     """A column of a result, as the contract of its protocol has it.
 
     Args:
-        protocol: The contract.
+        protocol: What the result's protocol says of its metrics.
         name: Of the result, `<protocol>[--<variant>]`.
         metric: One of the result's.
     """

@@ -70,7 +70,7 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
 
     Args:
         paths: Run directories, in any order; the rows come in the paper's order.
-        options: What to show.
+        options: Baseline, block, columns and rows to show; None: the defaults.
 
     Raises:
         UserError: A path is no run directory, no run has a number, a column or block does not

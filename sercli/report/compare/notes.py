@@ -77,7 +77,7 @@ def context_notes(
 
     Args:
         rows: With their cells.
-        specs: The columns.
+        specs: The columns of the table and where their numbers come from.
         runs: All that are compared.
         open_block: Columns of blocks are left out where there are several to choose from.
         published: Rows of the paper were asked for.

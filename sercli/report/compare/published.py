@@ -60,7 +60,7 @@ class PublishedRow:
     """One row of the paper.
 
     Attributes:
-        method, addon: As in recipes.
+        method, addon: Names of method and add-on, as in recipes.
         views: "2", "3", "2+4", or empty where the paper does not say.
         layer: Block whose output the add-on uses; None for baselines and where not stated.
         weight_zero: The control with λ = 0.

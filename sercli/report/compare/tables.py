@@ -123,7 +123,7 @@ class Cell:
         std: Sample standard deviation over `seeds` runs; excludes an interval.
         seeds: Runs averaged, when runs are grouped by seed.
         floor: The same score of a randomly initialised twin.
-        difference: To the baseline.
+        difference: How far it is from the baseline's number; None: not compared.
         marks: Footnote marks, in order.
         data: What it was measured on, to tell what may be ranked or subtracted.
         weights: Which of a run's weights were scored, for instance student.

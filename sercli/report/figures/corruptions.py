@@ -26,7 +26,7 @@ class CorruptionRow:
     """One row of the heat map.
 
     Attributes:
-        name: The corruption.
+        name: Name of the corruption, as in results.
         group: What kind it is; rows of one kind stand together.
         extra: Whether it enters no mean.
         accuracy: Top-1 by severity, percent (None: not measured).

@@ -33,7 +33,7 @@ class Shown:
     """One object, as annotated or as found.
 
     Attributes:
-        name: Of its class.
+        name: Name of the object's class.
         box: x, y, width, height in pixels.
         mask: bool [H, W]; None: there is none to draw.
         score: In 0…1; None: it is ground truth.
@@ -56,8 +56,8 @@ class DetectionPanel:
 
     Attributes:
         image: uint8 [H, W, 3].
-        truth: The annotated objects.
-        found: The detections.
+        truth: Objects that the annotations have in it.
+        found: Objects that the detector found in it, with their scores.
     """
 
     image: NDArray[np.uint8]

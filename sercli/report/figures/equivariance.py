@@ -25,7 +25,7 @@ class LayerCurves:
     """One panel: scores of a group of transformations, a value a layer (None: undefined).
 
     Attributes:
-        name: Its title.
+        name: Title of the panel, the group's name.
         score, low, high: The model's score and its interval.
         floor, floor_low, floor_high: The same of its random twin.
     """
@@ -44,7 +44,7 @@ class TokenRow:
     """One row of the token picture.
 
     Attributes:
-        name: The transformation g.
+        name: Name of the transformation g, `rot90` for instance.
         image: x, [H, W, 3] in 0…1.
         view: g x, [H', W', 3] in 0…1.
         observed: Tokens f(x), [h, w, D].
@@ -72,7 +72,7 @@ def equivariance_figure(
 
     Args:
         layers: Blocks, 0 is the embedding.
-        panels: What to draw.
+        panels: Curves of each group of transformations, a panel a group.
         energy: Share of the variance that is spatial, a value a layer.
         title: Of the whole figure.
         tapped_layer: Marked with a line, if it is among `layers`.
