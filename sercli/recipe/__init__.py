@@ -14,8 +14,8 @@ from sercli.recipe.schema import (
     Probability,
     Range,
     Recipe,
-    Setting,
     Share,
+    ViewSetting,
 )
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
     "Range",
     "Recipe",
     "Schedule",
-    "Setting",
     "Share",
+    "ViewSetting",
     "cosine",
 ]

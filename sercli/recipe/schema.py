@@ -122,13 +122,13 @@ class LocalViews(Section):
     colours: Photometrics = Photometrics(grey_p=0.0, blur_p=0.5)
 
 
-Setting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
+ViewSetting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
 
 
 class Views(Section):
     """What the encoder sees of an image."""
 
-    setting: Annotated[Setting, BeforeValidator(str)] = Field(
+    setting: Annotated[ViewSetting, BeforeValidator(str)] = Field(
         "2",
         description="2 crops; 3: and the plain image; 2+4-crops: and four small crops; "
         "2+4-rotations: and a small crop in its four quarter turns",
@@ -258,7 +258,7 @@ class AddonConfig(FamilyConfig):
             say of them.
     """
 
-    view_settings: ClassVar[tuple[Setting, ...]] = ("2", "2+4-crops")
+    view_settings: ClassVar[tuple[ViewSetting, ...]] = ("2", "2+4-crops")
     presets_fill: ClassVar[frozenset[str]] = frozenset()
 
     @property

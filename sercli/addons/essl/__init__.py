@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from sercli.addons.settings import SummaryConfig
-from sercli.recipe.schema import Count, MoreViews, Setting
+from sercli.recipe.schema import Count, MoreViews, ViewSetting
 
 # λ by method: of the port to MoCo-v3, also taken for DINO; Barlow Twins' is the authors'.
 _WEIGHTS = {"moco": 1.0, "dino": 1.0, "barlow-twins": 8.0}
@@ -18,7 +18,7 @@ class ESSLConfig(SummaryConfig):
 
     title: ClassVar[str] = "E-SSL"
     place: ClassVar[float] = 4
-    view_settings: ClassVar[tuple[Setting, ...]] = ("2+4-rotations",)
+    view_settings: ClassVar[tuple[ViewSetting, ...]] = ("2+4-rotations",)
 
     name: str = "essl"
     form: Literal["predict", "predict-and-views"] = Field(
