@@ -227,10 +227,10 @@ class Objective(nn.Module):
     def move_teacher(self, moment: Moment, *, when: TeacherMoves) -> None:
         """Average the teacher with this step's momentum, if that is when its method does so."""
         if self.teacher is not None and self.method.teacher_moves == when:
-            self.update_teacher(self.method.momentum_at(moment.progress))
+            self._update_teacher(self.method.momentum_at(moment.progress))
 
     @torch.no_grad()
-    def update_teacher(self, momentum: float) -> None:
+    def _update_teacher(self, momentum: float) -> None:
         """teacher ← momentum · teacher + (1 − momentum) · student."""
         if self.teacher is None:
             return
@@ -278,7 +278,14 @@ class Student(nn.Module):
 
 
 class Teacher(nn.Module):
-    """Averaged copies of the encoder and of the heads that the method and the add-on share."""
+    """Averaged copies of the encoder and of the heads that the method and the add-on share.
+
+    Attributes:
+        encoder: The momentum encoder.
+        method: The method's shared head, not the method: checkpoints call its weights
+            `teacher.method.…`.
+        addon: The add-on's shared head, likewise; None where it has none.
+    """
 
     def __init__(self, encoder: Encoder, method: nn.Module, addon: nn.Module | None) -> None:
         super().__init__()

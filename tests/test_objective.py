@@ -130,7 +130,7 @@ def run_steps(objective, steps=3):
         optimiser.zero_grad()
         objective(make_views(seed=step)).total.backward()
         optimiser.step()
-        objective.update_teacher(0.9)
+        objective._update_teacher(0.9)
     return {name: p.detach().clone() for name, p in objective.named_parameters()}
 
 
@@ -531,7 +531,7 @@ def test_the_teacher_starts_as_the_student_and_follows_it():
         for p in objective.student.parameters():
             p.add_(torch.randn_like(p))
     student = {name: p.detach().clone() for name, p in objective.student.named_parameters()}
-    objective.update_teacher(0.9)
+    objective._update_teacher(0.9)
     for name, p in objective.teacher.named_parameters():
         section = name.partition(".")[0] + "."
         current = student[pairs[section] + name.removeprefix(section)]
@@ -539,7 +539,7 @@ def test_the_teacher_starts_as_the_student_and_follows_it():
         torch.testing.assert_close(p, expected, rtol=1e-12, atol=1e-14)
     for name, p in objective.student.named_parameters():
         assert torch.equal(p, student[name])
-    objective.update_teacher(0.0)
+    objective._update_teacher(0.0)
     torch.testing.assert_close(
         objective.teacher.encoder.pos_embed, objective.encoder.pos_embed, rtol=0, atol=1e-15
     )

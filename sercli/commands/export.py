@@ -27,7 +27,8 @@ def export(
     An ordinary ViT loads with timm alone; one with delayed [CLS] needs `import sercli`, which adds
     `ser_vit` to timm. The file is loaded afresh by timm, and its output must equal ours
     to 1e-5; what was trained, and how, is in its header. It can be a MODEL again, and so can
-    checkpoints of moco-v3, DINO, Barlow Twins, the SER authors, dinov2, timm, lightly, solo-learn.
+    checkpoints of moco-v3, DINO, Barlow Twins, the SER authors, dinov2, timm, lightly, solo-learn,
+    torchvision.
 
     Code in a checkpoint is never run. One that needs it to be read is refused; convert it once,
     where you trust it, in Python:

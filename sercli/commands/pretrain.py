@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from sercli.recipe.files import Resolved
     from sercli.runs.run_dir import RunDir
 
-# `recipe.schema.Setting`, which takes a while to import; a test compares them.
-ViewSetting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
+# `recipe.schema.ViewSetting`, which takes a while to import; a test compares them.
+ViewsChoice = Literal["2", "3", "2+4-crops", "2+4-rotations"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class NewRun:
         int | None, typer.Option(help="Block the add-on taps, 1…depth.", show_default="3")
     ] = None
     views: Annotated[
-        ViewSetting | None,
+        ViewsChoice | None,
         typer.Option(
             help="Views of an image: 2; 3 (equimod); 2+4-crops (multi-crop); 2+4-rotations (essl).",
             show_default="the recipe's, usually 2",

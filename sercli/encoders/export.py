@@ -26,8 +26,6 @@ from sercli.runs.files import write_atomic
 TOLERANCE = 1e-5
 
 
-# -- Writing --------------------------------------------------------------------------------------
-
 # timm's own sizes at 224 px: (patch, width, depth, heads).
 _TIMM_NAMES = {
     (16, 192, 12, 3): "vit_tiny_patch16_224",

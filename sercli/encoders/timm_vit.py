@@ -19,8 +19,6 @@ from sercli.encoders.foreign import resampling
 from sercli.encoders.vit import Encoder
 from sercli.recipe.schema import PosResize
 
-# -- The model ------------------------------------------------------------------------------------
-
 
 class DelayedVisionTransformer(VisionTransformer):
     """timm's ViT whose [CLS], without a position of its own, joins after block `cls_after`.

@@ -15,7 +15,7 @@ from sercli.errors import UserError
 from sercli.families.plugins import Families, families, not_installed
 from sercli.recipe import files
 from sercli.recipe.files import Resolved
-from sercli.recipe.schema import AddonConfig, Data, MethodConfig, Plugin, Setting
+from sercli.recipe.schema import AddonConfig, Data, MethodConfig, Plugin, ViewSetting
 
 
 def resolve(
@@ -40,10 +40,10 @@ def resolve(
         UserError: No such recipe, bad YAML, unknown key (with a suggestion), bad value, or a
             plug-in that cannot be had.
     """
-    layers = files.read(name)
-    named = tuple(plugin for layer in layers for plugin in layer.plugins)
+    read = files.read(name)
+    named = tuple(plugin for file in read for plugin in file.plugins)
     known = families(*named, *given_files(plugins), tolerant=tolerant)
-    values = {key: value for layer in layers for key, value in layer.values.items()}
+    values = {key: value for file in read for key, value in file.values.items()}
     replaced, notes = {}, list(known.notes)
     for section, table in (("method", known.methods), ("addon", known.addons)):
         why = _why_missing(section, values.get(f"{section}.name"), table, known, named)
@@ -53,7 +53,7 @@ def resolve(
             replaced[section] = {str(values[f"{section}.name"]): _STAND_INS[section]}
             notes.append(f"note: {why}; its settings are shown as they were written")
     resolved = files.resolve(
-        layers,
+        read,
         name,
         methods=replaced.get("method", known.methods),
         addons=replaced.get("addon", known.addons),
@@ -65,7 +65,7 @@ def resolve(
     kept = named if replaced else (*known.files, *known.packages())
     if not kept:
         return resolved
-    origin = next((layer.origin for layer in reversed(layers) if layer.plugins), "entry points")
+    origin = next((file.origin for file in reversed(read) if file.plugins), "entry points")
     return replace(
         resolved,
         recipe=resolved.recipe.model_copy(update={"plugins": kept}),
@@ -124,7 +124,7 @@ class _AnyAddon(AddonConfig):
 
     model_config = ConfigDict(extra="allow")
 
-    view_settings: ClassVar[tuple[Setting, ...]] = get_args(Setting)
+    view_settings: ClassVar[tuple[ViewSetting, ...]] = get_args(ViewSetting)
 
 
 _STAND_INS: dict[str, Any] = {"method": _AnyMethod, "addon": _AnyAddon}

@@ -8,13 +8,14 @@ from sercli.recipe.schema import (
     AddonConfig,
     Count,
     MethodConfig,
+    MoreViews,
     NotNegative,
     Positive,
     Probability,
     Range,
     Recipe,
-    Setting,
     Share,
+    ViewSetting,
 )
 
 __all__ = [
@@ -23,13 +24,14 @@ __all__ = [
     "Count",
     "MethodConfig",
     "Moment",
+    "MoreViews",
     "NotNegative",
     "Positive",
     "Probability",
     "Range",
     "Recipe",
     "Schedule",
-    "Setting",
     "Share",
+    "ViewSetting",
     "cosine",
 ]

@@ -45,8 +45,8 @@ class Resolved:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One recipe file of those that make a recipe.
+class RecipeFile:
+    """What one file of those that make a recipe says; or the command line, which comes last.
 
     Attributes:
         origin: What it is called.
@@ -115,7 +115,7 @@ def _full_name(file: Path, given: str) -> str:
     return file.relative_to(root).with_suffix("").as_posix() if root in file.parents else given
 
 
-def read(name: str, *, beside: Path | None = None, seen: tuple[Path, ...] = ()) -> list[Layer]:
+def read(name: str, *, beside: Path | None = None, seen: tuple[Path, ...] = ()) -> list[RecipeFile]:
     """Read a recipe and what it extends, the most basic first.
 
     Args:
@@ -133,16 +133,16 @@ def read(name: str, *, beside: Path | None = None, seen: tuple[Path, ...] = ()) 
     parent = tree.pop("extends", None)
     plugins = plugins_of(tree.pop("plugins", None), beside=file)
     pairs = list(_flatten(tree))
-    layer = Layer(_full_name(file, name), dict(pairs), plugins)
-    if len(layer.values) < len(pairs):
+    this = RecipeFile(_full_name(file, name), dict(pairs), plugins)
+    if len(this.values) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise UserError(f"{file} sets {twice} twice", "a key may stand once, dotted or nested")
     if parent is None:
-        return [layer]
+        return [this]
     if not isinstance(parent, str):
         raise UserError(f"{file} extends {parent!r}", "`extends:` takes one recipe name")
-    return [*read(parent, beside=file.parent, seen=(*seen, file.resolve())), layer]
+    return [*read(parent, beside=file.parent, seen=(*seen, file.resolve())), this]
 
 
 def plugins_of(given: Any, *, beside: Path) -> tuple[Plugin, ...]:
@@ -169,11 +169,11 @@ def plugins_of(given: Any, *, beside: Path) -> tuple[Plugin, ...]:
 
 
 def _merge(
-    layers: Sequence[Layer], addons: Mapping[str, type[AddonConfig]]
+    files: Sequence[RecipeFile], addons: Mapping[str, type[AddonConfig]]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Later layers win. Choosing another method or add-on drops the settings of the former one.
+    """Later files win. Choosing another method or add-on drops the settings of the former one.
 
-    A preset replaces what the layers below say of the keys it fills in. A flag drops nothing of
+    A preset replaces what the files below say of the keys it fills in. A flag drops nothing of
     `--set`: both are of one command line.
     """
     values: dict[str, Any] = {}
@@ -183,21 +183,21 @@ def _merge(
         kept = {k for k in values if not k.startswith(prefix) or origins[k] == "--set"}
         return {k: v for k, v in values.items() if k in kept}
 
-    for one in layers:
-        origin, layer = one.origin, one.values
+    for one in files:
+        origin, told = one.origin, one.values
         for section in ("method", "addon"):
             name = f"{section}.name"
-            if name in layer and values.get(name) not in (None, layer[name]):
+            if name in told and values.get(name) not in (None, told[name]):
                 values = without(f"{section}.")
         setting = "views.setting"
-        if setting in layer and str(values.get(setting, "2")) != str(layer[setting]):
+        if setting in told and str(values.get(setting, "2")) != str(told[setting]):
             values = without("views.local")
-        addon = str(layer.get("addon.name", values.get("addon.name")))
-        if "addon.preset" in layer and addon in addons:
+        addon = str(told.get("addon.name", values.get("addon.name")))
+        if "addon.preset" in told and addon in addons:
             filled = {f"addon.{key}" for key in ("preset", *addons[addon].presets_fill)}
             values = {k: v for k, v in values.items() if k not in filled}
-        values.update(layer)
-        origins.update(dict.fromkeys(layer, origin))
+        values.update(told)
+        origins.update(dict.fromkeys(told, origin))
     return values, {key: origins[key] for key in values}
 
 
@@ -225,7 +225,7 @@ def load(
 
 
 def resolve(
-    layers: Sequence[Layer],
+    files: Sequence[RecipeFile],
     name: str,
     *,
     methods: Mapping[str, type[MethodConfig]],
@@ -240,7 +240,7 @@ def resolve(
     told = dict(_flatten(dict(_parse_setting(text) for text in settings)))
     if any(key.partition(".")[0] == "plugins" for key in told):
         raise UserError("--set plugins", "plug-ins are loaded before settings", "use --plugin FILE")
-    everything = [*layers, Layer("--set", told), Layer("flag", dict(flags or {}))]
+    everything = [*files, RecipeFile("--set", told), RecipeFile("flag", dict(flags or {}))]
     values, origins = _merge(everything, addons)
     _refuse_layer_without_addon(values, origins)
     return _resolve(values, origins, name, methods=methods, addons=addons)
@@ -254,7 +254,7 @@ def from_mapping(
     name: str = "recipe",
 ) -> Resolved:
     """Resolve settings given as nested mappings (as `Recipe.model_dump` gives them)."""
-    values, origins = _merge([Layer(name, dict(_flatten(tree)))], addons)
+    values, origins = _merge([RecipeFile(name, dict(_flatten(tree)))], addons)
     return _resolve(values, origins, name, methods=methods, addons=addons)
 
 

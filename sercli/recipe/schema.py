@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum, auto
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -121,13 +122,13 @@ class LocalViews(Section):
     colours: Photometrics = Photometrics(grey_p=0.0, blur_p=0.5)
 
 
-Setting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
+ViewSetting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
 
 
 class Views(Section):
     """What the encoder sees of an image."""
 
-    setting: Annotated[Setting, BeforeValidator(str)] = Field(
+    setting: Annotated[ViewSetting, BeforeValidator(str)] = Field(
         "2",
         description="2 crops; 3: and the plain image; 2+4-crops: and four small crops; "
         "2+4-rotations: and a small crop in its four quarter turns",
@@ -235,6 +236,19 @@ class MethodConfig(FamilyConfig):
     takes_more_views: ClassVar[bool] = False
 
 
+@dataclass(frozen=True)
+class MoreViews:
+    """A setting by which the invariance loss gets more views than two.
+
+    Attributes:
+        setting: The setting and its value, as an error line names them.
+        remedy: The setting by which it gets two.
+    """
+
+    setting: str
+    remedy: str
+
+
 class AddonConfig(FamilyConfig):
     """Base of the settings of an add-on; `none` has no other.
 
@@ -244,7 +258,7 @@ class AddonConfig(FamilyConfig):
             say of them.
     """
 
-    view_settings: ClassVar[tuple[Setting, ...]] = ("2", "2+4-crops")
+    view_settings: ClassVar[tuple[ViewSetting, ...]] = ("2", "2+4-crops")
     presets_fill: ClassVar[frozenset[str]] = frozenset()
 
     @property
@@ -258,9 +272,9 @@ class AddonConfig(FamilyConfig):
         return False
 
     @property
-    def adds_views(self) -> bool:
-        """Whether views that it asks for also enter the invariance loss."""
-        return False
+    def more_views(self) -> MoreViews | None:
+        """What says that views it asks for also enter the invariance loss; None: they do not."""
+        return None
 
     def check_views(self, views: Views) -> None:
         """Raise a ValueError if these views leave the add-on nothing to learn."""
@@ -328,20 +342,16 @@ class Recipe(Section):
                 f"views.setting {setting} with addon {self.addon.name}: it works with "
                 f"{' or '.join(usable)}; use --views {usable[0]}"
             )
-        more = setting == "2+4-crops" or self.addon.adds_views
-        if more and not self.method.takes_more_views:
-            what = (
-                "views.setting 2+4-crops"
-                if setting == "2+4-crops"
-                else "addon.form predict-and-views"
-            )
-            remedy = "--views 2" if setting == "2+4-crops" else "addon.form=predict"
+        more = self.addon.more_views
+        if setting == "2+4-crops":
+            more = MoreViews("views.setting 2+4-crops", remedy="--views 2")
+        if more is not None and not self.method.takes_more_views:
             known: Mapping[str, type[MethodConfig]] = (info.context or {}).get("methods", {})
             able = [name for name, method in known.items() if method.takes_more_views]
             others = f", or a method with multi-crop ({', '.join(able)})" if able else ""
             raise ValueError(
-                f"{what} with method {self.method.name}: its loss takes two views; use {remedy}"
-                f"{others}"
+                f"{more.setting} with method {self.method.name}: its loss takes two views; use "
+                f"{more.remedy}{others}"
             )
         self.addon.check_views(self.views)
         return self

@@ -23,8 +23,6 @@ from sercli.views.colours import PhotometricParameters
 from sercli.views.plan import PairedViews, Partition, ViewPlan, ViewSpec
 from sercli.views.reading import Samples
 
-# -- On the device --------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class ViewParameters:

@@ -25,7 +25,7 @@ from sercli.recipe.schema import Views as ViewsConfig
 
 @dataclass(frozen=True)
 class PairedViews:
-    """What an add-on asks of b₂ (DESIGN of SER); an add-on without paired views asks nothing.
+    """What an add-on asks of b₂; an add-on without paired views asks nothing.
 
     Attributes:
         fraction: Share of the global batch that is b₂.

@@ -34,9 +34,6 @@ from sercli.views.plan import Partition, ViewPlan, ViewSpec
 _MAX_REPLACEMENTS = 20
 
 
-# -- Reading --------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Ticket:
     """One image to read.

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from sercli.cli import app
 from sercli.commands.options import ModelOptions, PositionsWay, RunOptions, option_objects
-from sercli.commands.pretrain import ViewSetting
+from sercli.commands.pretrain import ViewsChoice
 from sercli.errors import UserError
 from sercli.evals.detection import options as detection
 from sercli.evals.linear import options as linear
 from sercli.families import addon_configs, method_configs
-from sercli.recipe.schema import PosResize, Setting
+from sercli.recipe.schema import PosResize, ViewSetting
 
 EVALUATORS = ("knn", "linear-eval", "robustness", "coco-detect", "equiv-score")
 
@@ -76,7 +76,7 @@ def test_every_evaluator_has_the_shared_options(command: str) -> None:
 
 def test_choices_are_those_of_the_code_that_takes_them() -> None:
     assert set(get_args(PositionsWay)) == set(get_args(PosResize))
-    assert get_args(ViewSetting) == get_args(Setting)
+    assert get_args(ViewsChoice) == get_args(ViewSetting)
     assert get_args(linear.PresetName) == tuple(linear.PRESETS)
     assert get_args(detection.PresetName) == tuple(detection.PRESETS)
 
@@ -89,7 +89,7 @@ def test_choices_are_those_of_the_code_that_takes_them() -> None:
         (["coco-detect", "x", "--engine", "yolo"], detection.ENGINES),
         (["coco-detect", "x", "--preset", "huge"], tuple(detection.PRESETS)),
         (["coco-detect", "x", "--metric", "mine"], detection.METRICS),
-        (["pretrain", "--views", "4"], get_args(Setting)),
+        (["pretrain", "--views", "4"], get_args(ViewSetting)),
         (["compare", "x", "--format", "pdf"], ("terminal", "markdown", "latex", "csv", "html")),
     ],
 )

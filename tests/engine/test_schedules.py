@@ -280,7 +280,7 @@ def test_the_centre_is_a_running_mean_of_the_teachers_logits(setting, addon):
         gold, _ = numpy_dino(students, teachers, center, sharp=sharp, soft=0.1)
         assert ours == pytest.approx(gold, rel=1e-9)  # the centre before the step
         center = 0.8 * center + 0.2 * np.concatenate(teachers).mean(0)
-        objective.update_teacher(0.9)
+        objective._update_teacher(0.9)
     np.testing.assert_allclose(objective.method.center.numpy(), center, rtol=1e-10, atol=1e-13)
     assert np.abs(center).max() > 0.01
 

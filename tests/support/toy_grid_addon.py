@@ -7,11 +7,11 @@ from torch.nn.functional import cosine_similarity
 
 from sercli.actions import transport
 from sercli.addons import Addon, PairedViews, TermConfig, ViewRequest, share_of
-from sercli.recipe import Setting, Share
+from sercli.recipe import Share, ViewSetting
 
 
 class GridConfig(TermConfig):
-    view_settings: ClassVar[tuple[Setting, ...]] = ("2",)
+    view_settings: ClassVar[tuple[ViewSetting, ...]] = ("2",)
 
     name: str = "toy-grid"
     fraction: Share = 0.25

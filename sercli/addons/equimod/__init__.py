@@ -6,7 +6,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from sercli.addons.settings import SummaryConfig
-from sercli.recipe.schema import Count, Positive, Setting
+from sercli.recipe.schema import Count, Positive, ViewSetting
 
 
 class EquiModConfig(SummaryConfig):
@@ -14,7 +14,7 @@ class EquiModConfig(SummaryConfig):
 
     title: ClassVar[str] = "EquiMod"
     place: ClassVar[float] = 3
-    view_settings: ClassVar[tuple[Setting, ...]] = ("3",)
+    view_settings: ClassVar[tuple[ViewSetting, ...]] = ("3",)
 
     name: str = "equimod"
     temperature: Positive = 0.2

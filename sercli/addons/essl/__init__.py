@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from sercli.addons.settings import SummaryConfig
-from sercli.recipe.schema import Count, Setting
+from sercli.recipe.schema import Count, MoreViews, ViewSetting
 
 # λ by method: of the port to MoCo-v3, also taken for DINO; Barlow Twins' is the authors'.
 _WEIGHTS = {"moco": 1.0, "dino": 1.0, "barlow-twins": 8.0}
@@ -18,7 +18,7 @@ class ESSLConfig(SummaryConfig):
 
     title: ClassVar[str] = "E-SSL"
     place: ClassVar[float] = 4
-    view_settings: ClassVar[tuple[Setting, ...]] = ("2+4-rotations",)
+    view_settings: ClassVar[tuple[ViewSetting, ...]] = ("2+4-rotations",)
 
     name: str = "essl"
     form: Literal["predict", "predict-and-views"] = Field(
@@ -27,8 +27,10 @@ class ESSLConfig(SummaryConfig):
     hidden_width: Count = Field(256, description="of the head's last hidden layer")
 
     @property
-    def adds_views(self) -> bool:
-        return self.form == "predict-and-views"
+    def more_views(self) -> MoreViews | None:
+        if self.form == "predict":
+            return None
+        return MoreViews(f"addon.form {self.form}", remedy="addon.form=predict")
 
     @classmethod
     def expand(cls, given: Mapping[str, Any], *, method: str) -> dict[str, Any]:

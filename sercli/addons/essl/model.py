@@ -34,7 +34,7 @@ class ESSL(Addon):
         )
 
     def view_request(self) -> ViewRequest:
-        return ViewRequest(turned_views_count=self.config.adds_views)
+        return ViewRequest(turned_views_count=self.config.more_views is not None)
 
     def loss(self, given: AddonInput) -> Tensor:
         turned = given.students[2:]

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# -- What must hold -------------------------------------------------------------------------------
-
 
 def faults(content: Mapping[str, Any]) -> Iterator[str]:
     """Everything that makes a number wrong or a reader fail, one line each.

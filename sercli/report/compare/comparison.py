@@ -20,8 +20,8 @@ from sercli.report.compare.cells import (
     measure,
 )
 from sercli.report.compare.columns import Spec, catalogue, choose, compared_block, result_spec
+from sercli.report.compare.mixing import by_protocol, mixed_protocols
 from sercli.report.compare.notes import context_notes, data_notes, reading_notes
-from sercli.report.compare.protocols import by_protocol, mixed_protocols
 from sercli.report.compare.runs import (
     Entry,
     Run,

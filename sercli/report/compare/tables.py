@@ -1,6 +1,6 @@
 """The table that `ser compare` builds once and every format renders: columns, rows, cells.
 
-Nothing here knows where numbers come from; nothing in `formats` or `page` computes any.
+Nothing here knows where numbers come from; nothing in `formats` computes any.
 """
 
 from __future__ import annotations

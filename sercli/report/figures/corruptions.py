@@ -15,8 +15,6 @@ from matplotlib.figure import Figure
 
 from sercli.report.figures.style import GREY, STYLE, Values, numbers_of
 
-# -- Corruptions ----------------------------------------------------------------------------------
-
 _GAP = 0.2  # cells, between the severities and their mean
 _CELL: Any = {"ha": "center", "va": "center", "fontsize": 7}
 

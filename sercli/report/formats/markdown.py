@@ -9,8 +9,6 @@ from rich.cells import cell_len
 from sercli.report.compare.tables import CellText, Table, cell_text
 from sercli.report.formats.text import best_sentence, caption_lines, superscript
 
-# -- Markdown -------------------------------------------------------------------------------------
-
 
 def markdown(table: Table) -> str:
     """A GitHub-flavoured table with aligned pipes, the notes as a list below."""

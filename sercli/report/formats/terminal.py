@@ -30,9 +30,6 @@ _LABEL_WIDTH = 34
 _VIEWS_WIDTH = 9
 
 
-# -- terminal and plain text ----------------------------------------------------------------------
-
-
 def terminal(table: Table, *, width: int = PLAIN_WIDTH, styled: bool = True) -> RenderableType:
     """The table for a rich console, cut into panels that fit `width` columns of text.
 
