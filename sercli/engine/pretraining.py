@@ -182,6 +182,8 @@ def train(
                     device=name,
                     **runtimes.describe(),
                 )
+                if "flops" not in run.read_run():  # it was stopped while they were counted
+                    run.update_run(flops=count_flops(recipe).to_json())
             trainer.train(request, progress)
         _record(run, trainer)
 

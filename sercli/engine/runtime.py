@@ -184,8 +184,9 @@ def decided_by_first(decide: Callable[[], _T]) -> _T:
         return cast(_T, found)
     try:
         found = decide()
-    except SerError as error:
-        distributed.broadcast_object((None, error.exit_status))
+    except Exception as error:  # also a bug, or what a plug-in raises: the others must not wait
+        status = error.exit_status if isinstance(error, SerError) else 1
+        distributed.broadcast_object((None, status))
         raise
     distributed.broadcast_object((found, 0))
     return found

@@ -201,29 +201,6 @@ def _merge(
     return values, {key: origins[key] for key in values}
 
 
-def load(
-    name: str,
-    *,
-    methods: Mapping[str, type[MethodConfig]],
-    addons: Mapping[str, type[AddonConfig]],
-    settings: tuple[str, ...] = (),
-    flags: Mapping[str, Any] | None = None,
-) -> Resolved:
-    """Resolve a recipe.
-
-    Args:
-        name: Name under `recipes/`, or a YAML file.
-        methods: Method name → its settings.
-        addons: Add-on name → its settings.
-        settings: `--set` values, each "dotted.key=YAML value".
-        flags: Values of named options by dotted key.
-
-    Raises:
-        UserError: No such recipe, bad YAML, unknown key (with a suggestion) or bad value.
-    """
-    return resolve(read(name), name, methods=methods, addons=addons, settings=settings, flags=flags)
-
-
 def resolve(
     files: Sequence[RecipeFile],
     name: str,
@@ -233,9 +210,20 @@ def resolve(
     settings: tuple[str, ...] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> Resolved:
-    """Resolve a recipe that is read; see `load`.
+    """Resolve a recipe that is read.
 
-    Its plug-ins are left out: it takes more than a recipe to load them.
+    Its plug-ins are left out: it takes more than a recipe to load them (`families.resolve`).
+
+    Args:
+        files: As `read` gives them.
+        name: Name under `recipes/`, or a YAML file.
+        methods: Method name → its settings.
+        addons: Add-on name → its settings.
+        settings: `--set` values, each "dotted.key=YAML value".
+        flags: Values of named options by dotted key.
+
+    Raises:
+        UserError: Unknown key (with a suggestion) or bad value.
     """
     told = dict(_flatten(dict(_parse_setting(text) for text in settings)))
     if any(key.partition(".")[0] == "plugins" for key in told):

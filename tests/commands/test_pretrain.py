@@ -126,3 +126,22 @@ def test_a_run_is_trained_by_what_its_recipe_yaml_says(tmp_path):
         made = plan.make_plan(resolved.recipe, source)
         run = pretraining.create_run(resolved, made, tmp_path / name.replace("/", "-"))
         assert pretraining.read_recipe(run) == resolved.recipe
+
+
+def test_flops_that_were_not_counted_when_it_was_stopped_are_counted_by_the_next(
+    tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "run"
+
+    def stopped(*_given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "count_flops", stopped)
+        status, _ = run_in_process(command(path, (*SER, *SHORT)), monkeypatch, capsys)
+    assert status == 130
+    assert RunDir.open(path).read_run()["status"] == "preempted"
+    status, said = run_in_process(["pretrain", f"--resume={path}"], monkeypatch, capsys)
+    assert status == 0, said
+    run = RunDir.open(path)
+    assert run.read_run()["flops"] == flops.count_flops(pretraining.read_recipe(run)).to_json()

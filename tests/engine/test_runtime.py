@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from sercli.engine import processes, runtime
 from sercli.errors import UserError
-from tests.support.processes import free_port
+from tests.support.processes import free_port, run_ranks
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 BATCH_SCRIPT = {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
@@ -126,3 +127,28 @@ def test_each_process_takes_a_device_of_its_own(tmp_path, visible, indices, work
         assert "2 processes on" in said[0][1]
         assert "for 1 CUDA device; each needs one of its own" in said[0][1]
         assert "each needs" not in said[1][1]
+
+
+def deciding(rank, folder, port):
+    torch.distributed.init_process_group(
+        "gloo", rank=rank, world_size=2, init_method=f"tcp://localhost:{port}"
+    )
+    try:
+        for number, error in enumerate((UserError("no such thing"), ValueError("a plug-in's"))):
+
+            def decide(error=error):
+                raise error
+
+            with pytest.raises((SystemExit, type(error))) as caught:
+                runtime.decided_by_first(decide)
+            left = getattr(caught.value, "code", type(caught.value).__name__)
+            Path(folder, f"{rank}-{number}").write_text(str(left))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.run
+def test_whatever_rank_0_fails_with_the_others_leave(tmp_path):
+    run_ranks(deciding, str(tmp_path), free_port())
+    left = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert left == {"0-0": "UserError", "1-0": "2", "0-1": "ValueError", "1-1": "1"}

@@ -18,7 +18,8 @@ ODD = {
 
 def ser_of(recipe, *settings):
     tables = dict(methods=method_configs(), addons=addon_configs())
-    return files.load(str(recipe), settings=settings, **tables).recipe.addon
+    told = files.read(str(recipe))
+    return files.resolve(told, str(recipe), settings=settings, **tables).recipe.addon
 
 
 def filled(preset, method="moco"):

@@ -32,7 +32,11 @@ def small(**sections):
 
 def load(name, *settings, **flags):
     dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return recipe_files.load(str(name), settings=settings, flags=dotted, **TABLES)
+    return loaded(name, settings=settings, flags=dotted, **TABLES)
+
+
+def loaded(name, **options):
+    return recipe_files.resolve(recipe_files.read(str(name)), str(name), **options)
 
 
 @pytest.fixture
@@ -306,10 +310,10 @@ def test_another_method_drops_the_settings_of_the_former(write):
         temperature: float = 9.0
 
     tables = {**TABLES, "methods": {**method_configs(), "other": Other}}
-    resolved = recipe_files.load("shapes/moco-ser", flags={"method.name": "other"}, **tables)
+    resolved = loaded("shapes/moco-ser", flags={"method.name": "other"}, **tables)
     assert resolved.recipe.method.model_dump() == {"name": "other", "temperature": 9.0}
     path = write("mine", "extends: shapes/moco-ser\nmethod: {name: other, temperature: 2}\n")
-    resolved = recipe_files.load(str(path), **tables)
+    resolved = loaded(path, **tables)
     assert resolved.recipe.method.model_dump() == {"name": "other", "temperature": 2.0}
 
 

@@ -12,7 +12,6 @@ from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from sercli import distributed
 from sercli.actions import GeometricAction
 from sercli.addons.base import AddonInput
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
@@ -46,17 +45,6 @@ CASES = [
     *((setting, "none") for setting in SETTINGS),
     *((setting, kind) for setting in ("2", "2+4-crops") for kind in ("groups", "crop", "full")),
 ]
-
-
-@pytest.fixture
-def ranks(monkeypatch):
-    """Pretend to be one rank of several."""
-
-    def pretend(rank, world):
-        monkeypatch.setattr(distributed, "rank", lambda: rank)
-        monkeypatch.setattr(distributed, "world_size", lambda: world)
-
-    return pretend
 
 
 def config_of(setting, colours=ALL_COLOURS, **settings):

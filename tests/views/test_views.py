@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from sercli import distributed
 from sercli.data.crops import random_crop
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, load_rows
 from sercli.errors import RunFailed, UserError
@@ -21,18 +20,6 @@ from sercli.views.plan import PairedViews, ViewRequest, partition, plan_views
 from sercli.views.reading import Samples, Ticket, TrainingImages, batches
 from tests.support.pictures import PLAIN, Pictures, normalised
 from tests.support.reading import read_all, read_one
-
-
-@pytest.fixture
-def ranks(monkeypatch):
-    """Pretend to be one rank of several."""
-
-    def pretend(rank, world):
-        monkeypatch.setattr(distributed, "rank", lambda: rank)
-        monkeypatch.setattr(distributed, "world_size", lambda: world)
-
-    return pretend
-
 
 # -- partition ------------------------------------------------------------------------------------
 

@@ -18,18 +18,7 @@ from sercli.data.coco.rules import faults
 from sercli.data.images import check
 from sercli.data.images.check import Reading
 from sercli.errors import UserError
-from tests.support.coco_tree import CocoTree, write_coco_tree
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> CocoTree:
-    return write_coco_tree(tmp_path / "coco")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> CocoTree:
-    """One that no test changes."""
-    return write_coco_tree(tmp_path_factory.mktemp("whole") / "coco")
+from tests.support.coco_tree import CocoTree
 
 
 def _run(*arguments: object) -> Result:
