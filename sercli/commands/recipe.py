@@ -315,7 +315,9 @@ def _print_settings(resolved: Resolved, head: Head, *, origins: bool) -> None:
 
 
 def _as_yaml(value: Any) -> str:
-    """A value as one would write it in YAML, without quotes."""
+    """A value as one would write it in YAML, without quotes; of plug-ins, where they are from."""
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        return ", ".join(one.get("file") or one["distribution"] for one in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
