@@ -39,9 +39,9 @@ from sercli.encoders.loading import (
     write_encoder,
 )
 from sercli.encoders.vit import Encoder
-from sercli.families import addon_configs, method_configs
+from sercli.families import addon_configs, method_configs, resolve
 from sercli.objective import Objective
-from sercli.recipe.files import from_mapping, load
+from sercli.recipe.files import from_mapping
 from sercli.recipe.schema import Model
 
 OTHER_SIZES = ((48, 40), (16, 24), (16, 64))
@@ -381,7 +381,7 @@ def test_a_checkpoint_of_training_says_it(tmp_path):
 
 def test_imagenet_trains_as_the_authors_do_and_the_world_with_exact_size():
     for name, way in (("imagenet/moco-ser", "bicubic-offset"), ("shapes/moco-ser", "bicubic")):
-        resolved = load(name, methods=method_configs(), addons=addon_configs())
+        resolved = resolve(name, (), {})
         assert resolved.recipe.model.pos_resize == way
 
 
