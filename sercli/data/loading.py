@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sercli import stages
 from sercli.data.ring import Column, Ring, Row
 from sercli.data.source import ImageSource
 from sercli.data.workers import InProcesses, InThisProcess, Workers
@@ -200,6 +201,7 @@ def _in_order(
         for _ in range(pieces):
             submit()
             notes += pool.take()
+            stages.moved()
             submitted -= 1
         submit()
         columns = {n: torch.from_numpy(column[:count]) for n, column in ring.slot(slot).items()}
