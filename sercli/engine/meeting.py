@@ -12,16 +12,22 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict
 from datetime import timedelta
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
-import torch.distributed as dist
+import torch.distributed
 
 from sercli.engine.judgement import Report, Seen
 from sercli.engine.processes import Started
 from sercli.errors import RunFailed, UserError
 
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+# Its stores have no stubs under their public names.
+_dist: Any = torch.distributed
 _POLL = 0.2  # seconds between two looks at who has come
 _ANSWER = 5.0  # seconds for one answer of the store
 
@@ -31,7 +37,7 @@ def kept_by_torchrun() -> bool:
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
-def meet(one: Started, me: Report, seconds: float) -> dist.Store:
+def meet(one: Started, me: Report, seconds: float) -> Store:
     """The store of all processes, when all have come.
 
     Args:
@@ -43,6 +49,23 @@ def meet(one: Started, me: Report, seconds: float) -> dist.Store:
         UserError: The port is taken, on rank 0.
         RunFailed: Rank 0 cannot be reached, or some have not come.
     """
+    met: Future[Store] = Future()
+
+    def meeting() -> None:
+        try:
+            met.set_result(_meet(one, me, seconds))
+        except Exception as error:
+            met.set_exception(error)
+
+    # In a thread, as what does not answer, or is no store, holds torch for ever.
+    threading.Thread(target=meeting, name="ser-meeting", daemon=True).start()
+    try:
+        return met.result(timeout=seconds + _ANSWER)
+    except TimeoutError:
+        raise _unreachable(one, seconds, "what listens there does not answer") from None
+
+
+def _meet(one: Started, me: Report, seconds: float) -> Store:
     deadline = time.monotonic() + seconds
     keeps = one.rank == 0 and not kept_by_torchrun()
     if not keeps:
@@ -52,26 +75,29 @@ def meet(one: Started, me: Report, seconds: float) -> dist.Store:
     except (RuntimeError, ValueError) as error:
         if keeps:
             raise UserError(
-                f"MASTER_PORT={one.port}: rank 0 cannot listen there "
+                f"{one.host}:{one.port}: rank 0 cannot keep its store there "
                 f"({str(error).splitlines()[0][:120]})",
-                "another run may have it",
-                "choose another MASTER_PORT",
+                "MASTER_ADDR is this machine, and nothing else has MASTER_PORT",
+                "choose another port",
             ) from error
         raise _unreachable(one, seconds, str(error).splitlines()[0][:120]) from error
-    store = dist.PrefixStore(f"ser/{one.job}", tcp)
+    store: Store = _dist.PrefixStore(f"ser/{one.job}", tcp)
     _call_roll(store, one, me, deadline=deadline, seconds=seconds)
     return store
 
 
-def _tcp_store(one: Started, *, keeps: bool, seconds: float) -> dist.TCPStore:
-    return dist.TCPStore(
-        one.host,
-        one.port,
-        one.world_size,
-        is_master=keeps,
-        timeout=timedelta(seconds=seconds),
-        wait_for_workers=False,
-        multi_tenant=keeps,
+def _tcp_store(one: Started, *, keeps: bool, seconds: float) -> Store:
+    return cast(
+        "Store",
+        _dist.TCPStore(
+            one.host,
+            one.port,
+            one.world_size,
+            is_master=keeps,
+            timeout=timedelta(seconds=seconds),
+            wait_for_workers=False,
+            multi_tenant=keeps,
+        ),
     )
 
 
@@ -95,9 +121,7 @@ def _unreachable(one: Started, seconds: float, why: str) -> RunFailed:
     )
 
 
-def _call_roll(
-    store: dist.Store, one: Started, me: Report, *, deadline: float, seconds: float
-) -> None:
+def _call_roll(store: Store, one: Started, me: Report, *, deadline: float, seconds: float) -> None:
     missing = [rank for rank in range(one.world_size) if rank != one.rank]
     try:
         store.set(f"here/{one.rank}", me.name)
@@ -138,7 +162,7 @@ class Exchange:
         self.one, self.report = one, report
         self.interval = interval * max(1.0, one.world_size / 32)  # the store serves all in turn
         self.seen = Seen({})
-        self._ended, self._store = threading.Event(), cast(dist.Store | None, None)
+        self._ended, self._store = threading.Event(), cast("Store | None", None)
         self._thread = threading.Thread(target=self._run, name="ser-exchange", daemon=True)
 
     def start(self) -> None:
@@ -169,7 +193,7 @@ class Exchange:
             # A connection of its own: the group's waits for minutes where the group is made.
             socket.create_connection((one.host, one.port), timeout=_ANSWER).close()
             tcp = _tcp_store(one, keeps=False, seconds=_ANSWER)
-            self._store = dist.PrefixStore(f"ser/{one.job}/watch", tcp)
+            self._store: Store = _dist.PrefixStore(f"ser/{one.job}/watch", tcp)
         self._store.set(str(one.rank), json.dumps(asdict(self.report(beat))))
         reports = dict(self.seen.reports)
         others = [rank for rank in range(one.world_size) if rank != one.rank]
