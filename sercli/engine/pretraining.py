@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from sercli import distributed, stages
 from sercli.data import open_source
@@ -29,6 +28,8 @@ from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
 from sercli.runs.run_dir import RunDir, next_free, refuse_existing
+from sercli.screen import Screen
+from sercli.visible import say
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 
@@ -101,10 +102,10 @@ def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prep
     run = create_run(resolved, plan, out)
     stages.here.run = str(run.path.absolute())
     with _stops_recorded(run):
-        console = Console()
+        console = Screen()
         print_plan(resolved, plan, run.path, console)
         for note in resolved.notes:
-            print(note)
+            say(note)
         flops = count_flops(resolved.recipe, plan.objective)  # a first pass through the loss
         run.update_run(flops=flops.to_json())
         print_flops(resolved.recipe, flops, console)

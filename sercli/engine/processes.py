@@ -149,7 +149,7 @@ def _task_of_step(given: Mapping[str, str]) -> tuple[int, int] | None:
     if "SLURM_STEP_NUM_TASKS" not in given:
         return None
     tasks = _number(given, "SLURM_STEP_NUM_TASKS", least=1)
-    if tasks == 1:
+    if tasks == 1 or _inherits_step(given, tasks):
         return None
     rank = _number(given, "SLURM_PROCID", least=0)
     if rank >= tasks:
@@ -159,6 +159,18 @@ def _task_of_step(given: Mapping[str, str]) -> tuple[int, int] | None:
             "start them by srun",
         )
     return rank, tasks
+
+
+def _inherits_step(given: Mapping[str, str], tasks: int) -> bool:
+    """Whether this is a batch script that was submitted from within a step of `tasks`.
+
+    Its own variables, which srun would have set to those of the step, are of the batch script: one
+    task here, and as many in all as the script was given.
+    """
+    in_all, here = given.get("SLURM_NTASKS", ""), given.get("SLURM_GTIDS", "")
+    if in_all.isdecimal() and int(in_all) != tasks:
+        return True
+    return bool(here) and len(here.split(",")) != _tasks_here(given, tasks)
 
 
 def _by_slurm(given: Mapping[str, str], rank: int, tasks: int) -> Started:
