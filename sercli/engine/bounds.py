@@ -54,4 +54,4 @@ def bounds_here() -> dict[str, float]:
 
 def collective_seconds(bounds: Mapping[str, float]) -> float:
     """When torch itself may end a collective: after every bound, and half an hour at least."""
-    return max(1800.0, 1.2 * max(bounds.values()) + 60)
+    return max(1800.0, max(bounds.values()) + 300)

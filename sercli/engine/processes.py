@@ -57,8 +57,10 @@ class Started:
     @property
     def job(self) -> str:
         """What only the processes of one start have in common."""
-        names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID")
-        names = (*names, *(("SLURM_STEP_ID",) if self.by == "slurm" else ()))
+        names = {
+            "slurm": ("SLURM_JOB_ID", "SLURM_STEP_ID"),
+            "torchrun": ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"),
+        }[self.by]
         return "/".join(os.environ.get(name, "-") for name in names)
 
 
