@@ -7,7 +7,7 @@ the protocol, and saves what comes back.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from sercli.data.registry import rendering_kind
 from sercli.encoders.asked import Hints
 from sercli.errors import UserError
 from sercli.runs.facts import RunFacts, facts_of
-from sercli.runs.files import write_atomic
+from sercli.runs.files import file_sha256, write_atomic
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 
@@ -120,10 +120,12 @@ def save(
     run = open_or_create(path, owner=owner, command=command)
     run.keep_earlier(result)
     if arrays:
+        path = run.predictions(result.name)
         write_atomic(
-            run.predictions(result.name),
+            path,
             lambda file: np.savez_compressed(file, **arrays),  # type: ignore[arg-type]
         )
+        result = replace(result, predictions_sha256=file_sha256(path))
     run.write_result(result)
     return run
 
