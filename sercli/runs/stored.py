@@ -43,9 +43,9 @@ def require(model: type[_M], value: Mapping[str, Any], name: str, remedy: str = 
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise UserError(f"{name}: {first_problem(error)}", "it is no file of ser's", remedy) from (
-            error
-        )
+        raise UserError(
+            f"{name}: {first_problem(error)}", "a file written by ser is needed", remedy
+        ) from (error)
 
 
 def first_problem(error: ValidationError) -> str:

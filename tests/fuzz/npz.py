@@ -1,4 +1,4 @@
-"""results/*.npz: the predictions of a run that is compared with its baseline, without their hash."""
+"""results/*.npz without their hash: predictions of a run that is compared with its baseline."""
 
 from __future__ import annotations
 
