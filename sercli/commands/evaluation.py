@@ -53,8 +53,8 @@ def require_usable(model: ModelOptions, run: RunOptions) -> None:
     """
     from sercli.commands.subject import destination
 
-    destination(model.source, run.out, random_init=model.random_init)
     require_model(model)
+    destination(model.source, run.out, random_init=model.random_init)
 
 
 def require_images(model: ModelOptions, data: str | None) -> None:

@@ -20,6 +20,7 @@ from sercli.encoders.asked import Hints
 from sercli.errors import UserError
 from sercli.runs.facts import RunFacts, facts_of
 from sercli.runs.files import write_atomic
+from sercli.runs.places import require_place
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 
@@ -209,6 +210,7 @@ def destination(model: str, out: Path | None, *, random_init: bool = False) -> P
             return Path(model)
         known = model.startswith("timm:") and not model.startswith("timm:local-dir:")
         out = _RESULTS_ROOT / (model.removeprefix("timm:") if known else Path(model).stem)
+    require_place(out, "--out")
     if out.exists():
         _require_for(owner_of(model, random_init=random_init), RunDir.open(out))
     return out

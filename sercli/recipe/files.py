@@ -24,6 +24,7 @@ from sercli.recipe.schema import (
     Recipe,
     Section,
 )
+from sercli.runs.places import require_place
 from sercli.runs.text import parse_yaml, read_mapping, spelt
 
 
@@ -99,6 +100,7 @@ def recipe_names() -> list[str]:
 
 
 def _find(name: str, *, beside: Path | None = None) -> Path:
+    require_place(name, "recipe")
     for candidate in (
         *([beside / f"{name}.yaml", beside / name] if beside else []),
         recipes_root() / f"{name}.yaml",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sercli.errors import UserError, from_os_error
+from sercli.runs.places import require_place
 
 
 def _umask() -> int:
@@ -68,6 +69,7 @@ def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
     Raises:
         UserError: `path` exists already, or its parent cannot be written.
     """
+    require_place(path, f"{what}:")
     if path.exists():
         raise UserError(
             f"{path} exists", f"{what} needs a new directory", "name another or remove it"

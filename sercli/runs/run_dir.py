@@ -32,6 +32,7 @@ from sercli.runs.files import (
     write_json,
     write_text,
 )
+from sercli.runs.places import require_place
 from sercli.runs.result import SCHEMA, Result, now
 
 
@@ -139,6 +140,7 @@ class RunDir:
         Raises:
             UserError: `path` is missing or holds no run.json.
         """
+        require_place(path, "a run directory:")
         run_dir = cls(Path(path))
         if not run_dir.run.is_file():
             missing = "is a file" if run_dir.path.exists() else "does not exist"
@@ -263,7 +265,10 @@ def refuse_existing(out: Path | None) -> None:
     Raises:
         UserError: There is.
     """
-    if out is not None and out.exists():
+    if out is None:
+        return
+    require_place(out, "--out")
+    if out.exists():
         raise UserError(
             f"--out {out} exists",
             "a new run needs a new directory",
