@@ -21,6 +21,7 @@ from sercli.encoders.asked import Hints
 from sercli.errors import UserError
 from sercli.runs.facts import RunFacts, facts_of, run_holding
 from sercli.runs.files import file_sha256, write_atomic
+from sercli.runs.places import require_place
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 
@@ -288,6 +289,7 @@ def destination(asked: Asked, out: Path | None) -> Path:
             results of another model.
     """
     target = asked.place() if out is None else out
+    require_place(target, "--out")
     if target.exists():
         _require_for(asked, RunDir.open(target))
     return target
