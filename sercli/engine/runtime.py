@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from sys import stderr
 from typing import Any, TypeVar, cast
 
 import torch
@@ -23,6 +22,7 @@ from sercli.engine.bounds import bounds_here, collective_seconds
 from sercli.engine.meeting import meet
 from sercli.engine.processes import Started, ranks_here, started
 from sercli.errors import SerError, UserError
+from sercli.visible import say
 
 _T = TypeVar("_T")
 
@@ -96,7 +96,7 @@ def process_group(device_name: str | None, *, stage: str = "evaluate") -> Iterat
         return
     device, bounds = _device_of(one, device_name), bounds_here()
     if one.derived is not None and one.rank == 0:
-        print(f"{one.world_size} tasks meet at {one.host}:{one.port} ({one.derived})", file=stderr)
+        say(f"{one.world_size} tasks meet at {one.host}:{one.port} ({one.derived})", err=True)
     stages.enter("start")
     store = meet(one, watch.myself(one.rank), bounds["start"])
     with watch.watching(one, bounds):

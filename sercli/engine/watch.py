@@ -28,6 +28,7 @@ from sercli.engine.meeting import Exchange, kept_by_torchrun
 from sercli.engine.processes import Started, under_agent
 from sercli.errors import Interrupted, Preempted, RunFailed, SerError
 from sercli.runs.run_dir import RunDir
+from sercli.visible import one_line
 
 _LOOK_AT_A_DEATH = 5.0  # seconds to find out who has died, once a connection broke
 _TELL = 30.0  # seconds for the last words: their file system may be what hangs
@@ -177,9 +178,8 @@ class Watch:
 
 def say(text: str) -> None:
     """A line on standard error, past all buffers: the main thread may hold their locks."""
-    line = f"ser: {' '.join(text.split())}\n"
     with suppress(OSError):
-        os.write(2, line.encode("utf-8", "replace"))
+        os.write(2, f"{one_line(f'ser: {text}')}\n".encode("utf-8", "backslashreplace"))
 
 
 def record(run: RunDir, text: str) -> None:
