@@ -193,7 +193,7 @@ class Exchange:
             # A connection of its own: the group's waits for minutes where the group is made.
             socket.create_connection((one.host, one.port), timeout=_ANSWER).close()
             tcp = _tcp_store(one, keeps=False, seconds=_ANSWER)
-            self._store: Store = _dist.PrefixStore(f"ser/{one.job}/watch", tcp)
+            self._store = _dist.PrefixStore(f"ser/{one.job}/watch", tcp)
         self._store.set(str(one.rank), json.dumps(asdict(self.report(beat))))
         reports = dict(self.seen.reports)
         others = [rank for rank in range(one.world_size) if rank != one.rank]
