@@ -689,8 +689,8 @@ def broken(coco, how):
         ("half", "not valid JSON"),
         ("size", "pixels, but instances_val2017.json says"),
         ("missing", r"lacks 1 of the 6 images that instances_train2017.json lists, such as 0"),
-        ("empty", "none of the 4 images of val has an object to find"),
-        ("crowds", "no image of train has an object to train on"),
+        ("empty", "instances_val2017.json: no annotation is an object to find"),
+        ("crowds", "instances_train2017.json: no annotation is an object to train on"),
     ],
 )
 def test_a_broken_set_is_one_clear_line(how, message, coco, tmp_path, capsys):
