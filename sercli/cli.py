@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sercli import __version__
+from sercli import __version__, streams
 from sercli.commands import (
     bench,
     coco_detect,
@@ -23,6 +23,11 @@ from sercli.commands import (
     robustness,
 )
 from sercli.errors import SerError, exhausted
+
+# What these make stands in files; of the others standard output is all that there is.
+_MAKE_FILES = frozenset(
+    {"pretrain", "linear-eval", "knn", "robustness", "coco-detect", "equiv-score", "export"}
+)
 
 # Typer raises the errors of click, in newer versions of its own copy: UsageError of either.
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -71,6 +76,7 @@ def options(
 
 def main() -> NoReturn:
     """Run a command; the exit statuses are those of `sercli.errors`."""
+    streams.install()
     # Threads that wait shall sleep, not spin: on a busy machine spinning halves the speed or worse.
     # OpenMP reads this when torch loads it, which no command has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -95,9 +101,6 @@ def main() -> NoReturn:
         _end("interrupted", 130)
     except typer.Abort as abort:  # typer's answer to EOFError, which no key causes here
         raise abort.__cause__ or abort from None
-    except BrokenPipeError:  # e.g. `ser compare … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         short = exhausted(error, "ser")
         if debug or short is None:
@@ -105,6 +108,9 @@ def main() -> NoReturn:
         _end(str(short), short.exit_status)
     if status == 130:  # typer turns Ctrl-C into this
         _end("interrupted", status)
+    lost = streams.lost()
+    if lost is not None and not _MAKE_FILES.intersection(arguments[:1]):
+        _end(f"standard output cannot be written: {lost.strerror}; what is missing is lost", 3)
     sys.exit(status or 0)
 
 

@@ -19,6 +19,7 @@ from sercli.commands.options import ModelOptions, RunOptions, option_objects
 from sercli.commands.printing import print_table, progress_of
 from sercli.errors import UserError
 from sercli.evals.detection.options import Engine, Metric, Options, PresetName
+from sercli.visible import counted, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,7 +144,7 @@ def coco_detect(
     require_detection(place)
     first = is_first_process()
     if first:
-        typer.echo(f"engine {options.engine}, preset {options.preset}")
+        say(f"engine {options.engine}, preset {options.preset}")
     options.require_engine()
     task, outcome, directory = _evaluate(model, run, facts, place, options, detector.restart)
     if first:
@@ -192,9 +193,9 @@ def _evaluate(
 
     first = is_first_process()
 
-    def say(text: str) -> None:
+    def tell(*lines: str) -> None:
         if first:
-            say_to_stderr(text)
+            say_to_stderr(*lines)
 
     with process_group(run.device) as chosen, stop_request() as request:
         target = destination(model.source, run.out, random_init=model.random_init)
@@ -205,7 +206,7 @@ def _evaluate(
         canvas = options.canvas(loaded.encoder.patch_size)  # a wrong size is refused first
         train, val = _open(place, facts, canvas.size)
         task = prepare(loaded, train, val, options)
-        say(_announcement(task))
+        tell(*_announcement(task))
         directory = decided_by_first(
             lambda: open_or_create(target, owner=owner, command=command_line())
         )
@@ -219,7 +220,7 @@ def _evaluate(
                 workers=loader_processes(run, chosen),
                 training=TrainingProgress(task.schedule.total_steps, quiet=not first),
                 progress=progress,
-                say=say,
+                say=tell,
             )
     return task, outcome, directory
 
@@ -249,22 +250,23 @@ def _open(place: str, facts: RunFacts, size: int) -> tuple[DetectionSource, Dete
     )
 
 
-def _announcement(task: Task) -> str:
+def _announcement(task: Task) -> list[str]:
     schedule = task.schedule
     side = int(task.train.sizes.max())
-    enlarged = (
-        f"\nnote: the canvas of {task.canvas.size} px enlarges images of at most {side} px; a "
-        "smaller --image-size (or --preset tiny) takes less time and memory"
-        if 2 * side < task.canvas.size
-        else ""
-    )
-    return (
-        f"{len(task.order.indices):,} of {len(task.train):,} images to train on (those with "
-        f"objects), {len(task.scored):,} to score; {len(task.train.categories)} categories; "
+    lines = [
+        f"{len(task.order.indices):,} of {counted(len(task.train), 'image')} to train on (those "
+        f"with objects), {len(task.scored):,} to score; "
+        f"{counted(len(task.train.categories), 'category')}; "
         f"canvas {task.canvas.size} px, {task.canvas.grid} x {task.canvas.grid} patches; "
-        f"{schedule.total_steps:,} steps of {task.order.batch_size} images, "
-        f"learning rate {schedule.lr:g}{enlarged}"
-    )
+        f"{counted(schedule.total_steps, 'step')} of {counted(task.order.batch_size, 'image')}, "
+        f"learning rate {schedule.lr:g}"
+    ]
+    if 2 * side < task.canvas.size:
+        lines.append(
+            f"note: the canvas of {task.canvas.size} px enlarges images of at most {side} px; a "
+            "smaller --image-size (or --preset tiny) takes less time and memory"
+        )
+    return lines
 
 
 def _save(run: RunDir, outcome: DetectionOutcome, task: Task, model: str, owner: str) -> None:
@@ -280,7 +282,7 @@ def _save(run: RunDir, outcome: DetectionOutcome, task: Task, model: str, owner:
     figure = detection_figure(
         _panels(outcome, task),
         title=f"{model} on {result.data['path']}: {task.options.engine}, "
-        f"{task.schedule.total_steps:,} steps{partial}",
+        f"{counted(task.schedule.total_steps, 'step')}{partial}",
     )
     save_figure(figure, run.figures, result.name)
 
@@ -337,7 +339,8 @@ def _print(result: Result, model: str, run: RunDir) -> None:
     print_table(
         ["", *_COLUMNS],
         rows,
-        title=f"{model} ({result.model['key']}) on {facts['path']}: {facts['n']} images{partial}, "
+        title=f"{model} ({result.model['key']}) on {facts['path']}: "
+        f"{counted(facts['n'], 'image')}{partial}, "
         f"{result.protocol['variant']}",
         caption="average precision in percent; "
         + ("95 % bootstrap intervals over images; " if "ap/low" in values else "")
@@ -361,7 +364,7 @@ def _print(result: Result, model: str, run: RunDir) -> None:
         run.head(result.name),
         run.figures / f"{result.name}.png",
     ):
-        typer.echo(f"wrote {file}")
+        say(f"wrote {file}")
 
 
 def _cell(values: Mapping[str, float | None], name: str) -> str:

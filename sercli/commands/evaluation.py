@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-import typer
-
 from sercli.commands.options import ModelOptions, RunOptions
+from sercli.visible import say
 
 if TYPE_CHECKING:
     import torch
@@ -25,9 +24,9 @@ def command_line() -> list[str]:
     return ["ser", *sys.argv[1:]]
 
 
-def say_to_stderr(text: str) -> None:
-    """A line on standard error, so that standard output holds only the result."""
-    typer.echo(text, err=True)
+def say_to_stderr(*lines: str) -> None:
+    """Lines on standard error, so that standard output holds only the result."""
+    say(*lines, err=True)
 
 
 def require_model(model: ModelOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -18,6 +19,7 @@ from sercli.commands.options import (
     option_objects,
 )
 from sercli.errors import UserError
+from sercli.visible import say
 
 if TYPE_CHECKING:
     import torch
@@ -178,7 +180,7 @@ def _resume(path: Path, *, device: str | None, nproc: int) -> None:
 
     run = RunDir.open(path)
     if run.read_run()["status"] == "done":
-        print(f"{path} is done; nothing to resume")
+        say(f"{path} is done; nothing to resume")
         return
     from sercli.engine import launch, pretraining, runtime
 
@@ -204,4 +206,8 @@ def _print_what_is_next(run: RunDir) -> None:
 
     if is_first_process() and not under_agent():
         path = run.path
-        print(f"done: {path}\nnext: ser equiv-score {path}; ser knn {path}; ser compare {path}")
+        typed = shlex.quote(str(path))
+        say(
+            f"done: {path}",
+            f"next: ser equiv-score {typed}; ser knn {typed}; ser compare {typed}",
+        )

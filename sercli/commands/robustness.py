@@ -22,6 +22,7 @@ from sercli.commands.evaluation import (
 from sercli.commands.options import BatchSize, ModelOptions, RunOptions, option_objects
 from sercli.commands.printing import print_table, progress_of
 from sercli.errors import UserError
+from sercli.visible import say
 
 if TYPE_CHECKING:
     import torch
@@ -375,4 +376,4 @@ def _print(results: Mapping[str, Result], model: str, target: Path) -> None:
     for block in blocks(results, model):
         print_table(block.headings, block.rows, title=block.title, caption=block.caption)
     written = [str(RunDir(target).result(result.name)) for result in results.values()]
-    typer.echo(f"wrote {', '.join(written)}")
+    say(f"wrote {', '.join(written)}")

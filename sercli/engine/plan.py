@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from sercli import distributed
@@ -17,7 +16,9 @@ from sercli.objective import Objective
 from sercli.recipe.files import Resolved
 from sercli.recipe.schedule import Schedule
 from sercli.recipe.schema import Recipe
+from sercli.screen import Screen
 from sercli.views.plan import ViewPlan
+from sercli.visible import counted, visible
 
 _NAME_WIDTH = len("learning rate")  # the longest name of a row
 
@@ -48,6 +49,13 @@ class Plan:
     def parameters(self) -> int:
         """Trainable parameters."""
         return trainable_parameters(self.objective)
+
+    @property
+    def joins(self) -> str:
+        """Where [CLS] joins, in words."""
+        if self.cls_after is None:
+            return "no [CLS]"
+        return f"[CLS] joins after block {self.cls_after}"
 
 
 def make_plan(recipe: Recipe, source: ImageSource, *, processes: int = 1) -> Plan:
@@ -88,7 +96,7 @@ def _describe(plan: ViewPlan) -> str:
     return f"{', '.join(parts)}; {plan.num_invariant} in the invariance loss"
 
 
-def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Console) -> None:
+def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Screen) -> None:
     """Print what was derived from the recipe."""
     recipe, schedule = resolved.recipe, plan.schedule
     layer = recipe.addon.tapped_layer
@@ -96,16 +104,17 @@ def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Console) -> N
     rows = {
         "run": str(out),
         "recipe": f"{resolved.name}: {recipe.method.name}{addon}, seed {recipe.seed}",
-        "data": f"{recipe.data.path}, {plan.num_images:,} images of {recipe.data.image_size} px",
+        "data": f"{recipe.data.path}, {counted(plan.num_images, 'image')} of "
+        f"{recipe.data.image_size} px",
         "model": (
-            f"{recipe.model.name}, patches of {recipe.model.patch_size} px: {plan.tokens} tokens, "
-            f"{plan.parameters:,} trainable parameters, [CLS] joins after block {plan.cls_after}"
+            f"{recipe.model.name}, patches of {recipe.model.patch_size} px: {counted(plan.tokens, 'token')}, "
+            f"{counted(plan.parameters, 'trainable parameter')}, {plan.joins}"
         ),
-        "global batch": f"{recipe.train.batch_size} images"
+        "global batch": counted(recipe.train.batch_size, "image")
         + (f", n₂ = {plan.num_paired} of them in b₂" if plan.num_paired else ""),
         "views": plan.views,
         "schedule": (
-            f"{schedule.total_steps:,} steps ({schedule.steps_per_epoch:,} an epoch), "
+            f"{counted(schedule.total_steps, 'step')} ({schedule.steps_per_epoch:,} an epoch), "
             f"{schedule.warmup_steps:,} of warm-up"
         ),
         "learning rate": (
@@ -115,7 +124,7 @@ def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Console) -> N
     _print_rows(rows, console)
 
 
-def print_flops(recipe: Recipe, flops: StepFlops, console: Console) -> None:
+def print_flops(recipe: Recipe, flops: StepFlops, console: Screen) -> None:
     """Print what a step costs, beneath the plan: counting takes longer than all of that."""
     ratios = ""
     if recipe.addon.tapped_layer is not None:
@@ -126,10 +135,10 @@ def print_flops(recipe: Recipe, flops: StepFlops, console: Console) -> None:
     _print_rows({"FLOPs a step": f"{flops.step:.3e}{ratios}"}, console)
 
 
-def _print_rows(rows: Mapping[str, str], console: Console) -> None:
+def _print_rows(rows: Mapping[str, str], console: Screen) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", min_width=_NAME_WIDTH)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table, highlight=False)
+        table.add_row(name, visible(value))
+    console.print(table)

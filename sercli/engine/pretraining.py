@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from sercli import distributed
 from sercli.data import open_source
@@ -28,6 +27,8 @@ from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
 from sercli.runs.run_dir import RunDir, next_free, refuse_existing
+from sercli.screen import Screen
+from sercli.visible import say
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 
@@ -99,10 +100,10 @@ def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prep
     plan = make_plan(resolved.recipe, source, processes=processes)
     run = create_run(resolved, plan, out)
     with _stops_recorded(run):
-        console = Console()
+        console = Screen()
         print_plan(resolved, plan, run.path, console)
         for note in resolved.notes:
-            print(note)
+            say(note)
         flops = count_flops(resolved.recipe, plan.objective)  # a first pass through the loss
         run.update_run(flops=flops.to_json())
         print_flops(resolved.recipe, flops, console)

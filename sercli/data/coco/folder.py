@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from sercli.data.coco.masks import sound_polygons
 from sercli.data.coco.rules import ListedImage, read_listing
 from sercli.data.coco.source import Annotation, DetectionSource, require_size
 from sercli.data.images.decode import read_rgb
+from sercli.data.images.listing import NotRegular, is_directory, open_regular, regular_files
 from sercli.errors import UserError, from_os_error
 
 _PREFIX = "instances_"
@@ -66,7 +66,7 @@ class CocoFolder(DetectionSource):
 
     def _require_files(self, images: Sequence[ListedImage]) -> None:
         # One listing instead of a look at every file. Names may hold folders; those are looked at.
-        there = _files_in(self.folder)
+        there = regular_files(self.folder)
         missing = [
             image.file_name
             for image in images
@@ -118,7 +118,7 @@ class SplitPlace:
         """
         folder = self.file.stem.removeprefix(_PREFIX)
         for place in (self.root / folder, self.root / "images" / folder):
-            if os.path.isdir(place):
+            if is_directory(place):
                 return place
         raise UserError(
             f"{self.root} has neither {folder}/ nor images/{folder}/",
@@ -150,8 +150,8 @@ def find_split(root: Path, split: str) -> SplitPlace | None:
         UserError: `root` is no directory, its annotations/ cannot be listed, or there are several
             and none is of 2017.
     """
-    if not os.path.isdir(root):
-        what = "is a file" if os.path.exists(root) else "does not exist"
+    if not is_directory(root):
+        what = "is a file" if root.exists() else "does not exist"
         raise UserError(
             f"{root} {what}",
             "a directory in COCO's format is needed",
@@ -189,26 +189,6 @@ def _holds(name: str, split: str) -> bool:
     return name.startswith(f"{_PREFIX}{split}") and name.endswith(".json")
 
 
-def _files_in(folder: Path) -> set[str]:
-    """Names of the regular files in a folder, and of links to such.
-
-    Raises:
-        UserError: It cannot be listed.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if _is_file(entry)}
-    except OSError as error:
-        raise from_os_error(error, f"cannot list {folder}") from error
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a link that leads in a circle
-        return False
-
-
 def read_annotations(file: Path) -> dict[str, Any]:
     """The content of an annotation file.
 
@@ -229,10 +209,10 @@ def read_annotations(file: Path) -> dict[str, Any]:
 
 def _read_json(file: Path) -> Any:
     try:
-        # A pipe would be waited for, a device read without end.
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise UserError(f"{file} is no regular file", "annotations are read from files alone")
-        return json.loads(file.read_bytes())
+        with open_regular(file) as opened:
+            return json.loads(opened.read())
+    except NotRegular as error:
+        raise UserError(f"cannot read {file}: {error}") from error
     except OSError as error:
         raise from_os_error(error, f"cannot read {file}") from error
     except RecursionError as error:

@@ -439,15 +439,18 @@ def test_annotations_that_are_no_regular_file(tree: CocoTree) -> None:
     file = tree.file("train")
     file.unlink()
     os.mkfifo(file)
-    refused(lambda: CocoFolder(tree.root, "train"), "instances_train2017.json is no regular file")
+    refused(
+        lambda: CocoFolder(tree.root, "train"),
+        "cannot read .*instances_train2017.json: it is a FIFO, no",
+    )
     (problem,) = check_coco(tree.root, Reading(lambda *_: None, decode=False)).problems
-    assert "is no regular file" in problem
+    assert "it is a FIFO, no regular file" in problem
     file.unlink()
     file.symlink_to("/dev/zero")
-    refused(lambda: CocoFolder(tree.root, "train"), "is no regular file")
+    refused(lambda: CocoFolder(tree.root, "train"), "it is a device, no regular file")
     file.unlink()
     file.mkdir()
-    refused(lambda: CocoFolder(tree.root, "train"), "is no regular file")
+    refused(lambda: CocoFolder(tree.root, "train"), "it is a directory, no regular file")
     file.rmdir()
     file.symlink_to(file.name)
     refused(lambda: CocoFolder(tree.root, "train"), "cannot read .*: Too many levels of symbolic")
@@ -481,7 +484,7 @@ def test_folders_that_may_not_be_listed_are_said(
 def test_paths_that_are_none(tmp_path: Path) -> None:
     for path in ("x" * 5000, "a\0b"):
         assert not is_coco(Path(path))
-        refused(lambda path=path: find_split(Path(path), "val"), "does not exist")  # type: ignore[misc]
+    refused(lambda: find_split(Path("x" * 5000), "val"), "cannot look at x.*: File name too long")
     assert not is_coco(tmp_path)
     (tmp_path / "annotations").write_text("a file")
     assert not is_coco(tmp_path)
