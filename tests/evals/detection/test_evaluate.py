@@ -402,6 +402,17 @@ def test_the_grid_cache_is_what_the_encoder_gives(tmp_path):
     )
 
 
+def test_scoring_can_be_stopped(tmp_path):
+    directory, request = run_dir(tmp_path / "run"), StopRequest()
+
+    def stop(text):
+        request.preempted = text.startswith("scoring")
+
+    task = task_of("torchvision", schedule="0")
+    with pytest.raises(Preempted, match="stopped while scoring; repeat the command to go on"):
+        run(task, directory, request=request, say=stop)
+
+
 def test_writing_a_cache_can_be_stopped_and_leaves_nothing_half_written(tmp_path):
     directory, request = run_dir(tmp_path / "run"), StopRequest()
 
