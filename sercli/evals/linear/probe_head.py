@@ -202,8 +202,8 @@ def load_head(path: Path) -> ProbeHead:
     )
     if not fits or weight is None or bias is None:
         raise UserError(
-            f"{path} is no probe head of ser that can be read: its tensors are not those of {classes} classes and "
-            f"{parts} parts",
+            f"{path} is no probe head of ser that can be read: its tensors are not those of "
+            f"{classes} classes and {parts} parts",
             "weight [classes, width] and bias [classes] are needed",
             _REMEDY,
         )
@@ -222,7 +222,8 @@ def _norm_of(path: Path, eps: float | None, tensors: Mapping[str, Tensor]) -> nn
         )
     if not len(weight) or wide % len(weight):
         raise UserError(
-            f"{path} is no probe head of ser that can be read: its norm is {len(weight)} wide, its weight {wide}",
+            f"{path} is no probe head of ser that can be read: its norm is {len(weight)} wide, "
+            f"its weight {wide}",
             "",
             _REMEDY,
         )
