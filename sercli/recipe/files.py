@@ -10,7 +10,7 @@ import difflib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -18,7 +18,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from sercli.errors import UserError
-from sercli.recipe.keys import explain, refuse_unknown
+from sercli.recipe.keys import explain, refuse_unknown, text_keys
 from sercli.recipe.schema import (
     AddonConfig,
     MethodConfig,
@@ -26,8 +26,9 @@ from sercli.recipe.schema import (
     Recipe,
     Section,
 )
+from sercli.runs.places import require_place
 from sercli.runs.reading import shown
-from sercli.runs.text import parse_yaml, read_mapping
+from sercli.runs.text import parse_yaml, read_mapping, spelt
 
 _LONGEST_CHAIN = 32
 
@@ -57,11 +58,13 @@ class RecipeFile:
         origin: What it is called.
         values: Dotted key → what it says.
         plugins: Those it names, by absolute paths.
+        texts: Dotted key → how it spells that, where it spells it.
     """
 
     origin: str
     values: dict[str, Any]
     plugins: tuple[Plugin, ...] = ()
+    texts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -102,6 +105,7 @@ def recipe_names() -> list[str]:
 
 
 def _find(name: str, *, beside: Path | None = None) -> Path:
+    require_place(name, "recipe")
     for candidate in (
         *([beside / f"{name}.yaml", beside / name] if beside else []),
         recipes_root() / f"{name}.yaml",
@@ -164,7 +168,8 @@ def _read_file(file: Path, name: str) -> tuple[RecipeFile, str | None]:
         raise UserError(f"{file} sets {twice} twice", "a key may stand once, dotted or nested")
     if parent is not None and not isinstance(parent, str):
         raise UserError(f"{file} extends {shown(parent)}", "`extends:` takes one recipe name")
-    return RecipeFile(_full_name(file, name), values, plugins), parent
+    texts = dict(_flatten(spelt(file.read_text(encoding="utf-8-sig"))))
+    return RecipeFile(_full_name(file, name), values, plugins, texts), parent
 
 
 def plugins_of(given: Any, *, beside: Path) -> tuple[Plugin, ...]:
@@ -247,13 +252,22 @@ def resolve(
     Raises:
         UserError: Unknown key (with a suggestion) or bad value.
     """
-    told = dict(_flatten(dict(_parse_setting(text) for text in settings)))
+    parsed = [_parse_setting(text) for text in settings]
+    told = dict(_flatten({key: value for key, value, _ in parsed}))
+    texts = dict(_flatten({key: text for key, _, text in parsed}))
     if any(key.partition(".")[0] == "plugins" for key in told):
         raise UserError("--set plugins", "plug-ins are loaded before settings", "use --plugin FILE")
-    everything = [*files, RecipeFile("--set", told), RecipeFile("flag", dict(flags or {}))]
+    everything = [
+        *files,
+        RecipeFile("--set", told, texts=texts),
+        RecipeFile("flag", dict(flags or {})),
+    ]
     values, origins = _merge(everything, addons)
     _refuse_layer_without_addon(values, origins)
-    return _resolve(values, origins, name, methods=methods, addons=addons)
+    spellings: dict[str, Any] = {}
+    for one in everything:
+        spellings |= {key: one.texts.get(key, value) for key, value in one.values.items()}
+    return _resolve(values, origins, name, methods=methods, addons=addons, spellings=spellings)
 
 
 def from_mapping(
@@ -275,10 +289,17 @@ def _resolve(
     *,
     methods: Mapping[str, type[MethodConfig]],
     addons: Mapping[str, type[AddonConfig]],
+    spellings: Mapping[str, Any] | None = None,
 ) -> Resolved:
     tree = _unflatten(values)
     method = _choice(tree, "method", methods)
     addon = _choice(tree, "addon", addons)
+    if spellings:
+        # YAML makes a number of `1_0`; where a text is wanted, it is what was written.
+        texts = text_keys(method, addon) & spellings.keys()
+        written = {key: spellings[key] for key in texts if values.get(key) is not None}
+        values = {**values, **written}
+        tree = _unflatten(values)
     refuse_unknown(values, method, addon, origins)
     section = ""
     try:
@@ -298,12 +319,13 @@ def _resolve(
     return Resolved(recipe, name, {key: origins.get(key, "default") for key in everything})
 
 
-def _parse_setting(text: str) -> tuple[str, Any]:
+def _parse_setting(text: str) -> tuple[str, Any, Any]:
+    """The key, the value, and how it is spelt."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set {shown(text)}", "it takes key=value", "e.g. --set train.lr=1e-3")
     try:
-        return key.strip(), parse_yaml(value)
+        return key.strip(), parse_yaml(value), spelt(value)
     except yaml.YAMLError as error:
         raise UserError(f"--set {shown(text)}", "the value is no valid YAML") from error
 

@@ -82,7 +82,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and type; arrays in Fortran's order are not written by ser."""
-    version = np.lib.format.read_magic(file)  # type: ignore[arg-type]
+    version = np.lib.format.read_magic(file)
     length = int.from_bytes(file.read(2 if version[0] == 1 else 4), "little")
     if length > _HEADER:
         raise ValueError(f"a header of {length} bytes")

@@ -107,10 +107,20 @@ def read_facts(directory: RunDir) -> RunFacts:
 
 
 def facts_of(model: str) -> RunFacts:
-    """The facts of a MODEL: none are known of a checkpoint file or a model of timm's.
+    """The facts of a MODEL: of a run, also by one of its own files; of others none are known.
 
     Raises:
         UserError: A file of the run directory is damaged or of another version.
     """
-    directory = RunDir(Path(model))
+    path = Path(model)
+    directory = run_holding(path) or RunDir(path)
     return read_facts(directory) if directory.run.is_file() else RunFacts(directory)
+
+
+def run_holding(file: Path) -> RunDir | None:
+    """The run that a checkpoint or an encoder.safetensors is of; None for any other file."""
+    for run in (RunDir(file.parent), RunDir(file.parent.parent)):
+        own = file == run.encoder or file.parent == run.checkpoints
+        if own and file.is_file() and run.run.is_file():
+            return run
+    return None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sercli.errors import UserError, from_os_error
+from sercli.runs.places import require_place
 from sercli.runs.reading import LARGEST_JSON, parse_json, read_bytes
 
 
@@ -69,6 +70,7 @@ def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
     Raises:
         UserError: `path` exists already, or its parent cannot be written.
     """
+    require_place(path, f"{what}:")
     if path.exists():
         raise UserError(
             f"{path} exists", f"{what} needs a new directory", "name another or remove it"

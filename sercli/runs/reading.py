@@ -22,7 +22,7 @@ from sercli.errors import UserError, from_os_error
 MIB = 1 << 20
 LARGEST_JSON = 16 * MIB  # run.json and results: some KB, a set of a thousand classes half a MB
 DEEPEST = 64
-Scalar = str | float | bool | None
+Scalar = str | int | float | bool | None
 _DIGITS = 320  # of a number within the range of float64
 
 _short = reprlib.Repr()

@@ -31,7 +31,8 @@ from sercli.runs.files import (
     write_json,
     write_text,
 )
-from sercli.runs.reading import Scalar, rows, shown
+from sercli.runs.places import require_place
+from sercli.runs.reading import rows, shown
 from sercli.runs.result import SCHEMA, Result, now
 
 
@@ -139,6 +140,7 @@ class RunDir:
         Raises:
             UserError: `path` is missing or holds no run.json.
         """
+        require_place(path, "a run directory:")
         run_dir = cls(Path(path))
         if not run_dir.run.is_file():
             missing = "is a file" if run_dir.path.exists() else "does not exist"
@@ -211,7 +213,7 @@ class RunDir:
         except OSError as error:
             raise from_os_error(error, f"cannot write {self.metrics}") from error
 
-    def read_metrics(self) -> Iterator[dict[str, Scalar]]:
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
         """The logged steps: objects of plain values with a whole `step`.
 
         What is no such line is passed over: one cut short by a kill, or whatever a full disk or a
@@ -238,24 +240,25 @@ class RunDir:
 
     def truncate_metrics(self, step: int) -> None:
         """Keep the rows up to and including `step`, as the run resumes from there."""
-        rows = [row for row in self.read_metrics() if row.get("step", 0) <= step]
-        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        kept = [row for row in self.read_metrics() if row["step"] <= step]
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
     # -- results ------------------------------------------------------------------------------
 
     def keep_earlier(self, result: Result) -> None:
         """Move the result that `result` replaces to results/earlier/, if more than a repetition.
 
-        One of another rule or other images, or one of all images that a trial replaces, is kept,
-        with its predictions and the head that was trained for it.
+        One of another rule, other images or other weights (a teacher's), or one of all images that
+        a trial replaces, is kept, with its predictions and the head that was trained for it.
         """
         path = self.result(result.name)
         if not path.is_file():
             return
         earlier = Result.from_file(path)
-        same = (earlier.protocol, earlier.data.get("path")) == (
+        same = (earlier.protocol, earlier.data.get("path"), earlier.model.get("key")) == (
             result.to_json()["protocol"],
             result.data.get("path"),
+            result.model.get("key"),
         )
         if same and not (result.data.get("partial") and not earlier.data.get("partial")):
             return
@@ -289,7 +292,10 @@ def refuse_existing(out: Path | None) -> None:
     Raises:
         UserError: There is.
     """
-    if out is not None and out.exists():
+    if out is None:
+        return
+    require_place(out, "--out")
+    if out.exists():
         raise UserError(
             f"--out {out} exists",
             "a new run needs a new directory",

@@ -144,6 +144,14 @@ def read_mapping(file: Path) -> dict[str, Any]:
     return value
 
 
+def spelt(text: str) -> Any:
+    """The tree that `parse_yaml` makes of a text, with every value as it is written: `1_0`, `007`.
+
+    To be asked only of what `parse_yaml` has accepted.
+    """
+    return yaml.load(text, Loader=yaml.BaseLoader)
+
+
 def dump_yaml(tree: Any) -> str:
     """Text that `parse_yaml` reads as an equal value; keys keep their order."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
