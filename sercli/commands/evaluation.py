@@ -53,8 +53,8 @@ def require_usable(model: ModelOptions, run: RunOptions) -> None:
     """
     from sercli.commands.subject import destination
 
-    destination(asked_for(model), run.out)
     require_model(model)
+    destination(asked_for(model), run.out)
 
 
 def require_images(model: ModelOptions, data: str | None) -> None:

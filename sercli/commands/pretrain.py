@@ -166,11 +166,13 @@ def _resolve_early(
         UserError: The directory is there, or the recipe or its images cannot be used.
     """
     from sercli.data import has_split
+    from sercli.data.cores import require_loaders
     from sercli.families import resolve
     from sercli.runs.run_dir import refuse_existing
 
     refuse_existing(out)
     resolved = resolve(name, settings, flags, plugins=plugins)
+    require_loaders(resolved.recipe.data.workers, "data.workers")
     has_split(resolved.recipe.data.path, "train")
     return resolved
 

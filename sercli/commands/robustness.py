@@ -23,6 +23,7 @@ from sercli.commands.evaluation import (
 from sercli.commands.options import BatchSize, ModelOptions, RunOptions, option_objects
 from sercli.commands.printing import print_table, progress_of
 from sercli.errors import UserError
+from sercli.runs.places import require_place
 from sercli.visible import say
 
 if TYPE_CHECKING:
@@ -192,7 +193,10 @@ def _wanted(sets: SetOptions) -> _Wanted:
     }
     folders = {name: path for name, path in asked.items() if path is not None}
     v2, data, everything = sets.v2 or [], sets.data, sets.everything
+    for named in (*folders.values(), *v2):
+        require_place(named, "data")
     if everything is not None:
+        require_place(everything, "--all")
         if not everything.is_dir():
             raise UserError(f"--all {everything}", "it must be a directory that holds the sets")
         found = {

@@ -20,7 +20,8 @@ from sercli.data.registry import rendering_kind
 from sercli.encoders.asked import Hints
 from sercli.errors import UserError
 from sercli.runs.facts import RunFacts, facts_of, run_holding
-from sercli.runs.files import write_atomic
+from sercli.runs.files import file_sha256, write_atomic
+from sercli.runs.places import require_place
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 
@@ -208,10 +209,12 @@ def save(
     run = open_or_create(path, owner=owner, command=command)
     run.keep_earlier(result)
     if arrays:
+        path = run.predictions(result.name)
         write_atomic(
-            run.predictions(result.name),
+            path,
             lambda file: np.savez_compressed(file, **arrays),  # type: ignore[arg-type]
         )
+        result = replace(result, predictions_sha256=file_sha256(path))
     run.write_result(result)
     return run
 
@@ -286,6 +289,7 @@ def destination(asked: Asked, out: Path | None) -> Path:
             results of another model.
     """
     target = asked.place() if out is None else out
+    require_place(target, "--out")
     if target.exists():
         _require_for(asked, RunDir.open(target))
     return target

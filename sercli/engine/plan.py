@@ -115,7 +115,8 @@ def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Screen) -> No
         "data": f"{recipe.data.path}, {counted(plan.num_images, 'image')} of "
         f"{recipe.data.image_size} px",
         "model": (
-            f"{recipe.model.name}, patches of {recipe.model.patch_size} px: {counted(plan.tokens, 'token')}, "
+            f"{recipe.model.name}, patches of {recipe.model.patch_size} px: "
+            f"{counted(plan.tokens, 'token')}, "
             f"{counted(plan.parameters, 'trainable parameter')}, {plan.joins}"
         ),
         "global batch": counted(recipe.train.batch_size, "image")

@@ -13,6 +13,7 @@ import torch
 
 from sercli import distributed
 from sercli.data import open_source
+from sercli.data.cores import most_loaders, require_loaders
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
 from sercli.engine.flops import count_flops
@@ -69,6 +70,15 @@ def _unknown_then(resolved: Resolved) -> Iterator[str]:
         )
 
 
+def _fewer_loaders(recipe: Recipe) -> Iterator[str]:
+    """What there is to say of a run that was started on a larger machine."""
+    if (recipe.data.workers or 0) > most_loaders():
+        yield (
+            f"data.workers {recipe.data.workers}: this process may use fewer cores than the one "
+            f"that started the run; it has {most_loaders()} loader processes"
+        )
+
+
 def training_source(recipe: Recipe) -> ImageSource:
     """The images a recipe trains on."""
     return open_source(
@@ -96,6 +106,7 @@ def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prep
     refuse_existing(out)
     if resolved.recipe.train.tensorboard:
         require_tensorboard()
+    require_loaders(resolved.recipe.data.workers, "data.workers")
     source = training_source(resolved.recipe)
     plan = make_plan(resolved.recipe, source, processes=processes)
     run = create_run(resolved, plan, out)
@@ -160,7 +171,8 @@ def train(
     notes: tuple[str, ...] = ()  # what was prepared here has been told of
     if prepared is None:
         resolved = _read_recipe(run)
-        recipe, notes = resolved.recipe, (*resolved.notes, *_unknown_then(resolved))
+        recipe = resolved.recipe
+        notes = (*resolved.notes, *_unknown_then(resolved), *_fewer_loaders(recipe))
     else:
         recipe = prepared.recipe
     first = distributed.rank() == 0
@@ -192,8 +204,8 @@ def train(
 def _record(run: RunDir, trainer: Trainer) -> None:
     if distributed.rank():
         return
-    rates = [row["images_per_s"] for row in run.read_metrics() if "images_per_s" in row]
-    waits = [row["data_wait"] for row in run.read_metrics() if "data_wait" in row]
+    rates = run.logged("images_per_s")
+    waits = run.logged("data_wait")
     run.update_run(
         status="done",
         exit_status=0,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sercli import distributed
+from sercli.data.cores import most_loaders
 from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
@@ -146,6 +147,7 @@ class Trainer:
         workers = self.recipe.data.workers
         if workers is None:
             workers = default_workers(self.runtime.ranks_here)
+        workers = min(workers, most_loaders())  # of a run that a larger machine started
         tickets = batches(
             len(self.source),
             self.part,

@@ -50,7 +50,8 @@ class Data(Section):
     num_train: Count | None = Field(None, description="training images; embedded world only")
     num_val: Count | None = Field(None, description="validation images; embedded world only")
     workers: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="loader processes a rank; default: by the number of cores"
+        None,
+        description="loader processes a rank, at most as many as cores; default: by their number",
     )
 
 

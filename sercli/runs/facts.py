@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sercli.runs.reading import is_finite
 from sercli.runs.run_dir import RunDir
 from sercli.runs.text import read_mapping
 
@@ -89,8 +90,8 @@ class RunFacts:
 
 
 def as_number(value: object) -> float | None:
-    """A value that is a number, as float; None for any other."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A value that is a finite number, as float; None for any other."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
         return None
     return float(value)
 

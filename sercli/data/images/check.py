@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -18,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sercli.data.cores import cores
 from sercli.data.images.decode import Header
 from sercli.data.images.folder import ImageFolder, class_differences, class_names, split_folder
 from sercli.data.images.listing import list_directory
@@ -213,11 +212,6 @@ def _start_reading(source: Readable) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 
-def _num_cores() -> int:
-    # Under SLURM and in containers a process may use fewer cores than the machine has.
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 def _read_task(start: int, decode: bool) -> _Findings:
     assert _source is not None
     return _read(_source, start, start + _CHUNK, decode=decode)
@@ -225,7 +219,7 @@ def _read_task(start: int, decode: bool) -> _Findings:
 
 def _read_all(source: Readable, reading: Reading) -> Iterator[_Findings]:
     """Findings of all images, in chunks, in the order in which they are ready."""
-    decode, processes = reading.decode, reading.processes or _num_cores()
+    decode, processes = reading.decode, reading.processes or cores()
     starts = iter(range(0, len(source), _CHUNK))
     if processes == 1 or len(source) <= _FEW:
         for start in starts:

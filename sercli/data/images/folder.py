@@ -13,6 +13,7 @@ from sercli.data.images.listing import SUFFIXES, is_directory, list_directory, p
 from sercli.data.images.manifest import Fault, Manifest, read_manifest
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
+from sercli.runs.places import require_place
 
 _LAYOUT = "the layout is DIR/train/<class>/*.JPEG and DIR/val/<class>/*.JPEG, or DIR/<class>/*.JPEG"
 # Folders beside train/ and val/ that are never classes of a flat set.
@@ -81,6 +82,7 @@ def require_directory(path: Path) -> None:
     Raises:
         UserError: It is missing, or is a file.
     """
+    require_place(path, "data")
     if is_directory(path):
         return
     if path.exists():
