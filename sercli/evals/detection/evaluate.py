@@ -321,7 +321,9 @@ def _training_features(
 
     def write() -> None:
         if path.is_file():
-            return
+            if GridCache.is_whole(path, len(indices), frozen):
+                return
+            say(f"{path} is not what was written: it is made again")
         needed = len(indices) * frozen.dim * task.canvas.grid**2 * (2 if frozen.mixed else 4)
         free = shutil.disk_usage(run.path).free
         say(f"features of {len(indices):,} images take {needed / 2**20:,.1f} MiB in {path}")

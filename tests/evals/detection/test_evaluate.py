@@ -28,6 +28,7 @@ from sercli.evals.detection.images import Canvas, DetectionImages, Sample, train
 from sercli.evals.detection.options import PRESETS, Preset, Schedule
 from sercli.evals.detection.task import Options, prepare
 from sercli.evals.detection.training import detect
+from sercli.runs.files import hash_of
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 from tests.support.coco_tree import write_coco_tree
@@ -411,6 +412,23 @@ def test_scoring_can_be_stopped(tmp_path):
     task = task_of("torchvision", schedule="0")
     with pytest.raises(Preempted, match="stopped while scoring; repeat the command to go on"):
         run(task, directory, request=request, say=stop)
+
+
+def test_a_damaged_grid_cache_is_told_and_one_without_a_hash_believed(tmp_path):
+    encoder, source = frozen(), world()
+    indices = trainable_images(source)[::8]
+    path, count = tmp_path / "grids.npy", len(indices)
+    GridCache.write(path, source, indices, encoder, batch_size=3, workers=0,
+                    progress=None, check=lambda: None)  # fmt: skip
+    assert GridCache.is_whole(path, count, encoder)
+    assert not GridCache.is_whole(path, count + 1, encoder)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 64]) + whole[-4:])
+    assert not GridCache.is_whole(path, count, encoder)
+    hash_of(path).unlink()  # as an earlier version leaves it
+    assert GridCache.is_whole(path, count, encoder)
+    path.write_bytes(whole[:-5])
+    assert not GridCache.is_whole(path, count, encoder)
 
 
 def test_writing_a_cache_can_be_stopped_and_leaves_nothing_half_written(tmp_path):
