@@ -30,8 +30,8 @@ from sercli.evals.detection.detector import make_optimiser
 from sercli.evals.detection.evaluate import make_detector
 from sercli.evals.detection.images import DetectionImages
 from sercli.evals.detection.task import Options, prepare
-from sercli.evals.linear import evaluate as linear
 from sercli.evals.linear import classifiers, heads
+from sercli.evals.linear import evaluate as linear
 from sercli.evals.linear.features import Reader
 from sercli.families import addon_configs, method_configs
 from sercli.recipe.files import from_mapping
