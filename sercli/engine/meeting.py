@@ -162,7 +162,8 @@ class Exchange:
         self.one, self.report = one, report
         self.interval = interval * max(1.0, one.world_size / 32)  # the store serves all in turn
         self.seen = Seen({})
-        self._ended, self._store = threading.Event(), cast("Store | None", None)
+        self._ended = threading.Event()
+        self._store: Store | None = None
         self._thread = threading.Thread(target=self._run, name="ser-exchange", daemon=True)
 
     def start(self) -> None:
@@ -193,7 +194,7 @@ class Exchange:
             # A connection of its own: the group's waits for minutes where the group is made.
             socket.create_connection((one.host, one.port), timeout=_ANSWER).close()
             tcp = _tcp_store(one, keeps=False, seconds=_ANSWER)
-            self._store: Store = _dist.PrefixStore(f"ser/{one.job}/watch", tcp)
+            self._store = _dist.PrefixStore(f"ser/{one.job}/watch", tcp)
         self._store.set(str(one.rank), json.dumps(asdict(self.report(beat))))
         reports = dict(self.seen.reports)
         others = [rank for rank in range(one.world_size) if rank != one.rank]

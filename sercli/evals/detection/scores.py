@@ -138,7 +138,7 @@ def _implementation(metric: str) -> tuple[Any, Any]:
 def _stoppable(evaluator: Any, check: Callable[[], object]) -> Any:
     """An evaluator that may be stopped wherever it goes from one image to the next."""
 
-    class Stoppable(evaluator):  # type: ignore[misc]
+    class Stoppable(evaluator):
         def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802 its names
             check()
             return super().computeIoU(imgId, catId)
