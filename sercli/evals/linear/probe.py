@@ -16,6 +16,7 @@ from sercli.errors import UserError
 from sercli.evals.common import HELD_OUT as TEST_SHARE
 from sercli.evals.common import at_most
 from sercli.evals.common import hold_out as hold_out_test
+from sercli.evals.linear.classifiers import INIT_STD, MOMENTUM
 from sercli.evals.linear.features import (
     CROP_AREA,
     CROP_ASPECT,
@@ -24,7 +25,6 @@ from sercli.evals.linear.features import (
     FeaturePlan,
     plan_features,
 )
-from sercli.evals.linear.heads import INIT_STD, MOMENTUM
 from sercli.evals.linear.options import WIDE, Options, Preset
 from sercli.evals.linear.training import Order
 from sercli.protocols.linear import PROTOCOL

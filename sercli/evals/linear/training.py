@@ -21,8 +21,8 @@ from sercli.engine.preemption import StopRequest
 from sercli.engine.stepper import Pace, Position, Stepper
 from sercli.errors import SerError, UserError
 from sercli.evals.common import Progress
+from sercli.evals.linear.classifiers import HeadRow
 from sercli.evals.linear.features import FeaturePlan
-from sercli.evals.linear.heads import HeadRow
 from sercli.randomness import numpy_generator
 from sercli.runs.files import write_atomic
 from sercli.runs.stored import Stored, require

@@ -33,9 +33,9 @@ from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.evals.common import hold_out
 from sercli.evals.linear.evaluate import ProbeOutcome, evaluate
 from sercli.evals.linear.features import CENTRAL, ProbeImages, Reader, cached, fingerprint
+from sercli.evals.linear.heads import load_head
 from sercli.evals.linear.options import PRESETS, Options
 from sercli.evals.linear.probe import Probe, prepare, split_images
-from sercli.evals.linear.probe_head import load_head
 from sercli.recipe.schema import Model
 from sercli.runs.run_dir import RunDir
 from sercli.statistics import wilson_interval
