@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from sercli import distributed
+from sercli import distributed, stages
 from sercli.data import open_source
 from sercli.data.cores import most_loaders, require_loaders
 from sercli.data.source import ImageSource
@@ -22,6 +22,7 @@ from sercli.engine.preemption import stop_request
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
+from sercli.engine.watch import naming_who_is_gone
 from sercli.errors import Interrupted, Preempted, SerError, UserError
 from sercli.families import resolve, title_of
 from sercli.families.plugins import copies_for_run
@@ -110,6 +111,7 @@ def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prep
     source = training_source(resolved.recipe)
     plan = make_plan(resolved.recipe, source, processes=processes)
     run = create_run(resolved, plan, out)
+    stages.here.run = str(run.path.absolute())
     with _stops_recorded(run):
         console = Screen()
         print_plan(resolved, plan, run.path, console)
@@ -176,7 +178,8 @@ def train(
     else:
         recipe = prepared.recipe
     first = distributed.rank() == 0
-    with stop_request() as request, _stops_recorded(run):
+    stages.here.run = str(run.path.absolute())
+    with stop_request() as request, _stops_recorded(run), naming_who_is_gone():
         runtime = runtimes.runtime_for(device, recipe.train.precision)
         source = training_source(recipe) if prepared is None else prepared.source
         monitor = make_monitor(recipe, source, runtime)
