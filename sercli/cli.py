@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -87,6 +89,8 @@ def main() -> NoReturn:
     debug = "--debug" in arguments
     if debug:
         arguments = [argument for argument in arguments if argument != "--debug"]
+    else:
+        _soften_warnings()
     try:
         status = app(arguments, prog_name="ser", standalone_mode=False)
     except SerError as error:
@@ -117,6 +121,27 @@ def main() -> NoReturn:
     if lost is not None and not _MAKE_FILES.intersection(arguments[:1]):
         _end(f"standard output cannot be written: {lost.strerror}; what is missing is lost", 3)
     sys.exit(status or 0)
+
+
+def _soften_warnings() -> None:
+    """Warnings of libraries in one line each, and none of what they are going to change.
+
+    Those are for us: tests fail on them. Filters of `python -W` come first.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, append=True)
+    warnings.formatwarning = _short_warning
+
+
+def _short_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    del line
+    place = f"{category.__name__}, {Path(filename).name}:{lineno}"
+    return one_line(f"warning: {message} ({place})") + "\n"
 
 
 def _end(message: str, status: int) -> NoReturn:
