@@ -16,6 +16,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from sercli.errors import UserError
+from sercli.recipe.class_lists import read_class_list
 from sercli.recipe.keys import explain, refuse_unknown, text_keys
 from sercli.recipe.schema import (
     AddonConfig,
@@ -26,6 +27,8 @@ from sercli.recipe.schema import (
 )
 from sercli.runs.places import require_place
 from sercli.runs.text import parse_yaml, read_mapping, spelt
+
+_CLASSES = "data.classes"
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,9 @@ def read(name: str, *, beside: Path | None = None, seen: tuple[Path, ...] = ()) 
     plugins = plugins_of(tree.pop("plugins", None), beside=file)
     pairs = list(_flatten(tree))
     texts = dict(_flatten(spelt(file.read_text(encoding="utf-8"))))
-    this = RecipeFile(_full_name(file, name), dict(pairs), plugins, texts)
+    this = RecipeFile(
+        _full_name(file, name), _with_class_list(dict(pairs), texts, file.parent), plugins, texts
+    )
     if len(this.values) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
@@ -148,6 +153,21 @@ def read(name: str, *, beside: Path | None = None, seen: tuple[Path, ...] = ()) 
     if not isinstance(parent, str):
         raise UserError(f"{file} extends {parent!r}", "`extends:` takes one recipe name")
     return [*read(parent, beside=file.parent, seen=(*seen, file.resolve())), this]
+
+
+def _with_class_list(values: dict[str, Any], texts: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`data.classes: FILE` becomes the names in it: what a run is does not change with the file.
+
+    Args:
+        values: Dotted key → what a recipe says.
+        texts: How it spells that; what is no longer as it was spelt leaves it.
+        folder: What the file's path is relative to.
+    """
+    given = values.get(_CLASSES)
+    if given is None or isinstance(given, list):
+        return values
+    file = folder / str(texts.pop(_CLASSES, given))
+    return {**values, _CLASSES: list(read_class_list(file))}
 
 
 def plugins_of(given: Any, *, beside: Path) -> tuple[Plugin, ...]:
@@ -235,6 +255,7 @@ def resolve(
     texts = dict(_flatten({key: text for key, _, text in parsed}))
     if any(key.partition(".")[0] == "plugins" for key in told):
         raise UserError("--set plugins", "plug-ins are loaded before settings", "use --plugin FILE")
+    told = _with_class_list(told, texts, Path())
     everything = [
         *files,
         RecipeFile("--set", told, texts=texts),
