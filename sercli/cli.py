@@ -22,7 +22,8 @@ from sercli.commands import (
     recipe,
     robustness,
 )
-from sercli.errors import SerError, exhausted
+from sercli.errors import SerError, about_path, exhausted
+from sercli.visible import one_line, say
 
 # What these make stands in files; of the others standard output is all that there is.
 _MAKE_FILES = frozenset(
@@ -56,7 +57,7 @@ app.add_typer(bench.app, name="bench")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"ser {__version__}")
+        say(f"ser {__version__}")
         raise typer.Exit
 
 
@@ -96,13 +97,15 @@ def main() -> NoReturn:
             sys.exit(error.exit_code)
         # Newer versions of Typer put the kind of error in front of what was received.
         message = error.format_message().replace("Value error, ", "")
-        _end(f"{message} See `ser --help`.", error.exit_code)
+        context = getattr(error, "ctx", None)
+        command = "ser" if context is None else context.command_path
+        _end(f"{message} See `{command} --help`.", error.exit_code)
     except KeyboardInterrupt:
         _end("interrupted", 130)
     except typer.Abort as abort:  # typer's answer to EOFError, which no key causes here
         raise abort.__cause__ or abort from None
-    except OSError as error:
-        short = exhausted(error, "ser")
+    except (OSError, ValueError) as error:
+        short = exhausted(error, "ser") or about_path(error, arguments)
         if debug or short is None:
             raise
         _end(str(short), short.exit_status)
@@ -115,5 +118,5 @@ def main() -> NoReturn:
 
 
 def _end(message: str, status: int) -> NoReturn:
-    print(f"ser: {' '.join(message.split())}", file=sys.stderr)
+    say(one_line(f"ser: {message}"), err=True)
     sys.exit(status)

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import unicodedata
-from typing import Any, TextIO
+from typing import Any
 
 # Controls (C0, DEL, C1), separators of lines and paragraphs, halves of surrogate pairs, and what is
 # not seen but moves what is: marks and overrides of direction, spaces without width, tags.
@@ -116,14 +116,6 @@ def _readable(error: UnicodeError) -> tuple[str, int]:
 
 # With this a stream of any encoding takes any text: `n₂ × λ` is `n2 x lambda` in ASCII.
 codecs.register_error(READABLE, _readable)
-
-
-def make_readable(*streams: TextIO | None) -> None:
-    """Let streams spell what their encoding lacks, instead of raising; see `READABLE`."""
-    for stream in streams:
-        reconfigure = getattr(stream, "reconfigure", None)  # not of a notebook's streams
-        if reconfigure is not None:
-            reconfigure(errors=READABLE)
 
 
 def spelled(text: str, encoding: str | None) -> str:

@@ -14,7 +14,7 @@ from sercli.visible import say
 if TYPE_CHECKING:
     import torch
 
-    from sercli.commands.subject import Subject
+    from sercli.commands.subject import Asked, Subject
     from sercli.encoders.asked import Hints
     from sercli.encoders.loading import LoadedEncoder
 
@@ -54,7 +54,7 @@ def require_usable(model: ModelOptions, run: RunOptions) -> None:
     from sercli.commands.subject import destination
 
     require_model(model)
-    destination(model.source, run.out, random_init=model.random_init)
+    destination(asked_for(model), run.out)
 
 
 def require_images(model: ModelOptions, data: str | None, classes: str | None = None) -> None:
@@ -97,16 +97,20 @@ def resolve_subject(
     from sercli.commands.subject import resolve
 
     return resolve(
-        model.source,
+        asked_for(model),
         command=command_line(),
         data=data,
         classes=classes,
         out=run.out,
-        teacher=model.teacher,
-        random_init=model.random_init,
-        hints=hints_of(model),
         image_size=image_size,
     )
+
+
+def asked_for(model: ModelOptions) -> Asked:
+    """The model that the options ask for."""
+    from sercli.commands.subject import Asked
+
+    return Asked(model.source, model.teacher, model.random_init, hints_of(model))
 
 
 def hints_of(model: ModelOptions) -> Hints:

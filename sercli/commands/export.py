@@ -52,8 +52,8 @@ def export(
     say_what_was_read(loaded)
     exported = write(loaded, out, facts=_header(facts_of(model.source)), force=force)
     say(
-        f"wrote {exported.path}: {counted(exported.tensors, 'tensor')}, {loaded.key} of {model.source}; "
-        f"timm's output differs from ours by {exported.difference:.1e} at most",
+        f"wrote {exported.path}: {counted(exported.tensors, 'tensor')}, {loaded.key} of "
+        f"{model.source}; timm's output differs from ours by {exported.difference:.1e} at most",
         *exported.code.split("\n"),
     )
     own, theirs = loaded.encoder.pos_resize, "bicubic-antialias"

@@ -97,8 +97,8 @@ def _print(outcome: KnnOutcome, run: RunDir, model: str) -> None:
     values, facts = outcome.result.metrics, outcome.result.data
     partial = " (partial)" if facts["partial"] else ""
     say(
-        f"kNN of {model} ({outcome.result.model['key']}) on {facts['path']}: {counted(facts['n'], 'image')}, "
-        f"neighbours among {facts['bank']}{partial}",
+        f"kNN of {model} ({outcome.result.model['key']}) on {facts['path']}: "
+        f"{counted(facts['n'], 'image')}, neighbours among {facts['bank']}{partial}",
         f"top-1  {percent_with_interval(values, 'top1')}   k = {REPORTED}, 95 % interval",
         f"top-5  {percent_with_interval(values, 'top5')}",
     )

@@ -183,7 +183,7 @@ def _run_directory(subject: Subject) -> RunDir:
     from sercli.engine.runtime import decided_by_first
 
     return decided_by_first(
-        lambda: open_or_create(subject.out, owner=subject.owner, command=subject.command)
+        lambda: open_or_create(subject.out, owner=subject.asked.owner, command=subject.command)
     )
 
 

@@ -262,7 +262,8 @@ def _summary(recipe: Recipe, *, nominal: bool) -> str:
     flops = count_flops(recipe, plan.objective)
     return (
         f"{counted(plan.parameters, 'trainable parameter')}, {counted(plan.tokens, 'token')}, "
-        f"{plan.joins}, {counted(plan.schedule.total_steps, 'step')}, FLOPs / none {flops.ratio_none:.4f}"
+        f"{plan.joins}, {counted(plan.schedule.total_steps, 'step')}, "
+        f"FLOPs / none {flops.ratio_none:.4f}"
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from sercli.commands.evaluation import (
+    asked_for,
     command_line,
     hints_of,
     loader_processes,
@@ -124,7 +125,7 @@ def robustness(
     """
     wanted = _wanted(sets)
     _refuse_unusable(model, run, wanted, own_head=head == _OWN)
-    from sercli.commands.subject import destination, owner_of
+    from sercli.commands.subject import destination
     from sercli.engine.processes import is_first_process
     from sercli.engine.runtime import process_group
     from sercli.evals.robustness.evaluate import evaluate
@@ -136,8 +137,8 @@ def robustness(
     first = is_first_process()
     results: dict[str, Result] = {}
     with process_group(run.device) as chosen, progress_of(first) as progress:
-        target = destination(model.source, run.out, random_init=model.random_init)
-        owner = owner_of(model.source, random_init=model.random_init)
+        asked = asked_for(model)
+        target = destination(asked, run.out)
         classifier = _classifier(model, head, target, chosen)
         opened = open_sets(
             wanted.folders,
@@ -152,7 +153,7 @@ def robustness(
         for outcome in evaluate(classifier, opened, reading=reading, alexnet=normalisers):
             results[outcome.result.protocol["variant"]] = outcome.result
             if first:
-                _save(target, outcome, model.source, owner)
+                _save(target, outcome, model.source, asked.owner)
     if first:
         _print(results, model.source, target)
 

@@ -206,8 +206,8 @@ def train(
 def _record(run: RunDir, trainer: Trainer) -> None:
     if distributed.rank():
         return
-    rates = [row["images_per_s"] for row in run.read_metrics() if "images_per_s" in row]
-    waits = [row["data_wait"] for row in run.read_metrics() if "data_wait" in row]
+    rates = run.logged("images_per_s")
+    waits = run.logged("data_wait")
     run.update_run(
         status="done",
         exit_status=0,

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.cells import cell_len
+from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, Task, TimeRemainingColumn
 from rich.table import Table
 
@@ -105,7 +106,13 @@ class LiveLine(Progress):
             texts = shown[3:]
             room = self.console.width - 1 - sum(cell_len(part) + 1 for part in shown)
             bar = BarColumn(min(_BAR, room)).render(task) if room >= _LEAST_BAR else None
-            cells = [*shown[2:3], *([bar] if bar is not None else []), step, *texts, left]
+            cells: list[RenderableType] = [
+                *shown[2:3],
+                *([bar] if bar is not None else []),
+                step,
+                *texts,
+                left,
+            ]
             for _ in cells:
                 grid.add_column(no_wrap=True)
             grid.add_row(*cells)
@@ -114,7 +121,8 @@ class LiveLine(Progress):
 
 def _fitting(parts: Sequence[str], room: int) -> list[str]:
     """The first parts that have room in a line beside each other; at least two."""
-    used, fitting = 0, []
+    used = 0
+    fitting: list[str] = []
     for part in parts:
         used += cell_len(part) + 1
         if used > room and len(fitting) >= 2:

@@ -86,11 +86,18 @@ class Trainer:
             log_steps=train.log_steps,
             measure_steps=schedule.monitor_steps,
             save_steps=schedule.checkpoint_steps,
+            keep_steps=schedule.keep_steps,
             late=True,
         )
         return Stepper(
             pace,
-            PretrainingState(self.run, self.recipe, self.objective, self.optimiser),
+            PretrainingState(
+                self.run,
+                self.recipe,
+                self.objective,
+                self.optimiser,
+                keep_steps=schedule.keep_steps,
+            ),
             run=self.run,
             optimiser=self.optimiser,
             how_to_go_on=f"continue with: ser pretrain --resume {self.run.path}",

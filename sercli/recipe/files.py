@@ -7,6 +7,8 @@ of range and settings that would be ignored are errors.
 from __future__ import annotations
 
 import difflib
+import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +28,11 @@ from sercli.recipe.schema import (
     Section,
 )
 from sercli.runs.places import require_place
+from sercli.runs.reading import shown
 from sercli.runs.text import parse_yaml, read_mapping, spelt
 
 _CLASSES = "data.classes"
+_LONGEST_CHAIN = 32
 
 
 @dataclass(frozen=True)
@@ -109,11 +113,13 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
         recipes_root() / f"{name}.yaml",
         Path(name),
     ):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # False for a name that no file can have
             return candidate
     close = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.4)
     hint = f"did you mean {close[0]}?" if close else "`ser recipe list` shows them"
-    raise UserError(f"no recipe {name!r}", "a name under recipes/ or a YAML file is needed", hint)
+    raise UserError(
+        f"no recipe {shown(name)}", "a name under recipes/ or a YAML file is needed", hint
+    )
 
 
 def _full_name(file: Path, given: str) -> str:
@@ -122,37 +128,51 @@ def _full_name(file: Path, given: str) -> str:
     return file.relative_to(root).with_suffix("").as_posix() if root in file.parents else given
 
 
-def read(name: str, *, beside: Path | None = None, seen: tuple[Path, ...] = ()) -> list[RecipeFile]:
+def read(name: str) -> list[RecipeFile]:
     """Read a recipe and what it extends, the most basic first.
 
     Args:
         name: Name under `recipes/`, or a YAML file.
-        beside: Folder of the recipe that extends it.
-        seen: The recipes that lead here.
 
     Raises:
-        UserError: No such recipe, or bad YAML.
+        UserError: No such recipe, bad YAML, or more of them than anybody would chain.
     """
-    file = _find(name, beside=beside)
-    if file.resolve() in seen:
-        raise UserError(f"{file} extends itself", "recipes must not extend in a circle")
+    files: list[RecipeFile] = []
+    seen: set[Path] = set()
+    beside: Path | None = None
+    while True:
+        file = _find(name, beside=beside)
+        if file.resolve() in seen:
+            raise UserError(f"{file} extends itself", "recipes must not extend in a circle")
+        if len(seen) == _LONGEST_CHAIN:
+            raise UserError(
+                f"{files[-1].origin} is extended by {_LONGEST_CHAIN} recipes one after another",
+                f"at most {_LONGEST_CHAIN} are read",
+            )
+        seen.add(file.resolve())
+        this, parent = _read_file(file, name)
+        files.append(this)
+        if parent is None:
+            return files[::-1]
+        name, beside = parent, file.parent
+
+
+def _read_file(file: Path, name: str) -> tuple[RecipeFile, str | None]:
+    """What one file says, and what it extends."""
     tree = read_mapping(file)
     parent = tree.pop("extends", None)
     plugins = plugins_of(tree.pop("plugins", None), beside=file)
     pairs = list(_flatten(tree))
-    texts = dict(_flatten(spelt(file.read_text(encoding="utf-8"))))
-    this = RecipeFile(
-        _full_name(file, name), _with_class_list(dict(pairs), texts, file.parent), plugins, texts
-    )
-    if len(this.values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
         raise UserError(f"{file} sets {twice} twice", "a key may stand once, dotted or nested")
-    if parent is None:
-        return [this]
-    if not isinstance(parent, str):
-        raise UserError(f"{file} extends {parent!r}", "`extends:` takes one recipe name")
-    return [*read(parent, beside=file.parent, seen=(*seen, file.resolve())), this]
+    if parent is not None and not isinstance(parent, str):
+        raise UserError(f"{file} extends {shown(parent)}", "`extends:` takes one recipe name")
+    texts = dict(_flatten(spelt(file.read_text(encoding="utf-8-sig"))))
+    values = _with_class_list(values, texts, file.parent)
+    return RecipeFile(_full_name(file, name), values, plugins, texts), parent
 
 
 def _with_class_list(values: dict[str, Any], texts: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -322,11 +342,11 @@ def _parse_setting(text: str) -> tuple[str, Any, Any]:
     """The key, the value, and how it is spelt."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"--set {text!r}", "it takes key=value", "e.g. --set train.lr=1e-3")
+        raise UserError(f"--set {shown(text)}", "it takes key=value", "e.g. --set train.lr=1e-3")
     try:
         return key.strip(), parse_yaml(value), spelt(value)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {text!r}", "the value is no valid YAML") from error
+        raise UserError(f"--set {shown(text)}", "the value is no valid YAML") from error
 
 
 def _refuse_layer_without_addon(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
@@ -348,5 +368,5 @@ def _choice(tree: dict[str, Any], section: str, table: Mapping[str, type[_S]]) -
     if name not in table:
         close = difflib.get_close_matches(str(name), list(table), n=1)
         hint = f"did you mean {close[0]}?" if close else ""
-        raise UserError(f"{section}.name {name!r}", f"known: {', '.join(table)}", hint)
+        raise UserError(f"{section}.name {shown(name)}", f"known: {', '.join(table)}", hint)
     return table[cast(str, name)]

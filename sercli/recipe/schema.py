@@ -230,6 +230,9 @@ class Train(Section):
     tensorboard: bool = Field(False, description="also log to TensorBoard (extra `track`)")
     log_steps: Count = Field(10, description="steps between rows of metrics.jsonl")
     checkpoint_epochs: Positive = Field(1.0, description="epochs between checkpoints")
+    keep_epochs: NotNegative | None = Field(
+        None, description="epochs between milestones, checkpoints that are never dropped; 0: none"
+    )
     monitor_epochs: NotNegative = Field(
         10.0, description="epochs between kNN and collapse measurements; 0: none"
     )

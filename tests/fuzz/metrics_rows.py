@@ -1,14 +1,14 @@
 """metrics.jsonl, which a kill or a full disk may leave in any state: rows are read or passed over.
 
-Nothing is refused, but for a file that cannot be opened.
+Nothing is refused but a file that cannot be opened.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from random import Random
 
-from sercli.errors import UserError
 from sercli.runs.run_dir import RunDir
 from tests.support import mutations
 from tests.support.fuzzing import put
@@ -32,9 +32,7 @@ def changed(data: bytes, others: list[bytes], random: Random) -> bytes:
 
 def target(data: bytes) -> None:
     run = RunDir(put("metrics/metrics.jsonl", data).parent)
-    for row in run.read_metrics():
-        assert isinstance(row["step"], int)
-        for value in row.values():
-            assert value is None or isinstance(value + 0.0, float)
-    if data == b"":
-        raise UserError("an empty file", "it has no row")
+    steps = [row["step"] for row in run.read_metrics()]
+    assert all(isinstance(step, int) and step >= 0 for step in steps)
+    for key in ("images_per_s", "data_wait", "loss"):
+        assert math.isfinite(sum(min(value, 1.0) for value in run.logged(key)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from sercli import compare_runs
 from sercli.families.resolving import resolve
 from sercli.recipe.files import recipes_root
@@ -12,14 +15,15 @@ from tests.support.fuzzing import put
 
 def corpus() -> list[bytes]:
     root = recipes_root()
-    files = [root / f"{name}.yaml" for name in ("shapes/moco-ser", "shapes/dino-ser")]
+    names = ("shapes/moco-none", "shapes/moco-ser", "imagenet/moco-ser")
+    files = [root / f"{name}.yaml" for name in names]
     whole = resolve("shapes/moco-ser", (), {}).recipe.model_dump(mode="json")
     bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n"
         for old, new in zip("abcdefgh", "bcdefghi", strict=True)
     )
     return [
-        *(file.read_bytes() for file in files),
+        *(_absolute(file) for file in files),
         dump_yaml(whole).encode(),
         bomb.encode(),
         b"a: &a [*a]\n",
@@ -29,6 +33,12 @@ def corpus() -> list[bytes]:
         "seed: 1\n".encode("utf-16"),
         b"\xef\xbb\xbfseed: 1\n",
     ]
+
+
+def _absolute(file: Path) -> bytes:
+    """A recipe that extends another beside it, wherever it lies."""
+    text = file.read_text(encoding="utf-8")
+    return re.sub("^extends: ", f"extends: {file.parent}/", text, flags=re.MULTILINE).encode()
 
 
 def target(data: bytes) -> None:

@@ -159,10 +159,11 @@ def _comparisons(sentences: Sequence[str]) -> list[str]:
 def _columns(columns: Sequence[Column]) -> list[str]:
     items = []
     for column in columns:
+        key = escape(visible(column.key))
         identity = f" Protocol <code>{column.protocol_id}</code>." if column.protocol_id else ""
         items.append(
             f"<dt>{escape(column.title)}</dt>"
-            f"<dd>{escape(column.explanation)}{identity} <code>{escape(visible(column.key))}</code></dd>"
+            f"<dd>{escape(column.explanation)}{identity} <code>{key}</code></dd>"
         )
     return ["<h2>Columns</h2>", "<dl>", *items, "</dl>"] if items else []
 
