@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.data import ImageSource
+from sercli.data.subset import class_settings
 from sercli.encoders.loading import LoadedEncoder
 from sercli.errors import UserError
 from sercli.evals.common import HELD_OUT as TEST_SHARE
@@ -188,6 +189,7 @@ class Probe:
             "interval": "Wilson over test images",
             "confidence": CONFIDENCE,
             "seed": options.seed,
+            **class_settings(self.train),
         }
         return {
             "name": PROTOCOL.name,
