@@ -20,6 +20,7 @@ import torch.distributed as dist
 from sercli import __version__, distributed
 from sercli.engine.processes import launched_by
 from sercli.errors import SerError, UserError
+from sercli.visible import counted
 
 _T = TypeVar("_T")
 
@@ -154,7 +155,7 @@ def _require_own_devices(device: torch.device) -> None:
 
 def _too_few_devices(processes: int, devices: int, where: str = "") -> UserError:
     return UserError(
-        f"{processes} processes{where} for {devices} CUDA device{'s' if devices > 1 else ''}",
+        f"{processes} processes{where} for {counted(devices, 'CUDA device')}",
         "each needs one of its own",
         f"start {devices} there, show each another device (srun --gpus-per-task=1), "
         "or use --device cpu",
