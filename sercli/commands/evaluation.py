@@ -47,15 +47,16 @@ def require_model(model: ModelOptions) -> None:
 
 
 def require_usable(model: ModelOptions, run: RunOptions) -> None:
-    """Refuse a model as `require_model` does, or a place for its results that is taken.
+    """Refuse a model as `require_model` does, or a place for its results that is not to be had.
 
     Raises:
         UserError: In these cases.
     """
-    from sercli.commands.subject import destination
+    from sercli.commands.subject import destination, require_writable
 
-    destination(model.source, run.out, random_init=model.random_init)
+    target = destination(model.source, run.out, random_init=model.random_init)
     require_model(model)
+    require_writable(target)
 
 
 def require_images(model: ModelOptions, data: str | None) -> None:

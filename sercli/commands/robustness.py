@@ -225,6 +225,7 @@ def _refuse_unusable(
     Raises:
         UserError: The model, its options or its val split cannot be used.
     """
+    from sercli.commands.subject import destination, require_writable
     from sercli.encoders.asked import Hints
 
     if own_head:
@@ -234,6 +235,7 @@ def _refuse_unusable(
                 "they tell how to read a checkpoint, timm's classifiers are whole",
                 "leave them out",
             )
+        require_writable(destination(model.source, run.out, random_init=model.random_init))
     else:
         require_usable(model, run)
     if wanted.data is not None or wanted.on_the_fly:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from sercli import distributed
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
 from sercli.encoders.asked import Hints, require_source
 from sercli.encoders.files import (
@@ -193,6 +195,7 @@ def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
             return _build(header, tensors, name, key)
     for step in reversed(run.checkpoint_steps()):
         if run.checkpoint_verifies(step):
+            _say_what_stands_in(run, step, key)
             return _read_torch(run.checkpoint(step), name, key, Hints())
     status = read_facts(run).status
     what = key if run.encoder.is_file() else "weights"
@@ -201,6 +204,16 @@ def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
         "a checkpoint or encoder.safetensors is needed",
         f"ser pretrain --resume {name}",
     )
+
+
+def _say_what_stands_in(run: RunDir, step: int, key: str) -> None:
+    """A line on standard error: which weights are read where the run's own encoder is not there."""
+    if distributed.rank() == 0:
+        missing = f"holds no {key}" if run.encoder.is_file() else "is missing"
+        print(
+            f"note: {run.encoder} {missing}: the {key} of {run.checkpoint(step)} is read",
+            file=sys.stderr,
+        )
 
 
 def _read_file(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:

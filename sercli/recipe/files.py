@@ -59,10 +59,11 @@ class RecipeFile:
     plugins: tuple[Plugin, ...] = ()
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested settings."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -132,7 +133,7 @@ def read(name: str, *, beside: Path | None = None, seen: tuple[Path, ...] = ()) 
     tree = read_mapping(file)
     parent = tree.pop("extends", None)
     plugins = plugins_of(tree.pop("plugins", None), beside=file)
-    pairs = list(_flatten(tree))
+    pairs = list(flatten(tree))
     this = RecipeFile(_full_name(file, name), dict(pairs), plugins)
     if len(this.values) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -225,7 +226,7 @@ def resolve(
     Raises:
         UserError: Unknown key (with a suggestion) or bad value.
     """
-    told = dict(_flatten(dict(_parse_setting(text) for text in settings)))
+    told = dict(flatten(dict(_parse_setting(text) for text in settings)))
     if any(key.partition(".")[0] == "plugins" for key in told):
         raise UserError("--set plugins", "plug-ins are loaded before settings", "use --plugin FILE")
     everything = [*files, RecipeFile("--set", told), RecipeFile("flag", dict(flags or {}))]
@@ -242,7 +243,7 @@ def from_mapping(
     name: str = "recipe",
 ) -> Resolved:
     """Resolve settings given as nested mappings (as `Recipe.model_dump` gives them)."""
-    values, origins = _merge([RecipeFile(name, dict(_flatten(tree)))], addons)
+    values, origins = _merge([RecipeFile(name, dict(flatten(tree)))], addons)
     return _resolve(values, origins, name, methods=methods, addons=addons)
 
 
@@ -272,7 +273,7 @@ def _resolve(
     chosen = tree["addon"].model_dump().get("preset")
     reason = f"method {recipe.method.name}" if chosen is None else f"preset {chosen}"
     origins = {**{f"addon.{key}": reason for key in expanded}, **origins}
-    everything = dict(_flatten(recipe.model_dump(mode="json")))
+    everything = dict(flatten(recipe.model_dump(mode="json")))
     return Resolved(recipe, name, {key: origins.get(key, "default") for key in everything})
 
 
