@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sercli import __version__
+from sercli import __version__, streams
 from sercli.commands import (
     bench,
     coco_detect,
@@ -22,7 +22,13 @@ from sercli.commands import (
     recipe,
     robustness,
 )
-from sercli.errors import SerError, exhausted
+from sercli.errors import SerError, about_path, exhausted
+from sercli.visible import one_line, say
+
+# What these make stands in files; of the others standard output is all that there is.
+_MAKE_FILES = frozenset(
+    {"pretrain", "linear-eval", "knn", "robustness", "coco-detect", "equiv-score", "export"}
+)
 
 # Typer raises the errors of click, in newer versions of its own copy: UsageError of either.
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -51,7 +57,7 @@ app.add_typer(bench.app, name="bench")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"ser {__version__}")
+        say(f"ser {__version__}")
         raise typer.Exit
 
 
@@ -71,6 +77,7 @@ def options(
 
 def main() -> NoReturn:
     """Run a command; the exit statuses are those of `sercli.errors`."""
+    streams.install()
     # Threads that wait shall sleep, not spin: on a busy machine spinning halves the speed or worse.
     # OpenMP reads this when torch loads it, which no command has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -90,24 +97,26 @@ def main() -> NoReturn:
             sys.exit(error.exit_code)
         # Newer versions of Typer put the kind of error in front of what was received.
         message = error.format_message().replace("Value error, ", "")
-        _end(f"{message} See `ser --help`.", error.exit_code)
+        context = getattr(error, "ctx", None)
+        command = "ser" if context is None else context.command_path
+        _end(f"{message} See `{command} --help`.", error.exit_code)
     except KeyboardInterrupt:
         _end("interrupted", 130)
     except typer.Abort as abort:  # typer's answer to EOFError, which no key causes here
         raise abort.__cause__ or abort from None
-    except BrokenPipeError:  # e.g. `ser compare … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except OSError as error:
-        short = exhausted(error, "ser")
+    except (OSError, ValueError) as error:
+        short = exhausted(error, "ser") or about_path(error, arguments)
         if debug or short is None:
             raise
         _end(str(short), short.exit_status)
     if status == 130:  # typer turns Ctrl-C into this
         _end("interrupted", status)
+    lost = streams.lost()
+    if lost is not None and not _MAKE_FILES.intersection(arguments[:1]):
+        _end(f"standard output cannot be written: {lost.strerror}; what is missing is lost", 3)
     sys.exit(status or 0)
 
 
 def _end(message: str, status: int) -> NoReturn:
-    print(f"ser: {' '.join(message.split())}", file=sys.stderr)
+    say(one_line(f"ser: {message}"), err=True)
     sys.exit(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -18,6 +19,7 @@ from sercli.commands.options import (
     option_objects,
 )
 from sercli.errors import UserError
+from sercli.visible import say
 
 if TYPE_CHECKING:
     import torch
@@ -187,11 +189,13 @@ def _resolve_early(
         UserError: The directory is there, or the recipe or its images cannot be used.
     """
     from sercli.data import has_split
+    from sercli.data.cores import require_loaders
     from sercli.families import resolve
     from sercli.runs.run_dir import refuse_existing
 
     refuse_existing(out)
     resolved = resolve(name, settings, flags, plugins=plugins)
+    require_loaders(resolved.recipe.data.workers, "data.workers")
     has_split(resolved.recipe.data.path, "train")
     return resolved
 
@@ -221,7 +225,7 @@ def _resume(again: _Again, *, device: str | None, nproc: int) -> None:
     run = RunDir.open(again.path)
     status = run.read_run().get("status")
     if status == "done":
-        print(f"{again.path} is done; nothing to resume")
+        say(f"{again.path} is done; nothing to resume")
         return
     if not isinstance(status, str) or not run.recipe.is_file():
         raise UserError(
@@ -284,4 +288,8 @@ def _print_what_is_next(run: RunDir) -> None:
 
     if is_first_process() and not under_agent():
         path = run.path
-        print(f"done: {path}\nnext: ser equiv-score {path}; ser knn {path}; ser compare {path}")
+        typed = shlex.quote(str(path))
+        say(
+            f"done: {path}",
+            f"next: ser equiv-score {typed}; ser knn {typed}; ser compare {typed}",
+        )

@@ -7,13 +7,14 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from sercli import distributed
+from sercli.data.cores import most_loaders, require_loaders
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
 from sercli.engine.flops import count_flops
@@ -30,6 +31,8 @@ from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
 from sercli.runs.lease import Lease, leased
 from sercli.runs.run_dir import RunDir, next_free, refuse_existing
+from sercli.screen import Screen
+from sercli.visible import say
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 
@@ -64,6 +67,15 @@ def _unknown_then(resolved: Resolved) -> Iterator[str]:
         )
 
 
+def _fewer_loaders(recipe: Recipe) -> Iterator[str]:
+    """What there is to say of a run that was started on a larger machine."""
+    if (recipe.data.workers or 0) > most_loaders():
+        yield (
+            f"data.workers {recipe.data.workers}: this process may use fewer cores than the one "
+            f"that started the run; it has {most_loaders()} loader processes"
+        )
+
+
 def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prepared:
     """Check everything, make the run directory, and print what was derived.
 
@@ -80,14 +92,15 @@ def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prep
     refuse_existing(out)
     if resolved.recipe.train.tensorboard:
         require_tensorboard()
+    require_loaders(resolved.recipe.data.workers, "data.workers")
     source = training_source(resolved.recipe)
     plan = make_plan(resolved.recipe, source, processes=processes)
     run = create_run(resolved, plan, out, source)
     with _stops_recorded(run):
-        console = Console()
+        console = Screen()
         print_plan(resolved, plan, run.path, console)
         for note in resolved.notes:
-            print(note)
+            say(note)
         flops = count_flops(resolved.recipe, plan.objective)  # a first pass through the loss
         run.update_run(flops=flops.to_json())
         print_flops(resolved.recipe, flops, console)
@@ -155,7 +168,8 @@ def train(
         recipe, source = prepared.recipe, prepared.source
     else:
         resolved = read_resolved(run) if going_on is None else going_on.resolved
-        recipe, notes = resolved.recipe, (*resolved.notes, *_unknown_then(resolved))
+        recipe = resolved.recipe
+        notes = (*resolved.notes, *_unknown_then(resolved), *_fewer_loaders(recipe))
         source = training_source(recipe) if going_on is None else going_on.source
     first = distributed.rank() == 0
     anew = "world_size" not in run.read_run()  # no attempt of before has trained it
@@ -217,7 +231,9 @@ def _alone_in(run: RunDir, take_over: bool) -> Iterator[Callable[[], None]]:
     with contextlib.ExitStack() as stack:
 
         def take() -> None:
-            held.append(stack.enter_context(leased(run, take_over=take_over, say=_say)))
+            held.append(
+                stack.enter_context(leased(run, take_over=take_over, say=partial(say, err=True)))
+            )
 
         runtimes.decided_by_first(take)
 
@@ -229,15 +245,11 @@ def _alone_in(run: RunDir, take_over: bool) -> Iterator[Callable[[], None]]:
         yield guard
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _record(run: RunDir, trainer: Trainer) -> None:
     if distributed.rank():
         return
-    rates = [row["images_per_s"] for row in run.read_metrics() if "images_per_s" in row]
-    waits = [row["data_wait"] for row in run.read_metrics() if "data_wait" in row]
+    rates = run.logged("images_per_s")
+    waits = run.logged("data_wait")
     run.update_run(
         status="done",
         exit_status=0,

@@ -22,6 +22,7 @@ from sercli.recipe.files import Resolved, flatten
 from sercli.recipe.schema import Recipe
 from sercli.runs.result import now
 from sercli.runs.run_dir import RunDir
+from sercli.visible import counted
 
 # What may be another without the run's numbers being others: where, how fast, how often seen.
 _WITHOUT_EFFECT = frozenset(
@@ -173,7 +174,7 @@ def compare(
     before = told.get("world_size")
     if isinstance(before, int) and before != processes:
         bound = recipe.addon.bound_to_ranks
-        text = f"{_count(processes, 'process', 'processes')}, before it was {before}"
+        text = f"{counted(processes, 'process')}, before it was {before}"
         if bound:
             changes.append(f"{text}, and {' and '.join(bound)} depends on how many there are")
         else:
@@ -227,7 +228,3 @@ def _other_images(before: object, after: Mapping[str, Any], path: str) -> list[s
     if then == there:
         return [f"the {there} images of {path} are others (names, classes or sizes of files)"]
     return [f"{path} has {there} training images, before it had {then}"]
-
-
-def _count(number: int, one: str, several: str) -> str:
-    return f"{number} {one if number == 1 else several}"

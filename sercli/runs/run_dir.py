@@ -36,6 +36,8 @@ from sercli.runs.files import (
     write_json,
     write_text,
 )
+from sercli.runs.places import require_place
+from sercli.runs.reading import rows, shown
 from sercli.runs.result import SCHEMA, Result, now
 
 
@@ -160,6 +162,7 @@ class RunDir:
         Raises:
             UserError: `path` is missing or holds no run.json.
         """
+        require_place(path, "a run directory:")
         run_dir = cls(Path(path))
         if not run_dir.run.is_file():
             missing = "is a file" if run_dir.path.exists() else "does not exist"
@@ -201,11 +204,20 @@ class RunDir:
         return cls(path)
 
     def read_run(self) -> dict[str, Any]:
+        """What run.json holds, after `RunRecord` has looked at it.
+
+        Raises:
+            UserError: It cannot be read, is of another schema, or has a key of another type.
+        """
+        from sercli.runs.stored import RunRecord, require  # pydantic takes a while to import
+
         value = read_json(self.run)
         if value.get("schema") != SCHEMA:
             raise UserError(
-                f"{self.run} has schema {value.get('schema')!r}", f"this ser reads schema {SCHEMA}"
+                f"{self.run} has schema {shown(value.get('schema'))}",
+                f"this ser reads schema {SCHEMA}",
             )
+        require(RunRecord, value, str(self.run), "take it from a copy of the run")
         return value
 
     def update_run(self, **fields: Any) -> None:
@@ -270,46 +282,59 @@ class RunDir:
             raise from_os_error(error, f"cannot write {self.metrics}") from error
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """The logged steps; lines that are none (cut short by a kill, damaged) are left out."""
-        yield from (row for row in map(_row, self._lines()) if row is not None)
+        """The logged steps: objects of plain values with a whole `step`.
 
-    def _lines(self) -> list[bytes]:
-        if not self.metrics.is_file():
-            return []
-        try:
-            return self.metrics.read_bytes().splitlines()
-        except OSError as error:
-            raise from_os_error(error, f"cannot read {self.metrics}") from error
+        What is no such line is passed over: one cut short by a kill, or whatever a full disk or a
+        power cut left there. No number of ours depends on them.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        if not self.metrics.exists():
+            return
+        for row in rows(self.metrics):
+            step = row.get("step")
+            if isinstance(step, int) and not isinstance(step, bool) and step >= 0:
+                yield row
+
+    def logged(self, key: str) -> list[float]:
+        """The numbers that rows have under a key, in order.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        values = (row.get(key) for row in self.read_metrics())
+        return [value for value in values if isinstance(value, float | int)]
 
     def truncate_metrics(self, step: int) -> int:
         """Keep the rows up to and including `step`, as the run resumes from there.
 
         Returns:
-            How many lines were none, but for a last one that was cut short.
+            How many lines were no rows, but for a last one, which a kill may have cut short.
         """
-        lines = self._lines()
-        rows = [_row(line) for line in lines]
-        kept = [row for row in rows if row is not None and row.get("step", 0) <= step]
+        there = list(self.read_metrics())
+        text = self.metrics.read_bytes()
+        lines = [line for line in text.splitlines() if line.strip()]
+        kept = [row for row in there if row["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
-        return sum(
-            row is None and bool(line.strip()) for row, line in zip(rows[:-1], lines, strict=False)
-        )
+        return max(0, len(lines) - len(there) - (not text.endswith(b"\n")))
 
     # -- results ------------------------------------------------------------------------------
 
     def keep_earlier(self, result: Result) -> None:
         """Move the result that `result` replaces to results/earlier/, if more than a repetition.
 
-        One of another rule or other images, or one of all images that a trial replaces, is kept,
-        with its predictions and the head that was trained for it.
+        One of another rule, other images or other weights (a teacher's), or one of all images that
+        a trial replaces, is kept, with its predictions and the head that was trained for it.
         """
         path = self.result(result.name)
         if not path.is_file():
             return
         earlier = Result.from_file(path)
-        same = (earlier.protocol, earlier.data.get("path")) == (
+        same = (earlier.protocol, earlier.data.get("path"), earlier.model.get("key")) == (
             result.to_json()["protocol"],
             result.data.get("path"),
+            result.model.get("key"),
         )
         if same and not (result.data.get("partial") and not earlier.data.get("partial")):
             return
@@ -333,20 +358,6 @@ class RunDir:
         return [Result.from_file(file) for file in sorted(self.results.glob("*.json"))]
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics.jsonl; None: it is none."""
-    try:
-        row = json.loads(line.decode("utf-8"), parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return None
-    step = row.get("step", 0) if isinstance(row, dict) else None
-    return row if isinstance(step, int) and not isinstance(step, bool) else None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
 def _write(content: bytes, file: BinaryIO) -> None:
     file.write(content)
 
@@ -357,7 +368,10 @@ def refuse_existing(out: Path | None) -> None:
     Raises:
         UserError: There is.
     """
-    if out is not None and out.exists():
+    if out is None:
+        return
+    require_place(out, "--out")
+    if out.exists():
         raise UserError(
             f"--out {out} exists",
             "a new run needs a new directory",
