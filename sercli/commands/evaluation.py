@@ -46,15 +46,15 @@ def require_model(model: ModelOptions) -> None:
 
 
 def require_usable(model: ModelOptions, run: RunOptions) -> None:
-    """Refuse a model as `require_model` does, or a place for its results that is taken.
+    """Refuse a model as `require_model` does, or a place for its results that is not to be had.
 
     Raises:
         UserError: In these cases.
     """
-    from sercli.commands.subject import destination
+    from sercli.commands.subject import destination, require_writable
 
     require_model(model)
-    destination(asked_for(model), run.out)
+    require_writable(destination(asked_for(model), run.out))
 
 
 def require_images(model: ModelOptions, data: str | None, classes: str | None = None) -> None:

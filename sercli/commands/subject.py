@@ -327,10 +327,32 @@ def destination(asked: Asked, out: Path | None) -> Path:
     return target
 
 
+def require_writable(target: Path) -> None:
+    """Find out before the hours are spent that results could not be written; clear what is left.
+
+    Args:
+        target: What `destination` gave.
+
+    Raises:
+        UserError: It cannot be written.
+        RunFailed: The disk is full.
+    """
+    run = RunDir(target)
+    run.require_writable()
+    if run.run.is_file():
+        run.sweep()
+
+
 def open_or_create(path: Path, *, owner: str, command: Sequence[str]) -> RunDir:
-    """The run directory at `path`; a new one only collects results of the model `owner`."""
+    """The run directory at `path`; a new one only collects results of the model `owner`.
+
+    Raises:
+        RunFailed: It is the model's own, and has vanished.
+    """
     if path.exists():
         return RunDir.open(path)
+    if str(path) == owner:
+        RunDir(path).require_there()
     run = {"status": "done", "command": list(command), "evaluates": owner}
     return RunDir.create(path, recipe=None, run=run)
 

@@ -42,6 +42,7 @@ class Trainer:
         source: Training images.
         runtime: Device and precision.
         monitor: Called every `monitor_steps`.
+        guard: Called on rank 0 before anything is written; raises where that may no longer be.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Trainer:
         runtime: Runtime,
         *,
         monitor: Monitor,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         self.run, self.recipe, self.source, self.runtime = run, recipe, source, runtime
         self.schedule = Schedule.of(recipe.train, len(source))
@@ -69,9 +71,9 @@ class Trainer:
         if distributed.active():
             self.module = distributed.data_parallel(self.objective, gradient_as_bucket_view=True)
         self.unreadable: set[str] = set()
-        self.stepper = self._stepper(monitor)
+        self.stepper = self._stepper(monitor, guard)
 
-    def _stepper(self, monitor: Monitor) -> Stepper:
+    def _stepper(self, monitor: Monitor, guard: Callable[[], None]) -> Stepper:
         """What keeps the run between its steps."""
         schedule, train = self.schedule, self.recipe.train
         pace = Pace(
@@ -101,6 +103,7 @@ class Trainer:
             measure=lambda: monitor(self.objective.evaluated_encoder),
             judge=self._fail_if_unreadable,
             tensorboard=train.tensorboard,
+            guard=guard,
         )
 
     @property
@@ -117,7 +120,8 @@ class Trainer:
         """Take up the last checkpoint that verifies; without one, start anew.
 
         Raises:
-            UserError: The checkpoint does not fit the recipe, or holds what is not finite.
+            UserError: The checkpoint does not fit the recipe, holds what is not finite, or is of a
+                longer run; or there were checkpoints, and none can be used.
         """
         self.stepper.resume(say)
 

@@ -298,6 +298,11 @@ class AddonConfig(FamilyConfig):
         return False
 
     @property
+    def bound_to_ranks(self) -> tuple[str, ...]:
+        """Settings by which a step depends on the number of processes, as an error names them."""
+        return ()
+
+    @property
     def more_views(self) -> MoreViews | None:
         """What says that views it asks for also enter the invariance loss; None: they do not."""
         return None

@@ -148,7 +148,8 @@ def _session(
     distributed.barrier()
     optimiser = make_optimiser(detector)
     state = ModuleState(place, detector, optimiser, identity=identity)
-    stepper = Stepper(_pace(task), state, run=place, optimiser=optimiser)
+    guard = run.require_there
+    stepper = Stepper(_pace(task), state, run=place, optimiser=optimiser, guard=guard)
     return _Session(stepper, state, optimiser)
 
 
