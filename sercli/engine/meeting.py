@@ -162,7 +162,8 @@ class Exchange:
         self.one, self.report = one, report
         self.interval = interval * max(1.0, one.world_size / 32)  # the store serves all in turn
         self.seen = Seen({})
-        self._ended, self._store = threading.Event(), cast("Store | None", None)
+        self._ended = threading.Event()
+        self._store: Store | None = None
         self._thread = threading.Thread(target=self._run, name="ser-exchange", daemon=True)
 
     def start(self) -> None:
