@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import subprocess
@@ -30,7 +31,7 @@ def test_paragraphs_of_help_flow(command: str, width: int, monkeypatch: pytest.M
     text = CliRunner().invoke(app, [*command.split()[1:], "--help"]).stdout
     about = [line.strip() for line in text.split("╭")[0].split("Usage:")[1].splitlines()[1:]]
     code = False
-    for line, below in zip(about, about[1:], strict=False):
+    for line, below in itertools.pairwise(about):
         code = (code or line.startswith("import torch")) and not line.startswith("torch.save")
         if not line or not below or code or below.startswith("import torch"):
             continue
