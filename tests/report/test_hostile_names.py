@@ -160,7 +160,7 @@ def test_compare_of_a_run_of_that_name(
     place = tmp_path / name.replace("/", "|")
     make_run(place, name)
     table = compare_runs([place], columns=["*"])
-    assert any(column.heading.endswith(name) for column in table.columns)
+    assert any(column.key.endswith(name) for column in table.columns)
     for form in RENDERERS:
         out = tmp_path / f"table.{form}"
         words = ["compare", place, "--columns", "*", "--format", form, "--out", out]
