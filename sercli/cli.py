@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -82,10 +84,14 @@ def main() -> NoReturn:
     # Threads that wait shall sleep, not spin: on a busy machine spinning halves the speed or worse.
     # OpenMP reads this when torch loads it, which no command has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Likewise: what torch's C++ warns of where another process is gone; ser says it in a line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     if debug:
         arguments = [argument for argument in arguments if argument != "--debug"]
+    else:
+        _soften_warnings()
     try:
         _refuse_empty(arguments)
         status = app(arguments, prog_name="ser", standalone_mode=False)
@@ -118,6 +124,27 @@ def main() -> NoReturn:
     if lost is not None and not _MAKE_FILES.intersection(arguments[:1]):
         _end(f"standard output cannot be written: {lost.strerror}; what is missing is lost", 3)
     sys.exit(status or 0)
+
+
+def _soften_warnings() -> None:
+    """Warnings of libraries in one line each, and none of what they are going to change.
+
+    Those are for us: tests fail on them. Filters of `python -W` come first.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, append=True)
+    warnings.formatwarning = _short_warning
+
+
+def _short_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    del line
+    place = f"{category.__name__}, {Path(filename).name}:{lineno}"
+    return one_line(f"warning: {message} ({place})") + "\n"
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 import typer
 
 from sercli.commands.evaluation import (
+    asked_for,
     command_line,
     loader_processes,
     read_model,
@@ -131,7 +132,6 @@ def coco_detect(
     `torchrun -m sercli coco-detect …`. Written are `results/coco-detect--ENGINE.json`, the
     detections, the heads and a figure.
     """
-    from sercli.commands.subject import owner_of
     from sercli.data.registry import require_detection
     from sercli.engine.processes import is_first_process
     from sercli.runs.facts import facts_of
@@ -148,8 +148,7 @@ def coco_detect(
     options.require_engine()
     task, outcome, directory = _evaluate(model, run, facts, place, options, detector.restart)
     if first:
-        owner = owner_of(model.source, random_init=model.random_init)
-        _save(directory, outcome, task, model.source, owner)
+        _save(directory, outcome, task, model.source, asked_for(model).owner)
         _print(outcome.result, model.source, directory)
 
 
@@ -183,7 +182,7 @@ def _evaluate(
     restart: bool,
 ) -> tuple[Task, DetectionOutcome, RunDir]:
     """Train the detector and score it; what was decided, what came out, and its run directory."""
-    from sercli.commands.subject import destination, open_or_create, owner_of
+    from sercli.commands.subject import destination, open_or_create
     from sercli.engine.preemption import stop_request
     from sercli.engine.processes import is_first_process
     from sercli.engine.progress import TrainingProgress
@@ -198,8 +197,8 @@ def _evaluate(
             say_to_stderr(*lines)
 
     with process_group(run.device) as chosen, stop_request() as request:
-        target = destination(model.source, run.out, random_init=model.random_init)
-        owner = owner_of(model.source, random_init=model.random_init)
+        asked = asked_for(model)
+        target = destination(asked, run.out)
         loaded = read_model(model)
         if first:
             say_what_was_read(loaded)
@@ -208,7 +207,7 @@ def _evaluate(
         task = prepare(loaded, train, val, options)
         tell(*_announcement(task))
         directory = decided_by_first(
-            lambda: open_or_create(target, owner=owner, command=command_line())
+            lambda: open_or_create(target, owner=asked.owner, command=command_line())
         )
         with progress_of(first) as progress:
             outcome = evaluate(

@@ -96,6 +96,7 @@ def compare(
     """
     from sercli.report.compare.comparison import Options, compare_runs
     from sercli.runs.files import write_text
+    from sercli.runs.places import require_place
 
     patterns = [part.strip() for group in table.columns or [] for part in group.split(",")]
     compared = compare_runs(
@@ -110,6 +111,7 @@ def compare(
         ),
     )
     if out is not None:
+        require_place(out, "--out")
         write_text(out, RENDERERS[output_format](compared))
         say(f"wrote {out}", err=True)
     elif output_format == "terminal":

@@ -37,6 +37,14 @@ def _device(name: str) -> str:
     return name
 
 
+def _loaders(workers: int | None) -> int | None:
+    """No more than there are cores."""
+    from sercli.data.cores import require_loaders
+
+    require_loaders(workers, "--workers")
+    return workers
+
+
 def _devices() -> list[str]:
     return ["cpu", "cuda"]
 
@@ -86,6 +94,16 @@ def addon_option(**more: Any) -> Any:
     return typer.Option(metavar="NAME", help=text, autocompletion=_addon_names, **more)
 
 
+Bounds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STAGE=SECONDS,…",
+        help="How long one of several processes may stand still before the others end the run: "
+        "start, compile (the first steps), step, save, monitor.",
+        show_default="start=900,compile=1200,step=600,save=900,monitor=1200; SER_BOUNDS for all "
+        "commands",
+    ),
+]
 Data = Annotated[
     str | None,
     typer.Option(
@@ -94,6 +112,22 @@ Data = Annotated[
         "trained on.",
     ),
 ]
+
+
+def parse_shots(shots: str | None) -> float | None:
+    """A share above 0 and below 1 of a percentage.
+
+    Raises:
+        UserError: It is none.
+    """
+    if shots is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", shots.strip())
+    if match is None or not 0 < float(match[1]) < 100:
+        raise UserError(f"--shots {shots}", "it must be a percentage below 100", "such as 1%")
+    return float(match[1]) / 100
+
+
 BatchSize = Annotated[int, typer.Option(min=1, help="Images taken at a time.")]
 Settings = Annotated[
     list[str] | None,
@@ -168,6 +202,14 @@ class ImageOptions:
     panel: ClassVar[str] = "The images"
 
     data: Data = None
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|all",
+            help="Some of the classes only, of train and of val: a text file with a name a line; "
+            "part of the protocol. Default: those that the run was trained on.",
+        ),
+    ] = None
     image_size: Annotated[
         int | None,
         typer.Option(
@@ -194,7 +236,12 @@ class RunOptions:
     ] = None
     device: Device = None
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Loader processes. Default: by the number of cores.")
+        int | None,
+        typer.Option(
+            min=0,
+            callback=_loaders,
+            help="Loader processes, at most one a core. Default: by the number of cores.",
+        ),
     ] = None
     limit: Annotated[
         int | None,

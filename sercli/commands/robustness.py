@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from sercli.commands.evaluation import (
+    asked_for,
     command_line,
     hints_of,
     loader_processes,
@@ -22,6 +23,7 @@ from sercli.commands.evaluation import (
 from sercli.commands.options import BatchSize, ModelOptions, RunOptions, option_objects
 from sercli.commands.printing import print_table, progress_of
 from sercli.errors import UserError
+from sercli.runs.places import require_place
 from sercli.visible import say
 
 if TYPE_CHECKING:
@@ -123,7 +125,7 @@ def robustness(
     """
     wanted = _wanted(sets)
     _refuse_unusable(model, run, wanted, own_head=head == _OWN)
-    from sercli.commands.subject import destination, owner_of
+    from sercli.commands.subject import destination
     from sercli.engine.processes import is_first_process
     from sercli.engine.runtime import process_group
     from sercli.evals.robustness.evaluate import evaluate
@@ -135,8 +137,8 @@ def robustness(
     first = is_first_process()
     results: dict[str, Result] = {}
     with process_group(run.device) as chosen, progress_of(first) as progress:
-        target = destination(model.source, run.out, random_init=model.random_init)
-        owner = owner_of(model.source, random_init=model.random_init)
+        asked = asked_for(model)
+        target = destination(asked, run.out)
         classifier = _classifier(model, head, target, chosen)
         opened = open_sets(
             wanted.folders,
@@ -151,7 +153,7 @@ def robustness(
         for outcome in evaluate(classifier, opened, reading=reading, alexnet=normalisers):
             results[outcome.result.protocol["variant"]] = outcome.result
             if first:
-                _save(target, outcome, model.source, owner)
+                _save(target, outcome, model.source, asked.owner)
     if first:
         _print(results, model.source, target)
 
@@ -191,7 +193,10 @@ def _wanted(sets: SetOptions) -> _Wanted:
     }
     folders = {name: path for name, path in asked.items() if path is not None}
     v2, data, everything = sets.v2 or [], sets.data, sets.everything
+    for named in (*folders.values(), *v2):
+        require_place(named, "data")
     if everything is not None:
+        require_place(everything, "--all")
         if not everything.is_dir():
             raise UserError(f"--all {everything}", "it must be a directory that holds the sets")
         found = {
@@ -226,6 +231,7 @@ def _refuse_unusable(
     Raises:
         UserError: The model, its options or its val split cannot be used.
     """
+    from sercli.commands.subject import destination, require_writable
     from sercli.encoders.asked import Hints
 
     if own_head:
@@ -235,6 +241,7 @@ def _refuse_unusable(
                 "they tell how to read a checkpoint, timm's classifiers are whole",
                 "leave them out",
             )
+        require_writable(destination(asked_for(model), run.out))
     else:
         require_usable(model, run)
     if wanted.data is not None or wanted.on_the_fly:
@@ -291,7 +298,7 @@ def _probe(
     Raises:
         UserError: There is no probe, or it is another encoder's.
     """
-    from sercli.evals.linear.probe_head import load_head
+    from sercli.evals.linear.heads import load_head
     from sercli.evals.robustness.classifier import CentreView, Classifier
 
     probe = load_head(file)

@@ -8,6 +8,7 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
+from sercli import distributed
 from sercli.encoders.files import load_torch_file
 from sercli.errors import from_os_error
 from sercli.runs.files import write_atomic, write_text
@@ -37,8 +38,10 @@ class _HashingWriter:
         self.file.flush()
 
 
-def save(run: RunDir, step: int, state: dict[str, Any]) -> None:
+def save(run: RunDir, step: int, state: dict[str, Any], *, keep_steps: int = 0) -> None:
     """Write the checkpoint of `step` and drop all but the last ones that verify.
+
+    Those at multiples of `keep_steps`, if it is not 0, are never dropped.
 
     Raises:
         RunFailed: The disk is full; the older checkpoints are intact.
@@ -60,24 +63,36 @@ def save(run: RunDir, step: int, state: dict[str, Any]) -> None:
     hash_file.unlink(missing_ok=True)
     write_atomic(path, write)
     write_text(hash_file, f"{digests[0]}  {path.name}\n")
-    _drop_older(run)
+    _drop_older(run, keep_steps)
 
 
 def load_latest(run: RunDir, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """The last checkpoint that verifies, or None; damaged ones are named and passed over."""
+    """The last checkpoint that verifies, or None; damaged ones are named and passed over.
+
+    Rank 0 looks for it: all ranks go on from the same.
+    """
+    step = distributed.broadcast_object(_last_that_verifies(run, say))
+    return None if step is None else load_torch_file(run.checkpoint(step))
+
+
+def _last_that_verifies(run: RunDir, say: Callable[[str], None]) -> int | None:
+    if distributed.rank():
+        return None
     for step in reversed(run.checkpoint_steps()):
         if run.checkpoint_verifies(step):
-            return load_torch_file(run.checkpoint(step))
-        say(f"{run.checkpoint(step)} is damaged or incomplete; the one before it is used")
+            return step
+        say(f"{run.checkpoint(step)} is damaged or incomplete, and is passed over")
     return None
 
 
-def _drop_older(run: RunDir) -> None:
+def _drop_older(run: RunDir, keep_steps: int) -> None:
     """Remove checkpoints older than the last `KEPT`, as soon as those have their hashes."""
     steps = run.checkpoint_steps()
     if not all(run.checkpoint_hash(step).is_file() for step in steps[-KEPT:]):
         return
     for step in steps[:-KEPT]:
+        if keep_steps and step % keep_steps == 0:
+            continue
         try:
             run.checkpoint(step).unlink()
             run.checkpoint_hash(step).unlink(missing_ok=True)

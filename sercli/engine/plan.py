@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from sercli.engine.flops import StepFlops, on_meta, trainable_parameters
 from sercli.objective import Objective
 from sercli.recipe.files import Resolved
 from sercli.recipe.schedule import Schedule
-from sercli.recipe.schema import Recipe
+from sercli.recipe.schema import Data, Recipe
 from sercli.screen import Screen
 from sercli.views.plan import ViewPlan
 from sercli.visible import counted, visible
@@ -49,6 +50,13 @@ class Plan:
     def parameters(self) -> int:
         """Trainable parameters."""
         return trainable_parameters(self.objective)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """About the size of a checkpoint: what is trained, and two moments of each parameter."""
+        stored = self.objective.state_dict().values()
+        moments = [p for p in self.objective.parameters() if p.requires_grad] * 2
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*stored, *moments))
 
     @property
     def joins(self) -> str:
@@ -96,6 +104,13 @@ def _describe(plan: ViewPlan) -> str:
     return f"{', '.join(parts)}; {plan.num_invariant} in the invariance loss"
 
 
+def _part_of(data: Data) -> str:
+    """What is taken of a set, where that is not all."""
+    classes = "" if data.classes is None else f"{counted(len(data.classes), 'class')}, "
+    share = "" if data.share == 1 else f"{100 * data.share:g} % of each class, "
+    return classes + share
+
+
 def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Screen) -> None:
     """Print what was derived from the recipe."""
     recipe, schedule = resolved.recipe, plan.schedule
@@ -104,8 +119,8 @@ def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Screen) -> No
     rows = {
         "run": str(out),
         "recipe": f"{resolved.name}: {recipe.method.name}{addon}, seed {recipe.seed}",
-        "data": f"{recipe.data.path}, {counted(plan.num_images, 'image')} of "
-        f"{recipe.data.image_size} px",
+        "data": f"{recipe.data.path}, {_part_of(recipe.data)}"
+        f"{counted(plan.num_images, 'image')} of {recipe.data.image_size} px",
         "model": (
             f"{recipe.model.name}, patches of {recipe.model.patch_size} px: "
             f"{counted(plan.tokens, 'token')}, "
@@ -122,7 +137,29 @@ def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Screen) -> No
             f"{schedule.lr:.3g} = {recipe.train.lr:g} × {recipe.train.batch_size} / 256"
         ),
     }
+    if recipe.train.keep_epochs:
+        rows["milestones"] = _milestones(recipe, plan, out)
     _print_rows(rows, console)
+
+
+def _milestones(recipe: Recipe, plan: Plan, out: Path) -> str:
+    """How many checkpoints stay, and what they take on the disk: it adds up."""
+    schedule = plan.schedule
+    number, size = schedule.total_steps // schedule.keep_steps, plan.checkpoint_bytes
+    epochs = recipe.train.keep_epochs
+    every = "every epoch" if epochs == 1 else f"every {epochs:g} epochs"
+    if number == 0:
+        return f"{every}: none, as the run is shorter"
+    free = shutil.disk_usage(out).free
+    short = f"; {_gigabytes(free)} are free" if number * size > free else ""
+    return (
+        f"{every} a checkpoint that is kept: {number:,} of about {_gigabytes(size)}, "
+        f"{_gigabytes(number * size)} in all{short}"
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB"
 
 
 def print_flops(recipe: Recipe, flops: StepFlops, console: Screen) -> None:

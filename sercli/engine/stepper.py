@@ -22,16 +22,17 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
-from sercli import distributed
+from sercli import distributed, stages
 from sercli.engine.agreement import Agreed, Agreement
 from sercli.engine.preemption import StopRequest
 from sercli.engine.tracking import Tracker
-from sercli.errors import Interrupted, Preempted, RunFailed
+from sercli.errors import Interrupted, Preempted, RunFailed, SerError, UserError
 from sercli.runs.run_dir import RunDir
 
 _T = TypeVar("_T")
 
 MAX_NON_FINITE = 3  # in a row
+FIRST_STEPS = 3  # of an attempt: kernels are compiled or chosen
 
 Clock = Callable[[], float]  # seconds from any beginning, never backwards
 
@@ -91,6 +92,7 @@ class Pace:
         log_steps: Steps between rows of metrics.jsonl; None: nothing is logged.
         measure_steps: Steps between measurements, which get a row of their own; 0: none.
         save_steps: Steps between checkpoints; None: they go by time.
+        keep_steps: Steps between checkpoints that there are whatever the others go by; 0: none.
         save_seconds: Time between checkpoints, by the clock of rank 0; None: they go by steps.
         save_unit: Checkpoints that go by time wait for a multiple of so many steps.
         save_at_end: Whether the last step is saved. Where it is, a stop then changes nothing.
@@ -104,6 +106,7 @@ class Pace:
     log_steps: int | None = 20
     measure_steps: int = 0
     save_steps: int | None = None
+    keep_steps: int = 0
     save_seconds: float | None = None
     save_unit: int = 1
     save_at_end: bool = True
@@ -125,6 +128,7 @@ class Stepper:
         measure: Numbers for a row, every `measure_steps`, on rank 0; the others wait.
         judge: Called with what the ranks agreed on; raises where that ends the run.
         tensorboard: Whether rows also go there.
+        guard: Called on rank 0 before anything is written; raises where that may no longer be.
         clock: Tells the time.
 
     Attributes:
@@ -145,6 +149,7 @@ class Stepper:
         measure: Callable[[], Mapping[str, float]] | None = None,
         judge: Callable[[Agreed], None] = lambda _agreed: None,
         tensorboard: bool = False,
+        guard: Callable[[], None] = lambda: None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.pace, self.state, self.run, self.optimiser = pace, state, run, optimiser
@@ -156,6 +161,7 @@ class Stepper:
         self._unjudged: Agreement | None = None  # of the step before, where the pace is late
         self._bad_in_a_row, self._saved_step = 0, 0
         self._tracker: Tracker | None = None
+        self.guard = guard
         self._begin()
 
     def attend(self, request: StopRequest, display: Display | None = None) -> None:
@@ -182,19 +188,37 @@ class Stepper:
         """
         position = None if self.state is None else self.state.load(say)
         if position is not None:
+            if position.step > self.pace.total_steps:
+                raise UserError(
+                    f"it was saved at step {position.step} of now {self.pace.total_steps}",
+                    "a training cannot become shorter than it is",
+                )
             self.step, self.train_seconds = position.step, position.train_seconds
             self._saved_step = self.step
         if self.run is not None and distributed.rank() == 0 and self.run.metrics.is_file():
-            self.run.truncate_metrics(self.step)
+            damaged = self.run.truncate_metrics(self.step)
+            if damaged:
+                say(f"{self.run.metrics}: {damaged} damaged lines are left out")
         return self.step
 
     def save(self) -> None:
         """Write what `resume` takes up (rank 0; the others wait)."""
         if self.state is not None:
-            if distributed.rank() == 0:
-                self.state.save(Position(self.step, self.train_seconds))
-            distributed.barrier()
+            state = self.state
+            with stages.inside("save"):
+                if distributed.rank() == 0:
+                    self._guarded(lambda: state.save(Position(self.step, self.train_seconds)))
+                distributed.barrier()
         self._saved, self._saved_step = self.clock(), self.step
+
+    def _guarded(self, write: Callable[[], None]) -> None:
+        """Write something; if that fails as the place is gone, that is what is said."""
+        self.guard()
+        try:
+            write()
+        except SerError:
+            self.guard()
+            raise
 
     # -- around a step ------------------------------------------------------------------------
 
@@ -207,20 +231,28 @@ class Stepper:
         iterator = iter(batches)
         wanted = self.tensorboard and distributed.rank() == 0
         if self.run is not None:
+            if distributed.rank() == 0:
+                self.guard()
+                self.run.path.mkdir(parents=True, exist_ok=True)
             self._tracker = Tracker(self.run, wanted=wanted, first_step=self.step)
         self._begin()
+        first, before = self.step, (stages.here.stage, stages.here.doing)
         try:
             while True:
                 began = self.clock()
+                stage = "step" if self.step >= first + FIRST_STEPS else "compile"
+                stages.enter(stage, "waiting for images", self.step)
                 try:
                     batch = next(iterator)
                 except StopIteration:
                     break
                 self._waited += self.clock() - began
+                stages.enter(stage)
                 yield batch
             if self._unjudged is not None:
                 self._fail_if_bad(self._unjudged.read())
         finally:
+            stages.enter(*before)
             if self._tracker is not None:
                 self._tracker.close()
 
@@ -317,6 +349,8 @@ class Stepper:
     def _is_saved(self, agreed: Agreed | None) -> bool:
         if self.step == self.pace.total_steps and self.pace.save_at_end:
             return True
+        if self.pace.keep_steps and self.step % self.pace.keep_steps == 0:
+            return True
         if self.pace.save_steps is not None:
             return self.step % self.pace.save_steps == 0
         # What was due before the last checkpoint is no longer.
@@ -353,11 +387,13 @@ class Stepper:
             **facts,
         }
         if self._is_measured() and self.measure is not None:
-            if distributed.rank() == 0:
-                row |= self.measure()
-            distributed.barrier()
+            with stages.inside("monitor"):
+                if distributed.rank() == 0:
+                    row |= self.measure()
+                distributed.barrier()
         if distributed.rank() == 0 and self.run is not None:
-            self.run.append_metrics(row)
+            run = self.run
+            self._guarded(lambda: run.append_metrics(row))
         if self._tracker is not None:
             self._tracker.row(row)
         if self.display is not None:

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from sercli import distributed
+from sercli.data.cores import most_loaders
 from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
@@ -42,6 +42,7 @@ class Trainer:
         source: Training images.
         runtime: Device and precision.
         monitor: Called every `monitor_steps`.
+        guard: Called on rank 0 before anything is written; raises where that may no longer be.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Trainer:
         runtime: Runtime,
         *,
         monitor: Monitor,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         self.run, self.recipe, self.source, self.runtime = run, recipe, source, runtime
         self.schedule = Schedule.of(recipe.train, len(source))
@@ -67,14 +69,11 @@ class Trainer:
                 block.compile()
         self.module: nn.Module = self.objective
         if distributed.active():
-            # Every rank works out the same buffers: none is sent.
-            self.module = DistributedDataParallel(
-                self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self.module = distributed.data_parallel(self.objective, gradient_as_bucket_view=True)
         self.unreadable: set[str] = set()
-        self.stepper = self._stepper(monitor)
+        self.stepper = self._stepper(monitor, guard)
 
-    def _stepper(self, monitor: Monitor) -> Stepper:
+    def _stepper(self, monitor: Monitor, guard: Callable[[], None]) -> Stepper:
         """What keeps the run between its steps."""
         schedule, train = self.schedule, self.recipe.train
         pace = Pace(
@@ -85,11 +84,18 @@ class Trainer:
             log_steps=train.log_steps,
             measure_steps=schedule.monitor_steps,
             save_steps=schedule.checkpoint_steps,
+            keep_steps=schedule.keep_steps,
             late=True,
         )
         return Stepper(
             pace,
-            PretrainingState(self.run, self.recipe, self.objective, self.optimiser),
+            PretrainingState(
+                self.run,
+                self.recipe,
+                self.objective,
+                self.optimiser,
+                keep_steps=schedule.keep_steps,
+            ),
             run=self.run,
             optimiser=self.optimiser,
             how_to_go_on=f"continue with: ser pretrain --resume {self.run.path}",
@@ -97,6 +103,7 @@ class Trainer:
             measure=lambda: monitor(self.objective.evaluated_encoder),
             judge=self._fail_if_unreadable,
             tensorboard=train.tensorboard,
+            guard=guard,
         )
 
     @property
@@ -113,7 +120,8 @@ class Trainer:
         """Take up the last checkpoint that verifies; without one, start anew.
 
         Raises:
-            UserError: The checkpoint does not fit the recipe, or holds what is not finite.
+            UserError: The checkpoint does not fit the recipe, holds what is not finite, or is of a
+                longer run; or there were checkpoints, and none can be used.
         """
         self.stepper.resume(say)
 
@@ -139,6 +147,7 @@ class Trainer:
         workers = self.recipe.data.workers
         if workers is None:
             workers = default_workers(self.runtime.ranks_here)
+        workers = min(workers, most_loaders())  # of a run that a larger machine started
         tickets = batches(
             len(self.source),
             self.part,

@@ -7,8 +7,10 @@ of range and settings that would be ignored are errors.
 from __future__ import annotations
 
 import difflib
+import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,7 +18,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from sercli.errors import UserError
-from sercli.recipe.keys import explain, refuse_unknown
+from sercli.recipe.class_lists import read_class_list
+from sercli.recipe.keys import explain, refuse_unknown, text_keys
 from sercli.recipe.schema import (
     AddonConfig,
     MethodConfig,
@@ -24,7 +27,12 @@ from sercli.recipe.schema import (
     Recipe,
     Section,
 )
-from sercli.runs.text import parse_yaml, read_mapping
+from sercli.runs.places import require_place
+from sercli.runs.reading import shown
+from sercli.runs.text import parse_yaml, read_mapping, spelt
+
+_CLASSES = "data.classes"
+_LONGEST_CHAIN = 32
 
 
 @dataclass(frozen=True)
@@ -52,17 +60,20 @@ class RecipeFile:
         origin: What it is called.
         values: Dotted key → what it says.
         plugins: Those it names, by absolute paths.
+        texts: Dotted key → how it spells that, where it spells it.
     """
 
     origin: str
     values: dict[str, Any]
     plugins: tuple[Plugin, ...] = ()
+    texts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested settings."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -97,16 +108,19 @@ def recipe_names() -> list[str]:
 
 
 def _find(name: str, *, beside: Path | None = None) -> Path:
+    require_place(name, "recipe")
     for candidate in (
         *([beside / f"{name}.yaml", beside / name] if beside else []),
         recipes_root() / f"{name}.yaml",
         Path(name),
     ):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # False for a name that no file can have
             return candidate
     close = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.4)
     hint = f"did you mean {close[0]}?" if close else "`ser recipe list` shows them"
-    raise UserError(f"no recipe {name!r}", "a name under recipes/ or a YAML file is needed", hint)
+    raise UserError(
+        f"no recipe {shown(name)}", "a name under recipes/ or a YAML file is needed", hint
+    )
 
 
 def _full_name(file: Path, given: str) -> str:
@@ -115,34 +129,66 @@ def _full_name(file: Path, given: str) -> str:
     return file.relative_to(root).with_suffix("").as_posix() if root in file.parents else given
 
 
-def read(name: str, *, beside: Path | None = None, seen: tuple[Path, ...] = ()) -> list[RecipeFile]:
+def read(name: str) -> list[RecipeFile]:
     """Read a recipe and what it extends, the most basic first.
 
     Args:
         name: Name under `recipes/`, or a YAML file.
-        beside: Folder of the recipe that extends it.
-        seen: The recipes that lead here.
 
     Raises:
-        UserError: No such recipe, or bad YAML.
+        UserError: No such recipe, bad YAML, or more of them than anybody would chain.
     """
-    file = _find(name, beside=beside)
-    if file.resolve() in seen:
-        raise UserError(f"{file} extends itself", "recipes must not extend in a circle")
+    files: list[RecipeFile] = []
+    seen: set[Path] = set()
+    beside: Path | None = None
+    while True:
+        file = _find(name, beside=beside)
+        if file.resolve() in seen:
+            raise UserError(f"{file} extends itself", "recipes must not extend in a circle")
+        if len(seen) == _LONGEST_CHAIN:
+            raise UserError(
+                f"{files[-1].origin} is extended by {_LONGEST_CHAIN} recipes one after another",
+                f"at most {_LONGEST_CHAIN} are read",
+            )
+        seen.add(file.resolve())
+        this, parent = _read_file(file, name)
+        files.append(this)
+        if parent is None:
+            return files[::-1]
+        name, beside = parent, file.parent
+
+
+def _read_file(file: Path, name: str) -> tuple[RecipeFile, str | None]:
+    """What one file says, and what it extends."""
     tree = read_mapping(file)
     parent = tree.pop("extends", None)
     plugins = plugins_of(tree.pop("plugins", None), beside=file)
-    pairs = list(_flatten(tree))
-    this = RecipeFile(_full_name(file, name), dict(pairs), plugins)
-    if len(this.values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+    pairs = list(flatten(tree))
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
         raise UserError(f"{file} sets {twice} twice", "a key may stand once, dotted or nested")
-    if parent is None:
-        return [this]
-    if not isinstance(parent, str):
-        raise UserError(f"{file} extends {parent!r}", "`extends:` takes one recipe name")
-    return [*read(parent, beside=file.parent, seen=(*seen, file.resolve())), this]
+    if parent is not None and not isinstance(parent, str):
+        raise UserError(f"{file} extends {shown(parent)}", "`extends:` takes one recipe name")
+    texts = dict(flatten(spelt(file.read_text(encoding="utf-8-sig"))))
+    values = _with_class_list(values, texts, file.parent)
+    return RecipeFile(_full_name(file, name), values, plugins, texts), parent
+
+
+def _with_class_list(values: dict[str, Any], texts: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`data.classes: FILE` becomes the names in it: what a run is does not change with the file.
+
+    Args:
+        values: Dotted key → what a recipe says.
+        texts: How it spells that; what is no longer as it was spelt leaves it.
+        folder: What the file's path is relative to.
+    """
+    given = values.get(_CLASSES)
+    if given is None or isinstance(given, list):
+        return values
+    file = folder / str(texts.pop(_CLASSES, given))
+    return {**values, _CLASSES: list(read_class_list(file))}
 
 
 def plugins_of(given: Any, *, beside: Path) -> tuple[Plugin, ...]:
@@ -225,13 +271,23 @@ def resolve(
     Raises:
         UserError: Unknown key (with a suggestion) or bad value.
     """
-    told = dict(_flatten(dict(_parse_setting(text) for text in settings)))
+    parsed = [_parse_setting(text) for text in settings]
+    told = dict(flatten({key: value for key, value, _ in parsed}))
+    texts = dict(flatten({key: text for key, _, text in parsed}))
     if any(key.partition(".")[0] == "plugins" for key in told):
         raise UserError("--set plugins", "plug-ins are loaded before settings", "use --plugin FILE")
-    everything = [*files, RecipeFile("--set", told), RecipeFile("flag", dict(flags or {}))]
+    told = _with_class_list(told, texts, Path())
+    everything = [
+        *files,
+        RecipeFile("--set", told, texts=texts),
+        RecipeFile("flag", dict(flags or {})),
+    ]
     values, origins = _merge(everything, addons)
     _refuse_layer_without_addon(values, origins)
-    return _resolve(values, origins, name, methods=methods, addons=addons)
+    spellings: dict[str, Any] = {}
+    for one in everything:
+        spellings |= {key: one.texts.get(key, value) for key, value in one.values.items()}
+    return _resolve(values, origins, name, methods=methods, addons=addons, spellings=spellings)
 
 
 def from_mapping(
@@ -242,7 +298,7 @@ def from_mapping(
     name: str = "recipe",
 ) -> Resolved:
     """Resolve settings given as nested mappings (as `Recipe.model_dump` gives them)."""
-    values, origins = _merge([RecipeFile(name, dict(_flatten(tree)))], addons)
+    values, origins = _merge([RecipeFile(name, dict(flatten(tree)))], addons)
     return _resolve(values, origins, name, methods=methods, addons=addons)
 
 
@@ -253,10 +309,17 @@ def _resolve(
     *,
     methods: Mapping[str, type[MethodConfig]],
     addons: Mapping[str, type[AddonConfig]],
+    spellings: Mapping[str, Any] | None = None,
 ) -> Resolved:
     tree = _unflatten(values)
     method = _choice(tree, "method", methods)
     addon = _choice(tree, "addon", addons)
+    if spellings:
+        # YAML makes a number of `1_0`; where a text is wanted, it is what was written.
+        texts = text_keys(method, addon) & spellings.keys()
+        written = {key: spellings[key] for key in texts if values.get(key) is not None}
+        values = {**values, **written}
+        tree = _unflatten(values)
     refuse_unknown(values, method, addon, origins)
     section = ""
     try:
@@ -272,18 +335,19 @@ def _resolve(
     chosen = tree["addon"].model_dump().get("preset")
     reason = f"method {recipe.method.name}" if chosen is None else f"preset {chosen}"
     origins = {**{f"addon.{key}": reason for key in expanded}, **origins}
-    everything = dict(_flatten(recipe.model_dump(mode="json")))
+    everything = dict(flatten(recipe.model_dump(mode="json")))
     return Resolved(recipe, name, {key: origins.get(key, "default") for key in everything})
 
 
-def _parse_setting(text: str) -> tuple[str, Any]:
+def _parse_setting(text: str) -> tuple[str, Any, Any]:
+    """The key, the value, and how it is spelt."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"--set {text!r}", "it takes key=value", "e.g. --set train.lr=1e-3")
+        raise UserError(f"--set {shown(text)}", "it takes key=value", "e.g. --set train.lr=1e-3")
     try:
-        return key.strip(), parse_yaml(value)
+        return key.strip(), parse_yaml(value), spelt(value)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {text!r}", "the value is no valid YAML") from error
+        raise UserError(f"--set {shown(text)}", "the value is no valid YAML") from error
 
 
 def _refuse_layer_without_addon(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
@@ -305,5 +369,5 @@ def _choice(tree: dict[str, Any], section: str, table: Mapping[str, type[_S]]) -
     if name not in table:
         close = difflib.get_close_matches(str(name), list(table), n=1)
         hint = f"did you mean {close[0]}?" if close else ""
-        raise UserError(f"{section}.name {name!r}", f"known: {', '.join(table)}", hint)
+        raise UserError(f"{section}.name {shown(name)}", f"known: {', '.join(table)}", hint)
     return table[cast(str, name)]

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sercli.evals.linear.heads import Judgement
+from sercli.evals.linear.classifiers import Judgement
 from sercli.statistics import CONFIDENCE, mcnemar_p_value
 from sercli.visible import counted
 
