@@ -6,12 +6,18 @@ import os
 import sys
 
 from sercli.engine.processes import UNDER_AGENT
-from sercli.errors import Interrupted, Preempted, SerError
+from sercli.errors import Interrupted, Preempted, SerError, UserError
 from sercli.runs.run_dir import RunDir
 
 
-def launch(run: RunDir, *, nproc: int, device: str | None) -> None:
+def launch(run: RunDir, *, nproc: int, device: str | None, options: tuple[str, ...] = ()) -> None:
     """Train with `nproc` processes on this machine, under torchrun's own agent.
+
+    Args:
+        run: The run directory.
+        nproc: How many.
+        device: As `--device` says.
+        options: Of `--resume`, for the processes.
 
     Raises:
         SerError: As the workers ended, read from run.json.
@@ -35,15 +41,27 @@ def launch(run: RunDir, *, nproc: int, device: str | None) -> None:
         max_restarts=0,
         start_method="spawn",
     )
-    arguments = ["-m", "sercli", "pretrain", "--resume", str(run.path)]
+    arguments = ["-m", "sercli", "pretrain", "--resume", str(run.path), *options]
     if device is not None:
         arguments += ["--device", device]
     try:
         elastic_launch(config, sys.executable)(*arguments)
-    except (ChildFailedError, SignalException, KeyboardInterrupt):
+    except (ChildFailedError, SignalException, KeyboardInterrupt) as error:
+        _end_as_refused(error, run)
         raise_for_status(run)
         raise
     raise_for_status(run)
+
+
+def _end_as_refused(error: BaseException, run: RunDir) -> None:
+    """End with status 2 where a worker has refused to go on: it has said why, and changed nothing.
+
+    Raises:
+        SystemExit: It has.
+    """
+    codes = {one.exitcode for one in getattr(error, "failures", {}).values()}
+    if UserError.exit_status in codes and run.read_run().get("exit_status") != 2:
+        raise SystemExit(UserError.exit_status) from error
 
 
 def raise_for_status(run: RunDir) -> None:

@@ -530,6 +530,23 @@ def test_restart_trains_anew(tmp_path):
     assert not stale.exists()
 
 
+@pytest.mark.parametrize("way", ["damaged", "deleted"])
+def test_a_detector_without_a_checkpoint_that_can_be_used_begins_anew_by_a_word_only(tmp_path, way):
+    directory = run_dir(tmp_path / "run")
+    run(task_of("torchvision"), directory)
+    (place,) = directory.detections()
+    for step in place.checkpoint_steps():
+        if way == "damaged":
+            place.checkpoint(step).write_bytes(b"damaged")
+        else:
+            place.checkpoint(step).unlink()
+    before = place.metrics.read_bytes()
+    with pytest.raises(UserError, match=r"no checkpoint in .*--restart"):
+        run(task_of("torchvision"), directory)
+    assert place.metrics.read_bytes() == before
+    run(task_of("torchvision"), directory, restart=True)
+
+
 # -- Schedule, options ----------------------------------------------------------------------------
 
 
