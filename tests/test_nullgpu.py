@@ -155,7 +155,7 @@ def recipe_of(name, precision):
 @pytest.mark.parametrize("name", MATRIX)
 def test_two_steps(tmp_path, name, precision):
     recipe = recipe_of(name, precision)
-    run = RunDir.create(tmp_path / "run", recipe=recipe.to_yaml(), run={})
+    run = RunDir.create(tmp_path / "run", recipe=recipe.to_yaml(), run={"status": "running"})
     runtime = runtime_for(CUDA, precision)
     trainer = Trainer(run, recipe, Pictures(BATCH), runtime, monitor=pytest.fail)
     with TrainingProgress(2, quiet=True) as progress:
