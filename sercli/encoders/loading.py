@@ -44,8 +44,8 @@ from sercli.runs.facts import read_facts
 from sercli.runs.files import hash_of, verifies, write_atomic
 from sercli.runs.reading import require_regular, shown
 from sercli.runs.run_dir import RunDir
-from sercli.visible import say
 from sercli.runs.stored import Stored, require
+from sercli.visible import say
 
 _FORMAT = "ser-encoder"
 _REWRITE = "a file written by this version of ser is needed"

@@ -313,7 +313,7 @@ class RunDir:
             How many lines were no rows, but for a last one, which a kill may have cut short.
         """
         there = list(self.read_metrics())
-        text = self.metrics.read_bytes()
+        text = self.metrics.read_bytes() if there or self.metrics.exists() else b"\n"
         lines = [line for line in text.splitlines() if line.strip()]
         kept = [row for row in there if row["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
