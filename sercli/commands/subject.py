@@ -74,7 +74,10 @@ class Asked:
         """
         if Path(self.source).is_dir():
             return Path(self.source)
-        own = _RESULTS_ROOT / "-".join([_name_of(self.source), *self._suffixes()])
+        suffixes = list(self._suffixes())
+        own = _RESULTS_ROOT / "-".join([_short_name_of(self.source), *suffixes])
+        if RunDir(own).run.is_file() and not self.has_made(RunDir(own)):
+            own = _RESULTS_ROOT / "-".join([_name_of(self.source), *suffixes])
         earlier = RunDir(_RESULTS_ROOT / _short_name_of(self.source))
         if own.exists() or not earlier.run.is_file():
             return own

@@ -107,13 +107,12 @@ def read_facts(directory: RunDir) -> RunFacts:
 
 
 def facts_of(model: str) -> RunFacts:
-    """The facts of a MODEL: of a run, also by one of its own files; of others none are known.
+    """The facts of a MODEL: none are known of a checkpoint file or a model of timm's.
 
     Raises:
         UserError: A file of the run directory is damaged or of another version.
     """
-    path = Path(model)
-    directory = run_holding(path) or RunDir(path)
+    directory = RunDir(Path(model))
     return read_facts(directory) if directory.run.is_file() else RunFacts(directory)
 
 

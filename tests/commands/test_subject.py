@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sercli.commands.subject import Asked, destination, images_of, save
+from sercli.commands.subject import Asked, destination, save
 from sercli.encoders.asked import Hints
 from sercli.errors import UserError
-from sercli.runs.facts import facts_of
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 
@@ -104,24 +103,13 @@ def trained():
 @pytest.mark.usefixtures("trained")
 def test_checkpoints_of_two_runs_have_a_directory_each():
     checkpoint = RunDir(Path("runs/one")).checkpoint(8)
-    assert evaluated(Asked(str(checkpoint))) == Path("runs/one-step-00000008")
+    assert evaluated(Asked(str(checkpoint))) == Path("runs/step-00000008")
     other = str(RunDir(Path("runs/two")).checkpoint(8))
     assert evaluated(Asked(other)) == Path("runs/two-step-00000008")
-    assert destination(Asked("runs/two/encoder.safetensors"), None) == Path("runs/two-encoder")
+    assert evaluated(Asked(str(checkpoint))) == Path("runs/step-00000008")  # each again
+    assert evaluated(Asked(other)) == Path("runs/two-step-00000008")
     assert destination(Asked("runs/two/other.pth"), None) == Path("runs/other")
     assert destination(Asked("runs/two"), None) == Path("runs/two")
-
-
-@pytest.mark.usefixtures("trained")
-def test_a_runs_checkpoint_knows_its_images(monkeypatch):
-    model = str(RunDir(Path("runs/two")).checkpoint(8))
-    images = images_of(facts_of(model), model, data=None, image_size=32)
-    assert (images.path, images.seed, images.num_train) == ("shapes", 1, 40)
-    with pytest.raises(UserError, match="names its images"):
-        images_of(facts_of("runs/two/other.pth"), "other.pth", data=None, image_size=32)
-    monkeypatch.chdir("runs/two")  # the run's directory is the name's parent
-    assert facts_of("encoder.safetensors").seed == 1
-    assert facts_of("timm:vit").seed is None
 
 
 @pytest.mark.usefixtures("trained")
