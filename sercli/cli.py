@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -22,7 +25,7 @@ from sercli.commands import (
     recipe,
     robustness,
 )
-from sercli.errors import SerError, about_path, exhausted
+from sercli.errors import SerError, UserError, about_path, exhausted
 from sercli.visible import one_line, say
 
 # What these make stands in files; of the others standard output is all that there is.
@@ -81,11 +84,16 @@ def main() -> NoReturn:
     # Threads that wait shall sleep, not spin: on a busy machine spinning halves the speed or worse.
     # OpenMP reads this when torch loads it, which no command has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Likewise: what torch's C++ warns of where another process is gone; ser says it in a line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     if debug:
         arguments = [argument for argument in arguments if argument != "--debug"]
+    else:
+        _soften_warnings()
     try:
+        _refuse_empty(arguments)
         status = app(arguments, prog_name="ser", standalone_mode=False)
     except SerError as error:
         if debug:
@@ -99,7 +107,8 @@ def main() -> NoReturn:
         message = error.format_message().replace("Value error, ", "")
         context = getattr(error, "ctx", None)
         command = "ser" if context is None else context.command_path
-        _end(f"{message} See `{command} --help`.", error.exit_code)
+        stop = "" if message.endswith((".", "?", "!")) else "."
+        _end(f"{message}{stop} See `{command} --help`.", error.exit_code)
     except KeyboardInterrupt:
         _end("interrupted", 130)
     except typer.Abort as abort:  # typer's answer to EOFError, which no key causes here
@@ -115,6 +124,43 @@ def main() -> NoReturn:
     if lost is not None and not _MAKE_FILES.intersection(arguments[:1]):
         _end(f"standard output cannot be written: {lost.strerror}; what is missing is lost", 3)
     sys.exit(status or 0)
+
+
+def _soften_warnings() -> None:
+    """Warnings of libraries in one line each, and none of what they are going to change.
+
+    Those are for us: tests fail on them. Filters of `python -W` come first.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, append=True)
+    warnings.formatwarning = _short_warning
+
+
+def _short_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    del line
+    place = f"{category.__name__}, {Path(filename).name}:{lineno}"
+    return one_line(f"warning: {message} ({place})") + "\n"
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse what a shell makes of a variable that is not set: `--data "$DATA"`.
+
+    Raises:
+        UserError: An argument, or an option's value, is empty; it would count as not given.
+    """
+    for place, argument in enumerate(arguments):
+        if not argument or (argument.startswith("--") and argument.find("=") == len(argument) - 1):
+            before = f" behind {arguments[place - 1]}" if place and not argument else ""
+            raise UserError(
+                f"{argument or 'an argument'}{before} is empty",
+                "nothing here takes an empty text",
+                "is a variable of the shell not set?",
+            )
 
 
 def _end(message: str, status: int) -> NoReturn:

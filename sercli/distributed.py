@@ -6,14 +6,17 @@ which every rank can work out, so no sizes are sent.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from sercli import stages
 from sercli.precision import widened
 
 _T = TypeVar("_T")
@@ -78,6 +81,12 @@ def offset_of(counts: Sequence[int]) -> int:
     return sum(counts[: rank()])
 
 
+def _gather(gathered: Tensor, rows: Tensor) -> None:
+    """Gather by the name that this torch has for it; what has two warns of the older."""
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(gathered, rows)
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:
@@ -86,7 +95,8 @@ class _GatherRows(torch.autograd.Function):
         padded = rows.new_zeros(most, *rows.shape[1:])
         padded[: len(rows)] = rows
         gathered = rows.new_empty(len(counts) * most, *rows.shape[1:])
-        dist.all_gather_into_tensor(gathered, padded)
+        stages.take_turn()
+        _gather(gathered, padded)
         pieces = gathered.view(len(counts), most, *rows.shape[1:])
         return torch.cat([piece[:n] for piece, n in zip(pieces, counts, strict=True)])
 
@@ -94,6 +104,7 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         counts: Sequence[int] = ctx.counts
         total = widened(gradient).contiguous().clone()  # a sum over many ranks
+        stages.take_turn()
         dist.all_reduce(total)
         start = sum(counts[: dist.get_rank()])
         return total[start : start + counts[dist.get_rank()]].to(gradient.dtype), None
@@ -143,12 +154,14 @@ class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(_ctx: Any, value: Tensor) -> Tensor:
         total = value.clone()
+        stages.take_turn()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(_ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
+        stages.take_turn()
         dist.all_reduce(total)
         return total
 
@@ -158,11 +171,28 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return cast(Tensor, _SumOverRanks.apply(value)) if active() else value
 
 
+def data_parallel(module: nn.Module, **options: Any) -> DistributedDataParallel:
+    """A module whose gradients are averaged over the ranks; no buffer is sent in a pass.
+
+    Every rank works out the same buffers.
+
+    Args:
+        module: The same on every rank.
+        **options: What else `DistributedDataParallel` takes.
+    """
+    # Where there is the newer name, the older one gets a warning.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options[name] = False
+    return DistributedDataParallel(module, **options)
+
+
 def any_rank(flag: int, device: torch.device) -> int:
     """The largest `flag` of all ranks."""
     if not active():
         return flag
     value = torch.tensor(flag, device=device)
+    stages.take_turn()
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return int(value.item())
 
@@ -172,6 +202,7 @@ def broadcast_object(value: Any) -> Any:
     if not active():
         return value
     box = [value]
+    stages.take_turn()
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
@@ -181,10 +212,12 @@ def gather_objects(value: _T) -> list[_T]:
     if not active():
         return [value]
     found: list[Any] = [None] * dist.get_world_size()
+    stages.take_turn()
     dist.all_gather_object(found, value)
     return found
 
 
 def barrier() -> None:
     if active():
+        stages.take_turn()
         dist.barrier()

@@ -11,6 +11,7 @@ import typer
 
 from sercli import addons, methods
 from sercli.commands.options import (
+    Bounds,
     Device,
     Plugins,
     Settings,
@@ -102,6 +103,7 @@ def pretrain(
     ] = None,
     device: Device = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    bounds: Bounds = None,
     allow_changed: Annotated[
         bool,
         typer.Option(
@@ -122,6 +124,8 @@ def pretrain(
 
     Without options: MoCo-v3 + SER at layer 3 on the embedded world, in minutes on a laptop.
     """
+    if bounds is not None:
+        _set_bounds(bounds, nproc)
     if resume is None:
         if allow_changed or take_over:
             raise UserError(
@@ -135,10 +139,27 @@ def pretrain(
         raise UserError(
             "--resume with options that describe a new run",
             "a run is resumed with the recipe it was started with",
-            "leave out all but --device, --nproc, --allow-changed and --take-over",
+            "leave out all but --device, --nproc, --bounds, --allow-changed and --take-over",
         )
     again = _Again(resume, allow_changed=allow_changed, take_over=take_over)
     _resume(again, device=device, nproc=nproc)
+
+
+def _set_bounds(bounds: str, nproc: int) -> None:
+    """Have the processes of this start watched by these bounds."""
+    import os
+
+    from sercli.engine.bounds import VARIABLE, read_bounds
+    from sercli.engine.processes import launched_by
+
+    read_bounds(bounds)
+    if nproc == 1 and launched_by() is None:
+        raise UserError(
+            f"--bounds {bounds} with one process",
+            "they say how long several wait for each other",
+            "leave it out",
+        )
+    os.environ[VARIABLE] = bounds
 
 
 def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
@@ -166,7 +187,7 @@ def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
         prepared.append(pretraining.prepare(resolved, out=new.out, processes=processes))
         return prepared[0].run
 
-    with runtime.process_group(device) as chosen:
+    with runtime.process_group(device, stage="start") as chosen:
         run = runtime.decided_by_first(prepare)
         if nproc == 1:
             _train(run, chosen, prepared=prepared[0] if prepared else None)
@@ -246,7 +267,7 @@ def _resume(again: _Again, *, device: str | None, nproc: int) -> None:
         runtime.require_devices(device, nproc)
         launch.launch(run, nproc=nproc, device=device, options=again.options)
     else:
-        with runtime.process_group(device) as chosen:
+        with runtime.process_group(device, stage="start") as chosen:
             if launched_by() is not None:
                 runtime.decided_by_first(lambda: examine(distributed.world_size()))
             own = going_on[0] if going_on else None

@@ -298,7 +298,7 @@ def _probe(
     Raises:
         UserError: There is no probe, or it is another encoder's.
     """
-    from sercli.evals.linear.probe_head import load_head
+    from sercli.evals.linear.heads import load_head
     from sercli.evals.robustness.classifier import CentreView, Classifier
 
     probe = load_head(file)

@@ -33,6 +33,7 @@ from sercli.encoders.files import (
     require_finite,
     safetensors_bytes,
 )
+from sercli.encoders.foreign import Colour
 from sercli.encoders.foreign import num_heads as heads_of
 from sercli.encoders.foreign import read as read_foreign
 from sercli.encoders.sizes import size_of
@@ -50,11 +51,6 @@ from sercli.visible import say
 _FORMAT = "ser-encoder"
 _REWRITE = "a file written by this version of ser is needed"
 _LARGEST_IMAGE = 1 << 14
-Colour = tuple[
-    Annotated[float, Field(allow_inf_nan=False)],
-    Annotated[float, Field(allow_inf_nan=False)],
-    Annotated[float, Field(allow_inf_nan=False)],
-]
 _OUR_HEADER = {"model", "step"}
 
 

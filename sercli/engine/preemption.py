@@ -41,12 +41,28 @@ class Stopping:
         Raises:
             Interrupted, Preempted: As asked for.
         """
+        if self.request is not None:
+            flag = distributed.any_rank(self._asked(), self.device)
+            _stop(flag, "stopped while reading images")
+
+    def check_alone(self) -> None:
+        """Stop this rank while it works and the others wait for what it finds.
+
+        Raises:
+            Interrupted, Preempted: As asked for.
+        """
+        _stop(self._asked(), "stopped while scoring")
+
+    def _asked(self) -> int:
         if self.request is None:
-            return
-        flag = 2 if self.request.interrupted else 1 if self.request.preempted else 0
-        stop = (None, Preempted, Interrupted)[distributed.any_rank(flag, self.device)]
-        if stop is not None:
-            raise stop("stopped while reading images; repeat the command to go on")
+            return 0
+        return 2 if self.request.interrupted else 1 if self.request.preempted else 0
+
+
+def _stop(flag: int, when: str) -> None:
+    stop = (None, Preempted, Interrupted)[flag]
+    if stop is not None:
+        raise stop(f"{when}; repeat the command to go on")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sercli import distributed
+from sercli import distributed, stages
 from sercli.data.cores import most_loaders, require_loaders
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
@@ -24,6 +24,7 @@ from sercli.engine.progress import TrainingProgress
 from sercli.engine.resuming import Comparison, GoingOn, read_resolved, record_of, training_source
 from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
+from sercli.engine.watch import naming_who_is_gone
 from sercli.errors import Interrupted, Preempted, SerError, UserError
 from sercli.families import title_of
 from sercli.families.plugins import copies_for_run
@@ -96,6 +97,7 @@ def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prep
     source = training_source(resolved.recipe)
     plan = make_plan(resolved.recipe, source, processes=processes)
     run = create_run(resolved, plan, out, source)
+    stages.here.run = str(run.path.absolute())
     with _stops_recorded(run):
         console = Screen()
         print_plan(resolved, plan, run.path, console)
@@ -172,9 +174,10 @@ def train(
         notes = (*resolved.notes, *_unknown_then(resolved), *_fewer_loaders(recipe))
         source = training_source(recipe) if going_on is None else going_on.source
     first = distributed.rank() == 0
+    stages.here.run = str(run.path.absolute())
     anew = "world_size" not in run.read_run()  # no attempt of before has trained it
     with _alone_in(run, take_over) as guard, stop_request() as request:
-        with _stops_recorded(run, refusals=anew):
+        with _stops_recorded(run, refusals=anew), naming_who_is_gone():
             runtime = runtimes.runtime_for(device, recipe.train.precision)
             monitor = make_monitor(recipe, source, runtime)
             trainer = Trainer(run, recipe, source, runtime, monitor=monitor, guard=guard)
@@ -182,7 +185,7 @@ def train(
             for note in notes:
                 progress.message(note)
             trainer.resume(progress.message)
-        with _stops_recorded(run), progress:
+        with _stops_recorded(run), naming_who_is_gone(), progress:
             if first:
                 _record_start(run, recipe, device, news, trainer.step, progress.message)
             trainer.train(request, progress)

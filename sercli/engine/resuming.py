@@ -91,6 +91,8 @@ def training_source(recipe: Recipe) -> ImageSource:
         image_size=recipe.data.image_size,
         num_images=recipe.data.num_train,
         seed=recipe.seed,
+        classes=recipe.data.classes,
+        share=recipe.data.share,
     )
 
 

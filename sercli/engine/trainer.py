@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from sercli import distributed
 from sercli.data.cores import most_loaders
@@ -70,10 +69,7 @@ class Trainer:
                 block.compile()
         self.module: nn.Module = self.objective
         if distributed.active():
-            # Every rank works out the same buffers: none is sent.
-            self.module = DistributedDataParallel(
-                self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self.module = distributed.data_parallel(self.objective, gradient_as_bucket_view=True)
         self.unreadable: set[str] = set()
         self.stepper = self._stepper(monitor, guard)
 

@@ -18,6 +18,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from sercli.errors import UserError
+from sercli.recipe.class_lists import read_class_list
 from sercli.recipe.keys import explain, refuse_unknown, text_keys
 from sercli.recipe.schema import (
     AddonConfig,
@@ -30,6 +31,7 @@ from sercli.runs.places import require_place
 from sercli.runs.reading import shown
 from sercli.runs.text import parse_yaml, read_mapping, spelt
 
+_CLASSES = "data.classes"
 _LONGEST_CHAIN = 32
 
 
@@ -170,7 +172,23 @@ def _read_file(file: Path, name: str) -> tuple[RecipeFile, str | None]:
     if parent is not None and not isinstance(parent, str):
         raise UserError(f"{file} extends {shown(parent)}", "`extends:` takes one recipe name")
     texts = dict(flatten(spelt(file.read_text(encoding="utf-8-sig"))))
+    values = _with_class_list(values, texts, file.parent)
     return RecipeFile(_full_name(file, name), values, plugins, texts), parent
+
+
+def _with_class_list(values: dict[str, Any], texts: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`data.classes: FILE` becomes the names in it: what a run is does not change with the file.
+
+    Args:
+        values: Dotted key → what a recipe says.
+        texts: How it spells that; what is no longer as it was spelt leaves it.
+        folder: What the file's path is relative to.
+    """
+    given = values.get(_CLASSES)
+    if given is None or isinstance(given, list):
+        return values
+    file = folder / str(texts.pop(_CLASSES, given))
+    return {**values, _CLASSES: list(read_class_list(file))}
 
 
 def plugins_of(given: Any, *, beside: Path) -> tuple[Plugin, ...]:
@@ -258,6 +276,7 @@ def resolve(
     texts = dict(flatten({key: text for key, _, text in parsed}))
     if any(key.partition(".")[0] == "plugins" for key in told):
         raise UserError("--set plugins", "plug-ins are loaded before settings", "use --plugin FILE")
+    told = _with_class_list(told, texts, Path())
     everything = [
         *files,
         RecipeFile("--set", told, texts=texts),

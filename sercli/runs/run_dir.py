@@ -312,6 +312,8 @@ class RunDir:
         Returns:
             How many lines were no rows, but for a last one, which a kill may have cut short.
         """
+        if not self.metrics.exists():
+            return 0
         there = list(self.read_metrics())
         text = self.metrics.read_bytes() if there or self.metrics.exists() else b"\n"
         lines = [line for line in text.splitlines() if line.strip()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import zipfile
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from sercli.encoders.loading import encoder_metadata, read_encoder
+from sercli.errors import UserError
 from tests.support import mutations
 from tests.support.encoder_files import MODEL, small
 from tests.support.foreign_files import dino, vit
@@ -38,7 +40,16 @@ def corpus() -> list[bytes]:
         deep = {"a": deep}
     theirs = dino(vit(), vit(1))
     theirs_huge = {"state_dict": {"pos_embed": torch.zeros(1).expand(1, 2**32, 384)}}
-    states = [ours, *({**ours, "objective": one} for one in hostile), theirs, theirs_huge, deep]
+    said = argparse.Namespace(arch="vit_tiny_patch16_224", mean="x", std=[1], patch_size=-8)
+    other = {"state_dict": vit().state_dict(), "arch": "vit_tiny_patch16_224", "args": said}
+    states = [
+        other,
+        ours,
+        *({**ours, "objective": one} for one in hostile),
+        theirs,
+        theirs_huge,
+        deep,
+    ]
     return [_saved(state) for state in states] + [_saved(ours, legacy=True)]
 
 
@@ -66,4 +77,10 @@ def changed(data: bytes, others: list[bytes], random: Random) -> bytes:
 
 
 def target(data: bytes) -> None:
-    read_encoder(put("checkpoint.pt", data))
+    path = put("checkpoint.pt", data)
+    try:
+        read_encoder(path)
+    except UserError as error:
+        if "--num-heads" not in str(error):
+            raise
+        read_encoder(path, num_heads=2)

@@ -85,7 +85,7 @@ def trained(tmp_path_factory):
 def train(path, method):
     name, settings = RULES[method]
     recipe = resolve(name, (*SMALL, *settings), {}).recipe
-    run = RunDir.create(path, recipe=recipe.to_yaml(), run={})
+    run = RunDir.create(path, recipe=recipe.to_yaml(), run={"status": "running"})
     runtime = runtime_for(torch.device("cpu"))
     trainer = Trainer(run, recipe, Pictures(BATCH), runtime, monitor=pytest.fail)
     student, teacher = trainer.objective.double().student, trainer.objective.teacher
@@ -334,7 +334,7 @@ TABLE = RECIPES / "README.md"
 BOOKKEEPING = {
     "seed", "data.path", "data.num_train", "data.num_val", "data.workers", "train.max_steps",
     "train.compile", "train.tensorboard", "train.log_steps", "train.checkpoint_epochs",
-    "train.monitor_epochs",
+    "train.monitor_epochs", "train.keep_epochs",
 }  # fmt: skip
 
 

@@ -191,6 +191,16 @@ def test_detections_of_other_images_are_refused(truth):
         coco_scores(truth, [{**perfect(truth)[0], "image_id": 77777}], kind="bbox")
 
 
+@pytest.mark.parametrize("counts", [b"0:", "0:", [0, 10], b"", b"~"])
+def test_masks_that_do_not_fill_their_image_are_refused(truth, counts):
+    """pycocotools would compare them without end."""
+    found = perfect(truth)
+    found[-1] = {**found[-1], "segmentation": {"size": [64, 64], "counts": counts}}
+    with pytest.raises(ValueError, match=r"a detection in image .* has .*run lengths"):
+        coco_scores(truth, found, kind="segm")
+    assert coco_scores(truth, found, kind="bbox").values["ap"] == 1.0
+
+
 def test_an_unknown_implementation_is_refused(truth):
     with pytest.raises(UserError, match="pycocotools or faster-coco-eval"):
         coco_scores(truth, [], kind="bbox", metric="exact")
@@ -209,3 +219,29 @@ def test_a_mask_is_small_or_large_by_its_own_area():
     scores = coco_scores(truth, perfect(truth) + mistakes, kind="segm")
     assert scores.values["ap_medium"] == 1.0
     assert scores.values["ap_small"] < 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scoring_can_be_stopped_between_images(truth, kind):
+    """Hours of it must not outlast a signal; how far it came says that it is asked on the way."""
+    found, asked = perfect(truth), []
+    coco_scores(truth, found, kind=kind, check=lambda: asked.append(1))
+    # IoU once an image and category, matching once an area more, and around each stage.
+    assert len(asked) == 40 * len(truth["categories"]) * 5 + 3
+
+    def stop():
+        asked.append(1)
+        if len(asked) == 700:
+            raise KeyboardInterrupt
+
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt):
+        coco_scores(truth, found, kind=kind, check=stop)
+    assert len(asked) == 700
+
+
+def test_intervals_can_be_stopped(truth):
+    scores = coco_scores(truth, perfect(truth), kind="bbox")
+    asked = []
+    metrics_of({"bbox": scores}, check=lambda: asked.append(1))
+    assert len(asked) == 300

@@ -33,9 +33,9 @@ from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.evals.common import hold_out
 from sercli.evals.linear.evaluate import ProbeOutcome, evaluate
 from sercli.evals.linear.features import CENTRAL, ProbeImages, Reader, cached, fingerprint
+from sercli.evals.linear.heads import load_head
 from sercli.evals.linear.options import PRESETS, Options
 from sercli.evals.linear.probe import Probe, prepare, split_images
-from sercli.evals.linear.probe_head import load_head
 from sercli.recipe.schema import Model
 from sercli.runs.run_dir import RunDir
 from sercli.statistics import wilson_interval
@@ -474,7 +474,7 @@ def test_a_fingerprint_sees_ids_labels_and_pixels() -> None:
         fingerprint(shapes("train", 40), some[:-1]),
     ]
     assert usual not in others
-    assert cached(None, "key", lambda: torch.ones(2)).tolist() == [1, 1]
+    assert cached(None, "key", lambda: torch.ones(2, 1, 1), shape=(2, 1, 1)).sum() == 2
 
 
 # -- Stopping and going on ------------------------------------------------------------------------
