@@ -1,49 +1,106 @@
-"""Several processes on this machine, under torchrun's own agent."""
+"""Several processes on this machine: started, told of signals, and waited for to the last one."""
 
 from __future__ import annotations
 
+import math
 import os
+import signal
+import subprocess
 import sys
+import time
+from dataclasses import dataclass
 
+import torch.distributed as dist
+
+from sercli import signals
+from sercli.engine.pretraining import stops_recorded
 from sercli.engine.processes import UNDER_AGENT
-from sercli.errors import Interrupted, Preempted, SerError
+from sercli.errors import Interrupted, Preempted, RunFailed, SerError
 from sercli.runs.run_dir import RunDir
+
+_LOOK_SECONDS = 0.1
+# Between the first process that ends otherwise than well, after which no step can be taken, and
+# the kill of the others: rank 0 may be saving.
+_GRACE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A process that ended otherwise than well.
+
+    Attributes:
+        rank: Which one.
+        pid: Likewise.
+        status: As subprocess has it: negative for a signal.
+    """
+
+    rank: int
+    pid: int
+    status: int
+
+    def __str__(self) -> str:
+        who = f"rank {self.rank} (process {self.pid})"
+        if self.status >= 0:
+            return f"{who} ended with status {self.status}"
+        name = signal.Signals(-self.status).name
+        short = ", as happens where memory is short" if name in ("SIGKILL", "SIGBUS") else ""
+        return f"{who} was killed by signal {-self.status} ({name}){short}"
 
 
 def launch(run: RunDir, *, nproc: int, device: str | None) -> None:
-    """Train with `nproc` processes on this machine, under torchrun's own agent.
+    """Train with `nproc` processes on this machine.
+
+    A signal to this process is one to all of them: they save and end. If this process is killed,
+    they see that by themselves.
 
     Raises:
-        SerError: As the workers ended, read from run.json.
+        SerError: As the workers ended, read from run.json; or, if none could say so, what is seen
+            of them from here.
     """
-    import logging
+    before = run.read_run()
+    with stops_recorded(run), signals.at_boundaries(alone=False) as request:
+        # Of this process, as the first rank's would be lost with it, and on a port that is free.
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            "127.0.0.1", 0, is_master=True, wait_for_workers=False
+        )
+        first = _wait(_Workers(run, nproc=nproc, device=device, port=store.port))
+        if first is None:
+            raise_for_status(run)
+            return
+        state = run.read_run()
+        said = state != before and state["status"] != "running"
+        if said and (first.status >= 0 or state["status"] != "failed"):
+            raise_for_status(run)
+            return
+        if request.interrupted or request.preempted:
+            stop = Interrupted if request.interrupted else Preempted
+            raise stop(f"stopped outside of steps; continue with: ser pretrain --resume {run.path}")
+        if first.status < 0:
+            raise RunFailed(
+                f"{first}; the others have ended; continue with: ser pretrain --resume {run.path}"
+            )
+        error = SerError(f"{first}, and said why above")
+        error.exit_status = first.status
+        raise error
 
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ[UNDER_AGENT] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=nproc,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        run_id=f"ser-{os.getpid()}",
-        max_restarts=0,
-        start_method="spawn",
-    )
-    arguments = ["-m", "sercli", "pretrain", "--resume", str(run.path)]
-    if device is not None:
-        arguments += ["--device", device]
+def _wait(workers: _Workers) -> _Ended | None:
+    """Wait for all of them, passing signals on; the first that ended otherwise than well."""
+    first, deadline = None, math.inf
     try:
-        elastic_launch(config, sys.executable)(*arguments)
-    except (ChildFailedError, SignalException, KeyboardInterrupt):
-        raise_for_status(run)
-        raise
-    raise_for_status(run)
+        with signals.at_boundaries(workers.signal, alone=False) as request:
+            if request.preempted or request.interrupted:  # while they were started
+                workers.signal(signal.SIGINT if request.interrupted else signal.SIGTERM)
+            while workers.alive():
+                ended = workers.ended()
+                if first is None and ended:
+                    first, deadline = ended[0], time.monotonic() + _GRACE_SECONDS
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(_LOOK_SECONDS)
+    finally:
+        workers.kill()
+    return first or next(iter(workers.ended()), None)
 
 
 def raise_for_status(run: RunDir) -> None:
@@ -58,3 +115,60 @@ def raise_for_status(run: RunDir) -> None:
     if not isinstance(error, Preempted | Interrupted):
         error.exit_status = status
     raise error
+
+
+class _Workers:
+    """The processes of one launch.
+
+    Args:
+        run: What they resume.
+        nproc: How many there are.
+        device: As `--device` says.
+        port: Where this process has the store by which they find each other.
+    """
+
+    def __init__(self, run: RunDir, *, nproc: int, device: str | None, port: int) -> None:
+        words = [sys.executable, "-m", "sercli", "pretrain", "--resume", str(run.path)]
+        if device is not None:
+            words += ["--device", device]
+        shared = {
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)),
+            **os.environ,
+            UNDER_AGENT: str(os.getpid()),
+            "TORCHELASTIC_RUN_ID": f"ser-{os.getpid()}",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(nproc),
+            "LOCAL_WORLD_SIZE": str(nproc),
+        }
+        self.processes: list[subprocess.Popen[bytes]] = []
+        try:
+            with signals.starting_processes():
+                for rank in range(nproc):
+                    own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                    self.processes.append(subprocess.Popen(words, env=own))
+        except BaseException:
+            self.kill()
+            raise
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on to those that are left."""
+        for process in self.processes:
+            process.send_signal(number)
+
+    def ended(self) -> list[_Ended]:
+        """Those that have ended otherwise than well; killed ones first, as others follow them."""
+        codes = [(rank, one.pid, one.poll()) for rank, one in enumerate(self.processes)]
+        ended = [_Ended(rank, pid, code) for rank, pid, code in codes if code]
+        return sorted(ended, key=lambda one: one.status >= 0)
+
+    def alive(self) -> bool:
+        return any(process.poll() is None for process in self.processes)
+
+    def kill(self) -> None:
+        """End those that are left, at once."""
+        for process in self.processes:
+            process.kill()
+            process.wait()

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from sercli import distributed
+from sercli import distributed, signals
 from sercli.data import open_source
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
 from sercli.engine.flops import count_flops
 from sercli.engine.plan import Plan, make_plan, print_flops, print_plan
-from sercli.engine.preemption import stop_request
+from sercli.engine.preemption import Stopping
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
@@ -28,6 +28,7 @@ from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
 from sercli.runs.run_dir import RunDir, next_free, refuse_existing
+from sercli.signals import as_stop, at_boundaries, deferred
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 
@@ -79,13 +80,20 @@ def training_source(recipe: Recipe) -> ImageSource:
     )
 
 
-def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prepared:
+def prepare(
+    resolved: Resolved,
+    *,
+    out: Path | None,
+    processes: int = 1,
+    until: contextlib.ExitStack | None = None,
+) -> Prepared:
     """Check everything, make the run directory, and print what was derived.
 
     Args:
         resolved: The recipe.
         out: The run directory to make; None: the first free `runs/<recipe>`.
         processes: How many will train.
+        until: How the run ends is recorded until this closes; None: until it is prepared.
 
     Raises:
         UserError: A recipe or data that would not train; nothing is written then.
@@ -97,8 +105,10 @@ def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prep
         require_tensorboard()
     source = training_source(resolved.recipe)
     plan = make_plan(resolved.recipe, source, processes=processes)
-    run = create_run(resolved, plan, out)
-    with _stops_recorded(run):
+    with contextlib.ExitStack() as prepared:
+        with deferred():  # no stop comes between the directory and who says so in it
+            run = create_run(resolved, plan, out)
+            (until or prepared).enter_context(stops_recorded(run))
         console = Console()
         print_plan(resolved, plan, run.path, console)
         for note in resolved.notes:
@@ -163,7 +173,8 @@ def train(
     else:
         recipe = prepared.recipe
     first = distributed.rank() == 0
-    with stop_request() as request, _stops_recorded(run):
+    several = distributed.active()
+    with stops_recorded(run), at_boundaries(alone=False) if several else contextlib.nullcontext():
         runtime = runtimes.runtime_for(device, recipe.train.precision)
         source = training_source(recipe) if prepared is None else prepared.source
         monitor = make_monitor(recipe, source, runtime)
@@ -184,8 +195,15 @@ def train(
                 )
                 if "flops" not in run.read_run():  # it was stopped while they were counted
                     run.update_run(flops=count_flops(recipe).to_json())
-            trainer.train(request, progress)
-        _record(run, trainer)
+            with at_boundaries(alone=not several) as request:
+                Stopping(request, device, _stopped(run)).check()
+                trainer.train(request, progress)
+                _record(run, trainer)
+                signals.settle()
+
+
+def _stopped(run: RunDir) -> str:
+    return f"stopped outside of steps; continue with: ser pretrain --resume {run.path}"
 
 
 def _record(run: RunDir, trainer: Trainer) -> None:
@@ -206,25 +224,33 @@ def _record(run: RunDir, trainer: Trainer) -> None:
 
 
 @contextlib.contextmanager
-def _stops_recorded(run: RunDir) -> Iterator[None]:
-    """Say in run.json how what is inside ended, unless it came to its end."""
+def stops_recorded(run: RunDir) -> Iterator[None]:
+    """Say in run.json how what is inside ended, unless it came to its end.
+
+    Raises:
+        Preempted, Interrupted: A signal ended it.
+    """
     try:
         yield
     except BaseException as error:
-        _record_stop(run, error)
-        raise
+        stop = as_stop(error, _stopped(run))
+        with deferred():
+            _record_stop(run, stop or error)
+        if stop is None or stop is error:
+            raise
+        raise stop from error
 
 
 def _record_stop(run: RunDir, error: BaseException) -> None:
     """Say in run.json how the run ended; under torchrun that is the only signal there is."""
-    resumable = isinstance(error, Preempted | Interrupted | KeyboardInterrupt)
+    resumable = isinstance(error, Preempted | Interrupted)
     if resumable and distributed.rank():
         return
-    exit_status = error.exit_status if isinstance(error, SerError) else 130 if resumable else 1
+    status = "interrupted" if isinstance(error, Interrupted) else "preempted"
     try:
         run.update_run(
-            status="preempted" if resumable else "failed",
-            exit_status=exit_status,
+            status=status if resumable else "failed",
+            exit_status=error.exit_status if isinstance(error, SerError) else 1,
             error=str(error) or type(error).__name__,
         )
     except SerError:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from sercli import __version__, distributed
+from sercli import __version__, distributed, signals
 from sercli.engine.processes import launched_by
 from sercli.errors import SerError, UserError
 
@@ -109,9 +109,10 @@ def process_group(device_name: str | None) -> Iterator[torch.device]:
     if device.type == "cuda":
         own = torch.device("cuda", _device_index(int(os.environ.get("LOCAL_RANK", "0"))))
         torch.cuda.set_device(own)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30)
-    )
+    with signals.fatal():  # as long as others are waited for
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30)
+        )
     try:
         if device.type == "cuda":
             _require_own_devices(own)
@@ -183,9 +184,11 @@ def decided_by_first(decide: Callable[[], _T]) -> _T:
             raise SystemExit(status)
         return cast(_T, found)
     try:
-        found = decide()
-    except Exception as error:  # also a bug, or what a plug-in raises: the others must not wait
-        status = error.exit_status if isinstance(error, SerError) else 1
+        with signals.at_once():
+            found = decide()
+    except BaseException as error:  # also a bug, or what a plug-in raises: the others must not wait
+        ended = signals.as_stop(error, "") or error
+        status = ended.exit_status if isinstance(ended, SerError) else 1
         distributed.broadcast_object((None, status))
         raise
     distributed.broadcast_object((found, 0))

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from sercli import distributed
 from sercli.engine.agreement import Agreed, Agreement
-from sercli.engine.preemption import StopRequest
 from sercli.engine.tracking import Tracker
 from sercli.errors import Interrupted, Preempted, RunFailed
 from sercli.runs.run_dir import RunDir
+from sercli.signals import StopRequest, deferred
 
 _T = TypeVar("_T")
 
@@ -192,7 +192,8 @@ class Stepper:
         """Write what `resume` takes up (rank 0; the others wait)."""
         if self.state is not None:
             if distributed.rank() == 0:
-                self.state.save(Position(self.step, self.train_seconds))
+                with deferred():  # also from a second Ctrl-C
+                    self.state.save(Position(self.step, self.train_seconds))
             distributed.barrier()
         self._saved, self._saved_step = self.clock(), self.step
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sercli.errors import UserError, from_os_error
+from sercli.signals import deferred
 
 
 def _umask() -> int:
@@ -21,6 +22,7 @@ def _umask() -> int:
     return umask
 
 
+@deferred()
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file beside its place, flush it to disk, then rename it into place.
 
@@ -72,19 +74,21 @@ def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
         raise UserError(
             f"{path} exists", f"{what} needs a new directory", "name another or remove it"
         )
+    draft: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise from_os_error(error, f"cannot make {path}") from error
-    try:
+        with deferred():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         yield draft
-        draft.chmod(0o777 & ~_umask())
-        draft.rename(path)
+        with deferred():
+            draft.chmod(0o777 & ~_umask())
+            draft.rename(path)
     except OSError as error:
         raise from_os_error(error, f"cannot make {path}") from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft is not None:
+            with deferred():
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sercli import signals
 from sercli.data.images.decode import Header
 from sercli.data.images.folder import ImageFolder, class_differences, class_names, split_folder
 from sercli.data.robustness.videos import UnreadableVideo
@@ -197,7 +197,7 @@ _source: Readable | None = None  # of a reading process: sent once, not with eve
 def _start_reading(source: Readable) -> None:
     global _source
     _source = source
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signals.ignore()  # what one means is the parent's to say
 
 
 def _num_cores() -> int:
@@ -229,7 +229,9 @@ def _read_all(source: Readable, reading: Reading) -> Iterator[_Findings]:
         running: set[Future[_Findings]] = set()
         while True:
             wanted = 2 * processes - len(running)
-            running |= {pool.submit(_read_task, start, decode) for start in islice(starts, wanted)}
+            with signals.starting_processes("spawn"):
+                new = {pool.submit(_read_task, start, decode) for start in islice(starts, wanted)}
+            running |= new
             if not running:
                 return
             finished, running = wait(running, return_when=FIRST_COMPLETED)

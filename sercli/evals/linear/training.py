@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sercli import distributed
-from sercli.engine.preemption import StopRequest
 from sercli.engine.stepper import Pace, Position, Stepper
 from sercli.errors import UserError
 from sercli.evals.common import Progress
@@ -25,6 +24,7 @@ from sercli.evals.linear.features import FeaturePlan
 from sercli.evals.linear.heads import HeadRow
 from sercli.randomness import numpy_generator
 from sercli.runs.files import write_atomic
+from sercli.signals import StopRequest
 
 SAVE_SECONDS = 60.0  # least time between two checkpoints that nobody asked for
 
