@@ -23,7 +23,8 @@ from sercli.commands import (
     robustness,
 )
 from sercli.engine.processes import UNDER_AGENT, under_agent
-from sercli.errors import Interrupted, Preempted, SerError, exhausted
+from sercli.errors import Interrupted, Preempted, SerError, about_path, exhausted
+from sercli.visible import one_line, say
 
 # What these make stands in files; of the others standard output is all that there is.
 _MAKE_FILES = frozenset(
@@ -57,7 +58,7 @@ app.add_typer(bench.app, name="bench")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"ser {__version__}")
+        say(f"ser {__version__}")
         raise typer.Exit
 
 
@@ -95,12 +96,14 @@ def main() -> NoReturn:
             sys.exit(error.exit_code)
         # Newer versions of Typer put the kind of error in front of what was received.
         message = error.format_message().replace("Value error, ", "")
-        _end(f"{message} See `ser --help`.", error.exit_code)
+        context = getattr(error, "ctx", None)
+        command = "ser" if context is None else context.command_path
+        _end(f"{message} See `{command} --help`.", error.exit_code)
     except BaseException as error:
         signals.settle()
         ended = signals.as_stop(error, "stopped by a signal") or error
-        if isinstance(ended, OSError):
-            ended = exhausted(ended, "ser") or ended
+        if isinstance(ended, OSError | ValueError):
+            ended = exhausted(ended, "ser") or about_path(ended, arguments) or ended
         if debug or not isinstance(ended, SerError):
             raise
         # A worker of --nproc leaves it to its parent to say that it was stopped.
@@ -134,6 +137,6 @@ def _follow_who_started_this() -> None:
 
 def _end(message: str, status: int) -> NoReturn:
     if message:
-        print(f"ser: {' '.join(message.split())}", file=sys.stderr)
+        say(one_line(f"ser: {message}"), err=True)
     signals.ignore()
     sys.exit(status)

@@ -7,6 +7,8 @@ remedy. `sercli.cli.main` turns each class below into its exit status; anything 
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Sequence
 
 
 class SerError(Exception):
@@ -58,6 +60,52 @@ def from_os_error(error: OSError, doing: str) -> SerError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunFailed(f"{doing}: {reason}; free space and resume, nothing written was lost")
     return UserError(f"{doing}: {reason}", remedy="check the path and its permissions")
+
+
+_NO_PATH = {
+    errno.ENAMETOOLONG: "a name in it, or all of it, is longer than the file system takes",
+    errno.ELOOP: "its links lead in a circle",
+    errno.EACCES: "it may not be read or written by this user",
+    errno.EPERM: "it may not be read or written by this user",
+    errno.EROFS: "it lies in a file system that is read-only",
+    errno.ENOTDIR: "a part of it is a file",
+    errno.EISDIR: "it is a directory",
+}
+_SHOWN_OF_PATH = 80  # characters; a longer one loses its middle
+
+
+def about_path(error: Exception, arguments: Sequence[str]) -> SerError | None:
+    """What is wrong with a path, where that is what an error says that no caller looked for.
+
+    Args:
+        error: Of the file system, or of Python where it cannot ask the file system.
+        arguments: Of the command line: what is missing is the user's to mend only there.
+
+    Returns:
+        None where it is no path's fault.
+    """
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return UserError("a path holds the character NUL", "no file system takes it", "remove it")
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    path = os.fsdecode(error.filename) if not isinstance(error.filename, int) else ""
+    rule = _NO_PATH.get(error.errno or 0)
+    if rule is not None:
+        return UserError(_shortened(path), rule, "name another")
+    if path and any(_leads_to(path, argument) for argument in arguments):
+        return from_os_error(error, _shortened(path))
+    return None
+
+
+def _leads_to(path: str, argument: str) -> bool:
+    """Whether a path is, or lies below, what an argument (`PATH`, `--option=PATH`) names."""
+    named = os.path.abspath(argument.rpartition("=")[2] or ".")
+    return os.path.abspath(path) == named or os.path.abspath(path).startswith(f"{named}{os.sep}")
+
+
+def _shortened(path: str) -> str:
+    half = _SHOWN_OF_PATH // 2
+    return path if len(path) <= _SHOWN_OF_PATH else f"{path[:half]}…{path[-half:]}"
 
 
 FEWER_LOADERS = "fewer loader processes (--workers N, of pretraining --set data.workers=N)"

@@ -2,7 +2,7 @@
 
 A log on a full disk, a reader that has gone (`| head`), a terminal that was closed: each write
 would raise, anywhere in a training of days. The streams of `ser` go quiet instead, and whoever
-wants to know asks `lost` at the end.
+wants to know asks `lost` at the end. What their encoding lacks is spelled in ASCII.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import select
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
+
+from sercli.visible import READABLE
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -76,7 +78,7 @@ def _unfailing(stream: TextIO | None, descriptor: int, *, line_buffering: bool) 
         return io.TextIOWrapper(
             io.BufferedWriter(_Unfailing(descriptor)),
             encoding="utf-8",
-            errors="backslashreplace",
+            errors=READABLE,
             line_buffering=line_buffering,
         )
     buffer = getattr(stream, "buffer", None)
@@ -89,7 +91,7 @@ def _unfailing(stream: TextIO | None, descriptor: int, *, line_buffering: bool) 
     return io.TextIOWrapper(
         io.BufferedWriter(unfailing) if isinstance(buffer, io.BufferedWriter) else unfailing,
         encoding=stream.encoding,
-        errors=stream.errors,
+        errors=READABLE,
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sercli.commands.options import MeasuringOptions, Plugins, method_option, option_objects
-from sercli.commands.printing import print_measurements
+from sercli.commands.printing import measuring, print_measurements
 from sercli.errors import UserError
 from sercli.methods import DEFAULT
+from sercli.visible import counted, say
 
 if TYPE_CHECKING:
     from sercli.benchmarks.loss import LossRow
@@ -40,14 +41,12 @@ def loss(
     sizes = tokens or [588, 3136, 12544, 50176]
     if min(sizes) < 392:
         raise UserError(f"--tokens {min(sizes)}", "at least 392 are needed: two images of 196")
-    from rich.console import Console
-
     from sercli.benchmarks.loss import run
     from sercli.engine.runtime import choose_device
 
     choose_device(machine.device)
     rows: list[LossRow] = []
-    with Console().status("measuring"):
+    with measuring():
         run(
             sizes,
             full_up_to=full_up_to,
@@ -57,13 +56,13 @@ def loss(
             report=rows.append,
         )
     print_measurements(
-        f"Patch NT-Xent of 512-d tokens on {machine.device}, {machine.threads} thread(s), "
+        f"Patch NT-Xent of 512-d tokens on {machine.device}, {counted(machine.threads, 'thread')}, "
         "forward + backward, one direction",
         ("tokens", "variant", "seconds", "speed", "peak extra MB", "full matrix, MB", "loss"),
         [_loss_cells(row) for row in rows],
         texts=("variant",),
     )
-    print("speed: times faster than the full matrix of the same size (autograd, fp32)")
+    say("speed: times faster than the full matrix of the same size (autograd, fp32)")
 
 
 def _loss_cells(row: LossRow) -> list[str]:
@@ -96,7 +95,6 @@ def addons(
     processes do it meanwhile.
     """
     import torch
-    from rich.console import Console
 
     from sercli.benchmarks.addons import run
     from sercli.engine.runtime import choose_device, runtime_for
@@ -106,16 +104,16 @@ def addons(
     recipes = _addon_recipes(
         method, layer, batch_size=batch_size, fraction=fraction, plugins=plugin or ()
     )
-    with Console().status("measuring") as status:
+    with measuring() as tell:
         rows = run(
             recipes,
             runtime=runtime_for(chosen, "auto"),
             rounds=rounds,
-            report=lambda number: status.update(f"round {number} of {rounds}"),
+            report=lambda number: tell(f"round {number} of {rounds}"),
         )
     print_measurements(
         f"One step of {method} with each add-on at layer {layer}: batch {batch_size}, "
-        f"{machine.device}, {machine.threads} thread(s)",
+        f"{machine.device}, {counted(machine.threads, 'thread')}",
         (
             *("add-on", "views", "extra parameters", "FLOPs / none"),
             *("seconds", "time / none", "quartiles"),
@@ -134,7 +132,7 @@ def addons(
         ],
         texts=("add-on", "views"),
     )
-    print(f"time / none: median over {rounds} rounds, each variant once a round")
+    say(f"time / none: median over {counted(rounds, 'round')}, each variant once a round")
 
 
 def _addon_recipes(
@@ -176,7 +174,6 @@ def probe(
     loader processes do it meanwhile.
     """
     import torch
-    from rich.console import Console
 
     from sercli.benchmarks.probe import run
     from sercli.data.registry import find_kind
@@ -191,7 +188,7 @@ def probe(
     kind = find_kind(resolved.data.path)
     number = classes or (kind and kind.num_classes) or 1000
     encoder = Encoder.from_model(model, image_size=size).initialise(0).to(chosen).eval()
-    with Console().status("measuring") as status:
+    with measuring() as tell:
         rows = run(
             encoder.requires_grad_(False),
             _grids(),
@@ -200,19 +197,20 @@ def probe(
             batch_size=batch_size,
             runtime=runtime_for(chosen, "auto"),
             rounds=rounds,
-            report=lambda done: status.update(f"round {done} of {rounds}"),
+            report=lambda done: tell(f"round {done} of {rounds}"),
         )
     print_measurements(
-        f"One step of the linear probe of {model.name}, {size} px, {number} classes: "
-        f"batch {batch_size}, {machine.device}, {machine.threads} thread(s)",
+        f"One step of the linear probe of {model.name}, {size} px, {counted(number, 'class')}: "
+        f"batch {batch_size}, {machine.device}, {counted(machine.threads, 'thread')}",
         ("sets", "rates", "weights", "seconds", "heads", "time/one", "quartiles", "by parts"),
         [_probe_cells(row) for row in rows],
     )
-    print(
+    say(
         "one: cls4 with one rate; sets: feature sets; rates: learning rates; heads: the part of "
-        "the seconds\nthat is not the encoder's; "
-        f"time/one: median over {rounds} rounds, each grid once a round; by parts: from "
-        "medians\nof the encoder's seconds, alike for all grids, and of the heads'"
+        "the seconds",
+        f"that is not the encoder's; time/one: median over {counted(rounds, 'round')}, each grid "
+        "once a round; by parts: from medians",
+        "of the encoder's seconds, alike for all grids, and of the heads'",
     )
 
 

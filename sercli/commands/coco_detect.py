@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 import typer
 
 from sercli.commands.evaluation import (
+    asked_for,
     command_line,
     loader_processes,
     read_model,
@@ -19,6 +20,7 @@ from sercli.commands.options import ModelOptions, RunOptions, option_objects
 from sercli.commands.printing import print_table, progress_of
 from sercli.errors import UserError
 from sercli.evals.detection.options import Engine, Metric, Options, PresetName
+from sercli.visible import counted, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,7 +132,6 @@ def coco_detect(
     `torchrun -m sercli coco-detect …`. Written are `results/coco-detect--ENGINE.json`, the
     detections, the heads and a figure.
     """
-    from sercli.commands.subject import owner_of
     from sercli.data.registry import require_detection
     from sercli.engine.processes import is_first_process
     from sercli.runs.facts import facts_of
@@ -143,12 +144,11 @@ def coco_detect(
     require_detection(place)
     first = is_first_process()
     if first:
-        typer.echo(f"engine {options.engine}, preset {options.preset}")
+        say(f"engine {options.engine}, preset {options.preset}")
     options.require_engine()
     task, outcome, directory = _evaluate(model, run, facts, place, options, detector.restart)
     if first:
-        owner = owner_of(model.source, random_init=model.random_init)
-        _save(directory, outcome, task, model.source, owner)
+        _save(directory, outcome, task, model.source, asked_for(model).owner)
         _print(outcome.result, model.source, directory)
 
 
@@ -182,7 +182,7 @@ def _evaluate(
     restart: bool,
 ) -> tuple[Task, DetectionOutcome, RunDir]:
     """Train the detector and score it; what was decided, what came out, and its run directory."""
-    from sercli.commands.subject import destination, open_or_create, owner_of
+    from sercli.commands.subject import destination, open_or_create
     from sercli.engine.processes import is_first_process
     from sercli.engine.progress import TrainingProgress
     from sercli.engine.runtime import decided_by_first, process_group, runtime_for
@@ -192,22 +192,22 @@ def _evaluate(
 
     first = is_first_process()
 
-    def say(text: str) -> None:
+    def tell(*lines: str) -> None:
         if first:
-            say_to_stderr(text)
+            say_to_stderr(*lines)
 
     with process_group(run.device) as chosen, at_boundaries() as request:
-        target = destination(model.source, run.out, random_init=model.random_init)
-        owner = owner_of(model.source, random_init=model.random_init)
+        asked = asked_for(model)
+        target = destination(asked, run.out)
         loaded = read_model(model)
         if first:
             say_what_was_read(loaded)
         canvas = options.canvas(loaded.encoder.patch_size)  # a wrong size is refused first
         train, val = _open(place, facts, canvas.size)
         task = prepare(loaded, train, val, options)
-        say(_announcement(task))
+        tell(*_announcement(task))
         directory = decided_by_first(
-            lambda: open_or_create(target, owner=owner, command=command_line())
+            lambda: open_or_create(target, owner=asked.owner, command=command_line())
         )
         with progress_of(first) as progress:
             outcome = evaluate(
@@ -219,7 +219,7 @@ def _evaluate(
                 workers=loader_processes(run, chosen),
                 training=TrainingProgress(task.schedule.total_steps, quiet=not first),
                 progress=progress,
-                say=say,
+                say=tell,
             )
     return task, outcome, directory
 
@@ -249,22 +249,23 @@ def _open(place: str, facts: RunFacts, size: int) -> tuple[DetectionSource, Dete
     )
 
 
-def _announcement(task: Task) -> str:
+def _announcement(task: Task) -> list[str]:
     schedule = task.schedule
     side = int(task.train.sizes.max())
-    enlarged = (
-        f"\nnote: the canvas of {task.canvas.size} px enlarges images of at most {side} px; a "
-        "smaller --image-size (or --preset tiny) takes less time and memory"
-        if 2 * side < task.canvas.size
-        else ""
-    )
-    return (
-        f"{len(task.order.indices):,} of {len(task.train):,} images to train on (those with "
-        f"objects), {len(task.scored):,} to score; {len(task.train.categories)} categories; "
+    lines = [
+        f"{len(task.order.indices):,} of {counted(len(task.train), 'image')} to train on (those "
+        f"with objects), {len(task.scored):,} to score; "
+        f"{counted(len(task.train.categories), 'category')}; "
         f"canvas {task.canvas.size} px, {task.canvas.grid} x {task.canvas.grid} patches; "
-        f"{schedule.total_steps:,} steps of {task.order.batch_size} images, "
-        f"learning rate {schedule.lr:g}{enlarged}"
-    )
+        f"{counted(schedule.total_steps, 'step')} of {counted(task.order.batch_size, 'image')}, "
+        f"learning rate {schedule.lr:g}"
+    ]
+    if 2 * side < task.canvas.size:
+        lines.append(
+            f"note: the canvas of {task.canvas.size} px enlarges images of at most {side} px; a "
+            "smaller --image-size (or --preset tiny) takes less time and memory"
+        )
+    return lines
 
 
 def _save(run: RunDir, outcome: DetectionOutcome, task: Task, model: str, owner: str) -> None:
@@ -280,7 +281,7 @@ def _save(run: RunDir, outcome: DetectionOutcome, task: Task, model: str, owner:
     figure = detection_figure(
         _panels(outcome, task),
         title=f"{model} on {result.data['path']}: {task.options.engine}, "
-        f"{task.schedule.total_steps:,} steps{partial}",
+        f"{counted(task.schedule.total_steps, 'step')}{partial}",
     )
     save_figure(figure, run.figures, result.name)
 
@@ -337,7 +338,8 @@ def _print(result: Result, model: str, run: RunDir) -> None:
     print_table(
         ["", *_COLUMNS],
         rows,
-        title=f"{model} ({result.model['key']}) on {facts['path']}: {facts['n']} images{partial}, "
+        title=f"{model} ({result.model['key']}) on {facts['path']}: "
+        f"{counted(facts['n'], 'image')}{partial}, "
         f"{result.protocol['variant']}",
         caption="average precision in percent; "
         + ("95 % bootstrap intervals over images; " if "ap/low" in values else "")
@@ -361,7 +363,7 @@ def _print(result: Result, model: str, run: RunDir) -> None:
         run.head(result.name),
         run.figures / f"{result.name}.png",
     ):
-        typer.echo(f"wrote {file}")
+        say(f"wrote {file}")
 
 
 def _cell(values: Mapping[str, float | None], name: str) -> str:

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import typer
 
 from sercli.commands.options import option_objects
+from sercli.commands.printing import write
 from sercli.report.formats.renderers import RENDERERS
+from sercli.visible import say
 
 if TYPE_CHECKING:
+    from sercli.report.compare.tables import Table
+
     Format = str
 else:
     Format = Literal[tuple(RENDERERS)]
@@ -92,6 +96,7 @@ def compare(
     """
     from sercli.report.compare.comparison import Options, compare_runs
     from sercli.runs.files import write_text
+    from sercli.runs.places import require_place
 
     patterns = [part.strip() for group in table.columns or [] for part in group.split(",")]
     compared = compare_runs(
@@ -106,15 +111,23 @@ def compare(
         ),
     )
     if out is not None:
+        require_place(out, "--out")
         write_text(out, RENDERERS[output_format](compared))
-        typer.echo(f"wrote {out}", err=True)
-    elif output_format == "terminal" and sys.stdout.isatty():
-        from rich.console import Console
-
-        from sercli.report.formats.terminal import terminal
-
-        console = Console()
-        console.print(terminal(compared, width=console.width))
+        say(f"wrote {out}", err=True)
+    elif output_format == "terminal":
+        _print_for_people(compared)
     else:
-        # Bytes, so that CSV keeps its line ends and no locale can refuse an arrow.
-        typer.echo(RENDERERS[output_format](compared).encode(), nl=False)
+        write(RENDERERS[output_format](compared), end="")
+
+
+def _print_for_people(compared: Table) -> None:
+    """In colour and as wide as the terminal; elsewhere plain, in the encoding that is asked for."""
+    from sercli.report.formats.terminal import plain, terminal
+    from sercli.screen import Screen
+
+    encoding = sys.stdout.encoding
+    if sys.stdout.isatty():
+        console = Screen()
+        console.print(terminal(compared, width=console.width, encoding=encoding))
+    else:
+        say(*plain(compared, encoding=encoding).splitlines())

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from sercli.commands.options import option_objects
-from sercli.commands.printing import progress
+from sercli.commands.printing import progress, shown
+from sercli.visible import counted, say
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from rich.console import Console
     from rich.table import Table
 
     from sercli.data.images.check import CheckReport, Fact, SplitReport
@@ -101,19 +101,24 @@ def shapes(
             update(f"writing {directory}", done, total)
 
         write_sets(directory, sets, derived, detection=coco, size=size, seed=seed, progress=count)
-    written = [f"{len(sets) - 2} robustness sets of {val}", *_further_sets(derived, coco)]
-    typer.echo(
-        f"wrote {directory}: {train} train and {val} val images of {size} px; {', '.join(written)}"
+    written = [
+        f"{counted(len(sets) - 2, 'robustness set')} of {val:,}",
+        *_further_sets(derived, coco),
+    ]
+    say(
+        f"wrote {directory}: {train:,} train and {counted(val, 'val image')} of {size} px; "
+        f"{', '.join(written)}"
     )
 
 
 def _further_sets(derived: Derived, coco: Detection) -> Iterator[str]:
     if derived.corrupted:
         yield (
-            f"imagenet-c with {derived.corrupted} images of {derived.side} px in each of 75 cells"
+            f"imagenet-c with {counted(derived.corrupted, 'image')} of {derived.side} px in each "
+            "of 75 cells"
         )
     if derived.perturbed:
-        yield f"imagenet-p with {derived.perturbed} videos of each of 10 perturbations"
+        yield f"imagenet-p with {counted(derived.perturbed, 'video')} of each of 10 perturbations"
     if coco.num_train:
         numbers = " and ".join(f"{number} {split}" for split, number in coco.num_images.items())
         yield f"coco with {numbers} images of {coco.size} px"
@@ -174,34 +179,26 @@ def _print_report(directory: Path, report: CheckReport, *, fast: bool) -> None:
     Raises:
         UserError: Something is wrong.
     """
-    from rich.console import Console
-
     from sercli.errors import UserError
+    from sercli.screen import Screen
 
-    console = Console()
     if report.taken_as:
-        console.print(
-            f"{directory} is taken as {report.taken_as}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(f"{directory} is taken as {report.taken_as}")
     if report.splits:
-        console.print(_summary(directory, report.splits))
+        Screen().print(_summary(directory, report.splits))
     for note in report.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        say(f"note: {note}")
     if report.problems:
-        _print_problems(console, report.problems)
-        number = len(report.problems)
+        _print_problems(report.problems)
         raise UserError(
-            f"{directory} has {number} problem{'s' if number > 1 else ''}",
+            f"{directory} has {counted(len(report.problems), 'problem')}",
             report.rule,
             "mend or remove what is listed above",
         )
-    how = "have a readable header" if fast else "can be read"
     total = sum(split.num_images for split in report.splits)
-    files = "videos" if report.taken_as.startswith("imagenet-p") else "images"
-    console.print(f"all {total:,} {files} {how}")
+    file = "video" if report.taken_as.startswith("imagenet-p") else "image"
+    how = f"{'has' if total == 1 else 'have'} a readable header" if fast else "can be read"
+    say(f"all {counted(total, file)} {how}" if total != 1 else f"the only {file} {how}")
 
 
 def _summary(directory: Path, splits: tuple[SplitReport, ...]) -> Table:
@@ -209,11 +206,11 @@ def _summary(directory: Path, splits: tuple[SplitReport, ...]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(str(directory)), title_justify="left")
+    table = Table(title=Text(shown(str(directory))), title_justify="left")
     table.add_column("")
     columns = []
     for split in splits:
-        table.add_column(split.split, justify="right")
+        table.add_column(shown(split.split), justify="right")
         column = dict(
             [
                 _row("images", split.num_images),
@@ -223,7 +220,7 @@ def _summary(directory: Path, splits: tuple[SplitReport, ...]) -> Table:
             ]
         )
         modes = (f"{mode} {number:,}" for mode, number in split.modes.most_common())
-        column["pixel formats"] = ", ".join(modes) or "-"
+        column["pixel formats"] = shown(", ".join(modes) or "-")
         columns.append(column)
     for name in columns[0]:
         table.add_row(name, *(column[name] for column in columns))
@@ -242,9 +239,7 @@ def _row(name: str, fact: Fact | NDArray[np.int32]) -> tuple[str, str]:
     return name, f"{fact.min():,} / {np.median(fact):,g} / {fact.max():,}"
 
 
-def _print_problems(console: Console, problems: tuple[str, ...]) -> None:
-    # Paths are no markup, and a line that is broken is hard to copy.
-    for line in problems[:_LISTED]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+def _print_problems(problems: tuple[str, ...]) -> None:
+    say(*problems[:_LISTED])  # each in a line of its own: one that is broken is hard to copy
     if len(problems) > _LISTED:
-        console.print(f"and {len(problems) - _LISTED} more")
+        say(f"and {len(problems) - _LISTED:,} more")

@@ -19,6 +19,7 @@ from sercli.commands.evaluation import (
 from sercli.commands.options import BatchSize, Data, ModelOptions, RunOptions, option_objects
 from sercli.commands.printing import print_table, progress
 from sercli.errors import UserError
+from sercli.visible import counted, say
 
 if TYPE_CHECKING:
     from sercli.evals.common import Outcome
@@ -116,12 +117,12 @@ def equiv_score(score: ScoreOptions, run: RunOptions, model: ModelOptions) -> No
     directory = subject.save(outcome.result, outcome.arrays)
     name = f"{_short(model.source)} ({outcome.result.model['key']})"
     partial = ", partial" if outcome.result.data["partial"] else ""
-    number = outcome.result.data["n"]
-    title = f"Equivariance of {name}, {number} images of {source.name}/{source.split}{partial}"
+    number = counted(outcome.result.data["n"], "image")
+    title = f"Equivariance of {name}, {number} of {source.name}/{source.split}{partial}"
     tokens = (rows, f"Tokens after block {pictured} of {name}")
     paths = _save_figures(directory, outcome, tapped, title=title, tokens=tokens)
     _print(outcome, tapped, title)
-    typer.echo(f"wrote {directory.result(outcome.result.name)}, {', '.join(map(str, paths))}")
+    say(f"wrote {directory.result(outcome.result.name)}, {', '.join(map(str, paths))}")
 
 
 def _save_figures(

@@ -8,14 +8,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-import typer
-
 from sercli.commands.options import ModelOptions, RunOptions
+from sercli.visible import say
 
 if TYPE_CHECKING:
     import torch
 
-    from sercli.commands.subject import Subject
+    from sercli.commands.subject import Asked, Subject
     from sercli.encoders.asked import Hints
     from sercli.encoders.loading import LoadedEncoder
 
@@ -25,9 +24,9 @@ def command_line() -> list[str]:
     return ["ser", *sys.argv[1:]]
 
 
-def say_to_stderr(text: str) -> None:
-    """A line on standard error, so that standard output holds only the result."""
-    typer.echo(text, err=True)
+def say_to_stderr(*lines: str) -> None:
+    """Lines on standard error, so that standard output holds only the result."""
+    say(*lines, err=True)
 
 
 def require_model(model: ModelOptions) -> None:
@@ -54,8 +53,8 @@ def require_usable(model: ModelOptions, run: RunOptions) -> None:
     """
     from sercli.commands.subject import destination
 
-    destination(model.source, run.out, random_init=model.random_init)
     require_model(model)
+    destination(asked_for(model), run.out)
 
 
 def require_images(model: ModelOptions, data: str | None) -> None:
@@ -89,15 +88,19 @@ def resolve_subject(
     from sercli.commands.subject import resolve
 
     return resolve(
-        model.source,
+        asked_for(model),
         command=command_line(),
         data=data,
         out=run.out,
-        teacher=model.teacher,
-        random_init=model.random_init,
-        hints=hints_of(model),
         image_size=image_size,
     )
+
+
+def asked_for(model: ModelOptions) -> Asked:
+    """The model that the options ask for."""
+    from sercli.commands.subject import Asked
+
+    return Asked(model.source, model.teacher, model.random_init, hints_of(model))
 
 
 def hints_of(model: ModelOptions) -> Hints:

@@ -9,6 +9,7 @@ import typer
 
 from sercli.commands.evaluation import read_model, require_model, say_to_stderr, say_what_was_read
 from sercli.commands.options import ModelOptions, option_objects
+from sercli.visible import counted, say
 
 if TYPE_CHECKING:
     from sercli.runs.facts import RunFacts
@@ -50,10 +51,10 @@ def export(
     loaded = read_model(model)
     say_what_was_read(loaded)
     exported = write(loaded, out, facts=_header(facts_of(model.source)), force=force)
-    typer.echo(
-        f"wrote {exported.path}: {exported.tensors} tensors, {loaded.key} of {model.source}; "
-        f"timm's output differs from ours by {exported.difference:.1e} at most\n"
-        f"{exported.code}"
+    say(
+        f"wrote {exported.path}: {counted(exported.tensors, 'tensor')}, {loaded.key} of "
+        f"{model.source}; timm's output differs from ours by {exported.difference:.1e} at most",
+        *exported.code.split("\n"),
     )
     own, theirs = loaded.encoder.pos_resize, "bicubic-antialias"
     if own != theirs and not loaded.encoder.cls_after:

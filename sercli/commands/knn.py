@@ -21,6 +21,7 @@ from sercli.commands.options import (
     option_objects,
 )
 from sercli.commands.printing import percent_with_interval, progress_of
+from sercli.visible import counted, say
 
 if TYPE_CHECKING:
     from sercli.evals.knn import KnnOutcome
@@ -78,15 +79,15 @@ def _print(outcome: KnnOutcome, run: RunDir, model: str) -> None:
 
     values, facts = outcome.result.metrics, outcome.result.data
     partial = " (partial)" if facts["partial"] else ""
-    typer.echo(
-        f"kNN of {model} ({outcome.result.model['key']}) on {facts['path']}: {facts['n']} images, "
-        f"neighbours among {facts['bank']}{partial}\n"
-        f"top-1  {percent_with_interval(values, 'top1')}   k = {REPORTED}, 95 % interval\n"
-        f"top-5  {percent_with_interval(values, 'top5')}"
+    say(
+        f"kNN of {model} ({outcome.result.model['key']}) on {facts['path']}: "
+        f"{counted(facts['n'], 'image')}, neighbours among {facts['bank']}{partial}",
+        f"top-1  {percent_with_interval(values, 'top1')}   k = {REPORTED}, 95 % interval",
+        f"top-5  {percent_with_interval(values, 'top5')}",
     )
     others = ", ".join(f"{values[f'k{k}/top1']:.2f} (k = {k})" for k in NEIGHBOURS)
-    typer.echo(f"top-1 by k: {others}")
+    say(f"top-1 by k: {others}")
     if "random/top1" in values:
-        typer.echo(f"random twin  {percent_with_interval(values, 'random/top1')}")
-    typer.echo(f"chance  {outcome.chance:.2f} % (always the most frequent class)")
-    typer.echo(f"wrote {run.result(outcome.result.name)}")
+        say(f"random twin  {percent_with_interval(values, 'random/top1')}")
+    say(f"chance  {outcome.chance:.2f} % (always the most frequent class)")
+    say(f"wrote {run.result(outcome.result.name)}")

@@ -20,6 +20,7 @@ from sercli.commands.options import ImageOptions, ModelOptions, RunOptions, opti
 from sercli.commands.printing import percent_with_interval, print_table, progress_of
 from sercli.errors import UserError
 from sercli.evals.linear.options import Options, PresetName
+from sercli.visible import counted, say
 
 if TYPE_CHECKING:
     from sercli.commands.subject import Subject
@@ -104,9 +105,9 @@ def linear_eval(
 
     first = is_first_process()
 
-    def say(text: str) -> None:
+    def tell(*lines: str) -> None:
         if first:
-            say_to_stderr(text)
+            say_to_stderr(*lines)
 
     with process_group(run.device) as chosen, at_boundaries() as request:
         subject = resolve_subject(model, run, data=images.data, image_size=images.image_size)
@@ -114,14 +115,14 @@ def linear_eval(
             say_what_was_read(subject.loaded)
         has_val = subject.images.has("val")
         if not has_val:
-            say(f"{subject.images.path} has no val/: the test set is a fifth of train")
+            tell(f"{subject.images.path} has no val/: the test set is a fifth of train")
         prepared = prepare(
             subject.loaded,
             subject.images.open("train"),
             subject.images.open("val") if has_val else None,
             options,
         )
-        _announce(prepared, say)
+        _announce(prepared, tell)
         directory = _run_directory(subject)
         unfinished = directory.unfinished_head(prepared.name)
         if probe.restart and first:
@@ -135,7 +136,7 @@ def linear_eval(
                 request=request,
                 workers=loader_processes(run, chosen),
                 progress=progress,
-                say=say,
+                say=tell,
             )
     if first:
         subject.save(outcome.result, outcome.arrays)  # first: it puts an earlier head aside
@@ -181,18 +182,20 @@ def _run_directory(subject: Subject) -> RunDir:
     from sercli.engine.runtime import decided_by_first
 
     return decided_by_first(
-        lambda: open_or_create(subject.out, owner=subject.owner, command=subject.command)
+        lambda: open_or_create(subject.out, owner=subject.asked.owner, command=subject.command)
     )
 
 
-def _announce(probe: Probe, say: Callable[[str], None]) -> None:
+def _announce(probe: Probe, tell: Callable[[str], None]) -> None:
     preset, split, order = probe.preset, probe.split, probe.order
     for note in probe.plan.notes:
-        say(note)
-    say(
-        f"{len(preset.learning_rates)} learning rates x {len(preset.feature_sets)} feature sets, "
-        f"{preset.epochs} epochs of {order.steps_per_epoch} steps of {probe.batch_size} images; "
-        f"{len(split.train):,} images to train on, {len(split.hold_out):,} to choose on, "
+        tell(note)
+    tell(
+        f"{counted(len(preset.learning_rates), 'learning rate')} x "
+        f"{counted(len(preset.feature_sets), 'feature set')}, "
+        f"{counted(preset.epochs, 'epoch')} of {counted(order.steps_per_epoch, 'step')} of "
+        f"{counted(probe.batch_size, 'image')}; "
+        f"{counted(len(split.train), 'image')} to train on, {len(split.hold_out):,} to choose on, "
         f"{len(split.test):,} to test on"
     )
 
@@ -216,21 +219,21 @@ def _print(model: str, probe: Probe, outcome: ProbeOutcome, run: RunDir) -> None
         )
 
     partial = " (partial)" if facts["partial"] else ""
-    typer.echo(
+    say(
         f"linear probe of {model} ({outcome.result.model['key']}) on {facts['path']}: "
-        f"{facts['n']} test images{partial}\n"
+        f"{counted(facts['n'], 'test image')}{partial}",
         f"chosen on the hold-out: {chosen['feature_set']}, learning rate "
-        f"{chosen['learning_rate']:g}, epoch {chosen['epoch']} of {probe.preset.epochs}\n"
-        f"top-1  {percent_with_interval(values, 'top1')}   95 % interval\n"
-        f"top-5  {percent_with_interval(values, 'top5')}\n"
+        f"{chosen['learning_rate']:g}, epoch {chosen['epoch']} of {probe.preset.epochs}",
+        f"top-1  {percent_with_interval(values, 'top1')}   95 % interval",
+        f"top-5  {percent_with_interval(values, 'top5')}",
         f"top-1 of the best epoch {_cell(values['best/top1'])}, of the last "
         f"{_cell(values['last/top1'])}; "
-        + ", ".join(f"{name} {_cell(values[f'{name}/top1'])}" for name in sets)
-        + f"\nchance  {outcome.chance:.2f} % (always the most frequent class)"
+        + ", ".join(f"{name} {_cell(values[f'{name}/top1'])}" for name in sets),
+        f"chance  {outcome.chance:.2f} % (always the most frequent class)",
     )
     for text in outcome.warnings:
-        typer.echo(f"warning: {text}", err=True)
-    typer.echo(f"wrote {run.result(outcome.result.name)}\nwrote {run.head(probe.name)}")
+        say(f"warning: {text}", err=True)
+    say(f"wrote {run.result(outcome.result.name)}", f"wrote {run.head(probe.name)}")
 
 
 def _cell(value: float | None) -> str:

@@ -37,6 +37,14 @@ def _device(name: str) -> str:
     return name
 
 
+def _loaders(workers: int | None) -> int | None:
+    """No more than there are cores."""
+    from sercli.data.cores import require_loaders
+
+    require_loaders(workers, "--workers")
+    return workers
+
+
 def _devices() -> list[str]:
     return ["cpu", "cuda"]
 
@@ -194,7 +202,12 @@ class RunOptions:
     ] = None
     device: Device = None
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Loader processes. Default: by the number of cores.")
+        int | None,
+        typer.Option(
+            min=0,
+            callback=_loaders,
+            help="Loader processes, at most one a core. Default: by the number of cores.",
+        ),
     ] = None
     limit: Annotated[
         int | None,

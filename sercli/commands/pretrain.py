@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -19,6 +20,7 @@ from sercli.commands.options import (
     option_objects,
 )
 from sercli.errors import UserError
+from sercli.visible import say
 
 if TYPE_CHECKING:
     import torch
@@ -170,11 +172,13 @@ def _resolve_early(
         UserError: The directory is there, or the recipe or its images cannot be used.
     """
     from sercli.data import has_split
+    from sercli.data.cores import require_loaders
     from sercli.families import resolve
     from sercli.runs.run_dir import refuse_existing
 
     refuse_existing(out)
     resolved = resolve(name, settings, flags, plugins=plugins)
+    require_loaders(resolved.recipe.data.workers, "data.workers")
     has_split(resolved.recipe.data.path, "train")
     return resolved
 
@@ -184,7 +188,7 @@ def _resume(path: Path, *, device: str | None, nproc: int) -> None:
 
     run = RunDir.open(path)
     if run.read_run()["status"] == "done":
-        print(f"{path} is done; nothing to resume")
+        say(f"{path} is done; nothing to resume")
         return
     from sercli.engine import launch, pretraining, runtime
 
@@ -210,4 +214,8 @@ def _print_what_is_next(run: RunDir) -> None:
 
     if is_first_process() and not under_agent():
         path = run.path
-        print(f"done: {path}\nnext: ser equiv-score {path}; ser knn {path}; ser compare {path}")
+        typed = shlex.quote(str(path))
+        say(
+            f"done: {path}",
+            f"next: ser equiv-score {typed}; ser knn {typed}; ser compare {typed}",
+        )

@@ -1,8 +1,11 @@
-"""How commands print: progress, tables for a terminal and as aligned text, and JSON."""
+"""How commands print: progress, tables for a terminal and as aligned text, and JSON.
+
+Lines for people go through `visible.say`, all else through here, so that no name, path or error
+from outside is taken for markup, steers a terminal or cannot be encoded.
+"""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sercli.visible import READABLE, json_text, say, spelled, visible, visible_lines
+
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
+
+    from sercli.screen import Screen
 
 Progress = Callable[[str, int, int], None]
 _PLAIN_SECONDS = 60.0  # most time between two plain lines
@@ -38,22 +44,23 @@ def progress() -> Iterator[Progress]:
 
     Both say the time left, on standard error, so that standard output holds only the result.
     """
-    from rich.console import Console
+    from sercli.screen import Screen
 
-    console = Console(stderr=True)
+    console = Screen(err=True)
     if not console.is_terminal:
         yield _PlainProgress()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    what = TextColumn("{task.description}", markup=False)
+    columns = (what, BarColumn(), MofNCompleteColumn())
     with Bars(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
         tasks = {}
 
         def move_bar(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
+                tasks[what] = bars.add_task(visible(what), total=total)
             bars.update(tasks[what], completed=done)
 
         yield move_bar
@@ -79,7 +86,7 @@ class _PlainProgress:
         if tenth > tenths or now - last > _PLAIN_SECONDS:
             self._printed[what] = tenth, now
             left = _left((now - start) * (total - done) / done) if 0 < done < total else ""
-            typer.echo(f"{what}: {done} of {total}{left}", err=True)
+            say(f"{what}: {done} of {total}{left}", err=True)
 
 
 def _left(seconds: float) -> str:
@@ -106,37 +113,59 @@ def percent_with_interval(values: Mapping[str, float | None], name: str) -> str:
 # -- Text and JSON ---------------------------------------------------------------------------------
 
 
-def write(text: str) -> None:
-    """A text on standard output, as bytes, so that no locale can refuse an arrow."""
-    typer.echo(text.encode())
+def write(text: str, *, end: str = "\n") -> None:
+    """What a command makes: YAML, JSON, LaTeX, a page, … on standard output.
+
+    In UTF-8 into a file or a pipe, whatever the locale says: what is read back must be what was
+    meant, and HTML says that it is UTF-8. On a terminal, which can only be looked at, as the
+    terminal can show it.
+    """
+    if sys.stdout.isatty():
+        print(visible_lines(text), end=end, flush=True)
+    else:  # as bytes, also so that CSV keeps its line ends
+        typer.echo((text + end).encode("utf-8", READABLE), nl=False)
 
 
 def write_json(tree: Any) -> None:
     """JSON on standard output, for people to read as well."""
-    write(json.dumps(tree, indent=2, ensure_ascii=False))
+    write(json_text(tree, indent=2))
 
 
 def write_marked(mark: str, text: str) -> None:
     """A line that begins with a mark; on a terminal the mark is green and lines break at words."""
     if not sys.stdout.isatty():
-        write(f"{mark} {text}")
+        say(f"{mark} {text}")
         return
-    from rich.console import Console
     from rich.text import Text
 
-    Console().print(Text.assemble((mark, "green"), " ", text))
+    from sercli.screen import Screen
+
+    Screen().print(Text.assemble((mark, "green"), " ", shown(text)))
 
 
-def aligned(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
+def shown(text: str) -> str:
+    """A text in one line as standard output will show it; columns are as wide as that."""
+    return spelled(visible(text), sys.stdout.encoding)
+
+
+def aligned(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> list[str]:
     """Rows as lines of columns; of numbers all columns but the first are flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
+    from rich.cells import cell_len
+
+    rows = [[shown(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+
+    def padded(cell: str, width: int, *, right: bool) -> str:
+        space = " " * (width - cell_len(cell))
+        return space + cell if right else cell + space
+
+    return [
         "  ".join(
-            cell.rjust(width) if numbers and index else cell.ljust(width)
+            padded(cell, width, right=numbers and index > 0)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
-    )
+    ]
 
 
 # -- Tables ----------------------------------------------------------------------------------------
@@ -160,18 +189,19 @@ def print_table(
         marked: Row to set off on a terminal.
     """
     if not sys.stdout.isatty():
-        typer.echo(f"{title}\n{aligned([headings, *rows], numbers=True)}\n{caption}")
+        say(title, *aligned([headings, *rows], numbers=True), *caption.split("\n"))
         return
-    from rich.console import Console
     from rich.text import Text
 
+    from sercli.screen import Screen
+
     table = ruled_table()
-    table.title, table.title_justify = Text(title), "left"
+    table.title, table.title_justify = Text(shown(title)), "left"
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left")
+        table.add_column(shown(heading), justify="right" if index else "left")
     for index, row in enumerate(rows):
-        table.add_row(*map(Text, row), style="bold" if index == marked else None)
-    console = Console()
+        table.add_row(*map(shown, row), style="bold" if index == marked else None)
+    console = Screen()
     console.print(table)
     console.print(Text(caption, style="dim"))
 
@@ -184,15 +214,26 @@ def print_measurements(
     texts: Sequence[str] = (),
 ) -> None:
     """Print what was measured in a framed table; columns are flush right, but for `texts`."""
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title)
+    from sercli.screen import Screen
+
+    table = Table(title=shown(title))
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in texts else "right")
+        table.add_column(shown(heading), justify="left" if heading in texts else "right")
     for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+        table.add_row(*map(shown, row))
+    Screen().print(table)
+
+
+@contextmanager
+def measuring() -> Iterator[Callable[[str], None]]:
+    """Shows on a terminal that something is measured; what it gives says how far it is."""
+    from sercli.screen import Screen
+
+    # The usual dots are Braille, which few encodings have.
+    with Screen().status("measuring", spinner="line") as status:
+        yield status.update
 
 
 def ruled_table() -> Table:
@@ -203,12 +244,13 @@ def ruled_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
 
 
-def print_first_that_fits(tables: Sequence[Table], console: Console | None = None) -> None:
+def print_first_that_fits(tables: Sequence[Table], console: Screen | None = None) -> None:
     """Print the first table whose columns are not too narrow on this terminal, else the last."""
-    from rich.console import Console
     from rich.measure import Measurement
 
-    console = console or Console()
+    from sercli.screen import Screen
+
+    console = console or Screen()
     unbounded = console.options.update(max_width=10_000)
     for table in tables:
         for column in table.columns:

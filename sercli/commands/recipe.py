@@ -15,11 +15,13 @@ from sercli.commands.printing import (
     aligned,
     print_first_that_fits,
     ruled_table,
+    shown,
     write,
     write_json,
     write_marked,
 )
 from sercli.errors import SerError, UserError
+from sercli.visible import counted, one_line, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,7 +73,7 @@ def list_(
         print_first_that_fits(_list_tables(heads))
     else:
         rows = [(head.recipe, head.about, head.published, head.command) for head in heads]
-        write(aligned([("recipe", "what it is", "published", "command"), *rows]))
+        say(*aligned([("recipe", "what it is", "published", "command"), *rows]))
 
 
 @app.command()
@@ -145,12 +147,12 @@ def diff(
             }
         )
     elif not found:
-        write("no difference")
+        say("no difference")
     elif sys.stdout.isatty():
         print_first_that_fits(_difference_tables(resolved[0].name, resolved[1].name, found))
     else:
         headings = ("setting", resolved[0].name, "from", resolved[1].name, "from")
-        write(aligned([headings, *(_difference_row(one) for one in found)]))
+        say(*aligned([headings, *(_difference_row(one) for one in found)]))
 
 
 @app.command()
@@ -199,19 +201,21 @@ def check(
             if len(chosen) == 1:
                 raise
             failed += 1
-            typer.echo(f"FAILED {name}: {' '.join(str(error).split())}", err=True)
+            say(f"FAILED {name}: {one_line(str(error))}", err=True)
         else:
             assumed |= nominal
             write_marked("ok", f"{name}: {summary}")
     if assumed:
-        typer.echo(
+        say(
             f"There is no folder {_PLACEHOLDER}: {_IMAGENET_IMAGES:,} images were assumed; "
             "--data DIR checks with yours.",
             err=True,
         )
     if failed:
         raise UserError(
-            f"{failed} of {len(chosen)} recipes cannot be used", "", "mend what is listed above"
+            f"{failed} of {counted(len(chosen), 'recipe')} cannot be used",
+            "",
+            "mend what is listed above",
         )
 
 
@@ -238,7 +242,7 @@ def _resolve(
         tolerant=tolerant,
     )
     for note in resolved.notes:
-        typer.echo(note, err=True)
+        say(note, err=True)
     return resolved
 
 
@@ -256,11 +260,10 @@ def _summary(recipe: Recipe, *, nominal: bool) -> str:
     source = _stand_in(_IMAGENET_IMAGES) if nominal else training_source(recipe)
     plan = make_plan(recipe, source)
     flops = count_flops(recipe, plan.objective)
-    joins = "no [CLS]" if plan.cls_after is None else f"[CLS] joins after block {plan.cls_after}"
-    steps = plan.schedule.total_steps
     return (
-        f"{plan.parameters:,} trainable parameters, {plan.tokens:,} tokens, {joins}, "
-        f"{steps:,} step{'' if steps == 1 else 's'}, FLOPs / none {flops.ratio_none:.4f}"
+        f"{counted(plan.parameters, 'trainable parameter')}, {counted(plan.tokens, 'token')}, "
+        f"{plan.joins}, {counted(plan.schedule.total_steps, 'step')}, "
+        f"FLOPs / none {flops.ratio_none:.4f}"
     )
 
 
@@ -307,11 +310,11 @@ def _print_settings(resolved: Resolved, head: Head, *, origins: bool) -> None:
         for key, value in recipe_listing.values_of(resolved).items()
     ]
     if lines:
-        write("\n".join(lines))
+        say(*lines)
     if sys.stdout.isatty():
         print_first_that_fits([_settings_table(headings, rows)])
     else:
-        write(("\n" if lines else "") + aligned([headings, *rows]))
+        say(*([""] if lines else []), *aligned([headings, *rows]))
 
 
 def _as_yaml(value: Any) -> str:
@@ -339,26 +342,24 @@ def _list_tables(heads: Sequence[Head]) -> list[Table]:
         else:
             table.caption, table.caption_justify = caption, "left"
         for head in heads:
-            cells = [Text(head.recipe), Text(head.about)]
+            cells = [Text(shown(head.recipe)), Text(shown(head.about))]
             if apart and any_published:
-                cells.append(Text(head.published))
+                cells.append(Text(shown(head.published)))
             elif head.published:
-                cells[1].append(f"\nPublished: {head.published}", style="dim")
+                cells[1].append(f"\nPublished: {shown(head.published)}", style="dim")
             if commands:
-                cells.append(Text(head.command))
+                cells.append(Text(shown(head.command)))
             table.add_row(*cells)
         tables.append(table)
     return tables
 
 
 def _settings_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    from rich.text import Text
-
     table = ruled_table()
     for heading in headings:
         table.add_column(heading, no_wrap=heading == "setting", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row), style="dim" if row[2:] == ("default",) else None)
+        table.add_row(*map(shown, row), style="dim" if row[2:] == ("default",) else None)
     return table
 
 
@@ -376,15 +377,15 @@ def _difference_tables(first: str, second: str, found: Sequence[Difference]) -> 
 
     wide, narrow = ruled_table(), ruled_table()
     for heading in ("setting", first, "from", second, "from"):
-        wide.add_column(Text(heading), no_wrap=True)
+        wide.add_column(shown(heading), no_wrap=True)
     for index, heading in enumerate(("setting", first, second)):
-        narrow.add_column(Text(heading), no_wrap=not index, overflow="fold")
+        narrow.add_column(shown(heading), no_wrap=not index, overflow="fold")
     for one in found:
-        key, value_a, from_a, value_b, from_b = _difference_row(one)
+        key, value_a, from_a, value_b, from_b = map(shown, _difference_row(one))
         cells: list[Text] = [Text(value_a), Text(value_b)]
-        wide.add_row(Text(key), cells[0], Text(from_a, "dim"), cells[1], Text(from_b, "dim"))
+        wide.add_row(key, cells[0], Text(from_a, "dim"), cells[1], Text(from_b, "dim"))
         narrow.add_row(
-            Text(key),
+            key,
             *(
                 Text.assemble(cell, *([("\nfrom " + origin, "dim")] if origin else []))
                 for cell, origin in zip(cells, (from_a, from_b), strict=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from sercli.commands.evaluation import (
+    asked_for,
     command_line,
     hints_of,
     loader_processes,
@@ -22,6 +23,8 @@ from sercli.commands.evaluation import (
 from sercli.commands.options import BatchSize, ModelOptions, RunOptions, option_objects
 from sercli.commands.printing import print_table, progress_of
 from sercli.errors import UserError
+from sercli.runs.places import require_place
+from sercli.visible import say
 
 if TYPE_CHECKING:
     import torch
@@ -122,7 +125,7 @@ def robustness(
     """
     wanted = _wanted(sets)
     _refuse_unusable(model, run, wanted, own_head=head == _OWN)
-    from sercli.commands.subject import destination, owner_of
+    from sercli.commands.subject import destination
     from sercli.engine.processes import is_first_process
     from sercli.engine.runtime import process_group
     from sercli.evals.robustness.evaluate import evaluate
@@ -134,8 +137,8 @@ def robustness(
     first = is_first_process()
     results: dict[str, Result] = {}
     with process_group(run.device) as chosen, progress_of(first) as progress:
-        target = destination(model.source, run.out, random_init=model.random_init)
-        owner = owner_of(model.source, random_init=model.random_init)
+        asked = asked_for(model)
+        target = destination(asked, run.out)
         classifier = _classifier(model, head, target, chosen)
         opened = open_sets(
             wanted.folders,
@@ -150,7 +153,7 @@ def robustness(
         for outcome in evaluate(classifier, opened, reading=reading, alexnet=normalisers):
             results[outcome.result.protocol["variant"]] = outcome.result
             if first:
-                _save(target, outcome, model.source, owner)
+                _save(target, outcome, model.source, asked.owner)
     if first:
         _print(results, model.source, target)
 
@@ -190,7 +193,10 @@ def _wanted(sets: SetOptions) -> _Wanted:
     }
     folders = {name: path for name, path in asked.items() if path is not None}
     v2, data, everything = sets.v2 or [], sets.data, sets.everything
+    for named in (*folders.values(), *v2):
+        require_place(named, "data")
     if everything is not None:
+        require_place(everything, "--all")
         if not everything.is_dir():
             raise UserError(f"--all {everything}", "it must be a directory that holds the sets")
         found = {
@@ -375,4 +381,4 @@ def _print(results: Mapping[str, Result], model: str, target: Path) -> None:
     for block in blocks(results, model):
         print_table(block.headings, block.rows, title=block.title, caption=block.caption)
     written = [str(RunDir(target).result(result.name)) for result in results.values()]
-    typer.echo(f"wrote {', '.join(written)}")
+    say(f"wrote {', '.join(written)}")

@@ -6,8 +6,9 @@ the protocol, and saves what comes back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ from sercli.data import ImageSource, has_split, open_source
 from sercli.data.registry import rendering_kind
 from sercli.encoders.asked import Hints
 from sercli.errors import UserError
-from sercli.runs.facts import RunFacts, facts_of
-from sercli.runs.files import write_atomic
+from sercli.runs.facts import RunFacts, facts_of, run_holding
+from sercli.runs.files import file_sha256, write_atomic
+from sercli.runs.places import require_place
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 
@@ -27,6 +29,96 @@ if TYPE_CHECKING:
     from sercli.encoders.loading import LoadedEncoder
 
 _RESULTS_ROOT = Path("runs")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model as it was asked for: results of two that differ here never share a directory.
+
+    Attributes:
+        source: A run directory, a checkpoint file or `timm:NAME`.
+        teacher: The momentum encoder instead of the student.
+        random_init: Random weights for `timm:NAME`.
+        hints: What a checkpoint file of another project does not say itself.
+    """
+
+    source: str
+    teacher: bool = False
+    random_init: bool = False
+    hints: Hints = field(default_factory=Hints)
+
+    @property
+    def owner(self) -> str:
+        """What a run directory that only collects results says it is for."""
+        name = self.source if self.source.startswith("timm:") else str(Path(self.source))
+        if self.random_init:
+            return f"{name} with random weights"
+        options = " ".join(f"{option} {value}".rstrip() for option, value in self._options())
+        return f"{name} with {options}" if options else name
+
+    def _options(self) -> Iterator[tuple[str, str]]:
+        """The options that make it another model than its source alone."""
+        if self.teacher:
+            yield "--teacher", ""
+        if self.random_init:
+            yield "--random-init", ""
+        for name, value in asdict(self.hints).items():
+            if value is not None:
+                yield f"--{name.replace('_', '-')}", str(value)
+
+    def place(self) -> Path:
+        """Where results go unless `--out` says it: the run directory itself, or one below `runs/`.
+
+        One of before is taken where it was made for this very model: its name said less.
+        """
+        if Path(self.source).is_dir():
+            return Path(self.source)
+        own = _RESULTS_ROOT / "-".join([_name_of(self.source), *self._suffixes()])
+        earlier = RunDir(_RESULTS_ROOT / _short_name_of(self.source))
+        if own.exists() or not earlier.run.is_file():
+            return own
+        return earlier.path if self.has_made(earlier) else own
+
+    def has_made(self, run: RunDir) -> bool:
+        """Whether the results in a directory that only collects some are of this very model."""
+        owner = run.read_run().get("evaluates")
+        if owner == self.owner:
+            return True
+        # Owners of before did not name options: there, what the results say of the model counts.
+        said = {
+            "key": "teacher" if self.teacher else None,
+            "place": self.hints.key,
+            "num_heads": self.hints.num_heads,
+            "cls_after": self.hints.cls_after,
+            "positions": self.hints.positions,
+        }
+        results = run.read_results()
+        return (
+            owner == replace(self, teacher=False, hints=Hints()).owner
+            and bool(results)
+            and all(
+                result.model.get(name) == value
+                for result in results
+                for name, value in said.items()
+                if value is not None
+            )
+        )
+
+    def _suffixes(self) -> Iterator[str]:
+        for option, value in self._options():
+            yield re.sub(r"[^\w.+]+", "-", f"{option} {value}").strip("-")
+
+
+def _name_of(source: str) -> str:
+    """A directory's name for a model; that of a run's own file has the run's name in it."""
+    run = run_holding(Path(source))
+    short = _short_name_of(source)
+    return short if run is None else f"{run.path.resolve().name}-{short}"
+
+
+def _short_name_of(source: str) -> str:
+    known = source.startswith("timm:") and not source.startswith("timm:local-dir:")
+    return source.removeprefix("timm:") if known else Path(source).stem
 
 
 @dataclass(frozen=True)
@@ -78,6 +170,7 @@ class Subject:
     """A model under evaluation.
 
     Attributes:
+        asked: The model as it was asked for.
         loaded: The encoder and where its weights come from.
         images: What it is evaluated on; the evaluator opens the splits that it needs.
         out: The run directory that takes the results; it need not exist yet.
@@ -85,16 +178,12 @@ class Subject:
         command: The command line, recorded in a new run directory.
     """
 
+    asked: Asked
     loaded: LoadedEncoder
     images: Images
     out: Path
     tapped_layer: int | None
     command: tuple[str, ...]
-
-    @property
-    def owner(self) -> str:
-        """What a run directory that only collects results says it is for."""
-        return owner_of(self.loaded.source, random_init=self.loaded.key == "random")
 
     def save(self, result: Result, arrays: Mapping[str, NDArray[Any]]) -> RunDir:
         """Write a result and, beside it, its arrays; the directory is made if there is none.
@@ -102,7 +191,7 @@ class Subject:
         Returns:
             The run directory.
         """
-        return save(self.out, result, arrays, owner=self.owner, command=self.command)
+        return save(self.out, result, arrays, owner=self.asked.owner, command=self.command)
 
 
 def save(
@@ -120,35 +209,31 @@ def save(
     run = open_or_create(path, owner=owner, command=command)
     run.keep_earlier(result)
     if arrays:
+        path = run.predictions(result.name)
         write_atomic(
-            run.predictions(result.name),
+            path,
             lambda file: np.savez_compressed(file, **arrays),  # type: ignore[arg-type]
         )
+        result = replace(result, predictions_sha256=file_sha256(path))
     run.write_result(result)
     return run
 
 
 def resolve(
-    model: str,
+    asked: Asked,
     *,
     command: Sequence[str],
     data: str | None = None,
     out: Path | None = None,
-    teacher: bool = False,
-    random_init: bool = False,
-    hints: Hints | None = None,
     image_size: int | None = None,
 ) -> Subject:
     """Find out what is to be evaluated, on which images, and where results go; write nothing.
 
     Args:
-        model: A run directory, a checkpoint file or `timm:NAME`.
+        asked: The model.
         command: What was typed, for run.json of a directory that only collects results.
         data: What `open_source` takes; None: what the run was trained on.
         out: Run directory for the results; None: see `destination`.
-        teacher: The momentum encoder instead of the student.
-        random_init: Random weights for `timm:NAME`.
-        hints: What a checkpoint file of another project does not say itself.
         image_size: Side in pixels at which the embedded world is rendered; None: the model's.
 
     Raises:
@@ -156,18 +241,17 @@ def resolve(
     """
     from sercli.encoders.loading import read_encoder
 
-    target = destination(model, out, random_init=random_init)
-    facts = facts_of(model)
-    hints = hints or Hints()
+    target = destination(asked, out)
+    facts = facts_of(asked.source)
     loaded = read_encoder(
-        model,
-        teacher=teacher,
-        random_init=random_init,
-        **asdict(hints),
+        asked.source,
+        teacher=asked.teacher,
+        random_init=asked.random_init,
+        **asdict(asked.hints),
     )
-    images = images_of(facts, model, data=data, image_size=image_size or loaded.image_size)
+    images = images_of(facts, asked.source, data=data, image_size=image_size or loaded.image_size)
     images.has("train")  # a wrong path is told now, not after minutes
-    return Subject(loaded, images, target, facts.tapped_layer, tuple(command))
+    return Subject(asked, loaded, images, target, facts.tapped_layer, tuple(command))
 
 
 def images_of(facts: RunFacts, model: str, *, data: str | None, image_size: int) -> Images:
@@ -197,21 +281,18 @@ def images_of(facts: RunFacts, model: str, *, data: str | None, image_size: int)
     )
 
 
-def destination(model: str, out: Path | None, *, random_init: bool = False) -> Path:
-    """Where results go: `out`, the run directory itself, or `runs/<file stem or timm name>`.
+def destination(asked: Asked, out: Path | None) -> Path:
+    """Where results go: `out`, or `Asked.place`.
 
     Raises:
         UserError: The place is taken by something that is no run directory, or holds the
             results of another model.
     """
-    if out is None:
-        if Path(model).is_dir():
-            return Path(model)
-        known = model.startswith("timm:") and not model.startswith("timm:local-dir:")
-        out = _RESULTS_ROOT / (model.removeprefix("timm:") if known else Path(model).stem)
-    if out.exists():
-        _require_for(owner_of(model, random_init=random_init), RunDir.open(out))
-    return out
+    target = asked.place() if out is None else out
+    require_place(target, "--out")
+    if target.exists():
+        _require_for(asked, RunDir.open(target))
+    return target
 
 
 def open_or_create(path: Path, *, owner: str, command: Sequence[str]) -> RunDir:
@@ -222,18 +303,12 @@ def open_or_create(path: Path, *, owner: str, command: Sequence[str]) -> RunDir:
     return RunDir.create(path, recipe=None, run=run)
 
 
-def _require_for(model: str, run: RunDir) -> None:
+def _require_for(asked: Asked, run: RunDir) -> None:
     """Two files of one stem must not share a directory: the second would replace the first."""
     owner = run.read_run().get("evaluates")
-    if owner is not None and owner != model:
+    if owner is not None and not asked.has_made(run):
         raise UserError(
-            f"{run.path} holds the results of {owner}, not of {model}",
+            f"{run.path} holds the results of {owner}, not of {asked.owner}",
             "a run directory holds the results of one model",
             "name another with --out",
         )
-
-
-def owner_of(model: str, *, random_init: bool) -> str:
-    """What a run directory that only collects results of `model` says it is for."""
-    name = model if model.startswith("timm:") else str(Path(model))
-    return f"{name} with random weights" if random_init else name

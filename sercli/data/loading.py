@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sercli.data.cores import cores
 from sercli.data.ring import Column, Ring, Row
 from sercli.data.source import ImageSource
 from sercli.data.workers import InProcesses, InThisProcess, Workers
@@ -36,8 +36,7 @@ class SupportsGetItem(Protocol[_T_co]):
 
 def default_workers(ranks_here: int = 1) -> int:
     """Loader processes of a rank: the cores of its share but one, at most 12."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(0, min(12, (cores or 1) // max(1, ranks_here) - 1))
+    return max(0, min(12, cores() // max(1, ranks_here) - 1))
 
 
 class RowReader(abc.ABC, Generic[_Key, _Note]):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from sercli.errors import UserError
+from sercli.runs.places import require_place
 
 if TYPE_CHECKING:
     from sercli.data.coco.source import DetectionSource
@@ -160,7 +161,12 @@ def kinds() -> list[DataKind]:
 
 
 def find_kind(path: str) -> DataKind | None:
-    """The kind of what a user named, as it is opened; None: it does not exist or is none."""
+    """The kind of what a user named, as it is opened; None: it does not exist or is none.
+
+    Raises:
+        UserError: It is no path: a URL, say.
+    """
+    require_place(path, "data")
     return next((one for one in kinds() if not one.only_checked and one.recognises(path)), None)
 
 
@@ -264,7 +270,12 @@ def _require_split_name(split: str) -> None:
 
 
 def detection_kind(path: str) -> DataKind:
-    """The kind of a detection set; what none recognises is COCO's, which tells what is missing."""
+    """The kind of a detection set; what none recognises is COCO's, which tells what is missing.
+
+    Raises:
+        UserError: It is no path: a URL, say.
+    """
+    require_place(path, "data")
     able = [one for one in kinds() if one.detector is not None]
     return next((one for one in able if one.recognises(path)), _KINDS["coco"])
 
@@ -331,6 +342,7 @@ def check_data(
 
 def _checked_as(path: Path, layout: str | None) -> DataKind:
     """The kind of a layout, or of what is there; a directory hides what is rendered by its name."""
+    require_place(path, "data")
     there = path.exists()
     for kind in kinds():
         if layout in kind.layouts:

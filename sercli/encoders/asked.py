@@ -8,6 +8,7 @@ from typing import get_args
 
 from sercli.errors import UserError
 from sercli.recipe.schema import PosResize
+from sercli.runs.places import require_place
 from sercli.runs.run_dir import RunDir
 
 
@@ -74,6 +75,7 @@ def require_source(name: str, *, teacher: bool, random_init: bool, hints: Hints)
             raise UserError(f"{name} with the teacher asked for", "timm models have no teacher")
         hints.refuse(name)
         return
+    require_place(name, "MODEL")
     if random_init:
         raise UserError(f"--random-init with {name}", "it goes with timm:NAME only")
     path = Path(name)
@@ -92,6 +94,7 @@ def require_free(path: Path, *, force: bool) -> None:
     Raises:
         UserError: Not *.safetensors, a directory, or there already.
     """
+    require_place(path, "the file to write:")
     if path.suffix != ".safetensors":
         raise UserError(f"{path} as the file to write", "its name must end in .safetensors")
     if path.is_dir() or (path.exists() and not force):

@@ -17,15 +17,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import ConfigDict, Field, Json
 from torch import Tensor
 
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
 from sercli.encoders.asked import Hints, require_source
 from sercli.encoders.files import (
+    is_plain,
     load_torch_file,
     read_safetensors,
     require_finite,
@@ -33,16 +34,25 @@ from sercli.encoders.files import (
 )
 from sercli.encoders.foreign import num_heads as heads_of
 from sercli.encoders.foreign import read as read_foreign
-from sercli.encoders.foreign import resampling
+from sercli.encoders.sizes import size_of
 from sercli.encoders.timm_weights import create_timm
 from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
-from sercli.recipe.schema import Model
+from sercli.recipe.schema import Model, PosResize
 from sercli.runs.facts import read_facts
 from sercli.runs.files import hash_of, verifies, write_atomic
+from sercli.runs.reading import require_regular, shown
 from sercli.runs.run_dir import RunDir
+from sercli.runs.stored import Stored, require
 
 _FORMAT = "ser-encoder"
+_REWRITE = "a file written by this version of ser is needed"
+_LARGEST_IMAGE = 1 << 14
+Colour = tuple[
+    Annotated[float, Field(allow_inf_nan=False)],
+    Annotated[float, Field(allow_inf_nan=False)],
+    Annotated[float, Field(allow_inf_nan=False)],
+]
 _OUR_HEADER = {"model", "step"}
 
 
@@ -210,6 +220,7 @@ def _read_file(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
             hints.refuse(name)
             return _build(header, _only(stored, "teacher.", key == "teacher"), name, key)
         return _read_foreign(stored, header, name, key, hints)
+    require_regular(path)
     if hash_of(path).is_file() and not verifies(path):
         raise UserError(
             f"{path} is damaged: it is not what was written",
@@ -227,8 +238,12 @@ def _read_torch(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
     hints.refuse(name)
     prefix = f"{key}.encoder."
     stored = state["objective"]
-    if not isinstance(stored, Mapping) or not all(isinstance(v, Tensor) for v in stored.values()):
-        raise UserError(f"{path} is no checkpoint of ser", "its `objective` must hold tensors")
+    if not isinstance(stored, Mapping) or not all(
+        isinstance(key, str) and is_plain(value) for key, value in stored.items()
+    ):
+        raise UserError(
+            f"{path} is no checkpoint of ser", "its `objective` must hold tensors by name"
+        )
     tensors = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
     return _build(metadata, tensors, name, key)
 
@@ -260,46 +275,57 @@ def _only(tensors: dict[str, Tensor], prefix: str, inside: bool) -> dict[str, Te
     return {k: v for k, v in tensors.items() if not k.startswith(prefix)}
 
 
+class EncoderHeader(Stored):
+    """What is written beside the tensors of an encoder of ours, all of it text."""
+
+    model_config = ConfigDict(strict=False)  # numbers are written as text
+
+    format: Literal["ser-encoder"]
+    model: Json[Model]
+    image_size: Annotated[int, Field(ge=1, le=_LARGEST_IMAGE)]
+    cls_after: Annotated[int, Field(ge=0)]
+    positions: PosResize = "bicubic"  # earlier ones do not say it
+    mean: Json[Colour]
+    std: Json[Colour]
+
+
 def _build(
     metadata: Mapping[str, Any], tensors: dict[str, Tensor], name: str, key: str
 ) -> LoadedEncoder:
-    try:
-        if metadata.get("format") != _FORMAT:
-            raise KeyError(f"format {_FORMAT}")
-        model = Model.model_validate_json(metadata["model"])
-        image_size, cls_after = int(metadata["image_size"]), int(metadata["cls_after"])
-        positions = resampling(metadata.get("positions", "bicubic"))  # earlier ones do not say it
-        mean, std = (tuple(json.loads(metadata[name_])) for name_ in ("mean", "std"))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"])) or "model"
-        raise UserError(
-            f"{name}: its header's {place} cannot be read ({problem['msg']})",
-            "a file written by this version of ser is needed",
-        ) from error
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{name} is no encoder written by ser (its header lacks {error})",
-            "encoder.safetensors of a run directory is needed",
-        ) from error
-    encoder = Encoder.from_model(model, image_size=image_size, cls_after=cls_after)
-    encoder.pos_resize = positions
-    expected = encoder.state_dict()
+    header = require(EncoderHeader, metadata, f"{name}: its header")
     if not tensors:
         raise UserError(f"{name} holds no {key}", "", "ask for the other, or another file")
-    wrong = [k for k in expected if k not in tensors or tensors[k].shape != expected[k].shape]
+    size, model = header.image_size, header.model
+    if size_of(model).depth > len(tensors):  # before so many blocks are made
+        raise UserError(f"{name}: {size_of(model).depth} blocks, {len(tensors)} tensors", "")
+    with torch.device("meta"):  # without memory, as the header may say anything
+        expected = _shapes(model, size, header.cls_after, name)
+    wrong = [k for k in expected if k not in tensors or tensors[k].shape != expected[k]]
     wrong += [k for k in tensors if k not in expected]
     if wrong:
         raise UserError(
-            f"{name}: {len(expected) - len(wrong)} of {len(expected)} tensors match "
-            f"({wrong[0]} does not)",
+            f"{name}: {max(0, len(expected) - len(wrong))} of {len(expected)} tensors match "
+            f"({shown(wrong[0])} does not)",
             "all must",
         )
     require_finite(tensors, name)
+    encoder = Encoder.from_model(model, image_size=size, cls_after=header.cls_after)
+    encoder.pos_resize = header.positions
     encoder.load_state_dict(tensors)
     encoder.eval().requires_grad_(False)
     count = len(expected)
-    return LoadedEncoder(encoder, name, key, count, count, image_size, mean, std)
+    return LoadedEncoder(encoder, name, key, count, count, size, header.mean, header.std)
+
+
+def _shapes(model: Model, image_size: int, cls_after: int, name: str) -> dict[str, torch.Size]:
+    """Those of the tensors of an encoder."""
+    try:
+        encoder = Encoder.from_model(model, image_size=image_size, cls_after=cls_after)
+    except (RuntimeError, ValueError, OverflowError) as error:  # sizes beyond those of a tensor
+        raise UserError(
+            f"{name}: no encoder of {image_size} pixels can be built as its header says", _REWRITE
+        ) from error
+    return {key: value.shape for key, value in encoder.state_dict().items()}
 
 
 def encoder_sha256(encoder: Encoder) -> str:

@@ -37,8 +37,10 @@ class _HashingWriter:
         self.file.flush()
 
 
-def save(run: RunDir, step: int, state: dict[str, Any]) -> None:
+def save(run: RunDir, step: int, state: dict[str, Any], *, keep_steps: int = 0) -> None:
     """Write the checkpoint of `step` and drop all but the last ones that verify.
+
+    Those at multiples of `keep_steps`, if it is not 0, are never dropped.
 
     Raises:
         RunFailed: The disk is full; the older checkpoints are intact.
@@ -60,7 +62,7 @@ def save(run: RunDir, step: int, state: dict[str, Any]) -> None:
     hash_file.unlink(missing_ok=True)
     write_atomic(path, write)
     write_text(hash_file, f"{digests[0]}  {path.name}\n")
-    _drop_older(run)
+    _drop_older(run, keep_steps)
 
 
 def load_latest(run: RunDir, say: Callable[[str], None]) -> dict[str, Any] | None:
@@ -72,12 +74,14 @@ def load_latest(run: RunDir, say: Callable[[str], None]) -> dict[str, Any] | Non
     return None
 
 
-def _drop_older(run: RunDir) -> None:
+def _drop_older(run: RunDir, keep_steps: int) -> None:
     """Remove checkpoints older than the last `KEPT`, as soon as those have their hashes."""
     steps = run.checkpoint_steps()
     if not all(run.checkpoint_hash(step).is_file() for step in steps[-KEPT:]):
         return
     for step in steps[:-KEPT]:
+        if keep_steps and step % keep_steps == 0:
+            continue
         try:
             run.checkpoint(step).unlink()
             run.checkpoint_hash(step).unlink(missing_ok=True)

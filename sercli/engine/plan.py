@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from sercli import distributed
@@ -17,7 +17,9 @@ from sercli.objective import Objective
 from sercli.recipe.files import Resolved
 from sercli.recipe.schedule import Schedule
 from sercli.recipe.schema import Recipe
+from sercli.screen import Screen
 from sercli.views.plan import ViewPlan
+from sercli.visible import counted, visible
 
 _NAME_WIDTH = len("learning rate")  # the longest name of a row
 
@@ -48,6 +50,20 @@ class Plan:
     def parameters(self) -> int:
         """Trainable parameters."""
         return trainable_parameters(self.objective)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """About the size of a checkpoint: what is trained, and two moments of each parameter."""
+        stored = self.objective.state_dict().values()
+        moments = [p for p in self.objective.parameters() if p.requires_grad] * 2
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*stored, *moments))
+
+    @property
+    def joins(self) -> str:
+        """Where [CLS] joins, in words."""
+        if self.cls_after is None:
+            return "no [CLS]"
+        return f"[CLS] joins after block {self.cls_after}"
 
 
 def make_plan(recipe: Recipe, source: ImageSource, *, processes: int = 1) -> Plan:
@@ -88,7 +104,7 @@ def _describe(plan: ViewPlan) -> str:
     return f"{', '.join(parts)}; {plan.num_invariant} in the invariance loss"
 
 
-def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Console) -> None:
+def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Screen) -> None:
     """Print what was derived from the recipe."""
     recipe, schedule = resolved.recipe, plan.schedule
     layer = recipe.addon.tapped_layer
@@ -96,26 +112,50 @@ def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Console) -> N
     rows = {
         "run": str(out),
         "recipe": f"{resolved.name}: {recipe.method.name}{addon}, seed {recipe.seed}",
-        "data": f"{recipe.data.path}, {plan.num_images:,} images of {recipe.data.image_size} px",
+        "data": f"{recipe.data.path}, {counted(plan.num_images, 'image')} of "
+        f"{recipe.data.image_size} px",
         "model": (
-            f"{recipe.model.name}, patches of {recipe.model.patch_size} px: {plan.tokens} tokens, "
-            f"{plan.parameters:,} trainable parameters, [CLS] joins after block {plan.cls_after}"
+            f"{recipe.model.name}, patches of {recipe.model.patch_size} px: "
+            f"{counted(plan.tokens, 'token')}, "
+            f"{counted(plan.parameters, 'trainable parameter')}, {plan.joins}"
         ),
-        "global batch": f"{recipe.train.batch_size} images"
+        "global batch": counted(recipe.train.batch_size, "image")
         + (f", n₂ = {plan.num_paired} of them in b₂" if plan.num_paired else ""),
         "views": plan.views,
         "schedule": (
-            f"{schedule.total_steps:,} steps ({schedule.steps_per_epoch:,} an epoch), "
+            f"{counted(schedule.total_steps, 'step')} ({schedule.steps_per_epoch:,} an epoch), "
             f"{schedule.warmup_steps:,} of warm-up"
         ),
         "learning rate": (
             f"{schedule.lr:.3g} = {recipe.train.lr:g} × {recipe.train.batch_size} / 256"
         ),
     }
+    if recipe.train.keep_epochs:
+        rows["milestones"] = _milestones(recipe, plan, out)
     _print_rows(rows, console)
 
 
-def print_flops(recipe: Recipe, flops: StepFlops, console: Console) -> None:
+def _milestones(recipe: Recipe, plan: Plan, out: Path) -> str:
+    """How many checkpoints stay, and what they take on the disk: it adds up."""
+    schedule = plan.schedule
+    number, size = schedule.total_steps // schedule.keep_steps, plan.checkpoint_bytes
+    epochs = recipe.train.keep_epochs
+    every = "every epoch" if epochs == 1 else f"every {epochs:g} epochs"
+    if number == 0:
+        return f"{every}: none, as the run is shorter"
+    free = shutil.disk_usage(out).free
+    short = f"; {_gigabytes(free)} are free" if number * size > free else ""
+    return (
+        f"{every} a checkpoint that is kept: {number:,} of about {_gigabytes(size)}, "
+        f"{_gigabytes(number * size)} in all{short}"
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB"
+
+
+def print_flops(recipe: Recipe, flops: StepFlops, console: Screen) -> None:
     """Print what a step costs, beneath the plan: counting takes longer than all of that."""
     ratios = ""
     if recipe.addon.tapped_layer is not None:
@@ -126,10 +166,10 @@ def print_flops(recipe: Recipe, flops: StepFlops, console: Console) -> None:
     _print_rows({"FLOPs a step": f"{flops.step:.3e}{ratios}"}, console)
 
 
-def _print_rows(rows: Mapping[str, str], console: Console) -> None:
+def _print_rows(rows: Mapping[str, str], console: Screen) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", min_width=_NAME_WIDTH)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table, highlight=False)
+        table.add_row(name, visible(value))
+    console.print(table)

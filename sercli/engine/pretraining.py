@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from sercli import distributed, signals
 from sercli.data import open_source
+from sercli.data.cores import most_loaders, require_loaders
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
 from sercli.engine.flops import count_flops
@@ -28,7 +28,9 @@ from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
 from sercli.runs.run_dir import RunDir, next_free, refuse_existing
+from sercli.screen import Screen
 from sercli.signals import as_stop, at_boundaries, deferred
+from sercli.visible import say
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
 
@@ -69,6 +71,15 @@ def _unknown_then(resolved: Resolved) -> Iterator[str]:
         )
 
 
+def _fewer_loaders(recipe: Recipe) -> Iterator[str]:
+    """What there is to say of a run that was started on a larger machine."""
+    if (recipe.data.workers or 0) > most_loaders():
+        yield (
+            f"data.workers {recipe.data.workers}: this process may use fewer cores than the one "
+            f"that started the run; it has {most_loaders()} loader processes"
+        )
+
+
 def training_source(recipe: Recipe) -> ImageSource:
     """The images a recipe trains on."""
     return open_source(
@@ -103,16 +114,17 @@ def prepare(
     refuse_existing(out)
     if resolved.recipe.train.tensorboard:
         require_tensorboard()
+    require_loaders(resolved.recipe.data.workers, "data.workers")
     source = training_source(resolved.recipe)
     plan = make_plan(resolved.recipe, source, processes=processes)
     with contextlib.ExitStack() as prepared:
         with deferred():  # no stop comes between the directory and who says so in it
             run = create_run(resolved, plan, out)
             (until or prepared).enter_context(stops_recorded(run))
-        console = Console()
+        console = Screen()
         print_plan(resolved, plan, run.path, console)
         for note in resolved.notes:
-            print(note)
+            say(note)
         flops = count_flops(resolved.recipe, plan.objective)  # a first pass through the loss
         run.update_run(flops=flops.to_json())
         print_flops(resolved.recipe, flops, console)
@@ -169,7 +181,8 @@ def train(
     notes: tuple[str, ...] = ()  # what was prepared here has been told of
     if prepared is None:
         resolved = _read_recipe(run)
-        recipe, notes = resolved.recipe, (*resolved.notes, *_unknown_then(resolved))
+        recipe = resolved.recipe
+        notes = (*resolved.notes, *_unknown_then(resolved), *_fewer_loaders(recipe))
     else:
         recipe = prepared.recipe
     first = distributed.rank() == 0
@@ -209,8 +222,8 @@ def _stopped(run: RunDir) -> str:
 def _record(run: RunDir, trainer: Trainer) -> None:
     if distributed.rank():
         return
-    rates = [row["images_per_s"] for row in run.read_metrics() if "images_per_s" in row]
-    waits = [row["data_wait"] for row in run.read_metrics() if "data_wait" in row]
+    rates = run.logged("images_per_s")
+    waits = run.logged("data_wait")
     run.update_run(
         status="done",
         exit_status=0,

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.cells import cell_len
+from rich.console import RenderableType
+from rich.progress import BarColumn, Progress, Task, TimeRemainingColumn
+from rich.table import Table
+
+from sercli.screen import Screen
+from sercli.visible import say, visible
 
 _PLAIN_SECONDS = 5.0  # least time between two plain lines
+_BAR = 40  # columns; what is left of the line, where that is less, and none below the least
+_LEAST_BAR = 8
 
 
 class TrainingProgress:
@@ -26,18 +32,11 @@ class TrainingProgress:
         self.total_steps = total_steps
         self.first_row: int | None = None
         self.quiet = quiet
-        self.console = Console(stderr=True)
+        self.console = Screen(err=True)
         self.live = self.console.is_terminal and not quiet
         self.started = self.last_line = time.monotonic()
-        self.progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
-        self.task = self.progress.add_task("train", total=total_steps, epoch="0", text="")
+        self.progress = LiveLine(console=self.console)
+        self.task = self.progress.add_task("train", total=total_steps, epoch="0", texts=())
 
     def __enter__(self) -> Self:
         if self.live:
@@ -60,10 +59,12 @@ class TrainingProgress:
 
     def row(self, row: Mapping[str, Any]) -> None:
         """A row of metrics.jsonl is known."""
-        text = format_row(row)
         if self.live:
             self.progress.update(
-                self.task, completed=row["step"], epoch=f"{row['epoch']:.1f}", text=text
+                self.task,
+                completed=row["step"],
+                epoch=f"{row['epoch']:.1f}",
+                texts=row_texts(row),
             )
         elif not self.quiet:
             now = time.monotonic()
@@ -74,24 +75,63 @@ class TrainingProgress:
             self.last_line = now
             done = row["step"] - self.first_row
             left = (now - self.started) / max(1, done) * (self.total_steps - row["step"])
-            print(
-                f"step {row['step']}/{self.total_steps}  epoch {row['epoch']:.1f}  {text}  "
-                + (f"{_duration(left)} left" if done else ""),
-                file=sys.stderr,
-                flush=True,
-            )
+            place = (f"step {row['step']}/{self.total_steps}", f"epoch {row['epoch']:.1f}")
+            ending = (f"{_duration(left)} left",) if done else ()
+            say("  ".join([*place, *row_texts(row), *ending]), err=True)
 
     def message(self, text: str) -> None:
         """A line of its own."""
         if self.quiet:
             return
         if self.live:
-            self.progress.console.print(text, highlight=False, markup=False)
+            self.console.print(visible(text))
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text, err=True)
 
 
-def format_row(row: Mapping[str, Any]) -> str:
+class LiveLine(Progress):
+    """One line that fits its terminal: step and time left stay, the rest goes where it is narrow.
+
+    A task has `epoch` and `texts`, of which the first are kept longest.
+    """
+
+    def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+        """The line, laid out for the console's width; called whenever it is drawn."""
+        grid = Table.grid(padding=(0, 1), expand=False)
+        for task in tasks:
+            step = f"{int(task.completed)}/{int(task.total or 0)}"
+            left = TimeRemainingColumn().render(task).plain
+            epoch = f"epoch {task.fields['epoch']}"
+            shown = _fitting([step, left, epoch, *task.fields["texts"]], self.console.width - 1)
+            texts = shown[3:]
+            room = self.console.width - 1 - sum(cell_len(part) + 1 for part in shown)
+            bar = BarColumn(min(_BAR, room)).render(task) if room >= _LEAST_BAR else None
+            cells: list[RenderableType] = [
+                *shown[2:3],
+                *([bar] if bar is not None else []),
+                step,
+                *texts,
+                left,
+            ]
+            for _ in cells:
+                grid.add_column(no_wrap=True)
+            grid.add_row(*cells)
+        return grid
+
+
+def _fitting(parts: Sequence[str], room: int) -> list[str]:
+    """The first parts that have room in a line beside each other; at least two."""
+    used = 0
+    fitting: list[str] = []
+    for part in parts:
+        used += cell_len(part) + 1
+        if used > room and len(fitting) >= 2:
+            break
+        fitting.append(part)
+    return fitting
+
+
+def row_texts(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The losses and rates of a row as a person reads them."""
     names = {"loss": "loss", "loss_inv": "inv", "loss_equiv": "equiv"}
     parts = [
@@ -103,7 +143,7 @@ def format_row(row: Mapping[str, Any]) -> str:
         parts.append(f"kNN {row['knn_top1']:.1f}%")
     parts.append(f"{row['images_per_s']:.0f} images/s")
     parts.append(f"data {100 * row['data_wait']:.0f}%")
-    return "  ".join(parts)
+    return tuple(parts)
 
 
 def _duration(seconds: float) -> str:

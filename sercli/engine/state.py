@@ -26,6 +26,7 @@ class PretrainingState:
         recipe: Resolved.
         objective: What is trained: encoder, heads and teacher are saved together.
         optimiser: With its moments.
+        keep_steps: Checkpoints at multiples of so many steps are never dropped; 0: any may be.
     """
 
     def __init__(
@@ -34,8 +35,10 @@ class PretrainingState:
         recipe: Recipe,
         objective: Objective,
         optimiser: torch.optim.Optimizer,
+        *,
+        keep_steps: int = 0,
     ) -> None:
-        self.run, self.recipe = run, recipe
+        self.run, self.recipe, self.keep_steps = run, recipe, keep_steps
         self.objective, self.optimiser = objective, optimiser
 
     def load(self, say: Callable[[str], None]) -> Position | None:
@@ -76,7 +79,7 @@ class PretrainingState:
             "objective": self.objective.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-        checkpoint.save(self.run, position.step, state)
+        checkpoint.save(self.run, position.step, state, keep_steps=self.keep_steps)
         teacher = self.objective.teacher
         keep = teacher is not None and self.objective.method.evaluates_teacher
         write_encoder(

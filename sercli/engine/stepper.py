@@ -91,6 +91,7 @@ class Pace:
         log_steps: Steps between rows of metrics.jsonl; None: nothing is logged.
         measure_steps: Steps between measurements, which get a row of their own; 0: none.
         save_steps: Steps between checkpoints; None: they go by time.
+        keep_steps: Steps between checkpoints that there are whatever the others go by; 0: none.
         save_seconds: Time between checkpoints, by the clock of rank 0; None: they go by steps.
         save_unit: Checkpoints that go by time wait for a multiple of so many steps.
         save_at_end: Whether the last step is saved. Where it is, a stop then changes nothing.
@@ -104,6 +105,7 @@ class Pace:
     log_steps: int | None = 20
     measure_steps: int = 0
     save_steps: int | None = None
+    keep_steps: int = 0
     save_seconds: float | None = None
     save_unit: int = 1
     save_at_end: bool = True
@@ -317,6 +319,8 @@ class Stepper:
 
     def _is_saved(self, agreed: Agreed | None) -> bool:
         if self.step == self.pace.total_steps and self.pace.save_at_end:
+            return True
+        if self.pace.keep_steps and self.step % self.pace.keep_steps == 0:
             return True
         if self.pace.save_steps is not None:
             return self.step % self.pace.save_steps == 0

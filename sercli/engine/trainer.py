@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sercli import distributed
+from sercli.data.cores import most_loaders
 from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
@@ -85,11 +86,18 @@ class Trainer:
             log_steps=train.log_steps,
             measure_steps=schedule.monitor_steps,
             save_steps=schedule.checkpoint_steps,
+            keep_steps=schedule.keep_steps,
             late=True,
         )
         return Stepper(
             pace,
-            PretrainingState(self.run, self.recipe, self.objective, self.optimiser),
+            PretrainingState(
+                self.run,
+                self.recipe,
+                self.objective,
+                self.optimiser,
+                keep_steps=schedule.keep_steps,
+            ),
             run=self.run,
             optimiser=self.optimiser,
             how_to_go_on=f"continue with: ser pretrain --resume {self.run.path}",
@@ -139,6 +147,7 @@ class Trainer:
         workers = self.recipe.data.workers
         if workers is None:
             workers = default_workers(self.runtime.ranks_here)
+        workers = min(workers, most_loaders())  # of a run that a larger machine started
         tickets = batches(
             len(self.source),
             self.part,

@@ -7,8 +7,10 @@ of range and settings that would be ignored are errors.
 from __future__ import annotations
 
 import difflib
+import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,7 +18,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from sercli.errors import UserError
-from sercli.recipe.keys import explain, refuse_unknown
+from sercli.recipe.keys import explain, refuse_unknown, text_keys
 from sercli.recipe.schema import (
     AddonConfig,
     MethodConfig,
@@ -24,7 +26,11 @@ from sercli.recipe.schema import (
     Recipe,
     Section,
 )
-from sercli.runs.text import parse_yaml, read_mapping
+from sercli.runs.places import require_place
+from sercli.runs.reading import shown
+from sercli.runs.text import parse_yaml, read_mapping, spelt
+
+_LONGEST_CHAIN = 32
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,13 @@ class RecipeFile:
         origin: What it is called.
         values: Dotted key → what it says.
         plugins: Those it names, by absolute paths.
+        texts: Dotted key → how it spells that, where it spells it.
     """
 
     origin: str
     values: dict[str, Any]
     plugins: tuple[Plugin, ...] = ()
+    texts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -97,16 +105,19 @@ def recipe_names() -> list[str]:
 
 
 def _find(name: str, *, beside: Path | None = None) -> Path:
+    require_place(name, "recipe")
     for candidate in (
         *([beside / f"{name}.yaml", beside / name] if beside else []),
         recipes_root() / f"{name}.yaml",
         Path(name),
     ):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # False for a name that no file can have
             return candidate
     close = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.4)
     hint = f"did you mean {close[0]}?" if close else "`ser recipe list` shows them"
-    raise UserError(f"no recipe {name!r}", "a name under recipes/ or a YAML file is needed", hint)
+    raise UserError(
+        f"no recipe {shown(name)}", "a name under recipes/ or a YAML file is needed", hint
+    )
 
 
 def _full_name(file: Path, given: str) -> str:
@@ -115,34 +126,50 @@ def _full_name(file: Path, given: str) -> str:
     return file.relative_to(root).with_suffix("").as_posix() if root in file.parents else given
 
 
-def read(name: str, *, beside: Path | None = None, seen: tuple[Path, ...] = ()) -> list[RecipeFile]:
+def read(name: str) -> list[RecipeFile]:
     """Read a recipe and what it extends, the most basic first.
 
     Args:
         name: Name under `recipes/`, or a YAML file.
-        beside: Folder of the recipe that extends it.
-        seen: The recipes that lead here.
 
     Raises:
-        UserError: No such recipe, or bad YAML.
+        UserError: No such recipe, bad YAML, or more of them than anybody would chain.
     """
-    file = _find(name, beside=beside)
-    if file.resolve() in seen:
-        raise UserError(f"{file} extends itself", "recipes must not extend in a circle")
+    files: list[RecipeFile] = []
+    seen: set[Path] = set()
+    beside: Path | None = None
+    while True:
+        file = _find(name, beside=beside)
+        if file.resolve() in seen:
+            raise UserError(f"{file} extends itself", "recipes must not extend in a circle")
+        if len(seen) == _LONGEST_CHAIN:
+            raise UserError(
+                f"{files[-1].origin} is extended by {_LONGEST_CHAIN} recipes one after another",
+                f"at most {_LONGEST_CHAIN} are read",
+            )
+        seen.add(file.resolve())
+        this, parent = _read_file(file, name)
+        files.append(this)
+        if parent is None:
+            return files[::-1]
+        name, beside = parent, file.parent
+
+
+def _read_file(file: Path, name: str) -> tuple[RecipeFile, str | None]:
+    """What one file says, and what it extends."""
     tree = read_mapping(file)
     parent = tree.pop("extends", None)
     plugins = plugins_of(tree.pop("plugins", None), beside=file)
     pairs = list(_flatten(tree))
-    this = RecipeFile(_full_name(file, name), dict(pairs), plugins)
-    if len(this.values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
         raise UserError(f"{file} sets {twice} twice", "a key may stand once, dotted or nested")
-    if parent is None:
-        return [this]
-    if not isinstance(parent, str):
-        raise UserError(f"{file} extends {parent!r}", "`extends:` takes one recipe name")
-    return [*read(parent, beside=file.parent, seen=(*seen, file.resolve())), this]
+    if parent is not None and not isinstance(parent, str):
+        raise UserError(f"{file} extends {shown(parent)}", "`extends:` takes one recipe name")
+    texts = dict(_flatten(spelt(file.read_text(encoding="utf-8-sig"))))
+    return RecipeFile(_full_name(file, name), values, plugins, texts), parent
 
 
 def plugins_of(given: Any, *, beside: Path) -> tuple[Plugin, ...]:
@@ -225,13 +252,22 @@ def resolve(
     Raises:
         UserError: Unknown key (with a suggestion) or bad value.
     """
-    told = dict(_flatten(dict(_parse_setting(text) for text in settings)))
+    parsed = [_parse_setting(text) for text in settings]
+    told = dict(_flatten({key: value for key, value, _ in parsed}))
+    texts = dict(_flatten({key: text for key, _, text in parsed}))
     if any(key.partition(".")[0] == "plugins" for key in told):
         raise UserError("--set plugins", "plug-ins are loaded before settings", "use --plugin FILE")
-    everything = [*files, RecipeFile("--set", told), RecipeFile("flag", dict(flags or {}))]
+    everything = [
+        *files,
+        RecipeFile("--set", told, texts=texts),
+        RecipeFile("flag", dict(flags or {})),
+    ]
     values, origins = _merge(everything, addons)
     _refuse_layer_without_addon(values, origins)
-    return _resolve(values, origins, name, methods=methods, addons=addons)
+    spellings: dict[str, Any] = {}
+    for one in everything:
+        spellings |= {key: one.texts.get(key, value) for key, value in one.values.items()}
+    return _resolve(values, origins, name, methods=methods, addons=addons, spellings=spellings)
 
 
 def from_mapping(
@@ -253,10 +289,17 @@ def _resolve(
     *,
     methods: Mapping[str, type[MethodConfig]],
     addons: Mapping[str, type[AddonConfig]],
+    spellings: Mapping[str, Any] | None = None,
 ) -> Resolved:
     tree = _unflatten(values)
     method = _choice(tree, "method", methods)
     addon = _choice(tree, "addon", addons)
+    if spellings:
+        # YAML makes a number of `1_0`; where a text is wanted, it is what was written.
+        texts = text_keys(method, addon) & spellings.keys()
+        written = {key: spellings[key] for key in texts if values.get(key) is not None}
+        values = {**values, **written}
+        tree = _unflatten(values)
     refuse_unknown(values, method, addon, origins)
     section = ""
     try:
@@ -276,14 +319,15 @@ def _resolve(
     return Resolved(recipe, name, {key: origins.get(key, "default") for key in everything})
 
 
-def _parse_setting(text: str) -> tuple[str, Any]:
+def _parse_setting(text: str) -> tuple[str, Any, Any]:
+    """The key, the value, and how it is spelt."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"--set {text!r}", "it takes key=value", "e.g. --set train.lr=1e-3")
+        raise UserError(f"--set {shown(text)}", "it takes key=value", "e.g. --set train.lr=1e-3")
     try:
-        return key.strip(), parse_yaml(value)
+        return key.strip(), parse_yaml(value), spelt(value)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {text!r}", "the value is no valid YAML") from error
+        raise UserError(f"--set {shown(text)}", "the value is no valid YAML") from error
 
 
 def _refuse_layer_without_addon(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
@@ -305,5 +349,5 @@ def _choice(tree: dict[str, Any], section: str, table: Mapping[str, type[_S]]) -
     if name not in table:
         close = difflib.get_close_matches(str(name), list(table), n=1)
         hint = f"did you mean {close[0]}?" if close else ""
-        raise UserError(f"{section}.name {name!r}", f"known: {', '.join(table)}", hint)
+        raise UserError(f"{section}.name {shown(name)}", f"known: {', '.join(table)}", hint)
     return table[cast(str, name)]

@@ -77,6 +77,31 @@ def refuse_unknown(
         )
 
 
+def text_keys(method: type[MethodConfig], addon: type[AddonConfig]) -> frozenset[str]:
+    """The keys whose values are text, or lists of it, whatever their spelling looks like."""
+    return frozenset(
+        [*_text_keys(Recipe), *_text_keys(method, "method."), *_text_keys(addon, "addon.")]
+    )
+
+
+def _text_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for key, info in section.model_fields.items():
+        kinds = {info.annotation, *_kinds_inside(info.annotation)} - {type(None), None}
+        if str in kinds and all(kind is str or not isinstance(kind, type) for kind in kinds):
+            yield f"{prefix}{key}"
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from _text_keys(kind, f"{prefix}{key}.")
+
+
+def _kinds_inside(annotation: Any) -> Iterator[Any]:
+    """The types that a union or a tuple is made of."""
+    for one in get_args(annotation):
+        if one is not ...:
+            yield one
+            yield from _kinds_inside(one)
+
+
 def _close_keys(key: str, known: Sequence[str]) -> list[str]:
     """Known keys that may be meant: of the same last part, described so, or spelt alike."""
     last = key.rpartition(".")[2]

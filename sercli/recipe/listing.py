@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def matching_names(pattern: str) -> list[str]:
 def located(name: str) -> str:
     """The name under which a recipe is resolved: a run directory stands for its recipe.yaml."""
     file = Path(name) / "recipe.yaml"
-    return str(file) if name not in recipe_names() and file.is_file() else name
+    return str(file) if name not in recipe_names() and os.path.isfile(file) else name
 
 
 def values_of(resolved: Resolved) -> dict[str, Any]:

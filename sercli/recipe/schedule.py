@@ -35,6 +35,7 @@ class Schedule:
         warmup_steps: Linear warm-up from 0, at most `total_steps`.
         ramp_steps: Steps from 0 to the peak: as many, or one less (`train.warmup_ramp`).
         checkpoint_steps: Steps between checkpoints.
+        keep_steps: Steps between milestones, checkpoints that are never dropped (0: none).
         monitor_steps: Steps between kNN and collapse measurements (0: none).
         lr: Peak learning rate, train.lr × batch_size / 256.
         min_lr: Final learning rate, scaled alike.
@@ -46,6 +47,7 @@ class Schedule:
     warmup_steps: int
     ramp_steps: int
     checkpoint_steps: int
+    keep_steps: int
     monitor_steps: int
     lr: float
     min_lr: float
@@ -80,6 +82,7 @@ class Schedule:
             warmup_steps=warmup,
             ramp_steps=max(1, warmup - (train.warmup_ramp == "step/(W-1)")),
             checkpoint_steps=steps(train.checkpoint_epochs),
+            keep_steps=steps(train.keep_epochs) if train.keep_epochs else 0,
             monitor_steps=steps(train.monitor_epochs) if train.monitor_epochs else 0,
             lr=train.lr * train.batch_size / 256,
             min_lr=train.min_lr * train.batch_size / 256,

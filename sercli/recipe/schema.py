@@ -50,7 +50,8 @@ class Data(Section):
     num_train: Count | None = Field(None, description="training images; embedded world only")
     num_val: Count | None = Field(None, description="validation images; embedded world only")
     workers: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="loader processes a rank; default: by the number of cores"
+        None,
+        description="loader processes a rank, at most as many as cores; default: by their number",
     )
 
 
@@ -207,6 +208,9 @@ class Train(Section):
     tensorboard: bool = Field(False, description="also log to TensorBoard (extra `track`)")
     log_steps: Count = Field(10, description="steps between rows of metrics.jsonl")
     checkpoint_epochs: Positive = Field(1.0, description="epochs between checkpoints")
+    keep_epochs: NotNegative | None = Field(
+        None, description="epochs between milestones, checkpoints that are never dropped; 0: none"
+    )
     monitor_epochs: NotNegative = Field(
         10.0, description="epochs between kNN and collapse measurements; 0: none"
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sercli.runs.reading import is_finite
 from sercli.runs.run_dir import RunDir
 from sercli.runs.text import read_mapping
 
@@ -89,8 +90,8 @@ class RunFacts:
 
 
 def as_number(value: object) -> float | None:
-    """A value that is a number, as float; None for any other."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A value that is a finite number, as float; None for any other."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
         return None
     return float(value)
 
@@ -106,10 +107,20 @@ def read_facts(directory: RunDir) -> RunFacts:
 
 
 def facts_of(model: str) -> RunFacts:
-    """The facts of a MODEL: none are known of a checkpoint file or a model of timm's.
+    """The facts of a MODEL: of a run, also by one of its own files; of others none are known.
 
     Raises:
         UserError: A file of the run directory is damaged or of another version.
     """
-    directory = RunDir(Path(model))
+    path = Path(model)
+    directory = run_holding(path) or RunDir(path)
     return read_facts(directory) if directory.run.is_file() else RunFacts(directory)
+
+
+def run_holding(file: Path) -> RunDir | None:
+    """The run that a checkpoint or an encoder.safetensors is of; None for any other file."""
+    for run in (RunDir(file.parent), RunDir(file.parent.parent)):
+        own = file == run.encoder or file.parent == run.checkpoints
+        if own and file.is_file() and run.run.is_file():
+            return run
+    return None

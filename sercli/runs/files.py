@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sercli.errors import UserError, from_os_error
+from sercli.runs.places import require_place
+from sercli.runs.reading import LARGEST_JSON, parse_json, read_bytes
 from sercli.signals import deferred
 
 
@@ -70,6 +72,7 @@ def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
     Raises:
         UserError: `path` exists already, or its parent cannot be written.
     """
+    require_place(path, f"{what}:")
     if path.exists():
         raise UserError(
             f"{path} exists", f"{what} needs a new directory", "name another or remove it"
@@ -92,19 +95,12 @@ def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object; `sercli.runs.reading` says what is looked at.
 
     Raises:
-        UserError: Missing, unreadable, or not a JSON object.
+        UserError: Missing, unreadable, too large, or not a JSON object.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise from_os_error(error, f"cannot read {path}") from error
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not valid JSON ({error})", "a run directory holds JSON"
-        ) from error
+    value = parse_json(read_bytes(path, limit=LARGEST_JSON), str(path))
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}", "a JSON object is needed")
     return value

@@ -12,8 +12,11 @@ from typing import Any
 
 from sercli.errors import UserError
 from sercli.runs.files import read_json
+from sercli.runs.reading import shown
 
 SCHEMA = 1
+_REPEAT = "repeat the evaluation, or remove the file"
+_CONTENT = "content_sha256"
 
 
 def now() -> str:
@@ -28,6 +31,13 @@ def protocol_id(protocol: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
+def content_sha256(value: Mapping[str, Any]) -> str:
+    """The SHA-256 of a result's canonical JSON without `content_sha256` itself, in hex."""
+    rest = {key: inner for key, inner in value.items() if key != _CONTENT}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Result:
     """One measured result, as stored in `results/`.
@@ -37,6 +47,7 @@ class Result:
         model: source, key, matched, expected (tensors), and what else names the weights.
         data: path, n (images scored), partial.
         metrics: flat names; accuracies in percent, scores in 0…1, undefined values None.
+        predictions_sha256: Of the arrays beside it, if there are any and they are on disk.
     """
 
     protocol: dict[str, Any]
@@ -44,6 +55,7 @@ class Result:
     data: dict[str, Any]
     metrics: dict[str, float | None]
     created: str = field(default_factory=now)
+    predictions_sha256: str | None = None
 
     @property
     def protocol_id(self) -> str:
@@ -56,7 +68,7 @@ class Result:
         return f"{self.protocol['name']}--{variant}" if variant else str(self.protocol["name"])
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        value = {
             "schema": SCHEMA,
             "protocol": self.protocol,
             "protocol_id": self.protocol_id,
@@ -65,27 +77,44 @@ class Result:
             "metrics": self.metrics,
             "created": self.created,
         }
+        if self.predictions_sha256 is not None:
+            value["predictions_sha256"] = self.predictions_sha256
+        as_stored = json.loads(json.dumps(value, allow_nan=False))  # keys are text there
+        return {**value, _CONTENT: content_sha256(as_stored)}
 
     @classmethod
     def from_file(cls, path: Path) -> Result:
+        """Read a result.
+
+        Raises:
+            UserError: It cannot be read, is of another schema, lacks something or has it of another
+                type, or is not what was written.
+        """
+        from sercli.runs.stored import ResultFile, require  # pydantic takes a while to import
+
         value = read_json(path)
         if value.get("schema") != SCHEMA:
             raise UserError(
-                f"{path} has schema {value.get('schema')!r}",
+                f"{path} has schema {shown(value.get('schema'))}",
                 f"this version of ser reads schema {SCHEMA}",
-                "repeat the evaluation",
+                _REPEAT,
             )
-        try:
-            result = cls(
-                **{key: value[key] for key in ("protocol", "model", "data", "metrics", "created")}
-            )
-            stored, computed = value["protocol_id"], result.protocol_id
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} is no result of ser (lacks {error})") from error
-        if stored != computed:
+        typed = require(ResultFile, value, str(path), _REPEAT)
+        result = cls(
+            **{key: value[key] for key in ("protocol", "model", "data", "metrics", "created")},
+            predictions_sha256=typed.predictions_sha256,
+        )
+        if typed.protocol_id != result.protocol_id:
             raise UserError(
-                f"{path} says protocol_id {stored} but its protocol hashes to {computed}",
+                f"{path} says protocol_id {shown(typed.protocol_id)} but its protocol hashes to "
+                f"{result.protocol_id}",
                 "a result's protocol must not be edited",
-                "repeat the evaluation",
+                _REPEAT,
+            )
+        if typed.content_sha256 not in (None, content_sha256(value)):
+            raise UserError(
+                f"{path} is not what was written: its content_sha256 is another",
+                "a result is not edited by hand",
+                _REPEAT,
             )
         return result

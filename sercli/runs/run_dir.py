@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,8 @@ from sercli.runs.files import (
     write_json,
     write_text,
 )
+from sercli.runs.places import require_place
+from sercli.runs.reading import rows, shown
 from sercli.runs.result import SCHEMA, Result, now
 
 
@@ -139,6 +140,7 @@ class RunDir:
         Raises:
             UserError: `path` is missing or holds no run.json.
         """
+        require_place(path, "a run directory:")
         run_dir = cls(Path(path))
         if not run_dir.run.is_file():
             missing = "is a file" if run_dir.path.exists() else "does not exist"
@@ -180,11 +182,20 @@ class RunDir:
         return cls(path)
 
     def read_run(self) -> dict[str, Any]:
+        """What run.json holds, after `RunRecord` has looked at it.
+
+        Raises:
+            UserError: It cannot be read, is of another schema, or has a key of another type.
+        """
+        from sercli.runs.stored import RunRecord, require  # pydantic takes a while to import
+
         value = read_json(self.run)
         if value.get("schema") != SCHEMA:
             raise UserError(
-                f"{self.run} has schema {value.get('schema')!r}", f"this ser reads schema {SCHEMA}"
+                f"{self.run} has schema {shown(value.get('schema'))}",
+                f"this ser reads schema {SCHEMA}",
             )
+        require(RunRecord, value, str(self.run), "take it from a copy of the run")
         return value
 
     def update_run(self, **fields: Any) -> None:
@@ -203,33 +214,51 @@ class RunDir:
             raise from_os_error(error, f"cannot write {self.metrics}") from error
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """The logged steps; a last line cut short by a kill is left out."""
-        if not self.metrics.is_file():
+        """The logged steps: objects of plain values with a whole `step`.
+
+        What is no such line is passed over: one cut short by a kill, or whatever a full disk or a
+        power cut left there. No number of ours depends on them.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        if not self.metrics.exists():
             return
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):
-                yield json.loads(line)
+        for row in rows(self.metrics):
+            step = row.get("step")
+            if isinstance(step, int) and not isinstance(step, bool) and step >= 0:
+                yield row
+
+    def logged(self, key: str) -> list[float]:
+        """The numbers that rows have under a key, in order.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        values = (row.get(key) for row in self.read_metrics())
+        return [value for value in values if isinstance(value, float | int)]
 
     def truncate_metrics(self, step: int) -> None:
         """Keep the rows up to and including `step`, as the run resumes from there."""
-        rows = [row for row in self.read_metrics() if row.get("step", 0) <= step]
-        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        kept = [row for row in self.read_metrics() if row["step"] <= step]
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
     # -- results ------------------------------------------------------------------------------
 
     def keep_earlier(self, result: Result) -> None:
         """Move the result that `result` replaces to results/earlier/, if more than a repetition.
 
-        One of another rule or other images, or one of all images that a trial replaces, is kept,
-        with its predictions and the head that was trained for it.
+        One of another rule, other images or other weights (a teacher's), or one of all images that
+        a trial replaces, is kept, with its predictions and the head that was trained for it.
         """
         path = self.result(result.name)
         if not path.is_file():
             return
         earlier = Result.from_file(path)
-        same = (earlier.protocol, earlier.data.get("path")) == (
+        same = (earlier.protocol, earlier.data.get("path"), earlier.model.get("key")) == (
             result.to_json()["protocol"],
             result.data.get("path"),
+            result.model.get("key"),
         )
         if same and not (result.data.get("partial") and not earlier.data.get("partial")):
             return
@@ -263,7 +292,10 @@ def refuse_existing(out: Path | None) -> None:
     Raises:
         UserError: There is.
     """
-    if out is not None and out.exists():
+    if out is None:
+        return
+    require_place(out, "--out")
+    if out.exists():
         raise UserError(
             f"--out {out} exists",
             "a new run needs a new directory",

@@ -8,11 +8,47 @@ from typing import Any
 
 import yaml
 
-from sercli.errors import UserError, from_os_error
+from sercli.errors import UserError
+from sercli.runs.reading import MIB, read_bytes, shown
+
+LARGEST = MIB
+_DEEPEST = 32
+_LONGEST_REASON = 300
+_MOST = 10_000  # keys and values, repeated ones counted each time; a resolved recipe has 400
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader with numbers and booleans as people write them, and no repeated keys."""
+    """YAML's safe loader with numbers and booleans as people write them, and no repeated keys.
+
+    It builds no more than a person writes: an alias counts for all it stands for, so that a few
+    lines cannot become a thousand million values (nor one that contains itself).
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._level = self._count = 0
+        self._sizes: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        line = self.peek_event().start_mark.line + 1
+        if self.check_event(yaml.AliasEvent):
+            node = super().compose_node(parent, index)
+            if node not in self._sizes:
+                raise yaml.YAMLError(f"an alias stands inside of what it names (line {line})")
+            self._count += self._sizes[node]
+        else:
+            before = self._count
+            self._count += 1
+            self._level += 1
+            if self._level > _DEEPEST:
+                raise yaml.YAMLError(f"more than {_DEEPEST} levels (line {line})")
+            node = super().compose_node(parent, index)
+            self._level -= 1
+            if node is not None:
+                self._sizes[node] = self._count - before
+        if self._count > _MOST:
+            raise yaml.YAMLError(f"more than {_MOST} values (line {line})")
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -54,43 +90,66 @@ _Dumper.yaml_implicit_resolvers = {
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for index, key in enumerate(keys):
-        if key in keys[:index]:
-            line = node.value[index][0].start_mark.line + 1
-            raise yaml.YAMLError(f"the key {key!r} stands twice (again in line {line})")
-    return dict(
-        zip(keys, (loader.construct_object(v, deep=True) for _, v in node.value), strict=True)
-    )
+    found: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if isinstance(key, list | dict | set | bytearray):
+            raise yaml.YAMLError(f"a key must be text (line {line})")
+        if key in found:
+            raise yaml.YAMLError(f"the key {shown(key)} stands twice (again in line {line})")
+        found[key] = loader.construct_object(value_node, deep=True)
+    return found
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse YAML safely: `1e-3` is a number, `no` a string, a key that stands twice an error."""
+    """Parse YAML safely: `1e-3` is a number, `no` a string, a key that stands twice an error.
+
+    Raises:
+        yaml.YAMLError: It is no YAML, or more than a person writes.
+    """
     try:
         return yaml.load(text, Loader=_Loader)
-    except (ValueError, TypeError) as error:  # of PyYAML's constructors
-        raise yaml.YAMLError(str(error)) from error
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        # Of PyYAML's constructors, whose tags (`!!int x`, `!!timestamp x`) do not look first.
+        raise yaml.YAMLError(f"a value is not of its tag's kind ({error})") from error
+
+
+def in_short(error: yaml.YAMLError | ValueError) -> str:
+    """What YAML's parser says, in one line that is not long."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
     """Read settings from a YAML file.
 
     Raises:
-        UserError: Missing, unreadable, no YAML, or not a mapping.
+        UserError: Missing, unreadable, too large, no YAML, or not a mapping with text for keys.
     """
     try:
-        value = parse_yaml(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise from_os_error(error, f"cannot read {file}") from error
+        value = parse_yaml(read_bytes(file, limit=LARGEST).decode("utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file} is no valid YAML: {reason}") from error
+        raise UserError(f"{file} is no valid YAML: {in_short(error)}") from error
     if not isinstance(value, dict):
         raise UserError(f"{file} holds {type(value).__name__}", "a recipe is a mapping of settings")
+    for key in value:
+        if not isinstance(key, str):
+            raise UserError(f"{file} has the key {shown(key)}", "a recipe's keys are text")
     return value
+
+
+def spelt(text: str) -> Any:
+    """The tree that `parse_yaml` makes of a text, with every value as it is written: `1_0`, `007`.
+
+    To be asked only of what `parse_yaml` has accepted.
+    """
+    return yaml.load(text, Loader=yaml.BaseLoader)
 
 
 def dump_yaml(tree: Any) -> str:

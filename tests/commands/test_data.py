@@ -32,6 +32,7 @@ from sercli.data.shapes.outlines import CLASSES
 from sercli.data.shapes.world import render
 from sercli.errors import RunFailed, UserError
 from tests.support.paths import RECIPES
+from tests.support.pictures import folder, image
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,31 @@ def _fails(*arguments: object, match: str) -> Result:
         raise result.exception
     assert "\n" not in str(result.exception)
     return result
+
+
+# -- what is no data, and what cannot be read ------------------------------------------------------
+
+
+def test_what_systems_add_is_passed_over_and_counted(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", "train/a/1.jpg", "train/b/1.jpg", "val/a/2.jpg", "val/b/2.jpg")
+    for added in ("@eaDir", "train/@eaDir/a", "train/a/@eaDir/1.jpg", "val/lost+found", "val/b/._"):
+        image(root / added / "thumb.jpg")
+    result = _run("check", root)
+    assert result.exit_code == 0, result.output
+    assert "note: passed over, as no data: 1 ._*, 3 @eaDir, 1 lost+found\n" in result.stdout
+    assert "all 4 images can be read" in result.stdout
+
+
+def test_every_file_that_is_not_regular_is_a_problem(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", "train/a/1.jpg", "train/b/1.jpg")
+    os.mkfifo(root / "train/a/2.jpg")
+    (root / "train/b/3.jpg").symlink_to("3.jpg")
+    (root / "train/c").symlink_to("unmounted")
+    result = _fails("check", root, match="has 3 problems")
+    told = " ".join(result.stdout.split())
+    assert "a/2.jpg: it is a FIFO, no regular file" in told
+    assert "b/3.jpg: Too many levels of symbolic links" in told
+    assert "train/c is a link that leads nowhere" in told
 
 
 # -- shapes ------------------------------------------------------------------------------------
@@ -429,8 +455,8 @@ def test_sound_sets_are_recognised(
 
 
 def test_ordinary_sets_are_still_ordinary(written: Path, tmp_path: Path) -> None:
-    for folder in (written, written / "train", written / "val"):
-        assert recognise(folder) is None
+    for place in (written, written / "train", written / "val"):
+        assert recognise(place) is None
     for name in ("fog", "snow", "frost", "7"):  # weather, as classes
         _image(tmp_path / "set" / name / "a.jpg")
     assert recognise(tmp_path / "set") is None

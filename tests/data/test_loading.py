@@ -317,14 +317,12 @@ def test_no_descriptor_left_says_which_limit():
 
 
 def test_an_image_is_not_blamed_for_a_lack_of_descriptors(monkeypatch, tmp_path):
-    from PIL import Image
-
     from sercli.data.images.decode import read_rgb
 
     def no_descriptor(*_given, **_named):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(Image, "open", no_descriptor)
+    monkeypatch.setattr(os, "open", no_descriptor)
     with pytest.raises(RunFailed, match="ulimit -n"):
         read_rgb(str(tmp_path / "x.png"), called="x.png")
 

@@ -161,7 +161,10 @@ def rewrite(path, change):
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata())
     tensors = safetensors.torch.load_file(path)
-    del metadata["tensors_sha256"]  # else any change is one of a damaged file
+    del (
+        metadata["tensors_sha256"],
+        metadata["header_sha256"],
+    )  # else any change is one of a damaged file
     change(tensors, metadata)
     safetensors.torch.save_file(tensors, path, metadata=metadata)
 

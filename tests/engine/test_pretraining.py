@@ -1,6 +1,7 @@
 """The training engine: exact resume, signals, damaged checkpoints, non-finite steps, exit codes."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sercli.encoders.loading import load_encoder
 from sercli.engine import checkpoint, pretraining
 from sercli.engine.trainer import Trainer
 from sercli.errors import RunFailed, UserError
@@ -142,6 +144,48 @@ def test_ctrl_c_is_130_and_resumable(tmp_path):
     run = RunDir.open(path)
     assert run.read_run()["status"] == "preempted"
     assert run.checkpoint_verifies(run.checkpoint_steps()[-1])
+
+
+MILESTONES = (*SER, "train.checkpoint_epochs=0.375", "train.keep_epochs=1")
+
+
+def test_milestones_stay_through_a_resume(whole, tmp_path, capsys):
+    run = start(tmp_path / "milestones", MILESTONES)
+    printed = " ".join(capsys.readouterr().out.split())
+    found = re.search(
+        r"milestones every epoch a checkpoint that is kept: 3 of about (.*) MB, (.*) MB in all",
+        printed,
+    )
+    interrupt_after(run, 13)
+    assert run.checkpoint_steps() == [8, 12, 13]
+    train(run)
+    assert run.checkpoint_steps() == [8, 16, 21, 24]  # every third and every eighth were written
+    assert all(run.checkpoint_verifies(step) for step in run.checkpoint_steps())
+    assert losses(run) == losses(whole)
+    assert torch.equal(weights(run), weights(whole))
+    size = run.checkpoint(8).stat().st_size / 1e6
+    assert 0 < size - float(found[1]) < 0.15  # names, and the zip file around the tensors
+    assert float(found[2]) == pytest.approx(3 * float(found[1]), rel=0.01)
+    early, late = (load_encoder(run.checkpoint(step)).state_dict() for step in (8, 24))
+    assert early.keys() == late.keys()
+    assert not torch.equal(early["pos_embed"], late["pos_embed"])
+
+
+@pytest.mark.parametrize("epochs", ["null", "0", "4"])
+def test_without_milestones_the_last_two_stay(tmp_path, capsys, epochs):
+    run = start(tmp_path / "run", (*SER, "train.epochs=2", f"train.keep_epochs={epochs}"))
+    told = "every 4 epochs: none, as the run is shorter" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert told == (epochs == "4")
+    train(run)
+    assert run.checkpoint_steps() == [12, 16]
+
+
+def test_a_disk_too_small_for_all_milestones_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9, 5, 4e5))
+    start(tmp_path / "run", MILESTONES)
+    assert "in all; 0.4 MB are free" in " ".join(capsys.readouterr().out.split())
 
 
 def test_damaged_checkpoint_is_refused_and_the_previous_used(whole, tmp_path):

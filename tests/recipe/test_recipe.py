@@ -269,6 +269,25 @@ def test_a_folder_named_like_a_number_is_a_path():
     assert load("shapes/moco-ser", data__path="123").recipe.data.path == "123"
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["1_0", "1e3", "1.0", "1.", "007", "0x10", "1:30", "2020-01-01", "no", "true", "True", ".inf"],
+)
+def test_a_text_keeps_its_spelling(write, text):
+    first = load("shapes/moco-ser", f"data.path={text}").recipe
+    assert first.data.path == text
+    below = write("below", f"extends: shapes/moco-ser\ndata: {{path: {text}, workers: 1_0}}\n")
+    for name in (below, write("dotted", f"extends: below\ndata.path: {text}\n")):
+        read = load(name).recipe
+        assert (read.data.path, read.data.workers) == (text, 10)
+        assert load(write("again", read.to_yaml())).recipe == read
+    section = load("shapes/moco-ser", f"data={{path: {text}}}").recipe
+    assert section.data.path == text
+    # What is said last counts, also where it is spelt nowhere.
+    assert load(below, data__path="5").recipe.data.path == "5"
+    assert load(below, "data.path=other").recipe.data.path == "other"
+
+
 def test_a_setting_may_be_a_section():
     r = load("shapes/moco-ser", "views.view1={blur_p: 0.5, grey_p: 0.1}").recipe
     assert (r.views.view1.blur_p, r.views.view1.grey_p) == (0.5, 0.1)

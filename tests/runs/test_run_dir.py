@@ -315,7 +315,8 @@ def test_a_result_comes_back(run):
     assert stored["protocol_id"] == first.protocol_id
     assert stored["metrics"]["es"] is None
     assert sorted(stored) == [
-        "created", "data", "metrics", "model", "protocol", "protocol_id", "schema",
+        "content_sha256", "created", "data", "metrics", "model", "protocol", "protocol_id",
+        "schema",
     ]  # fmt: skip
     variant = dataclasses.replace(first, protocol={**first.protocol, "variant": "imagenet-r"})
     assert run.write_result(variant).name == "knn--imagenet-r.json"

@@ -1,4 +1,7 @@
-"""Noise pictures, and settings of views that leave their colours alone."""
+"""Noise pictures, folders of small files, and settings of views that leave their colours alone."""
+
+import os
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,3 +38,31 @@ class Pictures(ImageSource):
 def normalised(crops):
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     return (crops.double() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+
+
+# -- Folders of image files ------------------------------------------------------------------------
+
+
+def image(path: Path, level: int = 100, size: tuple[int, int] = (8, 6)) -> Path:
+    """Write a flat picture; its folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (level, level // 2, 7)).save(path)
+    return path
+
+
+def folder(root: Path, *files: str) -> Path:
+    """A folder with such pictures."""
+    for file in files:
+        image(root / file)
+    return root
+
+
+def age(root: Path) -> None:
+    """Give every directory a modification time long past, as data sets have."""
+    for directory, _, _ in os.walk(root):
+        os.utime(directory, (1_000_000_000, 1_000_000_000))
+
+
+def files_of(source: ImageSource) -> list[tuple[str, str]]:
+    """Identifier and class of each image."""
+    return [(source.identifier(i), source.classes[source.labels[i]]) for i in range(len(source))]

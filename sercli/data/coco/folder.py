@@ -9,7 +9,6 @@ raw ids. Boxes are x, y, width, height in pixels.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from PIL import Image
 from sercli.data.coco.rules import _polygons, faults
 from sercli.data.coco.source import Annotation, Category, DetectionSource, require_size
 from sercli.data.images.decode import read_rgb
+from sercli.data.images.listing import regular_files
 from sercli.errors import UserError, from_os_error
 
 _PREFIX = "instances_"
@@ -62,7 +62,7 @@ class CocoFolder(DetectionSource):
 
     def _require_files(self) -> None:
         # One listing instead of a look at every file. Names may hold folders; those are looked at.
-        there = set(os.listdir(self.folder))
+        there = regular_files(self.folder)
         missing = [
             name
             for name in self._names.tolist()
@@ -72,7 +72,7 @@ class CocoFolder(DetectionSource):
             raise UserError(
                 f"{self.folder} lacks {len(missing):,} of the {len(self._names):,} images that "
                 f"{self.file.name} lists, such as {missing[0]}",
-                "every image must be there",
+                "every image must be there, as a regular file",
             )
 
     def path(self, index: int) -> Path:

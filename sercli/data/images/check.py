@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -18,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli import signals
+from sercli.data.cores import cores
 from sercli.data.images.decode import Header
 from sercli.data.images.folder import ImageFolder, class_differences, class_names, split_folder
+from sercli.data.images.listing import list_directory
 from sercli.data.robustness.videos import UnreadableVideo
 from sercli.data.source import UnreadableImage
 from sercli.errors import RunFailed, UserError
@@ -120,6 +120,8 @@ def check(root: Path, reading: Reading) -> CheckReport:
     folders = {split: split_folder(root, split) for split in ("train", "val")}
     reports: list[SplitReport] = []
     problems: list[str] = []
+    # With splits, what stands beside them as well.
+    passed = Counter[str]() if root in folders.values() else list_directory(root).passed_over
     if folders["train"] is None:
         problems.append(f"{root} has no train/ folder")
     for split, folder in folders.items():
@@ -134,10 +136,20 @@ def check(root: Path, reading: Reading) -> CheckReport:
         report = read_files(source, facts, reading, name=split)
         reports.append(report)
         problems.extend(report.problems)
+        problems += [fault.said_below(str(folder)) for fault in source.faults if not fault.listed]
+        passed += source.passed_over
     if folders["train"] is not None and folders["val"] is not None:
         train, val = class_names(folders["train"]), class_names(folders["val"])
         problems.extend(class_differences(train, val))
-    return CheckReport(tuple(reports), tuple(problems))
+    return CheckReport(tuple(reports), tuple(problems), notes=passed_over_notes(passed))
+
+
+def passed_over_notes(passed: Mapping[str, int]) -> tuple[str, ...]:
+    """One line on what was left out by its name, if anything was."""
+    if not passed:
+        return ()
+    each = ", ".join(f"{number:,} {name}" for name, number in sorted(passed.items()))
+    return (f"passed over, as no data: {each}",)
 
 
 def class_facts(labels: NDArray[np.int64], *, num_classes: int) -> dict[str, Fact]:
@@ -200,11 +212,6 @@ def _start_reading(source: Readable) -> None:
     signals.ignore()  # what one means is the parent's to say
 
 
-def _num_cores() -> int:
-    # Under SLURM and in containers a process may use fewer cores than the machine has.
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 def _read_task(start: int, decode: bool) -> _Findings:
     assert _source is not None
     return _read(_source, start, start + _CHUNK, decode=decode)
@@ -212,7 +219,7 @@ def _read_task(start: int, decode: bool) -> _Findings:
 
 def _read_all(source: Readable, reading: Reading) -> Iterator[_Findings]:
     """Findings of all images, in chunks, in the order in which they are ready."""
-    decode, processes = reading.decode, reading.processes or _num_cores()
+    decode, processes = reading.decode, reading.processes or cores()
     starts = iter(range(0, len(source), _CHUNK))
     if processes == 1 or len(source) <= _FEW:
         for start in starts:

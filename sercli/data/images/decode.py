@@ -6,12 +6,12 @@ published numbers. Of a file with several frames the first is read.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from sercli.data.images.listing import open_regular
 from sercli.data.source import UnreadableImage
 from sercli.errors import SerError, exhausted
 
@@ -69,7 +69,7 @@ def read_rgb(path: str | bytes, *, called: str) -> Image.Image:
         RunFailed: No descriptor or no memory is left.
     """
     try:
-        with Image.open(os.fsdecode(path), formats=_FORMATS) as image:
+        with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
             image.load()
             return to_rgb(image)
     except Exception as error:
@@ -83,7 +83,7 @@ def read_header(path: str | bytes, *, called: str, decode: bool) -> Header:
         UnreadableImage: As `read_rgb`; without `decode`, only for what the header shows.
     """
     try:
-        with Image.open(os.fsdecode(path), formats=_FORMATS) as image:
+        with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
             header = Header(*image.size, image.mode)
             if decode:
                 image.load()

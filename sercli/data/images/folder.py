@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from sercli.data.images.decode import Header, read_header, read_rgb
-from sercli.data.images.manifest import SUFFIXES, Manifest, is_image_name, printable, read_manifest
+from sercli.data.images.listing import SUFFIXES, is_directory, list_directory, printable
+from sercli.data.images.manifest import Fault, Manifest, read_manifest
 from sercli.data.source import ImageSource
-from sercli.errors import UserError, from_os_error
+from sercli.errors import UserError
+from sercli.runs.places import require_place
 
 _LAYOUT = "the layout is DIR/train/<class>/*.JPEG and DIR/val/<class>/*.JPEG, or DIR/<class>/*.JPEG"
 # Folders beside train/ and val/ that are never classes of a flat set.
@@ -50,6 +53,16 @@ class ImageFolder(ImageSource):
         """
         return read_header(self.path(index), called=self.describe(index), decode=decode)
 
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """What lies among the images and cannot be read, as far as a scan tells."""
+        return self._manifest.faults
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """What the scan left out by its name, and how many of each."""
+        return self._manifest.passed_over
+
     def path(self, index: int) -> str:
         """The file, as the operating system wants it."""
         relative = self._manifest.relative(self.position(index))
@@ -69,7 +82,8 @@ def require_directory(path: Path) -> None:
     Raises:
         UserError: It is missing, or is a file.
     """
-    if path.is_dir():
+    require_place(path, "data")
+    if is_directory(path):
         return
     if path.exists():
         raise UserError(f"{path} is a file", "a data set is a directory", _LAYOUT)
@@ -92,7 +106,7 @@ def split_folder(root: Path, split: str) -> Path | None:
     if not _is_split(root):
         return root if split == "train" else None
     folder = root / split
-    return folder if folder.is_dir() else None
+    return folder if is_directory(folder) else None
 
 
 def open_folder(root: Path, split: str, *, name: str) -> ImageFolder:
@@ -100,7 +114,8 @@ def open_folder(root: Path, split: str, *, name: str) -> ImageFolder:
 
     Raises:
         UserError: The set or the split is missing or empty, or the classes of `val/` are not
-            those of `train/` (its labels would not mean the same).
+            those of `train/` (its labels would not mean the same), or a file is none that can be
+            read (a FIFO, a link that leads nowhere).
     """
     folder = split_folder(root, split)
     if folder is None:
@@ -110,6 +125,7 @@ def open_folder(root: Path, split: str, *, name: str) -> ImageFolder:
             f"put them in {root / split}/<class>/",
         )
     source = ImageFolder(folder, name=name, split=split)
+    _refuse_faults(folder, source.faults)
     if split == "val" and (train := split_folder(root, "train")) is not None:
         differences = class_differences(class_names(train), source.classes)
         if differences:
@@ -126,12 +142,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     Raises:
         UserError: It cannot be listed.
     """
-    try:
-        with os.scandir(os.fsencode(folder)) as entries:
-            names = [e.name for e in entries if not e.name.startswith(b".") and e.is_dir()]
-    except OSError as error:
-        raise from_os_error(error, f"cannot list {folder}") from error
-    return tuple(printable(name) for name in sorted(names))
+    return tuple(printable(name) for name in list_directory(folder).folders)
 
 
 def class_differences(train: tuple[str, ...], val: tuple[str, ...]) -> list[str]:
@@ -178,7 +189,8 @@ def _is_split(root: Path) -> bool:
 
 def _require_images(root: Path, manifest: Manifest) -> None:
     if not manifest.classes:
-        held = "images but no class folders" if _has_images(root) else "no class folders"
+        loose = list_directory(root).files
+        held = "images but no class folders" if loose else "no class folders"
         raise UserError(f"{root} holds {held}", _LAYOUT)
     if not len(manifest):
         raise UserError(
@@ -194,5 +206,12 @@ def _require_images(root: Path, manifest: Manifest) -> None:
         )
 
 
-def _has_images(root: Path) -> bool:
-    return any(is_image_name(name) for name in os.listdir(os.fsencode(root)))
+def _refuse_faults(root: Path, faults: Sequence[Fault]) -> None:
+    """A training should not end hours later, when it comes to such a file."""
+    if faults:
+        more = f" (and {len(faults) - 1:,} more such)" if len(faults) > 1 else ""
+        raise UserError(
+            f"{faults[0].said_below(str(root))}{more}",
+            "images are regular files, or links to such",
+            "mend or remove it; `ser data check` lists all there are",
+        )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,6 +21,7 @@ from sercli.data.images.check import (
     Reading,
     SplitReport,
     class_facts,
+    passed_over_notes,
     read_files,
 )
 from sercli.data.images.decode import Header
@@ -128,17 +130,21 @@ def check_set(
         return CheckReport((), (str(error),), taken_as, _RULE)
     reports: list[SplitReport] = []
     problems: list[str] = []
+    passed = Counter[str]()
     for kind, path in kinds.items():
         source, lines = _inspected(kind, path, classes)
         problems += [f"{path}: {line}" for line in lines]
         if source is None or not len(source):
             continue
         there, labels = np.unique(source.labels, return_inverse=True)  # 200 of 1000 in -R and -A
+        passed += source.passed_over
         facts = class_facts(labels, num_classes=len(there))
         report = read_files(source, facts, reading, name=kind.removeprefix("imagenet-v2-"))
         reports.append(report)
         problems.extend(report.problems)
-    return CheckReport(tuple(reports), tuple(problems), taken_as, _RULE)
+    return CheckReport(
+        tuple(reports), tuple(problems), taken_as, _RULE, notes=passed_over_notes(passed)
+    )
 
 
 def _inspected(
@@ -199,7 +205,7 @@ def _nearby_classes(root: Path) -> Path | None:
     """The train/ or val/ beside a folder, or one level higher."""
     above = Path(os.path.abspath(root)).parents[:2]
     folders = (folder / split for folder in above for split in ("train", "val"))
-    return next((one for one in folders if one.is_dir() and class_names(one)), None)
+    return next((one for one in folders if os.path.isdir(one) and class_names(one)), None)
 
 
 class _Labelled(Readable, Protocol):
@@ -207,6 +213,8 @@ class _Labelled(Readable, Protocol):
 
     @property
     def labels(self) -> NDArray[np.int64]: ...
+    @property
+    def passed_over(self) -> Mapping[str, int]: ...
 
 
 @dataclass(frozen=True)
@@ -219,6 +227,10 @@ class _Joined:
     @property
     def labels(self) -> NDArray[np.int64]:
         return np.concatenate([np.zeros(0, np.int64), *(one.labels for one in self.sources)])
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        return sum((Counter(one.passed_over) for one in self.sources), Counter[str]())
 
     def __len__(self) -> int:
         return sum(map(len, self.sources))
@@ -241,6 +253,10 @@ class _Videos:
     @property
     def labels(self) -> NDArray[np.int64]:
         return self.perturbed.labels(self.name)
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        return {}
 
     def __len__(self) -> int:
         return self.perturbed.num_videos(self.name)

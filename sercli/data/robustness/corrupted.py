@@ -19,6 +19,7 @@ from sercli.data.corruptions.catalogue import (
     corruption_generator,
 )
 from sercli.data.corruptions.pixels import PUBLISHED_SIDE
+from sercli.data.images.listing import is_directory
 from sercli.data.robustness.folders import (
     ClassFolders,
     Findings,
@@ -110,7 +111,7 @@ def inspect_corrupted(
     lacking = absent_parts(folders, CORRUPTIONS, "corruption", _LAYOUT)
     places: dict[tuple[str, int], Path] = {}
     for corruption, folder in folders.items():
-        there = [s for s in SEVERITIES if (folder / str(s)).is_dir()]
+        there = [s for s in SEVERITIES if is_directory(folder / str(s))]
         if absent := [str(s) for s in SEVERITIES if s not in there]:
             lacking.append(f"{corruption}: no severity {', '.join(absent)}")
         places |= {(corruption, s): folder / str(s) for s in there}

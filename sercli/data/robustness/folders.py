@@ -18,7 +18,8 @@ from PIL import Image
 
 from sercli.data.images.decode import Header, read_header, read_rgb
 from sercli.data.images.folder import counted, require_directory, some
-from sercli.data.images.manifest import Manifest, printable, read_manifest
+from sercli.data.images.listing import is_directory, printable
+from sercli.data.images.manifest import Manifest, read_manifest
 from sercli.data.source import ImageSource, UnreadableImage
 from sercli.errors import UserError
 
@@ -172,6 +173,11 @@ class ClassFolders(ImageSource):
         """The path below the folder that holds the class folders, with forward slashes."""
         return printable(self._manifest.relative(self.position(index)))
 
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """What the scan left out by its name, and how many of each."""
+        return self._manifest.passed_over
+
     def with_side(self, side: int) -> ClassFolders:
         """The same files, all of which must have that side."""
         other = copy.copy(self)
@@ -195,6 +201,9 @@ def examine(manifest: Manifest, rule: FolderRule) -> Findings:
     """Measure scanned class folders against a rule."""
     counts = dict(zip(manifest.classes, manifest.class_counts().tolist(), strict=True))
     found = rule.apply(counts)
+    if manifest.faults:
+        told = [fault.said_below(manifest.root) for fault in manifest.faults]
+        found = Findings((*found.wrong, *told), found.lacking)
     if rule.refuses_val and _VAL_FILES in manifest.names.tobytes():
         line = f"its files are called {_VAL_FILES.decode()}…: they are those of ImageNet's own val"
         return Findings((*found.wrong, line), found.lacking)
@@ -241,7 +250,7 @@ def parts(path: Path, names: Sequence[str]) -> dict[str, Path]:
     """Folders of those names in `path`, or in folders of groups in it; in the order of `names`."""
     require_directory(path)
     roots = [path, *(path / group for group in _GROUPS)]
-    places = {name: [root / name for root in roots if (root / name).is_dir()] for name in names}
+    places = {name: [root / name for root in roots if is_directory(root / name)] for name in names}
     return {name: there[0] for name, there in places.items() if there}
 
 

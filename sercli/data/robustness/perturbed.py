@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from sercli.data.corruptions.pixels import PUBLISHED_SIDE
 from sercli.data.images.folder import class_names, some
+from sercli.data.images.listing import list_directory, printable
 from sercli.data.robustness import videos
 from sercli.data.robustness.folders import Findings, absent_parts, merged, parts
 from sercli.data.robustness.imagenet_classes import is_imagenet
 from sercli.data.robustness.published import PERTURBATIONS, folder_rule
-from sercli.errors import UserError, from_os_error
+from sercli.errors import UserError
 
 _LAYOUT = "the layout is DIR/<perturbation>/<class>/*.mp4"
 
@@ -165,8 +166,9 @@ def inspect_perturbed(path: Path, classes: Sequence[str]) -> tuple[PerturbedSet,
 
 
 def _video_files(folder: Path) -> list[str]:
-    try:
-        names = os.listdir(folder)
-    except OSError as error:
-        raise from_os_error(error, f"cannot list {folder}") from error
-    return sorted(n for n in names if n.lower().endswith(".mp4") and not n.startswith("."))
+    listing = list_directory(folder, suffixes=("mp4",))
+    for name, reason in sorted(listing.faults.items()):
+        raise UserError(
+            f"{folder / printable(name)} is {reason}", "videos are regular files", "remove it"
+        )
+    return [os.fsdecode(name) for name in listing.files]

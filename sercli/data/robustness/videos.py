@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sercli.data.images.listing import what_is
 from sercli.errors import SerError, UserError
 
 if TYPE_CHECKING:
@@ -70,6 +73,7 @@ def read_size(path: str) -> tuple[int, int, int]:
     """
     av = require_av()
     try:
+        _require_regular(path)
         with av.open(path) as container:
             stream = _video_in(container, path)
             return stream.frames, stream.codec_context.width, stream.codec_context.height
@@ -81,6 +85,7 @@ def _frames(path: str) -> Iterator[NDArray[np.uint8]]:
     av = require_av()
     decoded = 0
     try:
+        _require_regular(path)
         with av.open(path) as container:
             stream = _video_in(container, path)
             stream.codec_context.thread_count = 1  # the loader's workers fill the cores
@@ -92,6 +97,13 @@ def _frames(path: str) -> Iterator[NDArray[np.uint8]]:
         raise UnreadableVideo(path, _reason(error)) from error
     if not decoded or decoded < stated:
         raise UnreadableVideo(path, f"{decoded} frames could be decoded of {stated}")
+
+
+def _require_regular(path: str) -> None:
+    """FFmpeg would wait for somebody to write into a pipe."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise UnreadableVideo(path, f"it is {what_is(mode)}, no regular file")
 
 
 def _video_in(container: Any, path: str) -> Any:

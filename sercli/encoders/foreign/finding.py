@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sercli.encoders.files import is_plain
 from sercli.encoders.foreign.layouts import LAYOUTS, Layout, Role
 from sercli.errors import UserError
 
@@ -45,7 +46,7 @@ def _containers(
     state: Mapping[str, Any], place: str = "", levels: int = 3
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Every dictionary of tensors in a file, with the keys that lead there."""
-    tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    tensors = {k: v for k, v in state.items() if isinstance(k, str) and is_plain(v)}
     if tensors:
         yield place, tensors
     for key, value in state.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from sercli.errors import UserError
 from sercli.report.compare.columns import Spec
 from sercli.report.compare.runs import Entry, Run
 from sercli.report.compare.tables import PARTIAL, Cell, Difference, Note, Scored
+from sercli.runs.arrays import read_arrays
 from sercli.runs.result import Result
 from sercli.statistics import PairedTest, holm_adjusted, paired_test, spread, wilson_interval
 
@@ -239,23 +239,24 @@ def _correctness(run: Run, spec: Spec) -> _Predictions | None:
     path = run.directory.predictions(spec.source)
     if not path.is_file():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            if not set(_ARRAYS) <= set(stored.files):
-                return None
-            arrays = [np.asarray(stored[key]) for key in _ARRAYS]
-    except (OSError, ValueError, BadZipFile, EOFError) as error:
-        raise UserError(
-            f"{path} cannot be read as predictions ({error})",
-            "it is written beside the result",
-            "repeat the evaluation or remove the file",
-        ) from error
-    identities, labels, predictions = arrays
-    if any(array.shape != (labels.size,) for array in arrays) or labels.size == 0:
+    result = run.results[spec.source]
+    arrays = read_arrays(path, _ARRAYS, sha256=result.predictions_sha256)
+    if arrays is None:
         return None
+    identities, labels, predictions = (arrays[name] for name in _ARRAYS)
+    if labels.size == 0 or predictions.ndim != 1:  # of a grid of test sets
+        return None
+    if any(array.shape != (labels.size,) for array in arrays.values()) or any(
+        array.dtype.kind not in "iu" for array in (labels, predictions)
+    ):
+        raise UserError(
+            f"{path}: image ids, labels and predictions do not belong together",
+            "there is a whole number of each for every image",
+            "repeat the evaluation or remove the file",
+        )
     keys: list[str] = [str(identity) for identity in identities.tolist()]
     right: NDArray[np.bool_] = predictions == labels
-    value = run.results[spec.source].metrics[spec.metric]
+    value = result.metrics[spec.metric]
     stale = value is None or abs(100 * float(right.mean()) - value) > _REPRODUCED
     if stale or len(set(keys)) != len(keys):
         return None

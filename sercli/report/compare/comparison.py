@@ -42,6 +42,7 @@ from sercli.report.compare.tables import (
     Table,
     best_labels,
 )
+from sercli.visible import counted
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
         *data_notes(specs, runs),
         *footnotes.notes(),
     ]
-    title = f"{len(runs)} run{'s' if len(runs) > 1 else ''} compared"
+    title = f"{counted(len(runs), 'run')} compared"
     return Table(title, columns, rows, notes, comparisons, _provenance(runs))
 
 

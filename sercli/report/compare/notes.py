@@ -111,7 +111,8 @@ def context_notes(
     if any(row.published for row in rows):
         notes.append(
             f"[published] rows are the paper's ({paper.PAPER}): for orientation, not comparable "
-            "with runs on other data, never ranked; empty views were not stated."
+            "with runs on other data, never ranked"
+            f"{'' if all(row.views for row in rows if row.published) else _NO_VIEWS}."
         )
     elif published:
         notes.append("No published number belongs to these runs and columns.")
@@ -128,6 +129,7 @@ def _titles_with_blocks(runs: Sequence[Run]) -> list[str]:
     return [one.title for one in PROTOCOLS.values() if one.has_blocks and one.name in names]
 
 
+_NO_VIEWS = "; empty views were not stated"
 _PARTIAL_TEXT = (
     "Partial result: not all images of the set were scored (--limit or --allow-partial); not "
     "comparable with a whole one."

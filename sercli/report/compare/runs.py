@@ -16,6 +16,7 @@ from sercli.recipe.schema import FamilyConfig
 from sercli.runs.facts import RunFacts, as_number, read_facts
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
+from sercli.visible import counted
 
 _VIEWS = ("2", "3", "2+4", "2+4-crops", "2+4-rotations")
 
@@ -258,7 +259,7 @@ _DETAILS: tuple[Callable[[Entry], str], ...] = (
 
 def _state(entry: Entry) -> str:
     """Says how many seeds a row averages and what has not ended well."""
-    seeds = f" ({len(entry.runs)} seeds)" if len(entry.runs) > 1 else ""
+    seeds = f" ({counted(len(entry.runs), 'seed')})" if len(entry.runs) > 1 else ""
     unfinished = sorted({run.status for run in entry.runs} - {"done"})
     return seeds + (f" [{', '.join(unfinished)}]" if unfinished else "")
 

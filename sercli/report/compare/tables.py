@@ -5,8 +5,8 @@ Nothing here knows where numbers come from; nothing in `formats` computes any.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sercli.errors import UserError
@@ -207,6 +207,33 @@ class Table:
             raise UserError(f"format {form!r}", f"known: {', '.join(RENDERERS)}")
         return RENDERERS[form](self)
 
+    def with_texts(self, change: Callable[[str], str]) -> Table:
+        """The table with every text that may come from outside changed, for a format to show.
+
+        Keys of columns stay: cells are found by them.
+        """
+        return replace(
+            self,
+            title=change(self.title),
+            columns=[
+                replace(one, heading=change(one.heading), explanation=change(one.explanation))
+                for one in self.columns
+            ],
+            rows=[
+                replace(
+                    row,
+                    label=change(row.label),
+                    views=change(row.views),
+                    baseline=None if row.baseline is None else change(row.baseline),
+                    provenance=_changed(row.provenance, change),
+                )
+                for row in self.rows
+            ],
+            notes=[replace(note, text=change(note.text)) for note in self.notes],
+            comparisons=[change(sentence) for sentence in self.comparisons],
+            provenance=_changed(self.provenance, change),
+        )
+
     @property
     def has_views(self) -> bool:
         return any(row.views for row in self.rows)
@@ -214,6 +241,15 @@ class Table:
     @property
     def has_best(self) -> bool:
         return any(cell.best for row in self.rows for cell in row.cells.values())
+
+
+def _changed(tree: Any, change: Callable[[str], str]) -> Any:
+    """The texts of nested mappings and lists changed, keys as well."""
+    if isinstance(tree, Mapping):
+        return {change(str(key)): _changed(value, change) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_changed(value, change) for value in tree]
+    return change(tree) if isinstance(tree, str) else tree
 
 
 @dataclass(frozen=True)

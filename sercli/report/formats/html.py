@@ -7,6 +7,8 @@ from html import escape
 from typing import Any
 
 from sercli.report.compare.tables import ARROWS, CellText, Column, Note, Row, Table, cell_text
+from sercli.report.formats.text import arrows_sentence
+from sercli.visible import visible
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5d6570; --line: #d5d9df;
@@ -48,6 +50,7 @@ code { font: .9em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: an
 
 def html(table: Table) -> str:
     """The whole page, readable in a light and in a dark scheme."""
+    table = table.with_texts(visible)
     parts = [
         "<!doctype html>",
         '<html lang="en">',
@@ -97,7 +100,7 @@ def _heading(column: Column) -> str:
 
 
 def _caption(table: Table) -> str:
-    sentences = ["↑ higher is better, ↓ lower is better."]
+    sentences = [arrows] if (arrows := arrows_sentence(table)) else []
     if table.has_best:
         sentences.append("The best value of a column is bold; equal printed values share it.")
     return " ".join(sentences)
@@ -156,10 +159,11 @@ def _comparisons(sentences: Sequence[str]) -> list[str]:
 def _columns(columns: Sequence[Column]) -> list[str]:
     items = []
     for column in columns:
+        key = escape(visible(column.key))
         identity = f" Protocol <code>{column.protocol_id}</code>." if column.protocol_id else ""
         items.append(
             f"<dt>{escape(column.title)}</dt>"
-            f"<dd>{escape(column.explanation)}{identity} <code>{escape(column.key)}</code></dd>"
+            f"<dd>{escape(column.explanation)}{identity} <code>{key}</code></dd>"
         )
     return ["<h2>Columns</h2>", "<dl>", *items, "</dl>"] if items else []
 

@@ -8,6 +8,7 @@ from rich.cells import cell_len
 
 from sercli.report.compare.tables import CellText, Column, Table, cell_text
 from sercli.report.formats.text import best_sentence, caption_lines, note_text, pack, wrapped
+from sercli.visible import visible
 
 _LATEX_WIDTH = 110
 _LATEX_HEADING = 12
@@ -44,6 +45,7 @@ def latex(table: Table) -> str:
 
     Columns that no page holds side by side go into several floats; the last has the notes.
     """
+    table = table.with_texts(visible)
     widths = {
         column.key: max(
             *map(cell_len, wrapped(column.title, _LATEX_HEADING)),
@@ -98,7 +100,9 @@ def _latex_note(part: tuple[str | None, str]) -> str:
 def _escape_latex(text: str) -> str:
     # Two hyphens in a row would become a dash: --limit.
     parts = text.split("--")
-    return "-{}-".join("".join(_LATEX.get(sign, sign) for sign in part) for part in parts)
+    escaped = "-{}-".join("".join(_LATEX.get(sign, sign) for sign in part) for part in parts)
+    # Behind the end of a line or a rule these would be an argument of it.
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
 
 def _latex_heading(column: Column) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from sercli.report.compare.tables import Cell, Column, Table
+from sercli.visible import json_text as json_of
+from sercli.visible import visible
 
 SCHEMA = 1
 Number = float | int | None
@@ -51,21 +52,33 @@ _WHERE_ANY: tuple[tuple[str, Callable[[Cell], Number]], ...] = (
 def csv_text(table: Table) -> str:
     """RFC 4180: one line a row; value, low and high in a column each, and what else there is.
 
-    Undefined and missing values are empty. Percent, scores in 0…1, seconds and images/s.
+    Undefined and missing values are empty. Percent, scores in 0…1, seconds and images/s. Texts are
+    in one line, and no text is a formula; see `_text`.
     """
+    table = table.with_texts(visible)
     fields = [field for column in table.columns for field in _fields(table, column)]
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\r\n")
     own = ["method", "views", "run", "status", "published", "baseline"]
-    writer.writerow([*own, *(name for name, _, _ in fields)])
+    writer.writerow([*own, *(_text(visible(name)) for name, _, _ in fields)])
     for row in table.rows:
         runs = row.provenance.get("runs", [])
         paths = " ".join(run["path"] for run in runs)
         states = " ".join(dict.fromkeys(str(run.get("status", "done")) for run in runs))
         own = [row.label, row.views, paths, states, str(row.published).lower(), row.baseline or ""]
         values = [get(row.cell(column)) for _, column, get in fields]
-        writer.writerow([*own, *("" if value is None else repr(value) for value in values)])
+        writer.writerow(
+            [*map(_text, own), *("" if value is None else repr(value) for value in values)]
+        )
     return stream.getvalue()
+
+
+def _text(text: str) -> str:
+    """A cell of text that a spreadsheet shows and does not compute: a formula gets an apostrophe.
+
+    `=1+1`, `@SUM(A1)`, `+1`, `-x` are names here; only cells of numbers are numbers.
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _fields(table: Table, column: Column) -> list[tuple[str, Column, Callable[[Cell], Number]]]:
@@ -104,7 +117,7 @@ def json_text(table: Table) -> str:
         "paired_tests": list(table.comparisons),
         "provenance": table.provenance,
     }
-    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return json_of(value, indent=1) + "\n"
 
 
 def _json_cell(cell: Cell, column: Column) -> dict[str, Any]:

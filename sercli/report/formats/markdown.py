@@ -8,10 +8,12 @@ from rich.cells import cell_len
 
 from sercli.report.compare.tables import CellText, Table, cell_text
 from sercli.report.formats.text import best_sentence, caption_lines, superscript
+from sercli.visible import visible
 
 
 def markdown(table: Table) -> str:
     """A GitHub-flavoured table with aligned pipes, the notes as a list below."""
+    table = table.with_texts(visible)
     header = ["Method", *(["Views"] if table.has_views else [])]
     header += [_escape_markdown(column.title) for column in table.columns]
     body = [
@@ -41,7 +43,7 @@ def _markdown_line(cells: Sequence[str], widths: Sequence[int], left: int) -> st
 
 
 def _escape_markdown(text: str) -> str:
-    for sign in "\\|*_`<[]":
+    for sign in "\\|*_`<>[]&$~":
         text = text.replace(sign, f"\\{sign}")
     return text
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -23,6 +23,8 @@ from sercli.report.formats.text import (
     width_of,
     wrapped,
 )
+from sercli.screen import Screen
+from sercli.visible import spelled, visible
 
 PLAIN_WIDTH = 100
 _LABEL_HEADING = "Method"
@@ -30,19 +32,26 @@ _LABEL_WIDTH = 34
 _VIEWS_WIDTH = 9
 
 
-def terminal(table: Table, *, width: int = PLAIN_WIDTH, styled: bool = True) -> RenderableType:
+def terminal(
+    table: Table, *, width: int = PLAIN_WIDTH, styled: bool = True, encoding: str | None = None
+) -> RenderableType:
     """The table for a rich console, cut into panels that fit `width` columns of text.
 
     Args:
         width: Columns of the terminal.
         styled: Bold and dim text; otherwise the best values carry a sign instead.
+        encoding: Of where it is shown; what it lacks is spelled in ASCII. None: it has everything.
     """
+    table = table.with_texts(lambda text: spelled(visible(text), encoding))
     labels = [textwrap.wrap(row.label, _LABEL_WIDTH) or [""] for row in table.rows]
     shown = [_LABEL_HEADING, *(line for lines in labels for line in lines)]
     label_width = max(map(cell_len, shown))
     taken = label_width + (COLUMN_GAP + _VIEWS_WIDTH if table.has_views else 0)
     texts = {
-        column.key: [_cell_lines(column, row.cell(column), styled) for row in table.rows]
+        column.key: [
+            [spelled(line, encoding) for line in _cell_lines(column, row.cell(column), styled)]
+            for row in table.rows
+        ]
         for column in table.columns
     }
     widths = {column.key: width_of(column, texts[column.key]) for column in table.columns}
@@ -54,11 +63,11 @@ def terminal(table: Table, *, width: int = PLAIN_WIDTH, styled: bool = True) -> 
     return Group(*parts)
 
 
-def plain(table: Table, *, width: int = PLAIN_WIDTH) -> str:
+def plain(table: Table, *, width: int = PLAIN_WIDTH, encoding: str | None = None) -> str:
     """The terminal's table as plain text, without control sequences."""
     stream = io.StringIO()
-    console = Console(file=stream, width=width, color_system=None, force_terminal=False)
-    console.print(terminal(table, width=width, styled=False))
+    console = Screen(file=stream, width=width, color_system=None, force_terminal=False)
+    console.print(terminal(table, width=width, styled=False, encoding=encoding))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.cells import cell_len
 
-from sercli.report.compare.tables import Column, Note, Table
+from sercli.report.compare.tables import ARROWS, Column, Direction, Note, Table
 
 MIN_HEADING = 8
 COLUMN_GAP = 3
@@ -18,6 +18,14 @@ _SUPERSCRIPTS = str.maketrans("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠ�
 def best_sentence(styled: bool) -> str:
     sign = "bold" if styled else f"marked {BEST_PLAIN}"
     return f"The best value of a column is {sign}; equal printed values share it."
+
+
+def arrows_sentence(table: Table) -> str:
+    """What the arrows of the headings mean; nothing of one that is not there."""
+    shown = {column.direction for column in table.columns}
+    words: dict[Direction, str] = {"up": "higher", "down": "lower"}
+    known = [f"{ARROWS[way]} {word} is better" for way, word in words.items() if way in shown]
+    return f"{', '.join(known)}." if known else ""
 
 
 def superscript(marks: Sequence[str]) -> str:
@@ -31,7 +39,7 @@ def wrapped(heading: str, width: int) -> list[str]:
 
 def width_of(column: Column, texts: Sequence[Sequence[str]]) -> int:
     longest = max((cell_len(line) for lines in texts for line in lines), default=0)
-    words = max(cell_len(word) for word in column.title.split())
+    words = max((cell_len(word) for word in column.title.split()), default=0)
     return max(longest, words, MIN_HEADING)
 
 
@@ -51,8 +59,8 @@ def pack(columns: Sequence[Column], widths: Mapping[str, int], room: int) -> lis
 
 def caption_lines(table: Table, best: str) -> list[str]:
     lines = [best] if table.has_best else []
-    if any(column.direction != "none" for column in table.columns):
-        lines.insert(0, "↑ higher is better, ↓ lower is better.")
+    if arrows := arrows_sentence(table):
+        lines.insert(0, arrows)
     lines += [note_text(note) for note in table.notes]
     if table.comparisons:
         lines += ["Paired tests:", *(f"  {sentence}" for sentence in table.comparisons)]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import pickle
 import shutil
+import socket
 import struct
 import zlib
 from pathlib import Path
@@ -13,13 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sercli.data import ImageSource, UnreadableImage, has_split, open_source
-from sercli.data.images import manifest
-from sercli.data.images.folder import ImageFolder
+from sercli.data import UnreadableImage, has_split, open_source
+from sercli.data.images.folder import ImageFolder, class_names
 from sercli.errors import SerError, UserError
 from tests.support.coco_tree import write_coco_tree
-
-_OLD = (1_000_000_000, 1_000_000_000)
+from tests.support.pictures import files_of, folder, image
 
 
 @pytest.fixture(autouse=True)
@@ -29,33 +30,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return directory
 
 
-def _image(path: Path, level: int = 100, size: tuple[int, int] = (8, 6)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (level, level // 2, 7)).save(path)
-    return path
-
-
-def _folder(root: Path, *files: str) -> Path:
-    for file in files:
-        _image(root / file)
-    return root
-
-
-def _age(root: Path) -> None:
-    """Give every directory a time long past, as data sets have."""
-    for directory, _, _ in os.walk(root):
-        os.utime(directory, _OLD)
-
-
-def _files(source: ImageSource) -> list[tuple[str, str]]:
-    return [(source.identifier(i), source.classes[source.labels[i]]) for i in range(len(source))]
-
-
 # -- what is found -----------------------------------------------------------------------------
 
 
 def test_a_folder_gives_sorted_classes_and_all_images_in_them(tmp_path: Path) -> None:
-    root = _folder(
+    root = folder(
         tmp_path / "set",
         *("n02/b.JPEG", "n02/a.png", "n02/deep/er/c.jpg", "n01/z.Bmp", "n10/x.webp", "n10/y.TIFF"),
     )
@@ -67,7 +46,7 @@ def test_a_folder_gives_sorted_classes_and_all_images_in_them(tmp_path: Path) ->
     source = open_source(str(root), "train", image_size=32)
     assert source.classes == ("n01", "n02", "n10")
     assert source.labels.dtype == np.int64
-    assert _files(source) == [
+    assert files_of(source) == [
         ("n01/z.Bmp", "n01"),
         ("n02/a.png", "n02"),
         ("n02/b.JPEG", "n02"),
@@ -82,20 +61,101 @@ def test_a_folder_gives_sorted_classes_and_all_images_in_them(tmp_path: Path) ->
 
 
 def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
-    elsewhere = _folder(tmp_path / "elsewhere", "a.jpg")
-    root = _folder(tmp_path / "set", "n01/b.jpg")
+    elsewhere = folder(tmp_path / "elsewhere", "a.jpg")
+    root = folder(tmp_path / "set", "n01/b.jpg")
     (root / "n02").symlink_to(elsewhere, target_is_directory=True)
     (root / "n01/up").symlink_to(root, target_is_directory=True)
     (root / "n01/self").symlink_to(root / "n01", target_is_directory=True)
-    (root / "n01/dead.jpg").symlink_to(tmp_path / "gone.jpg")
-    source = ImageFolder(root)
-    assert _files(source) == [("n01/b.jpg", "n01"), ("n01/dead.jpg", "n01"), ("n02/a.jpg", "n02")]
-    with pytest.raises(UnreadableImage, match=r"dead\.jpg: No such file"):
+    assert files_of(ImageFolder(root)) == [("n01/b.jpg", "n01"), ("n02/a.jpg", "n02")]
+
+
+def test_many_ways_to_a_directory_are_one(tmp_path: Path) -> None:
+    # Each of 40 directories links to the next by two names: 2^40 paths.
+    for number in range(40):
+        (tmp_path / f"set/n01/{number}").mkdir(parents=True)
+        for name in "xy":
+            (tmp_path / f"set/n01/{number}/{name}").symlink_to(f"../{number + 1}")
+    image(tmp_path / "set/n01/40/a.jpg")
+    assert len(ImageFolder(tmp_path / "set")) == 1
+
+
+# What is not read as an image, and what is said of it.
+_STRANGE = {
+    "a FIFO": os.mkfifo,
+    "a socket": lambda path: _socket(path),
+    "a link that leads nowhere": lambda path: path.symlink_to("gone"),
+    "a link that leads to itself": lambda path: path.symlink_to(path.name),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):
+        made.bind(path.name)
+
+
+@pytest.mark.parametrize("what", _STRANGE)
+def test_what_is_no_regular_file_is_named_by_the_scan(tmp_path: Path, what: str) -> None:
+    root = folder(tmp_path / "set", "n01/b.jpg", "n02/a.jpg")
+    _STRANGE[what](root / "n01/x.jpg")
+    _expect(root, rf"n01/x\.jpg is {what}; images are regular files")
+    source = ImageFolder(root)  # as the check opens it
+    assert files_of(source)[1] == ("n01/x.jpg", "n01")
+    with pytest.raises(UnreadableImage, match=r"n01/x\.jpg"):
         source.load(1)
 
 
+def test_a_file_that_became_a_pipe_after_the_scan_is_not_waited_for(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", "n01/b.jpg")
+    source = ImageFolder(root)
+    (root / "n01/b.jpg").unlink()
+    os.mkfifo(root / "n01/b.jpg")
+    for read in (source.load, lambda index: source.header(index, decode=False)):
+        with pytest.raises(UnreadableImage, match="it is a FIFO, no regular file"):
+            read(0)
+
+
+@pytest.mark.parametrize("where", ["n03", "n01/more"])
+def test_a_link_to_a_folder_that_is_gone_is_not_passed_over(tmp_path: Path, where: str) -> None:
+    root = folder(tmp_path / "set", "n01/b.jpg", "n02/a.jpg")
+    (root / where).symlink_to(tmp_path / "unmounted")
+    _expect(root, f"{where} is a link that leads nowhere")
+
+
+def test_what_systems_add_is_no_data_at_any_depth(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", "n01/a.jpg", "n02/b.jpg")
+    for added in (
+        *("@eaDir/a", "#recycle", "lost+found", "__MACOSX/n01", "$RECYCLE.BIN", ".Trash-1000"),
+        *("System Volume Information", "n01/@EADIR/a.jpg", "n01/deep/@eaDir", "n02/.ipynb"),
+    ):
+        image(root / added / "thumb.jpg")
+    (root / "n01/._a.jpg").write_bytes(b"AppleDouble")
+    (root / "n01/Thumbs.db").write_bytes(b"")
+    source = open_source(str(root), "train", image_size=1)
+    assert files_of(source) == [("n01/a.jpg", "n01"), ("n02/b.jpg", "n02")]
+    assert class_names(root) == source.classes
+    assert dict(ImageFolder(root).passed_over) == {
+        "@eaDir": 3, "#recycle": 1, "lost+found": 1, "__MACOSX": 1, "$RECYCLE.BIN": 1, ".*": 2,
+        "System Volume Information": 1, "._*": 1, "Thumbs.db": 1,
+    }  # fmt: skip
+
+
+def test_a_folder_that_may_not_be_read_is_said(tmp_path: Path, monkeypatch) -> None:
+    # Tests may run as root, who may read everything.
+    root = folder(tmp_path / "set", "train/n01/a.jpg", "train/n02/b.jpg")
+    real = os.scandir
+
+    def denied(path):
+        if os.fsdecode(path).endswith("n02"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    _expect(root, r"cannot list .*n02: Permission denied")
+
+
 def test_a_name_that_is_not_utf8_is_read_and_printable(tmp_path: Path) -> None:
-    root = _folder(tmp_path / "set", "n01/a.png")
+    root = folder(tmp_path / "set", "n01/a.png")
     os.rename(os.fsencode(root / "n01/a.png"), os.fsencode(root) + b"/n01/\xff.png")
     source = ImageFolder(root)
     assert source.load(0).size == (8, 6)
@@ -103,19 +163,19 @@ def test_a_name_that_is_not_utf8_is_read_and_printable(tmp_path: Path) -> None:
 
 
 def test_splits_are_folders(tmp_path: Path) -> None:
-    root = _folder(tmp_path / "set", "train/n01/a.jpg", "train/n02/b.jpg", "train/n02/c.jpg")
+    root = folder(tmp_path / "set", "train/n01/a.jpg", "train/n02/b.jpg", "train/n02/c.jpg")
     assert has_split(str(root), "train")
     assert not has_split(str(root), "val")
-    _folder(root, "val/n01/d.jpg", "val/n02/e.jpg", "sketch/n01/f.jpg")
+    folder(root, "val/n01/d.jpg", "val/n02/e.jpg", "sketch/n01/f.jpg")
     assert has_split(str(root), "val")
     assert len(open_source(str(root), "train", image_size=1)) == 3
     val = open_source(str(root), "val", image_size=1)
-    assert _files(val) == [("n01/d.jpg", "n01"), ("n02/e.jpg", "n02")]
+    assert files_of(val) == [("n01/d.jpg", "n01"), ("n02/e.jpg", "n02")]
     assert val.split == "val"
 
 
 def test_a_flat_folder_is_all_train_even_with_a_class_called_train(tmp_path: Path) -> None:
-    root = _folder(tmp_path / "coco", "boat/a.jpg", "train/b.jpg")
+    root = folder(tmp_path / "coco", "boat/a.jpg", "train/b.jpg")
     assert has_split(str(root), "train")
     assert not has_split(str(root), "val")
     assert open_source(str(root), "train", image_size=1).classes == ("boat", "train")
@@ -124,14 +184,14 @@ def test_a_flat_folder_is_all_train_even_with_a_class_called_train(tmp_path: Pat
 
 
 def test_sources_travel_to_other_processes(tmp_path: Path) -> None:
-    source = open_source(str(_folder(tmp_path / "set", "n/a.png")), "train", image_size=1)
+    source = open_source(str(folder(tmp_path / "set", "n/a.png")), "train", image_size=1)
     copy = pickle.loads(pickle.dumps(source))
     assert copy.load(0).tobytes() == source.load(0).tobytes()
 
 
 @pytest.mark.parametrize("index", [-1, 1, 10**9])
 def test_an_index_out_of_range_is_an_error(tmp_path: Path, index: int) -> None:
-    source = ImageFolder(_folder(tmp_path / "set", "n/a.png"))
+    source = ImageFolder(folder(tmp_path / "set", "n/a.png"))
     for method in (source.load, source.describe, source.identifier):
         with pytest.raises(IndexError):
             method(index)
@@ -157,9 +217,9 @@ def _expect(path: Path, match: str, split: str = "train") -> None:
     assert caught.value.exit_status == 2
 
 
-def test_missing_directories_and_files(tmp_path: Path) -> None:
+def test_missing_directories_andfiles_of(tmp_path: Path) -> None:
     _expect(tmp_path / "none", "none does not exist")
-    _expect(_image(tmp_path / "one.jpg"), r"one\.jpg is a file")
+    _expect(image(tmp_path / "one.jpg"), r"one\.jpg is a file")
     with pytest.raises(UserError, match="does not exist"):
         has_split(str(tmp_path / "none"), "val")
 
@@ -167,14 +227,14 @@ def test_missing_directories_and_files(tmp_path: Path) -> None:
 def test_folders_without_class_folders_or_images(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     _expect(tmp_path / "empty", "holds no class folders; the layout is")
-    _expect(_folder(tmp_path / "loose", "a.jpg"), "holds images but no class folders; the layout")
+    _expect(folder(tmp_path / "loose", "a.jpg"), "holds images but no class folders; the layout")
     (tmp_path / "texts/n01").mkdir(parents=True)
     (tmp_path / "texts/n01/a.txt").write_text("x")
     _expect(tmp_path / "texts", "1 class folder but no image")
 
 
 def test_empty_class_folders_are_named(tmp_path: Path) -> None:
-    root = _folder(tmp_path / "set", "n01/a.jpg")
+    root = folder(tmp_path / "set", "n01/a.jpg")
     (root / "n02").mkdir()
     _expect(root, r"1 empty class folder \(n02\)")
     for number in range(3, 9):
@@ -183,27 +243,27 @@ def test_empty_class_folders_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("beside", [None, "val/n01/a.jpg", "test/a.jpg"])
-def test_an_empty_train_folder(tmp_path: Path, beside: str | None) -> None:
+def test_an_empty_trainfolder(tmp_path: Path, beside: str | None) -> None:
     (tmp_path / "set/train").mkdir(parents=True)
     if beside:
-        _folder(tmp_path / "set", beside)
+        folder(tmp_path / "set", beside)
     _expect(tmp_path / "set", "train holds no class folders")
 
 
 def test_a_set_of_val_alone_has_no_train(tmp_path: Path) -> None:
-    root = _folder(tmp_path / "set", "val/n01/a.jpg")
+    root = folder(tmp_path / "set", "val/n01/a.jpg")
     assert len(open_source(str(root), "val", image_size=1)) == 1
     _expect(root, "has no train/ folder")
 
 
 def test_val_must_have_the_classes_of_train(tmp_path: Path) -> None:
-    root = _folder(tmp_path / "set", "train/a/1.jpg", "train/b/1.jpg", "val/b/1.jpg", "val/c/1.jpg")
+    root = folder(tmp_path / "set", "train/a/1.jpg", "train/b/1.jpg", "val/b/1.jpg", "val/c/1.jpg")
     _expect(root, r"1 class only in train/ \(a\); 1 class only in val/ \(c\)", split="val")
     assert open_source(str(root), "train", image_size=1).classes == ("a", "b")
 
 
 def test_the_number_of_images_is_only_for_shapes(tmp_path: Path) -> None:
-    root = _folder(tmp_path / "set", "n/a.jpg")
+    root = folder(tmp_path / "set", "n/a.jpg")
     with pytest.raises(UserError, match="only for `shapes`"):
         open_source(str(root), "train", image_size=32, num_images=5)
     with pytest.raises(UserError, match="number of images 0"):
@@ -213,121 +273,6 @@ def test_the_number_of_images_is_only_for_shapes(tmp_path: Path) -> None:
 def test_a_split_has_one_of_two_names() -> None:
     with pytest.raises(ValueError, match="neither train nor val"):
         open_source("shapes", "test", image_size=32)
-
-
-# -- the cache of file lists -------------------------------------------------------------------
-
-
-@pytest.fixture
-def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every folder that is scanned, rather than taken from the cache."""
-    scanned: list[str] = []
-    real = manifest.scan
-
-    def counted(root: str) -> manifest.Manifest:
-        scanned.append(root)
-        return real(root)
-
-    monkeypatch.setattr(manifest, "scan", counted)
-    return scanned
-
-
-@pytest.fixture
-def aged(tmp_path: Path) -> Path:
-    root = _folder(tmp_path / "set", "n01/a.jpg", "n02/b.jpg", "n02/deep/é.jpg")
-    _age(root)
-    return root
-
-
-def test_a_folder_is_scanned_once(aged: Path, scans: list[str], cache: Path) -> None:
-    before = sorted(map(str, aged.rglob("*")))
-    first, second = ImageFolder(aged), ImageFolder(aged)
-    assert len(scans) == 1
-    assert _files(first) == _files(second)
-    assert first.classes == second.classes
-    np.testing.assert_array_equal(first.labels, second.labels)
-    assert second.load(2).size == (8, 6)
-    assert sorted(map(str, aged.rglob("*"))) == before
-    assert len(list(cache.rglob("*.npz"))) == 1
-
-
-@pytest.mark.parametrize("where", ["n01", "n02/deep", "n03"])
-def test_a_change_in_any_directory_is_seen(aged: Path, scans: list[str], where: str) -> None:
-    old = _files(ImageFolder(aged))
-    _image(aged / where / "new.jpg")
-    new = _files(ImageFolder(aged))
-    assert len(scans) == 2
-    assert {name for name, _ in new} - {name for name, _ in old} == {f"{where}/new.jpg"}
-    _age(aged)
-    ImageFolder(aged)
-    (aged / where / "new.jpg").unlink()
-    if where == "n03":
-        (aged / where).rmdir()
-    assert _files(ImageFolder(aged)) == old
-
-
-def test_another_folder_under_the_same_name_is_seen(aged: Path, tmp_path: Path) -> None:
-    ImageFolder(aged)
-    aged.rename(tmp_path / "moved")
-    _folder(aged, "n05/a.jpg")
-    assert ImageFolder(aged).classes == ("n05",)
-
-
-def test_a_folder_still_being_filled_is_not_kept(tmp_path: Path, scans: list[str]) -> None:
-    root = _folder(tmp_path / "set", "n01/a.jpg")
-    ImageFolder(root)
-    ImageFolder(root)
-    assert len(scans) == 2
-
-
-@pytest.mark.parametrize("damage", ["cut", "noise", "empty", "flipped", "other format", "pickle"])
-def test_a_damaged_cache_is_replaced(
-    aged: Path, scans: list[str], cache: Path, damage: str
-) -> None:
-    expected = _files(ImageFolder(aged))
-    (stored,) = cache.rglob("*.npz")
-    whole = stored.read_bytes()
-    position = whole.index(b"a.jpg")
-    if damage == "other format":
-        with np.load(stored) as old:
-            np.savez(stored, **{**old, "format": np.array(0)})
-    elif damage == "pickle":
-        with np.load(stored) as old:
-            np.savez(stored, **{**old, "names": np.array([{"a": 1}], object)})
-    else:
-        stored.write_bytes(
-            {
-                "cut": whole[: len(whole) // 2],
-                "noise": bytes(range(256)) * 20,
-                "empty": b"",
-                "flipped": whole[:position] + b"X" + whole[position + 1 :],
-            }[damage]
-        )
-    assert _files(ImageFolder(aged)) == expected
-    assert len(scans) == 2
-    assert _files(ImageFolder(aged)) == expected
-    assert len(scans) == 2
-
-
-def test_an_unwritable_cache_only_costs_time(
-    aged: Path, scans: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("SER_CACHE", str(tmp_path / "file/cache"))
-    assert len(ImageFolder(aged)) == 3
-    assert len(ImageFolder(aged)) == 3
-    assert len(scans) == 2
-
-
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    monkeypatch.setenv("SER_CACHE", "/s")
-    assert manifest.cache_directory() == Path("/s")
-    monkeypatch.delenv("SER_CACHE")
-    assert manifest.cache_directory() == Path("/x/ser")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/h")
-    assert manifest.cache_directory() == Path("/h/.cache/ser")
 
 
 # -- pixel formats -----------------------------------------------------------------------------
@@ -453,7 +398,7 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_gone(tmp_path: Path) -> None:
-    source = ImageFolder(_folder(tmp_path / "set", "n/a.jpg"))
+    source = ImageFolder(folder(tmp_path / "set", "n/a.jpg"))
     shutil.rmtree(tmp_path / "set")
     with pytest.raises(UnreadableImage, match="No such file"):
         source.load(0)

@@ -360,7 +360,7 @@ def test_files_that_do_not_say_it_keep_the_plain_way(tmp_path):
     assert load_encoder(path).pos_resize == "bicubic"
     header["positions"] = "nearest"
     write_encoder(path, header, student=student, teacher=None)
-    refused(lambda: load_encoder(path), "positions 'nearest'")
+    refused(lambda: load_encoder(path), "positions is 'nearest'")
 
 
 def test_a_checkpoint_of_training_says_it(tmp_path):

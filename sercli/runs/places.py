@@ -1,0 +1,50 @@
+"""What users name as files and folders, refused at the door where it can be neither."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from sercli.errors import UserError, from_os_error
+
+# `Path` makes s3:/bucket of s3://bucket. One letter is a drive of Windows.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_SHOWN = 80  # characters; what is longer loses its middle
+
+
+def require_place(given: str | Path, what: str) -> None:
+    """Refuse what is no path at all: a URL, nothing, or a name that no file system takes.
+
+    Args:
+        given: As it was given; nothing needs to be there.
+        what: What it was given as, for the message: "data", "--out".
+
+    Raises:
+        UserError: It is no path, or where it leads may not be looked at.
+    """
+    path = str(given)
+    url = _URL.match(path)
+    if url is not None and not os.path.exists(f"{url[1]}:"):
+        raise UserError(
+            f"{what} {_shown(path)}",
+            "URLs are not read or written",
+            "download it, or mount it, and name the path",
+        )
+    if not path:
+        raise UserError(f"{what} is empty", "a path is needed")
+    if "\0" in path:
+        raise UserError(
+            f"{what} {_shown(path.encode('unicode_escape').decode())}", "no path holds a NUL"
+        )
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise from_os_error(error, f"{what} {_shown(path)}") from error
+
+
+def _shown(path: str) -> str:
+    half = _SHOWN // 2
+    return path if len(path) <= _SHOWN else f"{path[:half]}…{path[-half:]}"

@@ -1,0 +1,190 @@
+"""Files that are looked at before they are believed: what every typed reader begins with.
+
+Whoever wrote it, a file that is read here is regular and not too large, its JSON is no deeper than
+a person could follow and holds finite numbers only, and an archive is no larger unpacked than its
+reader expects. What is in it is then checked by a model of pydantic's (`stored`). All that is
+wrong is a `UserError` of one line. Importing this imports no pydantic, `stored` does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import reprlib
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sercli.errors import UserError, from_os_error
+
+MIB = 1 << 20
+LARGEST_JSON = 16 * MIB  # run.json and results: some KB, a set of a thousand classes half a MB
+DEEPEST = 64
+Scalar = str | int | float | bool | None
+_DIGITS = 320  # of a number within the range of float64
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 60
+_short.maxdict = _short.maxlist = _short.maxtuple = 3
+_short.maxlevel = 2
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: `repr`, cut short."""
+    return _short.repr(value)
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what is no regular file: opening a FIFO or a device may never end.
+
+    Raises:
+        UserError: It is none, or it cannot be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise from_os_error(error, f"cannot read {path}") from error
+    except ValueError as error:  # a null character
+        raise UserError(f"cannot read {shown(str(path))} ({error})") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
+        raise UserError(f"{path} is {kind}", "a regular file is needed")
+
+
+def read_bytes(path: Path, *, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    Raises:
+        UserError: Missing, unreadable, no regular file, or larger.
+    """
+    require_regular(path)
+    try:
+        # A file that became a pipe since is not waited for.
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise from_os_error(error, f"cannot read {path}") from error
+    if len(data) > limit:
+        raise UserError(
+            f"{path} is larger than {limit // MIB} MiB", "no file of this kind is so large"
+        )
+    return data
+
+
+# -- JSON -----------------------------------------------------------------------------------------
+
+
+def parse_json(data: bytes | str, name: str) -> Any:
+    """What JSON says, if it says it plainly.
+
+    Args:
+        data: UTF-8.
+        name: What it is called, for messages.
+
+    Raises:
+        UserError: No JSON, a key that stands twice, NaN, infinities and numbers beyond float64,
+            half a character, or more than `DEEPEST` levels.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode()
+        value = json.loads(
+            text, parse_constant=_no_constant, parse_int=_integer, object_pairs_hook=_once
+        )
+        _look_through(value)
+    except RecursionError as error:
+        raise UserError(
+            f"{name} is nested too deeply", f"{DEEPEST} levels of JSON are read"
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"{name} is not valid JSON ({str(error)[:200]})", "finite numbers and text are needed"
+        ) from error
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        seen: set[str] = set()
+        twice = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {shown(twice)} stands twice")
+    return found
+
+
+def _look_through(tree: Any) -> None:
+    left: list[tuple[Any, int]] = [(tree, 1)]
+    while left:
+        value, level = left.pop()
+        if level > DEEPEST:
+            raise RecursionError
+        if isinstance(value, dict):
+            for key in value:
+                _require_characters(key)
+            left += [(inner, level + 1) for inner in value.values()]
+        elif isinstance(value, list):
+            left += [(inner, level + 1) for inner in value]
+        elif isinstance(value, str):
+            _require_characters(value)
+        elif not is_finite(value):
+            raise ValueError("a number beyond the range of float64")
+
+
+def _require_characters(text: str) -> None:
+    if not text.isascii():
+        text.encode()  # half of a character: UnicodeEncodeError, a ValueError
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is not a number that float64 cannot hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return True
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+# -- Lines of JSON --------------------------------------------------------------------------------
+
+
+def rows(path: Path) -> Iterator[dict[str, Scalar]]:
+    """The rows of a file with a JSON object of plain values in every line, one after another.
+
+    A kill, a full disk or a power cut may leave anything between them: what is no such object is
+    passed over.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    require_regular(path)
+    try:
+        with open(path, "rb") as file:
+            while line := file.readline(MIB):
+                row = _row(line)
+                if row is not None:
+                    yield row
+    except OSError as error:
+        raise from_os_error(error, f"cannot read {path}") from error
+
+
+def _row(line: bytes) -> dict[str, Scalar] | None:
+    try:
+        row = parse_json(line, "a row")
+    except UserError:
+        return None
+    if not isinstance(row, dict):
+        return None
+    return None if any(isinstance(value, dict | list) for value in row.values()) else row
