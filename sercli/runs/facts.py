@@ -80,7 +80,7 @@ class RunFacts:
 
     @property
     def status(self) -> str:
-        """How the run stands: running, preempted, done or failed."""
+        """How the run stands: running, preempted, interrupted, done or failed."""
         return str(self.record.get("status", "done"))
 
     def quantity(self, section: str, key: str) -> float | None:
