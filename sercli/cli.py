@@ -84,6 +84,8 @@ def main() -> NoReturn:
     # Threads that wait shall sleep, not spin: on a busy machine spinning halves the speed or worse.
     # OpenMP reads this when torch loads it, which no command has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Likewise: what torch's C++ warns of where another process is gone; ser says it in a line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     if debug:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sercli import stages
 from sercli.precision import widened
 
 _T = TypeVar("_T")
@@ -86,6 +87,7 @@ class _GatherRows(torch.autograd.Function):
         padded = rows.new_zeros(most, *rows.shape[1:])
         padded[: len(rows)] = rows
         gathered = rows.new_empty(len(counts) * most, *rows.shape[1:])
+        stages.take_turn()
         dist.all_gather_into_tensor(gathered, padded)
         pieces = gathered.view(len(counts), most, *rows.shape[1:])
         return torch.cat([piece[:n] for piece, n in zip(pieces, counts, strict=True)])
@@ -94,6 +96,7 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         counts: Sequence[int] = ctx.counts
         total = widened(gradient).contiguous().clone()  # a sum over many ranks
+        stages.take_turn()
         dist.all_reduce(total)
         start = sum(counts[: dist.get_rank()])
         return total[start : start + counts[dist.get_rank()]].to(gradient.dtype), None
@@ -143,12 +146,14 @@ class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(_ctx: Any, value: Tensor) -> Tensor:
         total = value.clone()
+        stages.take_turn()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(_ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
+        stages.take_turn()
         dist.all_reduce(total)
         return total
 
@@ -163,6 +168,7 @@ def any_rank(flag: int, device: torch.device) -> int:
     if not active():
         return flag
     value = torch.tensor(flag, device=device)
+    stages.take_turn()
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return int(value.item())
 
@@ -172,6 +178,7 @@ def broadcast_object(value: Any) -> Any:
     if not active():
         return value
     box = [value]
+    stages.take_turn()
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
@@ -181,10 +188,12 @@ def gather_objects(value: _T) -> list[_T]:
     if not active():
         return [value]
     found: list[Any] = [None] * dist.get_world_size()
+    stages.take_turn()
     dist.all_gather_object(found, value)
     return found
 
 
 def barrier() -> None:
     if active():
+        stages.take_turn()
         dist.barrier()

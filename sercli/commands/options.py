@@ -94,6 +94,16 @@ def addon_option(**more: Any) -> Any:
     return typer.Option(metavar="NAME", help=text, autocompletion=_addon_names, **more)
 
 
+Bounds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STAGE=SECONDS,…",
+        help="How long one of several processes may stand still before the others end the run: "
+        "start, compile (the first steps), step, save, monitor.",
+        show_default="start=900,compile=1200,step=600,save=900,monitor=1200; SER_BOUNDS for all "
+        "commands",
+    ),
+]
 Data = Annotated[
     str | None,
     typer.Option(

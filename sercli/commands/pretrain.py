@@ -12,6 +12,7 @@ import typer
 
 from sercli import addons, methods
 from sercli.commands.options import (
+    Bounds,
     Device,
     Plugins,
     Settings,
@@ -102,11 +103,14 @@ def pretrain(
     ] = None,
     device: Device = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    bounds: Bounds = None,
 ) -> None:
     """Pretrain a ViT: an invariant objective, alone or with an equivariance add-on.
 
     Without options: MoCo-v3 + SER at layer 3 on the embedded world, in minutes on a laptop.
     """
+    if bounds is not None:
+        _set_bounds(bounds, nproc)
     if resume is None:
         _start(new, device=device, nproc=nproc)
         return
@@ -114,9 +118,26 @@ def pretrain(
         raise UserError(
             "--resume with options that describe a new run",
             "a run is resumed with the recipe it was started with",
-            "leave out all but --device and --nproc",
+            "leave out all but --device, --nproc and --bounds",
         )
     _resume(resume, device=device, nproc=nproc)
+
+
+def _set_bounds(bounds: str, nproc: int) -> None:
+    """Have the processes of this start watched by these bounds."""
+    import os
+
+    from sercli.engine.bounds import VARIABLE, read_bounds
+    from sercli.engine.processes import launched_by
+
+    read_bounds(bounds)
+    if nproc == 1 and launched_by() is None:
+        raise UserError(
+            f"--bounds {bounds} with one process",
+            "they say how long several wait for each other",
+            "leave it out",
+        )
+    os.environ[VARIABLE] = bounds
 
 
 def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
@@ -147,7 +168,7 @@ def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
         return prepared[0].run
 
     with contextlib.ExitStack() as until:
-        chosen = until.enter_context(runtime.process_group(device))
+        chosen = until.enter_context(runtime.process_group(device, stage="start"))
         if distributed.active():  # they stop together, which they can from here on
             until.enter_context(signals.at_boundaries(alone=False))
         run = runtime.decided_by_first(prepare)
@@ -197,7 +218,7 @@ def _resume(path: Path, *, device: str | None, nproc: int) -> None:
         pretraining.read_recipe(run)  # refused now, not by the processes
         launch.launch(run, nproc=nproc, device=device)
     else:
-        with runtime.process_group(device) as chosen:
+        with runtime.process_group(device, stage="start") as chosen:
             _train(run, chosen, None)
     _print_what_is_next(run)
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sercli import stages
 from sercli.data.cores import cores
 from sercli.data.ring import Column, Ring, Row
 from sercli.data.source import ImageSource
@@ -199,6 +200,7 @@ def _in_order(
         for _ in range(pieces):
             submit()
             notes += pool.take()
+            stages.moved()
             submitted -= 1
         submit()
         columns = {n: torch.from_numpy(column[:count]) for n, column in ring.slot(slot).items()}

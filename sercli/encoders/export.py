@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -79,6 +79,7 @@ def export(
     encoder = loaded.encoder
     name, options = timm_model(encoder)
     tensors = timm_tensors(encoder, options)
+    config = timm_config(loaded)
     header = {
         **facts,
         "format": "pt",
@@ -86,6 +87,7 @@ def export(
         "writer": f"ser {__version__}",
         "architecture": name,
         "arguments": json.dumps(options),
+        "pretrained_cfg": json.dumps(config),
         "num_heads": str(loaded.num_heads),
         "cls_after": str(encoder.cls_after),
         "positions": encoder.pos_resize,
@@ -99,7 +101,8 @@ def export(
     draft = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
     try:
         write_atomic(draft, lambda file: file.write(data))
-        difference = _difference(encoder, draft, name, options)
+        model = _in_timm(draft, name, {**options, "pretrained_cfg_overlay": config})
+        difference = _difference(encoder, model)
         if not difference <= TOLERANCE:
             raise RunFailed(
                 f"timm's output of {path} differs from ours by {difference:.2g}; "
@@ -111,7 +114,8 @@ def export(
     finally:
         with suppress(OSError):
             draft.unlink()
-    return Exported(path, difference, len(tensors), loading_code(path, name, options))
+    code = loading_code(path, name, {**options, "pretrained_cfg_overlay": config})
+    return Exported(path, difference, len(tensors), code)
 
 
 def timm_model(encoder: Encoder) -> tuple[str, dict[str, Any]]:
@@ -166,6 +170,23 @@ def timm_model(encoder: Encoder) -> tuple[str, dict[str, Any]]:
     return name, {**options, "num_classes": 0}
 
 
+def timm_config(loaded: LoadedEncoder) -> dict[str, Any]:
+    """What timm is told of the images, as its `pretrained_cfg` calls it (JSON values).
+
+    timm takes it from whoever creates the model, never from a file of weights; what it would take
+    otherwise is of the model whose name is used: other sizes, and other means.
+    """
+    side = loaded.encoder.grid[0] * loaded.encoder.patch_size
+    return {
+        "input_size": [3, side, side],
+        "interpolation": "bicubic",
+        "crop_pct": 224 / 256,  # as ser evaluates
+        "mean": list(loaded.mean),
+        "std": list(loaded.std),
+        "num_classes": 0,
+    }
+
+
 def timm_tensors(encoder: Encoder, options: Mapping[str, Any]) -> dict[str, Tensor]:
     """Our tensors as timm's; where timm has a position for [CLS] it is zero."""
     tensors = dict(encoder.state_dict())
@@ -185,14 +206,19 @@ def loading_code(path: Path, name: str, options: Mapping[str, Any]) -> str:
     )
 
 
-@torch.no_grad()
-def _difference(encoder: Encoder, path: Path, name: str, options: Mapping[str, Any]) -> float:
-    """Largest difference between timm's tokens after the final norm and ours, on random images."""
+def _in_timm(path: Path, name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The model that timm makes of a file."""
     try:
-        model = timm.create_model(name, checkpoint_path=str(path), **options).eval()
+        return cast(nn.Module, timm.create_model(name, checkpoint_path=str(path), **arguments))
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"timm's {name} does not take these weights ({reason})") from error
+
+
+@torch.no_grad()
+def _difference(encoder: Encoder, model: Any) -> float:
+    """Largest difference between timm's tokens after the final norm and ours, on random images."""
+    model = model.eval()
     size = encoder.grid[0] * encoder.patch_size
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     training = encoder.training

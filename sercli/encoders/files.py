@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import re
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -129,6 +130,16 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     return header, tensors
 
 
+def header_of(path: Path) -> dict[str, str]:
+    """The header alone; empty for a file that has none that can be read."""
+    try:
+        _require_small_header(path)
+        with safetensors.safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (UserError, OSError, safetensors.SafetensorError):
+        return {}
+
+
 def _damaged(path: Path, what: str, key: str) -> UserError:
     return UserError(
         f"{path} is damaged: its {what} written",
@@ -216,7 +227,8 @@ def load_torch_file(path: Path) -> dict[str, Any]:
     records = _whole_records(path)
     allowed: list[Any] = [argparse.Namespace, *((_Record, name) for name in _RECORDS)]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle's version: what is read is read
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except OSError as error:
         raise from_os_error(error, f"cannot read {path}") from error

@@ -8,8 +8,6 @@ from sercli import distributed
 from sercli.errors import Interrupted, Preempted
 from sercli.signals import StopRequest
 
-_READING = "stopped while reading images; repeat the command to go on"
-
 
 class Stopping:
     """Turns a signal that any rank got between steps into an error on all of them.
@@ -17,11 +15,11 @@ class Stopping:
     Args:
         request: Set by signal handlers; None: nothing stops what is done.
         device: Where the ranks agree.
-        message: What the error says.
+        message: What the error says; empty: what was done, and that the command is to be repeated.
     """
 
     def __init__(
-        self, request: StopRequest | None, device: torch.device, message: str = _READING
+        self, request: StopRequest | None, device: torch.device, message: str = ""
     ) -> None:
         self.request, self.device, self.message = request, device, message
 
@@ -31,9 +29,23 @@ class Stopping:
         Raises:
             Interrupted, Preempted: As asked for.
         """
+        if self.request is not None:
+            self._stop(distributed.any_rank(self._asked(), self.device), "while reading images")
+
+    def check_alone(self) -> None:
+        """Stop this rank while it works and the others wait for what it finds.
+
+        Raises:
+            Interrupted, Preempted: As asked for.
+        """
+        self._stop(self._asked(), "while scoring")
+
+    def _asked(self) -> int:
         if self.request is None:
-            return
-        flag = 2 if self.request.interrupted else 1 if self.request.preempted else 0
-        stop = (None, Preempted, Interrupted)[distributed.any_rank(flag, self.device)]
+            return 0
+        return 2 if self.request.interrupted else 1 if self.request.preempted else 0
+
+    def _stop(self, flag: int, when: str) -> None:
+        stop = (None, Preempted, Interrupted)[flag]
         if stop is not None:
-            raise stop(self.message)
+            raise stop(self.message or f"stopped {when}; repeat the command to go on")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from sercli import distributed, signals
+from sercli import distributed, signals, stages
 from sercli.data import open_source
 from sercli.data.cores import most_loaders, require_loaders
 from sercli.data.source import ImageSource
@@ -22,6 +22,7 @@ from sercli.engine.preemption import Stopping
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
+from sercli.engine.watch import naming_who_is_gone
 from sercli.errors import Interrupted, Preempted, SerError, UserError
 from sercli.families import resolve, title_of
 from sercli.families.plugins import copies_for_run
@@ -121,6 +122,7 @@ def prepare(
         with deferred():  # no stop comes between the directory and who says so in it
             run = create_run(resolved, plan, out)
             (until or prepared).enter_context(stops_recorded(run))
+        stages.here.run = str(run.path.absolute())
         console = Screen()
         print_plan(resolved, plan, run.path, console)
         for note in resolved.notes:
@@ -187,7 +189,12 @@ def train(
         recipe = prepared.recipe
     first = distributed.rank() == 0
     several = distributed.active()
-    with stops_recorded(run), at_boundaries(alone=False) if several else contextlib.nullcontext():
+    stages.here.run = str(run.path.absolute())
+    with contextlib.ExitStack() as until:
+        until.enter_context(stops_recorded(run))
+        until.enter_context(naming_who_is_gone())
+        if several:
+            until.enter_context(at_boundaries(alone=False))
         runtime = runtimes.runtime_for(device, recipe.train.precision)
         source = training_source(recipe) if prepared is None else prepared.source
         monitor = make_monitor(recipe, source, runtime)

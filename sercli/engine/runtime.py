@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import socket
 import subprocess
@@ -17,9 +16,13 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from sercli import __version__, distributed, signals
-from sercli.engine.processes import launched_by
+from sercli import __version__, distributed, signals, stages
+from sercli.engine import watch
+from sercli.engine.bounds import bounds_here, collective_seconds
+from sercli.engine.meeting import meet
+from sercli.engine.processes import Started, ranks_here, started
 from sercli.errors import SerError, UserError
+from sercli.visible import say
 
 _T = TypeVar("_T")
 
@@ -69,56 +72,62 @@ def choose_device(name: str | None) -> torch.device:
 def runtime_for(device: torch.device, precision: str = "auto") -> Runtime:
     """Precision by name: "fp32", "bf16", or "auto" (bf16 on CUDA, fp32 on a CPU)."""
     mixed = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", 1)))
-    return Runtime(device, torch.bfloat16 if mixed else None, ranks_here)
+    return Runtime(device, torch.bfloat16 if mixed else None, ranks_here())
 
 
 @contextmanager
-def process_group(device_name: str | None) -> Iterator[torch.device]:
+def process_group(device_name: str | None, *, stage: str = "evaluate") -> Iterator[torch.device]:
     """Join the processes that torchrun or srun started (if any) and leave them at the end.
+
+    Args:
+        device_name: As given, for `choose_device`.
+        stage: What they begin with, for `watch`.
 
     Yields:
         This process's device: each process of a machine has a CUDA device of its own.
 
     Raises:
-        UserError: SLURM started several tasks without MASTER_ADDR and MASTER_PORT, or there are
-            more processes than devices.
+        UserError: What launchers set is contradictory, or there are more processes than devices.
+        RunFailed: Some do not come, or do not go on.
     """
-    launcher = launched_by()
-    if launcher is None:
+    one = started()
+    if one is None:
         yield choose_device(device_name)
         return
-    if launcher == "slurm":
-        if not {"MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
-            raise UserError(
-                "srun started several tasks without MASTER_ADDR and MASTER_PORT",
-                "the tasks have to find each other",
-                "export MASTER_ADDR=$(scontrol show hostnames | head -n 1) MASTER_PORT=29500",
+    device, bounds = _device_of(one, device_name), bounds_here()
+    if one.derived is not None and one.rank == 0:
+        say(f"{one.world_size} tasks meet at {one.host}:{one.port} ({one.derived})", err=True)
+    stages.enter("start")
+    store = meet(one, watch.myself(one.rank), bounds["start"])
+    with watch.watching(one, bounds):
+        with signals.fatal():  # all have come, but it is no wait of Python's
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=store,
+                rank=one.rank,
+                world_size=one.world_size,
+                timeout=timedelta(seconds=collective_seconds(bounds)),
             )
-        os.environ["RANK"] = os.environ["SLURM_PROCID"]
-        os.environ["WORLD_SIZE"] = os.environ["SLURM_STEP_NUM_TASKS"]
-        os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
+        with watch.in_group():
+            if device.type == "cuda":
+                _require_own_devices(device)
+            stages.enter(stage)
+            yield device
+
+
+def _device_of(one: Started, device_name: str | None) -> torch.device:
+    """The device of one of several processes."""
     device = choose_device(device_name)
     if device_name is not None and ":" in device_name:
         raise UserError(
-            f"--device {device_name} with {os.environ['WORLD_SIZE']} processes",
+            f"--device {device_name} with {one.world_size} processes",
             "each takes a device of its own",
             "use --device cuda",
         )
-    own = device
     if device.type == "cuda":
-        own = torch.device("cuda", _device_index(int(os.environ.get("LOCAL_RANK", "0"))))
-        torch.cuda.set_device(own)
-    with signals.fatal():  # as long as others are waited for
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30)
-        )
-    try:
-        if device.type == "cuda":
-            _require_own_devices(own)
-        yield own
-    finally:
-        dist.destroy_process_group()
+        device = torch.device("cuda", _device_index(one.local_rank))
+        torch.cuda.set_device(device)
+    return device
 
 
 def _device_index(local_rank: int) -> int:

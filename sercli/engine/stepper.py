@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
-from sercli import distributed
+from sercli import distributed, stages
 from sercli.engine.agreement import Agreed, Agreement
 from sercli.engine.tracking import Tracker
 from sercli.errors import Interrupted, Preempted, RunFailed
@@ -32,6 +32,7 @@ from sercli.signals import StopRequest, deferred
 _T = TypeVar("_T")
 
 MAX_NON_FINITE = 3  # in a row
+FIRST_STEPS = 3  # of an attempt: kernels are compiled or chosen
 
 Clock = Callable[[], float]  # seconds from any beginning, never backwards
 
@@ -193,10 +194,11 @@ class Stepper:
     def save(self) -> None:
         """Write what `resume` takes up (rank 0; the others wait)."""
         if self.state is not None:
-            if distributed.rank() == 0:
-                with deferred():  # also from a second Ctrl-C
-                    self.state.save(Position(self.step, self.train_seconds))
-            distributed.barrier()
+            with stages.inside("save"):
+                if distributed.rank() == 0:
+                    with deferred():  # also from a second Ctrl-C
+                        self.state.save(Position(self.step, self.train_seconds))
+                distributed.barrier()
         self._saved, self._saved_step = self.clock(), self.step
 
     # -- around a step ------------------------------------------------------------------------
@@ -212,18 +214,23 @@ class Stepper:
         if self.run is not None:
             self._tracker = Tracker(self.run, wanted=wanted, first_step=self.step)
         self._begin()
+        first, before = self.step, (stages.here.stage, stages.here.doing)
         try:
             while True:
                 began = self.clock()
+                stage = "step" if self.step >= first + FIRST_STEPS else "compile"
+                stages.enter(stage, "waiting for images", self.step)
                 try:
                     batch = next(iterator)
                 except StopIteration:
                     break
                 self._waited += self.clock() - began
+                stages.enter(stage)
                 yield batch
             if self._unjudged is not None:
                 self._fail_if_bad(self._unjudged.read())
         finally:
+            stages.enter(*before)
             if self._tracker is not None:
                 self._tracker.close()
 
@@ -358,9 +365,10 @@ class Stepper:
             **facts,
         }
         if self._is_measured() and self.measure is not None:
-            if distributed.rank() == 0:
-                row |= self.measure()
-            distributed.barrier()
+            with stages.inside("monitor"):
+                if distributed.rank() == 0:
+                    row |= self.measure()
+                distributed.barrier()
         if distributed.rank() == 0 and self.run is not None:
             self.run.append_metrics(row)
         if self._tracker is not None:

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import safetensors
 import safetensors.torch
 import timm
 import torch
+from PIL import Image
 from torch import nn
 
 from sercli.encoders import export as exporting
@@ -63,6 +65,29 @@ def test_round_trip_through_timm_and_back(tmp_path, cls_after):
     assert json.loads(header["mean"]) == [0.485, 0.456, 0.406]
     assert json.loads(header["arguments"])["num_classes"] == 0
     assert header["architecture"] == ("ser_vit" if cls_after else "vit_small_patch16_224")
+
+
+@pytest.mark.parametrize("cls_after", [0, 1])
+def test_timm_is_told_of_the_images(tmp_path, cls_after):
+    """Without that, timm prepares images of 224 px, and for vit_small by means of 0.5."""
+    path, _ = encoder_file(tmp_path, cls_after)
+    seen = replace(read_encoder(path), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    out = tmp_path / "out.safetensors"
+    scope = {}
+    exec(export(seen, out, facts={}).code, scope)
+    told = timm.data.resolve_model_data_config(scope["model"])
+    assert tuple(told["input_size"]) == (3, seen.image_size, seen.image_size) == (3, 32, 32)
+    assert (tuple(told["mean"]), tuple(told["std"])) == (seen.mean, seen.std)
+    assert (told["interpolation"], told["crop_pct"]) == ("bicubic", 0.875)
+    transform = timm.data.create_transform(**told, is_training=False)
+    assert transform(Image.new("RGB", (80, 60))).shape == (3, 32, 32)
+    config = scope["model"].pretrained_cfg
+    assert config["num_classes"] == 0
+    header = json.loads(header_of(out)["pretrained_cfg"])
+    assert header == json.loads(json.dumps({key: config[key] for key in header}))
+    # Read back, by ser too.
+    again = read_encoder(out)
+    assert (again.image_size, again.mean, again.std) == (32, seen.mean, seen.std)
 
 
 @pytest.mark.run

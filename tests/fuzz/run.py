@@ -21,6 +21,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -151,15 +152,14 @@ def watched(name: str, *, seed: int, count: int | None, seconds: float | None) -
     board = mmap.mmap(-1, 16)  # which input is being tried, and how many bytes it has grown by
     index = 0
     while index < (count or sys.maxsize) and time.monotonic() < end:
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(reader)
-            _child(module, inputs, range(index, count or sys.maxsize), end, board, writer)
-        os.close(writer)
-        stopped = _watch(child, board)
-        with os.fdopen(reader) as file:
-            done = file.read()
+        with tempfile.TemporaryFile("w+") as lines:  # a pipe holds no more than 64 KiB
+            child = os.fork()
+            if child == 0:
+                rest = range(index, count or sys.maxsize)
+                _child(module, inputs, rest, end, board, os.dup(lines.fileno()))
+            stopped = _watch(child, board)
+            lines.seek(0)
+            done = lines.read()
         index = int.from_bytes(board[:8], "little")
         _merge(outcome, done)
         outcome.growth = max(outcome.growth, int.from_bytes(board[8:16], "little"))

@@ -334,7 +334,7 @@ TABLE = RECIPES / "README.md"
 BOOKKEEPING = {
     "seed", "data.path", "data.num_train", "data.num_val", "data.workers", "train.max_steps",
     "train.compile", "train.tensorboard", "train.log_steps", "train.checkpoint_epochs",
-    "train.monitor_epochs",
+    "train.monitor_epochs", "train.keep_epochs",
 }  # fmt: skip
 
 

@@ -9,6 +9,8 @@ raw ids. Boxes are x, y, width, height in pixels.
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sercli.data.coco.rules import _polygons, faults
-from sercli.data.coco.source import Annotation, Category, DetectionSource, require_size
+from sercli.data.coco.masks import sound_polygons
+from sercli.data.coco.rules import ListedImage, read_listing
+from sercli.data.coco.source import Annotation, DetectionSource, require_size
 from sercli.data.images.decode import read_rgb
-from sercli.data.images.listing import regular_files
+from sercli.data.images.listing import NotRegular, is_directory, open_regular, regular_files
 from sercli.errors import UserError, from_os_error
 
 _PREFIX = "instances_"
@@ -35,7 +38,7 @@ class CocoFolder(DetectionSource):
         name: The path in messages; default: `root`.
 
     Raises:
-        UserError: A file is missing, or its content breaks one of the rules of `faults`.
+        UserError: A file is missing, or its content breaks one of the rules of `read_listing`.
     """
 
     def __init__(self, root: Path, split: str, *, name: str | None = None) -> None:
@@ -43,41 +46,44 @@ class CocoFolder(DetectionSource):
         self.name = name or str(root)
         self.split = split
         self.file, self.folder = place.file, place.images()
-        content = read_annotations(self.file)
-        for fault in faults(content):
-            raise UserError(f"{self.file}: {fault}", remedy="`ser data check` lists all there is")
-        categories = sorted(content["categories"], key=lambda item: int(item["id"]))
-        self.categories = tuple(Category(int(one["id"]), str(one["name"])) for one in categories)
-        images = sorted(content["images"], key=lambda item: int(item["id"]))
-        if not images:
-            raise UserError(f"{self.file} lists no images")
-        self.image_ids = np.array([image["id"] for image in images], np.int64)
-        self.sizes = np.array([(image["width"], image["height"]) for image in images], np.int64)
-        self._names = np.array([image["file_name"] for image in images])
-        self._require_files()
-        groups: dict[int, list[Annotation]] = {int(number): [] for number in self.image_ids}
-        for annotation in content["annotations"]:
+        listing = read_listing(read_annotations(self.file), self._refuse, split=split)
+        self.categories = tuple(listing.categories.values())
+        images = [*listing.images.values()]
+        self.image_ids = np.array([image.id for image in images], np.int64)
+        self.sizes = np.array([image.size for image in images], np.int64)
+        self._require_files(images)
+        # One buffer: an array of text would take each name for as long as the longest.
+        names = [image.file_name.encode() for image in images]
+        self._names = b"".join(names)
+        self._name_ends = np.cumsum([len(name) for name in names], dtype=np.int64)
+        groups: dict[int, list[Annotation]] = {image.id: [] for image in images}
+        for annotation in listing.annotations:
             groups[annotation["image_id"]].append(_plain(annotation))
         self._pack(groups.values())
 
-    def _require_files(self) -> None:
+    def _refuse(self, fault: str) -> None:
+        raise UserError(f"{self.file}: {fault}", remedy="`ser data check` lists all there is")
+
+    def _require_files(self, images: Sequence[ListedImage]) -> None:
         # One listing instead of a look at every file. Names may hold folders; those are looked at.
         there = regular_files(self.folder)
         missing = [
-            name
-            for name in self._names.tolist()
-            if name not in there and not ("/" in name and (self.folder / name).is_file())
+            image.file_name
+            for image in images
+            if image.file_name not in there
+            and not ("/" in image.file_name and (self.folder / image.file_name).is_file())
         ]
         if missing:
             raise UserError(
-                f"{self.folder} lacks {len(missing):,} of the {len(self._names):,} images that "
+                f"{self.folder} lacks {len(missing):,} of the {len(images):,} images that "
                 f"{self.file.name} lists, such as {missing[0]}",
                 "every image must be there, as a regular file",
             )
 
     def path(self, index: int) -> Path:
         """The image file."""
-        return self.folder / str(self._names[index])
+        start = int(self._name_ends[index - 1]) if index else 0
+        return self.folder / self._names[start : int(self._name_ends[index])].decode()
 
     def describe(self, index: int) -> str:
         return str(self.path(index))
@@ -112,7 +118,7 @@ class SplitPlace:
         """
         folder = self.file.stem.removeprefix(_PREFIX)
         for place in (self.root / folder, self.root / "images" / folder):
-            if place.is_dir():
+            if is_directory(place):
                 return place
         raise UserError(
             f"{self.root} has neither {folder}/ nor images/{folder}/",
@@ -141,16 +147,23 @@ def find_split(root: Path, split: str) -> SplitPlace | None:
     """Where a split is: `instances_<split>2017.json`, or else the only `instances_<split>*.json`.
 
     Raises:
-        UserError: `root` is no directory, or there are several and none is of 2017.
+        UserError: `root` is no directory, its annotations/ cannot be listed, or there are several
+            and none is of 2017.
     """
-    if not root.is_dir():
+    if not is_directory(root):
         what = "is a file" if root.exists() else "does not exist"
         raise UserError(
             f"{root} {what}",
             "a directory in COCO's format is needed",
             "check the path, or write a small one with `ser data shapes DIR` (DIR/coco)",
         )
-    found = sorted((root / _ANNOTATIONS).glob(f"{_PREFIX}{split}*.json"))
+    try:
+        names = os.listdir(root / _ANNOTATIONS)
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    except OSError as error:
+        raise from_os_error(error, f"cannot list {root / _ANNOTATIONS}") from error
+    found = [root / _ANNOTATIONS / name for name in sorted(names) if _holds(name, split)]
     usual = [file for file in found if file.stem == f"{_PREFIX}{split}2017"]
     if len(found) > 1 and not usual:
         raise UserError(
@@ -162,8 +175,18 @@ def find_split(root: Path, split: str) -> SplitPlace | None:
 
 
 def is_coco(root: Path) -> bool:
-    """Whether a directory looks like a set in COCO's format."""
-    return any((root / _ANNOTATIONS).glob(f"{_PREFIX}*.json"))
+    """Whether a directory looks like a set in COCO's format; one that may not be listed does."""
+    try:
+        return any(_holds(name, "") for name in os.listdir(root / _ANNOTATIONS))
+    except PermissionError:
+        return os.path.isdir(root / _ANNOTATIONS)
+    except (OSError, ValueError):  # it is not there, or no path at all
+        return False
+
+
+def _holds(name: str, split: str) -> bool:
+    """Whether a file of annotations/ is one of a split; "": of any."""
+    return name.startswith(f"{_PREFIX}{split}") and name.endswith(".json")
 
 
 def read_annotations(file: Path) -> dict[str, Any]:
@@ -172,14 +195,10 @@ def read_annotations(file: Path) -> dict[str, Any]:
     Raises:
         UserError: It cannot be read, is no JSON, or lacks one of the three lists.
     """
-    try:
-        content: dict[str, Any] = json.loads(file.read_bytes())
-    except OSError as error:
-        raise from_os_error(error, f"cannot read {file}") from error
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error})", "it may be truncated") from error
+    read = _read_json(file)
+    content: dict[str, Any] = read if isinstance(read, dict) else {}
     for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+        if not isinstance(content.get(key), list):
             raise UserError(
                 f"{file} has no list {key!r}",
                 "an annotation file of COCO holds images, annotations and categories",
@@ -188,9 +207,35 @@ def read_annotations(file: Path) -> dict[str, Any]:
     return content
 
 
+def _read_json(file: Path) -> Any:
+    try:
+        with open_regular(file) as opened:
+            return json.loads(opened.read())
+    except NotRegular as error:
+        raise UserError(f"cannot read {file}: {error}") from error
+    except OSError as error:
+        raise from_os_error(error, f"cannot read {file}") from error
+    except RecursionError as error:
+        raise UserError(
+            f"{file} is nested too deeply to be read", "lists within lists of COCO are five deep"
+        ) from error
+    except ValueError as error:
+        reason = str(error).split(";")[0]  # what follows is advice for programmers
+        raise UserError(f"{file} is not valid JSON ({reason})", "it may be truncated") from error
+
+
+_READ = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"}
+
+
 def _plain(annotation: Annotation) -> Annotation:
-    """An annotation without faults as readers take it: sound polygons only, and iscrowd."""
+    """An annotation without faults as readers take it: sound polygons only, and iscrowd.
+
+    What else the file says of it was not looked at, and goes no further.
+    """
     outline = annotation["segmentation"]
     if isinstance(outline, list):
-        outline = _polygons(outline)
-    return {**annotation, "segmentation": outline, "iscrowd": annotation.get("iscrowd", 0)}
+        outline = sound_polygons(outline)
+    else:
+        outline = {key: value for key, value in outline.items() if key in ("size", "counts")}
+    known = {key: value for key, value in annotation.items() if key in _READ}
+    return {**known, "segmentation": outline, "iscrowd": int(annotation.get("iscrowd", 0))}

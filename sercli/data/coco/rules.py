@@ -1,105 +1,231 @@
-"""What an annotation must be, and what is wrong with one that is not."""
+"""What an annotation file must be, and what is wrong with one that is not.
+
+`read_listing` is the one reader: `ser data check` lists what it refuses, `ser coco-detect` ends
+with the first of it.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
 
-def faults(content: Mapping[str, Any]) -> Iterator[str]:
-    """Everything that makes a number wrong or a reader fail, one line each.
+from sercli.data.coco.masks import segmentation_fault
+from sercli.data.coco.source import Annotation, Category, is_object
+from sercli.data.coco.values import (
+    LARGEST,
+    is_box,
+    is_number,
+    is_path_inside,
+    is_text,
+    is_whole,
+    shown,
+)
+
+_OVERHANG = 1.0  # pixels: boxes of COCO reach over the border by fractions of one
+
+_NOTHING = {
+    "train": "no annotation is an object to train on, with an area in its image; crowds are none",
+    "val": "no annotation is an object to find; crowds are none",
+}
+
+
+@dataclass(frozen=True)
+class ListedImage:
+    """An image of an annotation file.
+
+    Attributes:
+        id: Raw, as in the file.
+        file_name: Its path below the folder of images.
+        size: Width and height in pixels.
+    """
+
+    id: int
+    file_name: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What of an annotation file breaks no rule.
+
+    Attributes:
+        categories: By raw id, in its order.
+        images: By id, in its order.
+        annotations: As in the file, and in its order; each is of an image and a category above.
+    """
+
+    categories: Mapping[int, Category]
+    images: Mapping[int, ListedImage]
+    annotations: tuple[Annotation, ...]
+
+
+def read_listing(
+    content: Mapping[str, Any], refuse: Callable[[str], object], *, split: str
+) -> Listing:
+    """Read the three lists of an annotation file.
 
     Every image, annotation and category has its own whole number as id; an annotation's is
     positive (pycocotools takes a match with annotation 0 for no match); it names an image and a
-    category that exist, and has a box of no negative extent, an area, and a segmentation that a
-    mask can be made of. Where iscrowd is missing it is 0.
+    category that exist, and has a box of no negative extent in that image, an area, and a
+    segmentation that a mask of the image's size can be made of. Where iscrowd is missing it is 0.
+    In train, some annotation can be trained on; in val, some can be found.
+
+    Args:
+        content: The file's, with its three lists.
+        refuse: Called with each thing that makes a number wrong or a reader fail, one line each;
+            it may raise.
+        split: "train" or "val".
+
+    Returns:
+        What nothing is wrong with.
     """
-    categories: set[int] = set()
-    for one in content["categories"]:
-        yield from _bad_id(one, "category", categories)
-        if not isinstance(one, dict) or not isinstance(one.get("name"), str):
-            yield f"category {_shown(one)} has no name"
-    if not categories:
-        yield "it has no categories"
-    images: set[int] = set()
-    sizes: dict[int, list[int]] = {}
-    for one in content["images"]:
-        yield from _bad_id(one, "image", images)
-        sides = [one.get("width"), one.get("height")] if isinstance(one, dict) else []
-        if not all(isinstance(side, int) and side > 0 for side in sides):
-            yield f"image {_shown(one)} has no width and height in pixels"
-        elif not isinstance(one.get("file_name"), str) or not one["file_name"]:
-            yield f"image {_shown(one)} has no file_name"
-        else:
-            sizes[one.get("id")] = [one["height"], one["width"]]
-    annotations: set[int] = set()
+    categories = _categories(content["categories"], refuse)
+    images = _images(content["images"], refuse)
+    annotations: list[Annotation] = []
+    seen: set[int] = set()
     for one in content["annotations"]:
-        yield from _bad_id(one, "annotation", annotations, least=1)
-        if not isinstance(one, dict):
-            continue
-        size = None
-        if _is_number(one.get("image_id")) and one["image_id"] in images:
-            size = sizes.get(one["image_id"])
-        else:
-            yield f"annotation {_shown(one)} names image {one.get('image_id')}, which is not listed"
-        if not _is_number(one.get("category_id")) or one["category_id"] not in categories:
-            yield (
-                f"annotation {_shown(one)} has category {one.get('category_id')}, which is not "
-                "listed"
-            )
-        if not is_box(one.get("bbox")):
-            yield f"annotation {_shown(one)} has no bbox of x, y, width ≥ 0 and height ≥ 0"
-        if not _is_outline(one.get("segmentation"), size):
-            yield (
-                f"annotation {_shown(one)} has no segmentation of polygons of 3 points or more, "
-                "or of run lengths of its image's size"
-            )
-        if not _is_number(one.get("area")):
-            yield f"annotation {_shown(one)} has no area"
-        if one.get("iscrowd", 0) not in (0, 1):
-            yield f"annotation {_shown(one)} has an iscrowd of neither 0 nor 1"
-
-
-def _bad_id(one: Any, what: str, seen: set[int], *, least: int = 0) -> Iterator[str]:
-    number = one.get("id") if isinstance(one, dict) else None
-    if not isinstance(number, int) or isinstance(number, bool) or number < least:
-        rule = "a positive whole number is needed" if least else "a whole number is needed"
-        why = ": pycocotools counts a match with 0 as none" if least and number == 0 else ""
-        yield f"{what} id {number!r}; {rule}{why}"
-    elif number in seen:
-        yield f"{what} id {number} is there twice"
-    else:
-        seen.add(number)
-
-
-def _shown(one: Any) -> str:
-    return repr(one.get("id")) if isinstance(one, dict) else repr(one)
-
-
-def _polygons(segmentation: Sequence[Any]) -> list[Any]:
-    """Those with three points or more: pycocotools takes four numbers for a box."""
-    return [
-        points
-        for points in segmentation
-        if isinstance(points, list) and len(points) >= 6 and len(points) % 2 == 0
-    ]
-
-
-def _is_outline(segmentation: Any, size: list[int] | None) -> bool:
-    """Whether a mask can be made of it; a broken polygon may stand beside a sound one."""
-    if isinstance(segmentation, dict):
-        fits = size is None or segmentation.get("size") == size
-        return fits and bool(segmentation.get("counts"))
-    return isinstance(segmentation, list) and bool(_polygons(segmentation))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def is_box(box: Any) -> bool:
-    """Whether it is x, y, width and height, of no negative extent."""
-    return (
-        isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)) and min(box[2:]) >= 0
+        sound = True
+        for fault in _faults(one, images, categories, seen):
+            refuse(fault)
+            sound = False
+        if sound and images[one["image_id"]] and categories[one["category_id"]]:
+            annotations.append(one)
+    if not images:
+        refuse("it lists no images")
+    elif not any(_counts(one, images, split) for one in annotations):
+        refuse(_NOTHING[split])
+    return Listing(
+        {number: one for number, one in sorted(categories.items()) if one is not None},
+        {number: one for number, one in sorted(images.items()) if one is not None},
+        tuple(annotations),
     )
+
+
+def _counts(one: Annotation, images: Mapping[int, ListedImage | None], split: str) -> bool:
+    image = images[one["image_id"]]
+    if split == "train":
+        return image is not None and is_object(one, *image.size)
+    return not one.get("iscrowd", 0)
+
+
+# -- Images and categories ------------------------------------------------------------------------
+
+
+def _categories(entries: list[Any], refuse: Callable[[str], object]) -> dict[int, Category | None]:
+    """By id; None: it is there, but has no name."""
+    found: dict[int, Category | None] = {}
+    for one in entries:
+        if fault := _id_fault(one, "category", found):
+            refuse(fault)
+        elif not is_text(one.get("name")):
+            refuse(f"category {one['id']} has {_value(one, 'name')}; it must be text")
+            found[one["id"]] = None
+        else:
+            found[one["id"]] = Category(one["id"], one["name"])
+    if not found:
+        refuse("it has no categories")
+    return found
+
+
+def _images(entries: list[Any], refuse: Callable[[str], object]) -> dict[int, ListedImage | None]:
+    """By id; None: it is there, but something is wrong with it."""
+    found: dict[int, ListedImage | None] = {}
+    for one in entries:
+        if fault := _id_fault(one, "image", found):
+            refuse(fault)
+        elif fault := _image_fault(one):
+            refuse(f"image {one['id']} has {fault}")
+            found[one["id"]] = None
+        else:
+            size = one["width"], one["height"]
+            found[one["id"]] = ListedImage(one["id"], one["file_name"], size)
+    return found
+
+
+def _image_fault(one: Mapping[str, Any]) -> str:
+    """What is wrong with it, as said after "image 7 has "; "" if nothing is."""
+    width, height = one.get("width", 0), one.get("height", 0)
+    if not (is_whole(width, least=1) and is_whole(height, least=1)):
+        return (
+            f"{_value(one, 'width')} and {_value(one, 'height')}; both must be whole numbers of "
+            "pixels, at least 1"
+        )
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    if width * height > most:
+        return f"{width} × {height} pixels; more than {most:,} are not read, scale it down"
+    if not is_path_inside(one.get("file_name")):
+        return (
+            f"{_value(one, 'file_name')}; it must be a path inside the folder of images, of at "
+            "most 255 bytes a part"
+        )
+    return ""
+
+
+def _id_fault(one: Any, what: str, seen: Any, *, least: int = 0) -> str:
+    """What is wrong with an entry's id; "" if nothing is."""
+    if type(one) is not dict:
+        return f"the {what} {shown(one)} is no object with keys and values"
+    number = one.get("id")
+    if not is_whole(number, least=least):
+        rule = "a positive whole number" if least else "a whole number of 0 or more"
+        why = ": pycocotools counts a match with 0 as none" if least and number == 0 else ""
+        beyond = f", at most {LARGEST}," if type(number) is int and number > LARGEST else ""
+        return f"{what} id {shown(number)}; {rule}{beyond} is needed{why}"
+    return f"{what} id {number} is there twice" if number in seen else ""
+
+
+# -- Annotations ----------------------------------------------------------------------------------
+
+
+def _faults(
+    one: Any,
+    images: Mapping[int, ListedImage | None],
+    categories: Mapping[int, Category | None],
+    seen: set[int],
+) -> Iterator[str]:
+    """Everything that is wrong with an annotation, one line each; its id is seen from now on."""
+    if fault := _id_fault(one, "annotation", seen, least=1):
+        yield fault
+        if type(one) is not dict:
+            return
+    else:
+        seen.add(one["id"])
+    number = one.get("id")
+    called = f"annotation {number if is_whole(number) else shown(number)}"
+    image = None
+    if not is_whole(number := one.get("image_id")) or number not in images:
+        yield f"{called} names image {shown(number)}, which is not listed"
+    else:
+        image = images[number]
+    if not is_whole(number := one.get("category_id")) or number not in categories:
+        yield f"{called} has category {shown(number)}, which is not listed"
+    if not is_box(box := one.get("bbox")):
+        yield (
+            f"{called} has {_value(one, 'bbox')}; it must be x, y, width ≥ 0 and height ≥ 0, "
+            "finite numbers"
+        )
+    elif image is not None and (beyond := _overhang(box, *image.size)) > _OVERHANG:
+        yield (
+            f"{called} has the box {shown(box)}, which reaches {beyond:g} px outside image "
+            f"{image.id} of {image.size[0]} × {image.size[1]}"
+        )
+    if image is not None and (fault := segmentation_fault(one.get("segmentation"), image.size)):
+        yield f"{called} has {fault}"
+    if not is_number(area := one.get("area")) or area < 0:
+        yield f"{called} has {_value(one, 'area')}; it must be a finite number, 0 or more"
+    crowd = one.get("iscrowd", 0)
+    if type(crowd) not in (int, bool) or crowd not in (0, 1):
+        yield f"{called} has {_value(one, 'iscrowd')}; it must be 0 or 1"
+
+
+def _value(one: Mapping[str, Any], key: str) -> str:
+    return f"the {key} {shown(one[key])}" if key in one else f"no {key}"
+
+
+def _overhang(box: list[float], width: int, height: int) -> float:
+    """How far a box reaches outside its image, in pixels."""
+    x, y, wide, high = box
+    return max(-x, -y, x + wide - width, y + high - height)

@@ -81,7 +81,7 @@ class DetectionSource(abc.ABC):
         """A hash of which images these are and of their annotations, in hex; no file is read."""
         digest = hashlib.sha256()
         for index in indices:
-            digest.update(self.describe(index).encode())
+            digest.update(self.describe(index).encode(errors="surrogateescape"))
             digest.update(self._bytes(index))
         return digest.hexdigest()
 
@@ -111,6 +111,24 @@ class DetectionSource(abc.ABC):
     def labels_by_id(self) -> dict[int, int]:
         """Raw category id → label."""
         return {category.id: label for label, category in enumerate(self.categories)}
+
+
+def is_object(annotation: Annotation, width: int, height: int) -> bool:
+    """Whether a detector can be trained on it: no crowd, and a box with an area in its image.
+
+    Args:
+        annotation: One that no rule is broken by.
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
+    """
+    x1, y1, x2, y2 = clipped(annotation["bbox"], width, height)
+    return not annotation.get("iscrowd", 0) and x2 > x1 and y2 > y1
+
+
+def clipped(box: Sequence[float], width: int, height: int) -> tuple[float, float, float, float]:
+    """x, y, width, height of a box → its corners x1, y1, x2, y2 inside its image, in pixels."""
+    x, y, w, h = box
+    return max(0.0, x), max(0.0, y), min(float(width), x + w), min(float(height), y + h)
 
 
 def require_size(

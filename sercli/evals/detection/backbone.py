@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from sercli.engine.runtime import Runtime
 from sercli.errors import RunFailed, from_os_error
 from sercli.evals.common import Progress
 from sercli.evals.detection.images import UNITS, Canvas, DetectionImages, Sample, on_canvas
-from sercli.runs.files import write_atomic
+from sercli.runs.files import hash_of, verifies, write_atomic, write_text
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 STRIDES = (4, 8, 16, 32, 64)  # units of the detector's frame
@@ -176,8 +178,7 @@ class GridCache:
             progress: Called with "features", the images done, and all.
             check: Called after each batch; may raise to end the writing.
         """
-        kind = np.dtype(np.float16 if frozen.mixed else np.float32)
-        shape = (len(indices), frozen.dim, frozen.canvas.grid, frozen.canvas.grid)
+        kind, shape = _layout(len(indices), frozen)
         batches = [
             [(int(index), None) for index in indices[start : start + batch_size]]
             for start in range(0, len(indices), batch_size)
@@ -185,16 +186,46 @@ class GridCache:
         images = DetectionImages(source, frozen.canvas)
 
         def write(file: BinaryIO) -> None:
+            digest = hashlib.sha256()
+
+            def put(data: bytes) -> None:
+                file.write(data)
+                digest.update(data)
+
+            start = io.BytesIO()
             header = {"descr": kind.str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
+            np.lib.format.write_array_header_1_0(start, header)
+            put(start.getvalue())
             done = 0
             if progress is not None:
                 progress("features", 0, len(indices))
             for samples in load_batches(images, batches, workers=workers):
-                file.write(frozen.grids_of(samples).cpu().numpy().astype(kind).tobytes())
+                put(frozen.grids_of(samples).cpu().numpy().astype(kind).tobytes())
                 done += len(samples)
                 if progress is not None:
                     progress("features", done, len(indices))
                 check()
+            # Before the grids take their name: those of a name have their hash.
+            write_text(hash_of(path), f"{digest.hexdigest()}  {path.name}\n")
 
         write_atomic(path, write)
+
+    @staticmethod
+    def is_whole(path: Path, count: int, frozen: FrozenEncoder) -> bool:
+        """Whether there are grids of so many images, and they are what was written.
+
+        Those of earlier versions have no hash beside them: their size is looked at.
+        """
+        kind, shape = _layout(count, frozen)
+        try:
+            stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return False
+        fits: bool = stored.shape == shape and stored.dtype == kind
+        return fits and (verifies(path) or not hash_of(path).exists())
+
+
+def _layout(count: int, frozen: FrozenEncoder) -> tuple[np.dtype[Any], tuple[int, int, int, int]]:
+    """Type and shape of the grids of some images."""
+    kind: np.dtype[Any] = np.dtype(np.float16 if frozen.mixed else np.float32)
+    return kind, (count, frozen.dim, frozen.canvas.grid, frozen.canvas.grid)

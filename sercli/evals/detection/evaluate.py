@@ -123,7 +123,7 @@ def evaluate(
         take=None if second is None else second.take,
     )
     frozen.require_unchanged()
-    metrics = _metrics(task, found, say)
+    metrics = _metrics(task, found, say, stopping.check_alone)
     result = _result(task, frozen, metrics, _how(task, detector, session, second))
     return DetectionOutcome(result, _arrays(task, found), pictured, _head(task, session, frozen))
 
@@ -237,16 +237,22 @@ def _require_readable(
         stopping.check()
 
 
-def _metrics(task: Task, found: Sequence[Mapping[str, Any]], say: Callable[[str], None]) -> Metrics:
+def _metrics(
+    task: Task,
+    found: Sequence[Mapping[str, Any]],
+    say: Callable[[str], None],
+    check: Callable[[], object],
+) -> Metrics:
     """Scores by the first rank, for all."""
     if distributed.rank() == 0:
         say(f"scoring {len(found):,} detections in {len(task.scored):,} images")
 
     def score() -> Metrics:
         truth, metric = task.val.ground_truth(task.scored.tolist()), task.options.metric
-        return metrics_of(
-            {kind: coco_scores(truth, found, kind=kind, metric=metric) for kind in KINDS}
-        )
+        scores = {
+            kind: coco_scores(truth, found, kind=kind, metric=metric, check=check) for kind in KINDS
+        }
+        return metrics_of(scores, check=check)
 
     return decided_by_first(score)
 
@@ -316,7 +322,9 @@ def _training_features(
 
     def write() -> None:
         if path.is_file():
-            return
+            if GridCache.is_whole(path, len(indices), frozen):
+                return
+            say(f"{path} is not what was written: it is made again")
         needed = len(indices) * frozen.dim * task.canvas.grid**2 * (2 if frozen.mixed else 4)
         free = shutil.disk_usage(run.path).free
         say(f"features of {len(indices):,} images take {needed / 2**20:,.1f} MiB in {path}")

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from sercli import distributed
-from sercli.data.coco.source import Annotation, DetectionSource
+from sercli.data.coco.source import Annotation, DetectionSource, clipped, is_object
 from sercli.data.loading import image_to_tensor, normalise
 from sercli.errors import UserError
 from sercli.randomness import numpy_generator
@@ -160,7 +160,10 @@ class DetectionImages:
         wanted = usable(self.source.annotations(index), width, height)
         scale = (frame[1] / width, frame[0] / height)
         boxes = [_corners(one["bbox"], width, height, scale, flip) for one in wanted]
-        masks = [_mask(one["segmentation"], (height, width), frame, flip) for one in wanted]
+        masks = [  # packed one by one: of some thousand objects they would take gigabytes
+            np.packbits(_mask(one["segmentation"], (height, width), frame, flip), axis=-1)
+            for one in wanted
+        ]
         return Sample(
             index,
             image,
@@ -168,18 +171,13 @@ class DetectionImages:
             frame,
             torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             torch.tensor([self._labels[one["category_id"]] for one in wanted], dtype=torch.int64),
-            torch.from_numpy(np.packbits(np.stack(masks), axis=-1)),
+            torch.from_numpy(np.stack(masks)),
         )
 
 
 def usable(annotations: Sequence[Annotation], width: int, height: int) -> list[Annotation]:
     """Those a detector is trained on: no crowds, and a box with an area inside the image."""
-    found = []
-    for one in annotations:
-        x1, y1, x2, y2 = _clipped(one["bbox"], width, height)
-        if not one["iscrowd"] and x2 > x1 and y2 > y1:
-            found.append(one)
-    return found
+    return [one for one in annotations if is_object(one, width, height)]
 
 
 def trainable_images(source: DetectionSource) -> NDArray[np.int64]:
@@ -202,16 +200,11 @@ def trainable_images(source: DetectionSource) -> NDArray[np.int64]:
     return np.array(found, np.int64)
 
 
-def _clipped(box: Sequence[float], width: int, height: int) -> tuple[float, float, float, float]:
-    x, y, w, h = box
-    return max(0.0, x), max(0.0, y), min(float(width), x + w), min(float(height), y + h)
-
-
 def _corners(
     box: Sequence[float], width: int, height: int, scale: tuple[float, float], flip: bool
 ) -> tuple[float, float, float, float]:
     """x, y, width, height in pixels of the file → corners in the frame."""
-    x1, y1, x2, y2 = _clipped(box, width, height)
+    x1, y1, x2, y2 = clipped(box, width, height)
     if flip:
         x1, x2 = width - x2, width - x1
     return x1 * scale[0], y1 * scale[1], x2 * scale[0], y2 * scale[1]

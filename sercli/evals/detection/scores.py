@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ def coco_scores(
     *,
     kind: str,
     metric: str = "pycocotools",
+    check: Callable[[], object] = lambda: None,
 ) -> Scores:
     """Score detections.
 
@@ -72,6 +73,8 @@ def coco_scores(
             for masks, segmentation.
         kind: "bbox" or "segm".
         metric: The implementation, "pycocotools" or "faster-coco-eval"; they agree.
+        check: Called between images of each category, and may raise to stop; the faster
+            implementation scores all in one call, before and after which it is called.
 
     Raises:
         UserError: The implementation is not installed.
@@ -86,10 +89,14 @@ def coco_scores(
         copies = [dict(one) for one in truth["annotations"]]
         reference.dataset = {**truth, "annotations": copies}
         reference.createIndex()
-        evaluator = evaluator_class(reference, _results(coco, reference, found, kind), kind)
+        results = _results(coco, reference, found, kind)
+        evaluator = _stoppable(evaluator_class, check)(reference, results, kind)
         evaluator.params.imgIds = sorted(image["id"] for image in truth["images"])
+        check()
         evaluator.evaluate()
+        check()
         evaluator.accumulate()
+        check()
         evaluator.summarize()
     values = {name: _defined(value) for name, value in zip(NAMES, evaluator.stats[:6], strict=True)}
     # [IoU, recall, category, area, most detections]
@@ -126,6 +133,21 @@ def _implementation(metric: str) -> tuple[Any, Any]:
             f"--metric {metric}: it is not installed",
             remedy=f"pip install {metric}",
         ) from error
+
+
+def _stoppable(evaluator: Any, check: Callable[[], object]) -> Any:
+    """An evaluator that may be stopped wherever it goes from one image to the next."""
+
+    class Stoppable(evaluator):
+        def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802 its names
+            check()
+            return super().computeIoU(imgId, catId)
+
+        def evaluateImg(self, imgId: int, *rest: Any) -> Any:  # noqa: N802
+            check()
+            return super().evaluateImg(imgId, *rest)
+
+    return Stoppable
 
 
 def _require_known(truth: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> None:
@@ -227,24 +249,29 @@ def average_precision(
     return mean
 
 
-def intervals(matches: Sequence[Matches], *, seed: int = 0) -> dict[str, tuple[float, float]]:
+def intervals(
+    matches: Sequence[Matches], *, seed: int = 0, check: Callable[[], object] = lambda: None
+) -> dict[str, tuple[float, float]]:
     """Bootstrap intervals over images of AP and AP50, in 0…1; empty without matches.
 
     Percentiles of the resampled values, moved by as much as their mean lies beside the value: AP
     takes the best precision to the right, and with fewer different images it comes out higher.
+
+    Args:
+        matches: Of each category.
+        seed: Of the resamples.
+        check: Called before each of them; may raise to stop.
     """
     if not matches or not any(one.objects.any() for one in matches):
         return {}
     images = len(matches[0].objects)
     draws = np.random.default_rng(seed)
-    values = np.array(
-        [
-            average_precision(
-                matches, draws.multinomial(images, np.full(images, 1 / images)).astype(np.float64)
-            )
-            for _ in range(_RESAMPLES)
-        ]
-    )
+    resampled = []
+    for _ in range(_RESAMPLES):
+        check()
+        weights = draws.multinomial(images, np.full(images, 1 / images)).astype(np.float64)
+        resampled.append(average_precision(matches, weights))
+    values = np.array(resampled)
     tail = (1 - CONFIDENCE) / 2
     found = {}
     point = average_precision(matches, np.ones(images))
@@ -258,18 +285,21 @@ def intervals(matches: Sequence[Matches], *, seed: int = 0) -> dict[str, tuple[f
     return found
 
 
-def metrics_of(scores: Mapping[str, Scores]) -> dict[str, float | None]:
+def metrics_of(
+    scores: Mapping[str, Scores], *, check: Callable[[], object] = lambda: None
+) -> dict[str, float | None]:
     """Flat metrics in percent: `ap`, `mask_ap`, …, `ap/<category>`, `ap50/low`, …
 
     Args:
         scores: By kind, "bbox" and "segm".
+        check: Called before each resample of an interval; may raise to stop.
     """
     metrics: dict[str, float | None] = {}
     prefixes = {"bbox": "", "segm": "mask_"}
     for kind, found in scores.items():
         prefix = prefixes[kind]
         metrics |= {f"{prefix}{name}": _percent(value) for name, value in found.values.items()}
-        for name, (low, high) in intervals(found.matches).items():
+        for name, (low, high) in intervals(found.matches, check=check).items():
             metrics |= {f"{prefix}{name}/low": 100 * low, f"{prefix}{name}/high": 100 * high}
     for kind, found in scores.items():
         metrics |= {

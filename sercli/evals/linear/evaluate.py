@@ -182,7 +182,10 @@ def _training_features(
     if probe.options.shots is not None or probe.options.limit is not None:
         cache = None  # a part of the images is soon encoded, and must not replace the whole
     everything = cached(
-        cache, key, lambda: reader.table(probe.train, pool, what="train", progress=progress)
+        cache,
+        key,
+        lambda: reader.table(probe.train, pool, what="train", progress=progress),
+        shape=(len(pool), len(probe.plan.parts), probe.loaded.encoder.dim),
     )
     trained = torch.from_numpy(np.searchsorted(pool, split.train))
     scale = Scale.of(everything, trained)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -35,6 +34,7 @@ from sercli.data.loading import (
     normalise,
     resize_and_crop,
 )
+from sercli.encoders.files import header_of, read_safetensors, signed
 from sercli.encoders.loading import LoadedEncoder
 from sercli.encoders.vit import Encoder, Features, final_norm
 from sercli.engine.runtime import Runtime
@@ -333,27 +333,44 @@ def fingerprint(source: ImageSource, indices: NDArray[np.int64]) -> str:
     return digest.hexdigest()[:16]
 
 
-def cached(path: Path | None, key: str, make: Callable[[], Tensor]) -> Tensor:
+def cached(
+    path: Path | None, key: str, make: Callable[[], Tensor], *, shape: tuple[int, int, int]
+) -> Tensor:
     """The table in the file at `path` if it was stored under this key, else a new one, kept there.
 
-    Rank 0 decides and writes. A file that cannot be read is made again.
+    Rank 0 decides and writes. A file that cannot be read, or is not what was written, is made
+    again.
+
+    Args:
+        path: Where it is kept; None: nowhere.
+        key: What it is of.
+        make: Makes it.
+        shape: [N, P, D] that it has.
     """
     if path is None:
         return make()
-    if distributed.broadcast_object(_key_of(path) == key):
-        stored: Tensor = safetensors.torch.load_file(path)["features"]
+    stored = _stored_table(path, key, shape) if distributed.rank() == 0 else None
+    if distributed.broadcast_object(stored is not None):
+        if stored is None:
+            _, tensors = read_safetensors(path)
+            stored = tensors["features"]
         return stored
     table = make()
     if distributed.rank() == 0 and table.nbytes <= _LARGEST_CACHE:
-        data = safetensors.torch.save({"features": table}, metadata={"key": key})
+        tensors = {"features": table}
+        data = safetensors.torch.save(tensors, metadata=signed(tensors, {"key": key}))
         write_atomic(path, lambda file: file.write(data))
     distributed.barrier()
     return table
 
 
-def _key_of(path: Path) -> str | None:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("key")
-    except (OSError, safetensors.SafetensorError):
+def _stored_table(path: Path, key: str, shape: tuple[int, int, int]) -> Tensor | None:
+    if not path.exists() or header_of(path).get("key") != key:  # of other features: not read whole
         return None
+    try:
+        _, tensors = read_safetensors(path)
+    except UserError:
+        return None
+    table = tensors.get("features")
+    fits = table is not None and table.dtype == torch.float32 and tuple(table.shape) == shape
+    return table if fits else None

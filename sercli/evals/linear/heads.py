@@ -154,6 +154,9 @@ class HeadRow:
         Raises:
             KeyError, RuntimeError: It is of other heads.
         """
+        for name, own in self.state_dict().items():
+            if state[name].shape != own.shape or state[name].dtype != own.dtype:
+                raise RuntimeError(f"{name} is of another shape or type")
         for name in _TENSORS:
             getattr(self, name).copy_(state[name])
         for name in ("best", "last"):

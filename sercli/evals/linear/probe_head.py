@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, Json
 from torch import Tensor, nn
 
 from sercli.encoders.files import read_safetensors, require_finite, safetensors_bytes
@@ -17,8 +18,35 @@ from sercli.encoders.vit import Encoder, Features
 from sercli.errors import UserError
 from sercli.evals.linear.features import layers_of, parts_of
 from sercli.runs.files import write_atomic
+from sercli.runs.stored import Stored, require
 
 _FORMAT = "ser-probe-head"
+_REMEDY = "name one of heads/linear-eval--*.safetensors, or repeat `ser linear-eval`"
+_Side = Annotated[int, Field(ge=1, le=1 << 14)]
+_Part = Annotated[str, Field(pattern=r"^(cls|(cls|pooled)@[0-9]{1,4})$")]
+_SHA256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_Colour = Annotated[tuple[float, float, float], Field(strict=False)]  # a list of JSON
+
+
+class HeadHeader(Stored):
+    """What stands beside the tensors of a head: the values of `HeadFacts` as JSON, and two more."""
+
+    format: Literal["ser-probe-head"]
+    classes: Json[Annotated[tuple[str, ...], Field(strict=False, min_length=1)]]
+    feature_set: Json[str]
+    parts: Json[Annotated[tuple[_Part, ...], Field(strict=False, min_length=1, max_length=100)]]
+    learning_rate: Json[float]
+    epoch: Json[Annotated[int, Field(ge=0)]]
+    encoder_sha256: Json[_SHA256]
+    image_size: Json[_Side]
+    resize: Json[_Side]
+    interpolation: Json[Literal["bicubic", "bilinear"]]
+    mean: Json[_Colour]
+    std: Json[_Colour]
+    protocol_id: Json[str]
+    partial: Json[bool] = False  # heads of earlier versions say neither this nor the next
+    warnings: Json[Annotated[tuple[str, ...], Field(strict=False)]] = ()
+    norm_eps: Json[Annotated[float, Field(gt=0, le=1)]] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +137,22 @@ class ProbeHead(nn.Module):
                 "a head belongs to one encoder",
                 "repeat `ser linear-eval` for this model",
             )
+        facts, width = self.facts, self.weight.shape[1]
+        deepest = max(self.layers, default=0)
+        if deepest > encoder.depth or width != len(facts.parts) * encoder.dim:
+            raise UserError(
+                f"the head takes {', '.join(facts.parts)} of {width} numbers",
+                f"the encoder has {encoder.depth} blocks, {encoder.dim} wide",
+                "repeat `ser linear-eval` for this model",
+            )
+        first = encoder.cls_after
+        early = [part for part in facts.parts if part.startswith("cls@")]
+        if any(first is None or int(part[4:]) <= first for part in early):
+            raise UserError(
+                f"the head takes {', '.join(early)}",
+                f"[CLS] joins after block {first} of this encoder",
+                "repeat `ser linear-eval` for this model",
+            )
 
     def save(self, path: Path) -> None:
         """Write the head; `load_head` reads it."""
@@ -144,32 +188,45 @@ def load_head(path: Path) -> ProbeHead:
         )
     header, tensors = read_safetensors(path)
     require_finite(tensors, str(path))
-    try:
-        if header.get("format") != _FORMAT:
-            raise KeyError(f"format {_FORMAT}")
-        # Heads of earlier versions do not say these.
-        header = {"partial": "false", "warnings": "[]", **header}
-        values = {name: _value(header[name]) for name in HeadFacts.__dataclass_fields__}
-        return ProbeHead(
-            HeadFacts(**values), tensors["weight"], tensors["bias"], _norm_of(header, tensors)
-        )
-    except (KeyError, ValueError) as error:
+    facts = require(HeadHeader, header, f"{path} is no probe head of ser that can be read", _REMEDY)
+    weight, bias = tensors.get("weight"), tensors.get("bias")
+    classes, parts = len(facts.classes), len(facts.parts)
+    fits = (
+        weight is not None
+        and bias is not None
+        and weight.ndim == 2
+        and weight.dtype == bias.dtype == torch.float32
+        and weight.shape[0] == bias.numel() == classes
+        and bias.ndim == 1
+        and weight.shape[1] % parts == 0
+    )
+    if not fits or weight is None or bias is None:
         raise UserError(
-            f"{path} is no probe head of ser (it lacks {error})",
-            "a head that `ser linear-eval` wrote is needed",
-            "name one of heads/linear-eval--*.safetensors",
-        ) from error
+            f"{path} is no probe head of ser that can be read: its tensors are not those of "
+            f"{classes} classes and {parts} parts",
+            "weight [classes, width] and bias [classes] are needed",
+            _REMEDY,
+        )
+    values = {name: getattr(facts, name) for name in HeadFacts.__dataclass_fields__}
+    return ProbeHead(HeadFacts(**values), weight, bias, _norm_of(path, facts.norm_eps, tensors))
 
 
-def _value(text: str) -> Any:
-    value = json.loads(text)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _norm_of(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> nn.Module:
+def _norm_of(path: Path, eps: float | None, tensors: Mapping[str, Tensor]) -> nn.Module:
     if "norm.weight" not in tensors:
         return nn.Identity()
-    weight = tensors["norm.weight"]
-    norm = nn.LayerNorm(weight.shape[0], eps=float(json.loads(header["norm_eps"])))
-    norm.load_state_dict({"weight": weight, "bias": tensors["norm.bias"]})
+    weight, bias = tensors["norm.weight"], tensors.get("norm.bias")
+    wide = tensors["weight"].shape[1]
+    if eps is None or bias is None or weight.shape != bias.shape or weight.ndim != 1:
+        raise UserError(
+            f"{path} is no probe head of ser that can be read: its norm is not whole", "", _REMEDY
+        )
+    if not len(weight) or wide % len(weight):
+        raise UserError(
+            f"{path} is no probe head of ser that can be read: its norm is {len(weight)} wide, "
+            f"its weight {wide}",
+            "",
+            _REMEDY,
+        )
+    norm = nn.LayerNorm(len(weight), eps=eps)
+    norm.load_state_dict({"weight": weight, "bias": bias})
     return norm.requires_grad_(False)

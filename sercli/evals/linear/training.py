@@ -7,26 +7,36 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, Json
 from torch import Tensor
 
 from sercli import distributed
+from sercli.encoders.files import read_safetensors, safetensors_bytes
 from sercli.engine.stepper import Pace, Position, Stepper
-from sercli.errors import UserError
+from sercli.errors import SerError, UserError
 from sercli.evals.common import Progress
 from sercli.evals.linear.features import FeaturePlan
 from sercli.evals.linear.heads import HeadRow
 from sercli.randomness import numpy_generator
 from sercli.runs.files import write_atomic
+from sercli.runs.stored import Stored, require
 from sercli.signals import StopRequest
 
 SAVE_SECONDS = 60.0  # least time between two checkpoints that nobody asked for
+
+
+class UnfinishedHeader(Stored):
+    """What stands beside the heads of a probe that is not done."""
+
+    model_config = ConfigDict(strict=False)  # numbers are written as text
+
+    step: Annotated[int, Field(ge=0)]
+    identity: Json[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ class Unfinished:
             for key, value in row.state_dict().items()
         }
         header = {"step": str(position.step), "identity": json.dumps(self.identity)}
-        data = safetensors.torch.save(tensors, metadata=header)
+        data = safetensors_bytes(tensors, header)
         write_atomic(self.path, lambda file: file.write(data))
 
     def load(self, say: Callable[[str], None]) -> Position | None:
@@ -124,13 +134,12 @@ class Unfinished:
         if not distributed.broadcast_object(self.path.is_file()):
             return None
         try:
-            with safetensors.safe_open(self.path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            identity, step = json.loads(header["identity"]), int(header["step"])
-        except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+            header, tensors = read_safetensors(self.path)
+            stored = require(UnfinishedHeader, header, "its header")
+        except SerError as error:
             say(f"{self.path} cannot be read ({error}); the probe starts anew")
             return None
+        identity, step = stored.identity, stored.step
         different = [key for key, value in self.identity.items() if identity.get(key) != value]
         if different:
             raise UserError(
@@ -141,7 +150,12 @@ class Unfinished:
         for name, row in self.rows.items():
             prefix = f"{name}/"
             state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            row.load_state_dict(state)
+            try:
+                row.load_state_dict(state)
+            except (KeyError, RuntimeError) as error:
+                raise UserError(
+                    f"{self.path} does not hold the heads of {name}", "", "add --restart to drop it"
+                ) from error
         say(f"going on after step {step}")
         return Position(step)
 

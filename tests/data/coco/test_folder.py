@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from pycocotools.cocoeval import COCOeval
 from sercli.data import UnreadableImage
 from sercli.data.coco.check import check_coco
 from sercli.data.coco.folder import CocoFolder, find_split, is_coco, read_annotations
-from sercli.data.coco.rules import faults
+from sercli.data.coco.rules import read_listing
 from sercli.data.coco.source import DetectionSource, category_difference, require_same_categories
 from sercli.data.images.check import Reading
 from sercli.data.shapes.detection import (
@@ -204,6 +205,13 @@ def test_other_files_than_instances(tree: CocoTree) -> None:
 
 Change = Callable[[dict[str, Any]], object]
 
+
+def faults(content: dict[str, Any], split: str = "train") -> list[str]:
+    found: list[str] = []
+    read_listing(content, found.append, split=split)
+    return found
+
+
 _FAULTS: list[tuple[str, Change, str]] = [
     ("annotation 0", lambda c: c["annotations"][0].update(id=0), "annotation id 0; a positive"),
     ("twice", lambda c: c["annotations"][1].update(id=1), "annotation id 1 is there twice"),
@@ -217,26 +225,38 @@ _FAULTS: list[tuple[str, Change, str]] = [
         "annotation 1 names image 1, which",
     ),
     ("dict", lambda c: c["annotations"][0].update(image_id={}), "annotation 1 names image {}"),
-    ("no box", lambda c: c["annotations"][0].pop("bbox"), "annotation 1 has no bbox of x, y"),
-    ("short box", lambda c: c["annotations"][0]["bbox"].pop(), "annotation 1 has no bbox"),
-    ("nan", lambda c: c["annotations"][0]["bbox"].__setitem__(0, float("nan")), "1 has no bbox"),
+    (
+        "no box",
+        lambda c: c["annotations"][0].pop("bbox"),
+        "annotation 1 has no bbox; it must be x, y",
+    ),
+    ("short box", lambda c: c["annotations"][0]["bbox"].pop(), "annotation 1 has the bbox"),
+    (
+        "nan",
+        lambda c: c["annotations"][0]["bbox"].__setitem__(0, float("nan")),
+        "1 has the bbox .nan, ",
+    ),
     ("backwards", lambda c: c["annotations"][0]["bbox"].__setitem__(2, -3), "width ≥ 0 and height"),
     ("no area", lambda c: c["annotations"][0].pop("area"), "annotation 1 has no area"),
-    ("crowd", lambda c: c["annotations"][0].update(iscrowd="no"), "1 has an iscrowd of neither"),
+    (
+        "crowd",
+        lambda c: c["annotations"][0].update(iscrowd="no"),
+        "1 has the iscrowd 'no'; it must be 0 or 1",
+    ),
     ("box mask", lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), "of 3 points"),
     ("no points", lambda c: c["annotations"][0].update(segmentation=[]), "polygons of 3 points"),
     (
         "other size",
         lambda c: c["annotations"][0].update(segmentation={"size": [3, 2], "counts": [6]}),
-        "run lengths of its image's size",
+        "run lengths of the size .3, 2.; they must have its image's",
     ),
     ("no mask", lambda c: c["annotations"][0].pop("segmentation"), "1 has no segmentation"),
-    ("no object", lambda c: c["annotations"].append(3), "annotation id None"),
+    ("no object", lambda c: c["annotations"].append(3), "the annotation 3 is no object"),
     ("image twice", lambda c: c["images"].append(c["images"][0]), "image id .* is there twice"),
-    ("no size", lambda c: c["images"][1].pop("width"), "image .* has no width and height"),
-    ("no name", lambda c: c["images"][1].update(file_name=""), "image .* has no file_name"),
+    ("no size", lambda c: c["images"][1].pop("width"), "image .* has no width and the height"),
+    ("no name", lambda c: c["images"][1].update(file_name=""), "image .* has the file_name ''"),
     ("category twice", lambda c: c["categories"][1].update(id=1), "category id 1 is there twice"),
-    ("nameless", lambda c: c["categories"][1].update(name=None), "category 2 has no name"),
+    ("nameless", lambda c: c["categories"][1].update(name=None), "category 2 has the name None"),
 ]
 
 
@@ -252,13 +272,13 @@ def _changed(tree: CocoTree, change: Change) -> dict[str, Any]:
 def test_what_makes_numbers_wrong_is_refused_and_listed(
     tree: CocoTree, change: Change, match: str
 ) -> None:
-    assert list(faults(tree.content["train"])) == []
+    assert faults(tree.content["train"]) == []
     content = _changed(tree, change)
     line = refused(lambda: CocoFolder(tree.root, "train"), match)
-    assert line.startswith(f"{tree.file('train')}: ")
-    assert next(faults(content)) in line
     problems = check_coco(tree.root, Reading(lambda *_: None, decode=False)).problems
-    assert {f"{tree.file('train')}: {fault}" for fault in faults(content)} <= {*problems}
+    assert line == f"{problems[0]}; `ser data check` lists all there is"
+    expected = [f"{tree.file('train')}: {one}" for one in faults(content)]
+    assert [*problems[: len(expected)]] == expected
 
 
 def test_sets_without_images_or_categories(tree: CocoTree) -> None:
@@ -321,7 +341,7 @@ def test_masks_boxes_and_areas_agree_with_pycocotools(size: int) -> None:
             assert coco.cats[one["category_id"]]["name"] == CLASSES[thing.label]
             assert one["image_id"] == source.image_ids[index]
     assert numbers == {1, 2, 3, 4}
-    assert list(faults(_with_names(source))) == []
+    assert faults(_with_names(source)) == []
 
 
 def _with_names(source: DetectionSource) -> dict[str, Any]:
@@ -389,3 +409,83 @@ def test_a_broken_polygon_beside_a_sound_one_is_left_out_and_iscrowd_is_0(tmp_pa
     source = CocoFolder(tree.root, "val")
     found = [a for i in range(len(source)) for a in source.annotations(i) if a["id"] == one["id"]]
     assert found == [{**one, "segmentation": sound, "iscrowd": 0}]
+
+
+# -- files that are none -----------------------------------------------------------------------
+
+
+def test_images_that_are_no_regular_files_are_missing(tree: CocoTree) -> None:
+    """A pipe would be waited for without end."""
+    pipe, folder, dead, circle = (tree.image("train", index) for index in range(4))
+    for file in (pipe, folder, dead, circle):
+        file.unlink()
+    os.mkfifo(pipe)
+    folder.mkdir()
+    dead.symlink_to("nowhere")
+    circle.symlink_to(circle.name)
+    line = refused(lambda: CocoFolder(tree.root, "train"), "lacks 4 of the 6 images")
+    assert pipe.name in line
+    assert "regular file" in line
+
+
+def test_links_to_images_are_images(tree: CocoTree, tmp_path: Path) -> None:
+    file = tree.image("train", 0)
+    file.rename(tmp_path / "elsewhere.jpg")
+    file.symlink_to(tmp_path / "elsewhere.jpg")
+    assert CocoFolder(tree.root, "train").load(0).mode == "RGB"
+
+
+def test_annotations_that_are_no_regular_file(tree: CocoTree) -> None:
+    file = tree.file("train")
+    file.unlink()
+    os.mkfifo(file)
+    refused(
+        lambda: CocoFolder(tree.root, "train"),
+        "cannot read .*instances_train2017.json: it is a FIFO, no",
+    )
+    (problem,) = check_coco(tree.root, Reading(lambda *_: None, decode=False)).problems
+    assert "it is a FIFO, no regular file" in problem
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    refused(lambda: CocoFolder(tree.root, "train"), "it is a device, no regular file")
+    file.unlink()
+    file.mkdir()
+    refused(lambda: CocoFolder(tree.root, "train"), "it is a directory, no regular file")
+    file.rmdir()
+    file.symlink_to(file.name)
+    refused(lambda: CocoFolder(tree.root, "train"), "cannot read .*: Too many levels of symbolic")
+
+
+def test_folders_that_may_not_be_listed_are_said(
+    tree: CocoTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(folder: str) -> Callable[[Any], Any]:
+        def listed(path: Any) -> Any:
+            if Path(path).name == folder:
+                raise PermissionError(13, "Permission denied", str(path))
+            return before[function](path)
+
+        before = {name: getattr(os, name) for name in ("listdir", "scandir")}
+        function = "scandir" if folder == "train2017" else "listdir"
+        monkeypatch.setattr(os, function, listed)
+        return listed
+
+    deny("annotations")
+    assert is_coco(tree.root)
+    line = refused(lambda: CocoFolder(tree.root, "train"), "cannot list .*annotations: Permission")
+    assert "permissions" in line
+    lines = check_coco(tree.root, Reading(lambda *_: None, decode=False)).problems
+    assert [*lines] == [line, line]
+    monkeypatch.undo()
+    deny("train2017")
+    refused(lambda: CocoFolder(tree.root, "train"), "cannot list .*train2017: Permission denied")
+
+
+def test_paths_that_are_none(tmp_path: Path) -> None:
+    for path in ("x" * 5000, "a\0b"):
+        assert not is_coco(Path(path))
+    refused(lambda: find_split(Path("x" * 5000), "val"), "cannot look at x.*: File name too long")
+    assert not is_coco(tmp_path)
+    (tmp_path / "annotations").write_text("a file")
+    assert not is_coco(tmp_path)
+    assert find_split(tmp_path, "val") is None

@@ -28,6 +28,7 @@ from sercli.evals.detection.images import Canvas, DetectionImages, Sample, train
 from sercli.evals.detection.options import PRESETS, Preset, Schedule
 from sercli.evals.detection.task import Options, prepare
 from sercli.evals.detection.training import detect
+from sercli.runs.files import hash_of
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 from sercli.signals import StopRequest
@@ -403,6 +404,23 @@ def test_the_grid_cache_is_what_the_encoder_gives(tmp_path):
     )
 
 
+def test_a_damaged_grid_cache_is_told_and_one_without_a_hash_believed(tmp_path):
+    encoder, source = frozen(), world()
+    indices = trainable_images(source)[::8]
+    path, count = tmp_path / "grids.npy", len(indices)
+    GridCache.write(path, source, indices, encoder, batch_size=3, workers=0,
+                    progress=None, check=lambda: None)  # fmt: skip
+    assert GridCache.is_whole(path, count, encoder)
+    assert not GridCache.is_whole(path, count + 1, encoder)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 64]) + whole[-4:])
+    assert not GridCache.is_whole(path, count, encoder)
+    hash_of(path).unlink()  # as an earlier version leaves it
+    assert GridCache.is_whole(path, count, encoder)
+    path.write_bytes(whole[:-5])
+    assert not GridCache.is_whole(path, count, encoder)
+
+
 def test_writing_a_cache_can_be_stopped_and_leaves_nothing_half_written(tmp_path):
     directory, request = run_dir(tmp_path / "run"), StopRequest()
 
@@ -690,8 +708,8 @@ def broken(coco, how):
         ("half", "not valid JSON"),
         ("size", "pixels, but instances_val2017.json says"),
         ("missing", r"lacks 1 of the 6 images that instances_train2017.json lists, such as 0"),
-        ("empty", "none of the 4 images of val has an object to find"),
-        ("crowds", "no image of train has an object to train on"),
+        ("empty", "instances_val2017.json: no annotation is an object to find"),
+        ("crowds", "instances_train2017.json: no annotation is an object to train on"),
     ],
 )
 def test_a_broken_set_is_one_clear_line(how, message, coco, tmp_path, capsys):

@@ -209,3 +209,29 @@ def test_a_mask_is_small_or_large_by_its_own_area():
     scores = coco_scores(truth, perfect(truth) + mistakes, kind="segm")
     assert scores.values["ap_medium"] == 1.0
     assert scores.values["ap_small"] < 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scoring_can_be_stopped_between_images(truth, kind):
+    """Hours of it must not outlast a signal; how far it came says that it is asked on the way."""
+    found, asked = perfect(truth), []
+    coco_scores(truth, found, kind=kind, check=lambda: asked.append(1))
+    # IoU once an image and category, matching once an area more, and around each stage.
+    assert len(asked) == 40 * len(truth["categories"]) * 5 + 3
+
+    def stop():
+        asked.append(1)
+        if len(asked) == 700:
+            raise KeyboardInterrupt
+
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt):
+        coco_scores(truth, found, kind=kind, check=stop)
+    assert len(asked) == 700
+
+
+def test_intervals_can_be_stopped(truth):
+    scores = coco_scores(truth, perfect(truth), kind="bbox")
+    asked = []
+    metrics_of({"bbox": scores}, check=lambda: asked.append(1))
+    assert len(asked) == 300
