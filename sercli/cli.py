@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -23,7 +26,7 @@ from sercli.commands import (
     robustness,
 )
 from sercli.engine.processes import UNDER_AGENT, under_agent
-from sercli.errors import Interrupted, Preempted, SerError, about_path, exhausted
+from sercli.errors import Interrupted, Preempted, SerError, UserError, about_path, exhausted
 from sercli.visible import one_line, say
 
 # What these make stands in files; of the others standard output is all that there is.
@@ -90,7 +93,10 @@ def main() -> NoReturn:
     debug = "--debug" in arguments
     if debug:
         arguments = [argument for argument in arguments if argument != "--debug"]
+    else:
+        _soften_warnings()
     try:
+        _refuse_empty(arguments)
         status = _run(arguments)
     except _UsageError as error:
         if not arguments or not error.format_message():  # no arguments: help, as an error
@@ -100,7 +106,8 @@ def main() -> NoReturn:
         message = error.format_message().replace("Value error, ", "")
         context = getattr(error, "ctx", None)
         command = "ser" if context is None else context.command_path
-        _end(f"{message} See `{command} --help`.", error.exit_code)
+        stop = "" if message.endswith((".", "?", "!")) else "."
+        _end(f"{message}{stop} See `{command} --help`.", error.exit_code)
     except BaseException as error:
         signals.settle()
         ended = signals.as_stop(error, "stopped by a signal") or error
@@ -135,6 +142,43 @@ def _follow_who_started_this() -> None:
         signals.follow(int(os.environ[UNDER_AGENT]))
     elif {"TORCHELASTIC_RUN_ID", "RANK"} <= set(os.environ):  # torchrun's own agent
         signals.follow(parent)
+
+
+def _soften_warnings() -> None:
+    """Warnings of libraries in one line each, and none of what they are going to change.
+
+    Those are for us: tests fail on them. Filters of `python -W` come first.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, append=True)
+    warnings.formatwarning = _short_warning
+
+
+def _short_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    del line
+    place = f"{category.__name__}, {Path(filename).name}:{lineno}"
+    return one_line(f"warning: {message} ({place})") + "\n"
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse what a shell makes of a variable that is not set: `--data "$DATA"`.
+
+    Raises:
+        UserError: An argument, or an option's value, is empty; it would count as not given.
+    """
+    for place, argument in enumerate(arguments):
+        if not argument or (argument.startswith("--") and argument.find("=") == len(argument) - 1):
+            before = f" behind {arguments[place - 1]}" if place and not argument else ""
+            raise UserError(
+                f"{argument or 'an argument'}{before} is empty",
+                "nothing here takes an empty text",
+                "is a variable of the shell not set?",
+            )
 
 
 def _end(message: str, status: int) -> NoReturn:

@@ -6,13 +6,15 @@ which every rank can work out, so no sizes are sent.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sercli import stages
 from sercli.precision import widened
@@ -79,6 +81,12 @@ def offset_of(counts: Sequence[int]) -> int:
     return sum(counts[: rank()])
 
 
+def _gather(gathered: Tensor, rows: Tensor) -> None:
+    """Gather by the name that this torch has for it; what has two warns of the older."""
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(gathered, rows)
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:
@@ -88,7 +96,7 @@ class _GatherRows(torch.autograd.Function):
         padded[: len(rows)] = rows
         gathered = rows.new_empty(len(counts) * most, *rows.shape[1:])
         stages.take_turn()
-        dist.all_gather_into_tensor(gathered, padded)
+        _gather(gathered, padded)
         pieces = gathered.view(len(counts), most, *rows.shape[1:])
         return torch.cat([piece[:n] for piece, n in zip(pieces, counts, strict=True)])
 
@@ -161,6 +169,22 @@ class _SumOverRanks(torch.autograd.Function):
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum over ranks, differentiable: each rank's loss may depend on it."""
     return cast(Tensor, _SumOverRanks.apply(value)) if active() else value
+
+
+def data_parallel(module: nn.Module, **options: Any) -> DistributedDataParallel:
+    """A module whose gradients are averaged over the ranks; no buffer is sent in a pass.
+
+    Every rank works out the same buffers.
+
+    Args:
+        module: The same on every rank.
+        **options: What else `DistributedDataParallel` takes.
+    """
+    # Where there is the newer name, the older one gets a warning.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options[name] = False
+    return DistributedDataParallel(module, **options)
 
 
 def any_rank(flag: int, device: torch.device) -> int:

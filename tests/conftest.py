@@ -1,11 +1,18 @@
 """Shared by all tests: one thread, so that several workers share a small machine in peace."""
 
 import importlib.util
+import os
+from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+_STRICT = str(Path(__file__).parent / "support" / "strict")
+if _STRICT not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+    found = [_STRICT, os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, found))
 
 
 @pytest.hookimpl(optionalhook=True)

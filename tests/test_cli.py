@@ -212,8 +212,8 @@ def test_a_wheel_has_the_recipes_and_works_outside_the_checkout(tmp_path):
     code = (
         "import sercli, sys; from pathlib import Path\n"
         f"assert Path(sercli.__file__).is_relative_to({str(tmp_path)!r}), sercli.__file__\n"
-        "from sercli.engine import pretraining\n"
-        "print(pretraining.resolve('imagenet/moco-ser', (), {}).recipe.train.batch_size)"
+        "from sercli import families\n"
+        "print(families.resolve('imagenet/moco-ser', (), {}).recipe.train.batch_size)"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,

@@ -122,7 +122,7 @@ def test_a_detector_trains_on_cuda(engine, cached, tmp_path):
         detection.world("val", num_images=8),
         Options(engine=engine, preset="tiny", image_size=64, schedule="40", cache_features=cached),
     )
-    run = RunDir.create(tmp_path / "run", recipe=None, run={})
+    run = RunDir.create(tmp_path / "run", recipe=None, run={"status": "running"})
     outcome = evaluate(
         task,
         run,

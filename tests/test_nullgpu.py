@@ -29,8 +29,8 @@ from sercli.evals.detection.detector import make_optimiser
 from sercli.evals.detection.evaluate import make_detector
 from sercli.evals.detection.images import DetectionImages
 from sercli.evals.detection.task import Options, prepare
+from sercli.evals.linear import classifiers, heads
 from sercli.evals.linear import evaluate as linear
-from sercli.evals.linear import heads, probe_head
 from sercli.evals.linear.features import Reader
 from sercli.families import addon_configs, method_configs
 from sercli.recipe.files import from_mapping
@@ -155,7 +155,7 @@ def recipe_of(name, precision):
 @pytest.mark.parametrize("name", MATRIX)
 def test_two_steps(tmp_path, name, precision):
     recipe = recipe_of(name, precision)
-    run = RunDir.create(tmp_path / "run", recipe=recipe.to_yaml(), run={})
+    run = RunDir.create(tmp_path / "run", recipe=recipe.to_yaml(), run={"status": "running"})
     runtime = runtime_for(CUDA, precision)
     trainer = Trainer(run, recipe, Pictures(BATCH), runtime, monitor=pytest.fail)
     with TrainingProgress(2, quiet=True) as progress:
@@ -221,9 +221,9 @@ def _values_that_no_device_computed(monkeypatch):
     """
     make = Reader.table
     monkeypatch.setattr(Reader, "table", lambda *a, **k: torch.nan_to_num(make(*a, **k), 0, 0, 0))
-    monkeypatch.setattr(probe_head, "require_finite", lambda *_: None)
+    monkeypatch.setattr(heads, "require_finite", lambda *_: None)
     monkeypatch.setattr(
-        linear, "choose", lambda rows, *, best: heads.Choice(next(iter(rows)), 0, 1, 0, best)
+        linear, "choose", lambda rows, *, best: classifiers.Choice(next(iter(rows)), 0, 1, 0, best)
     )
     monkeypatch.setattr(figures, "principal_colours", _grey)
 

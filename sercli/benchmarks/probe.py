@@ -13,8 +13,8 @@ from torch import Tensor
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, normalise
 from sercli.encoders.vit import Encoder, final_norm
 from sercli.engine.runtime import Runtime
+from sercli.evals.linear.classifiers import HeadRow
 from sercli.evals.linear.features import layers_of, parts_of, plan_features
-from sercli.evals.linear.heads import HeadRow
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,9 @@ _CAPTION = (
     "floor: the mean of a randomly initialised twin; what counts is the rise above it\n"
     "gain: what moving the tokens adds to rotation; the rest is invariance\n"
     "energy: share of the variance that is spatial; below 0.0001 a score is undefined\n"
-    "cosine: raw, uncentred cosine of tokens under rotation, high for any network\n"
-    "* the tapped block"
+    "cosine: raw, uncentred cosine of tokens under rotation, high for any network"
 )
+_TAPPED = "\n* the tapped block"
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _print(outcome: Outcome, tapped: int | None, title: str) -> None:
         _HEADINGS,
         [_row(outcome.result.metrics, layer, tapped) for layer in layers],
         title=title,
-        caption=_CAPTION,
+        caption=_CAPTION + (_TAPPED if tapped in layers else ""),
         marked=layers.index(tapped) if tapped in layers else None,
     )
 

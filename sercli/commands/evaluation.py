@@ -46,23 +46,24 @@ def require_model(model: ModelOptions) -> None:
 
 
 def require_usable(model: ModelOptions, run: RunOptions) -> None:
-    """Refuse a model as `require_model` does, or a place for its results that is taken.
+    """Refuse a model as `require_model` does, or a place for its results that is not to be had.
 
     Raises:
         UserError: In these cases.
     """
-    from sercli.commands.subject import destination
+    from sercli.commands.subject import destination, require_writable
 
     require_model(model)
-    destination(asked_for(model), run.out)
+    require_writable(destination(asked_for(model), run.out))
 
 
-def require_images(model: ModelOptions, data: str | None) -> None:
+def require_images(model: ModelOptions, data: str | None, classes: str | None = None) -> None:
     """Refuse images that nobody named, or that are not there; torch-free.
 
     Args:
         model: The run directory knows what it was trained on.
         data: As given; None: those.
+        classes: As given; None: its own.
 
     Raises:
         UserError: In these cases.
@@ -71,18 +72,26 @@ def require_images(model: ModelOptions, data: str | None) -> None:
     from sercli.runs.facts import facts_of
 
     # Nothing is rendered or opened here: the size does not matter.
-    images = images_of(facts_of(model.source), model.source, data=data, image_size=1)
+    facts = facts_of(model.source)
+    images = images_of(facts, model.source, data=data, image_size=1, classes=classes)
     images.has("train")
 
 
-def require_subject(model: ModelOptions, run: RunOptions, data: str | None) -> None:
+def require_subject(
+    model: ModelOptions, run: RunOptions, data: str | None, classes: str | None = None
+) -> None:
     """Refuse what `require_usable` and `require_images` do: all that `resolve_subject` takes."""
     require_usable(model, run)
-    require_images(model, data)
+    require_images(model, data, classes)
 
 
 def resolve_subject(
-    model: ModelOptions, run: RunOptions, *, data: str | None, image_size: int | None
+    model: ModelOptions,
+    run: RunOptions,
+    *,
+    data: str | None,
+    image_size: int | None,
+    classes: str | None = None,
 ) -> Subject:
     """What is evaluated, on which images, and where results go; see `subject.resolve`."""
     from sercli.commands.subject import resolve
@@ -91,6 +100,7 @@ def resolve_subject(
         asked_for(model),
         command=command_line(),
         data=data,
+        classes=classes,
         out=run.out,
         image_size=image_size,
     )

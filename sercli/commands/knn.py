@@ -19,6 +19,7 @@ from sercli.commands.options import (
     ModelOptions,
     RunOptions,
     option_objects,
+    parse_shots,
 )
 from sercli.commands.printing import percent_with_interval, progress_of
 from sercli.visible import counted, say
@@ -34,6 +35,14 @@ def knn(
     run: RunOptions,
     model: ModelOptions,
     batch_size: BatchSize = 256,
+    shots: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1%|10%",
+            help="Neighbours among this share of each class of train, at least one image; 1% is "
+            "part of 10%.",
+        ),
+    ] = None,
     floor: Annotated[
         bool, typer.Option("--floor/--no-floor", help="Score a random twin of the encoder as well.")
     ] = True,
@@ -45,14 +54,21 @@ def knn(
     class. Written are `results/knn.json` and, beside it, the predictions. Under torchrun, processes
     share the images.
     """
-    require_subject(model, run, images.data)
+    share = parse_shots(shots)
+    require_subject(model, run, images.data, images.classes)
     from sercli.engine.processes import is_first_process
     from sercli.engine.runtime import process_group
     from sercli.evals.knn import evaluate
 
     first = is_first_process()
     with process_group(run.device) as chosen, progress_of(first) as progress:
-        subject = resolve_subject(model, run, data=images.data, image_size=images.image_size)
+        subject = resolve_subject(
+            model,
+            run,
+            data=images.data,
+            image_size=images.image_size,
+            classes=images.classes,
+        )
         has_val = subject.images.has("val")
         if first:
             say_what_was_read(subject.loaded)
@@ -65,6 +81,7 @@ def knn(
             device=chosen,
             batch_size=batch_size,
             limit=run.limit,
+            shots=share,
             floor=floor,
             image_size=images.image_size,
             workers=loader_processes(run, chosen),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -16,9 +15,14 @@ from sercli.commands.evaluation import (
     say_to_stderr,
     say_what_was_read,
 )
-from sercli.commands.options import ImageOptions, ModelOptions, RunOptions, option_objects
+from sercli.commands.options import (
+    ImageOptions,
+    ModelOptions,
+    RunOptions,
+    option_objects,
+    parse_shots,
+)
 from sercli.commands.printing import percent_with_interval, print_table, progress_of
-from sercli.errors import UserError
 from sercli.evals.linear.options import Options, PresetName
 from sercli.visible import counted, say
 
@@ -96,7 +100,7 @@ def linear_eval(
     Written are `results/linear-eval--PRESET.json`, its predictions, and the head.
     """
     options = _options(probe, images, run)
-    require_subject(model, run, images.data)
+    require_subject(model, run, images.data, images.classes)
     from sercli.engine.processes import is_first_process
     from sercli.engine.runtime import process_group, runtime_for
     from sercli.evals.linear.evaluate import evaluate
@@ -110,7 +114,13 @@ def linear_eval(
             say_to_stderr(*lines)
 
     with process_group(run.device) as chosen, at_boundaries() as request:
-        subject = resolve_subject(model, run, data=images.data, image_size=images.image_size)
+        subject = resolve_subject(
+            model,
+            run,
+            data=images.data,
+            image_size=images.image_size,
+            classes=images.classes,
+        )
         if first:
             say_what_was_read(subject.loaded)
         has_val = subject.images.has("val")
@@ -157,7 +167,7 @@ def _options(probe: ProbeOptions, images: ImageOptions, run: RunOptions) -> Opti
         epochs=probe.epochs,
         batch_size=probe.batch_size,
         augment=not probe.cached_features,
-        shots=_share(probe.shots),
+        shots=parse_shots(probe.shots),
         seed=probe.seed,
         limit=run.limit,
         at_once=probe.encode_batch,
@@ -165,15 +175,6 @@ def _options(probe: ProbeOptions, images: ImageOptions, run: RunOptions) -> Opti
     )
     options.resolve()  # refused now, before anything is read
     return options
-
-
-def _share(shots: str | None) -> float | None:
-    if shots is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", shots.strip())
-    if match is None or not 0 < float(match[1]) < 100:
-        raise UserError(f"--shots {shots}", "it must be a percentage below 100", "such as 1%")
-    return float(match[1]) / 100
 
 
 def _run_directory(subject: Subject) -> RunDir:

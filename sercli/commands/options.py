@@ -112,6 +112,22 @@ Data = Annotated[
         "trained on.",
     ),
 ]
+
+
+def parse_shots(shots: str | None) -> float | None:
+    """A share above 0 and below 1 of a percentage.
+
+    Raises:
+        UserError: It is none.
+    """
+    if shots is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", shots.strip())
+    if match is None or not 0 < float(match[1]) < 100:
+        raise UserError(f"--shots {shots}", "it must be a percentage below 100", "such as 1%")
+    return float(match[1]) / 100
+
+
 BatchSize = Annotated[int, typer.Option(min=1, help="Images taken at a time.")]
 Settings = Annotated[
     list[str] | None,
@@ -186,6 +202,14 @@ class ImageOptions:
     panel: ClassVar[str] = "The images"
 
     data: Data = None
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|all",
+            help="Some of the classes only, of train and of val: a text file with a name a line; "
+            "part of the protocol. Default: those that the run was trained on.",
+        ),
+    ] = None
     image_size: Annotated[
         int | None,
         typer.Option(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from sercli.engine.pretraining import Prepared
+    from sercli.engine.resuming import GoingOn
     from sercli.recipe.files import Resolved
     from sercli.runs.run_dir import RunDir
 
@@ -104,6 +105,21 @@ def pretrain(
     device: Device = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     bounds: Bounds = None,
+    allow_changed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changed",
+            help="With --resume: go on although recipe, images or what depends on the number of "
+            "processes changed; run.json records it.",
+        ),
+    ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help="With --resume: another machine's process that trained it is gone for sure.",
+        ),
+    ] = False,
 ) -> None:
     """Pretrain a ViT: an invariant objective, alone or with an equivariance add-on.
 
@@ -112,15 +128,22 @@ def pretrain(
     if bounds is not None:
         _set_bounds(bounds, nproc)
     if resume is None:
+        if allow_changed or take_over:
+            raise UserError(
+                "--allow-changed" if allow_changed else "--take-over",
+                "it is for a run that is gone on with",
+                "add --resume RUNDIR, or leave it out",
+            )
         _start(new, device=device, nproc=nproc)
         return
     if new != NewRun():
         raise UserError(
             "--resume with options that describe a new run",
             "a run is resumed with the recipe it was started with",
-            "leave out all but --device, --nproc and --bounds",
+            "leave out all but --device, --nproc, --bounds, --allow-changed and --take-over",
         )
-    _resume(resume, device=device, nproc=nproc)
+    again = _Again(resume, allow_changed=allow_changed, take_over=take_over)
+    _resume(again, device=device, nproc=nproc)
 
 
 def _set_bounds(bounds: str, nproc: int) -> None:
@@ -173,7 +196,7 @@ def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
             until.enter_context(signals.at_boundaries(alone=False))
         run = runtime.decided_by_first(prepare)
         if nproc == 1:
-            _train(run, chosen, prepared[0] if prepared else None)
+            _train(run, chosen, prepared=prepared[0] if prepared else None)
         else:
             launch.launch(run, nproc=nproc, device=device)
     _print_what_is_next(run)
@@ -204,30 +227,87 @@ def _resolve_early(
     return resolved
 
 
-def _resume(path: Path, *, device: str | None, nproc: int) -> None:
+@dataclass(frozen=True)
+class _Again:
+    """What is resumed, and what it may be resumed in spite of."""
+
+    path: Path
+    allow_changed: bool
+    take_over: bool
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """As the processes of `--nproc` are told."""
+        return (
+            *(["--allow-changed"] if self.allow_changed else []),
+            *(["--take-over"] if self.take_over else []),
+        )
+
+
+def _resume(again: _Again, *, device: str | None, nproc: int) -> None:
+    from sercli.engine.processes import launched_by
+    from sercli.runs.lease import refuse_if_leased
     from sercli.runs.run_dir import RunDir
 
-    run = RunDir.open(path)
-    if run.read_run()["status"] == "done":
-        say(f"{path} is done; nothing to resume")
+    run = RunDir.open(again.path)
+    status = run.read_run().get("status")
+    if status == "done":
+        say(f"{again.path} is done; nothing to resume")
         return
-    from sercli.engine import launch, pretraining, runtime
+    if not isinstance(status, str) or not run.recipe.is_file():
+        raise UserError(
+            f"{run.run if run.recipe.is_file() else again.path} has no "
+            f"{'status' if run.recipe.is_file() else 'recipe.yaml'}",
+            "it is damaged, or was not made by ser pretrain",
+            "only a run of ser pretrain can be resumed",
+        )
+    going_on: list[GoingOn] = []  # by the first process, which alone compares
+
+    def examine(processes: int) -> None:
+        from sercli.engine import resuming
+
+        run.require_writable()
+        going_on.append(
+            resuming.examine(run, processes=processes, allow_changed=again.allow_changed)
+        )
+
+    if launched_by() is None:  # before torch is imported
+        refuse_if_leased(run)
+        examine(nproc)
+    from sercli import distributed
+    from sercli.engine import launch, runtime
 
     if nproc > 1:
         runtime.require_devices(device, nproc)
-        pretraining.read_recipe(run)  # refused now, not by the processes
-        launch.launch(run, nproc=nproc, device=device)
+        launch.launch(run, nproc=nproc, device=device, options=again.options)
     else:
         with runtime.process_group(device, stage="start") as chosen:
-            _train(run, chosen, None)
+            if launched_by() is not None:
+                runtime.decided_by_first(lambda: examine(distributed.world_size()))
+            own = going_on[0] if going_on else None
+            _train(run, chosen, going_on=own, take_over=again.take_over)
     _print_what_is_next(run)
 
 
-def _train(run: RunDir, device: torch.device, prepared: Prepared | None) -> None:
+def _train(
+    run: RunDir,
+    device: torch.device,
+    *,
+    prepared: Prepared | None = None,
+    going_on: GoingOn | None = None,
+    take_over: bool = False,
+) -> None:
     from sercli.engine import pretraining
     from sercli.evals.monitor import training_monitor
 
-    pretraining.train(run, device=device, make_monitor=training_monitor, prepared=prepared)
+    pretraining.train(
+        run,
+        device=device,
+        make_monitor=training_monitor,
+        prepared=prepared,
+        going_on=going_on,
+        take_over=take_over,
+    )
 
 
 def _print_what_is_next(run: RunDir) -> None:

@@ -255,7 +255,7 @@ def _summary(recipe: Recipe, *, nominal: bool) -> str:
     """What follows from a recipe, in one line."""
     from sercli.engine.flops import count_flops
     from sercli.engine.plan import make_plan
-    from sercli.engine.pretraining import training_source
+    from sercli.engine.resuming import training_source
 
     source = _stand_in(_IMAGENET_IMAGES) if nominal else training_source(recipe)
     plan = make_plan(recipe, source)

@@ -231,6 +231,7 @@ def _refuse_unusable(
     Raises:
         UserError: The model, its options or its val split cannot be used.
     """
+    from sercli.commands.subject import destination, require_writable
     from sercli.encoders.asked import Hints
 
     if own_head:
@@ -240,6 +241,7 @@ def _refuse_unusable(
                 "they tell how to read a checkpoint, timm's classifiers are whole",
                 "leave them out",
             )
+        require_writable(destination(asked_for(model), run.out))
     else:
         require_usable(model, run)
     if wanted.data is not None or wanted.on_the_fly:
@@ -296,7 +298,7 @@ def _probe(
     Raises:
         UserError: There is no probe, or it is another encoder's.
     """
-    from sercli.evals.linear.probe_head import load_head
+    from sercli.evals.linear.heads import load_head
     from sercli.evals.robustness.classifier import CentreView, Classifier
 
     probe = load_head(file)

@@ -19,6 +19,7 @@ from sercli.data import ImageSource, has_split, open_source
 from sercli.data.registry import rendering_kind
 from sercli.encoders.asked import Hints
 from sercli.errors import UserError
+from sercli.recipe.class_lists import read_class_list
 from sercli.runs.facts import RunFacts, facts_of, run_holding
 from sercli.runs.files import file_sha256, write_atomic
 from sercli.runs.places import require_place
@@ -130,6 +131,7 @@ class Images:
         image_size: Side in pixels at which the embedded world is rendered.
         seed: Which embedded world is rendered.
         num_train, num_val: How many images of it each split has; None: the usual number.
+        classes: The names of some of the classes; None: all.
     """
 
     path: str
@@ -137,6 +139,7 @@ class Images:
     seed: int = 0
     num_train: int | None = None
     num_val: int | None = None
+    classes: tuple[str, ...] | None = None
 
     def has(self, split: str) -> bool:
         """Whether there is such a split.
@@ -158,6 +161,7 @@ class Images:
             image_size=self.image_size,
             num_images={"train": self.num_train, "val": self.num_val}[split],
             seed=self.seed,
+            classes=self.classes,
         )
 
     def open_unseen(self) -> ImageSource:
@@ -224,6 +228,7 @@ def resolve(
     *,
     command: Sequence[str],
     data: str | None = None,
+    classes: str | None = None,
     out: Path | None = None,
     image_size: int | None = None,
 ) -> Subject:
@@ -233,6 +238,7 @@ def resolve(
         asked: The model.
         command: What was typed, for run.json of a directory that only collects results.
         data: What `open_source` takes; None: what the run was trained on.
+        classes: See `images_of`.
         out: Run directory for the results; None: see `destination`.
         image_size: Side in pixels at which the embedded world is rendered; None: the model's.
 
@@ -249,15 +255,31 @@ def resolve(
         random_init=asked.random_init,
         **asdict(asked.hints),
     )
-    images = images_of(facts, asked.source, data=data, image_size=image_size or loaded.image_size)
+    size = image_size or loaded.image_size
+    images = images_of(facts, asked.source, data=data, image_size=size, classes=classes)
     images.has("train")  # a wrong path is told now, not after minutes
     return Subject(asked, loaded, images, target, facts.tapped_layer, tuple(command))
 
 
-def images_of(facts: RunFacts, model: str, *, data: str | None, image_size: int) -> Images:
+def images_of(
+    facts: RunFacts,
+    model: str,
+    *,
+    data: str | None,
+    image_size: int,
+    classes: str | None = None,
+) -> Images:
     """The images asked for, or those the run was trained on.
 
-    The embedded world is the run's (its seed and sizes) wherever the run was trained on it.
+    The embedded world is the run's (its seed and sizes) wherever the run was trained on it, and so
+    are its classes; a share of the images that it was trained on is not.
+
+    Args:
+        facts: Of the run.
+        model: Its name in messages.
+        data: What `open_source` takes; None: what the run was trained on.
+        image_size: Side in pixels at which the embedded world is rendered.
+        classes: A file that lists them, or "all"; None: those the run was trained on.
 
     Raises:
         UserError: No data set is asked for and there is no recipe that names one.
@@ -270,15 +292,25 @@ def images_of(facts: RunFacts, model: str, *, data: str | None, image_size: int)
             "only a run directory knows what it was trained on",
             "add --data DIR, or --data shapes for the embedded world",
         )
+    names = _classes(classes, facts if own == path else None)
     if rendering_kind(path) is None or own not in (None, path):
-        return Images(path, image_size)
+        return Images(path, image_size, classes=names)
     return Images(
         path,
         image_size,
         facts.seed if isinstance(facts.seed, int) else 0,
         facts.setting("data", "num_train"),
         facts.setting("data", "num_val"),
+        names,
     )
+
+
+def _classes(asked: str | None, facts: RunFacts | None) -> tuple[str, ...] | None:
+    """Those in the file asked for, or those of the run; None: all."""
+    if asked is not None:
+        return None if asked == "all" else read_class_list(Path(asked))
+    own = None if facts is None else facts.setting("data", "classes")
+    return tuple(map(str, own)) if isinstance(own, list) else None
 
 
 def destination(asked: Asked, out: Path | None) -> Path:
@@ -295,10 +327,32 @@ def destination(asked: Asked, out: Path | None) -> Path:
     return target
 
 
+def require_writable(target: Path) -> None:
+    """Find out before the hours are spent that results could not be written; clear what is left.
+
+    Args:
+        target: What `destination` gave.
+
+    Raises:
+        UserError: It cannot be written.
+        RunFailed: The disk is full.
+    """
+    run = RunDir(target)
+    run.require_writable()
+    if run.run.is_file():
+        run.sweep()
+
+
 def open_or_create(path: Path, *, owner: str, command: Sequence[str]) -> RunDir:
-    """The run directory at `path`; a new one only collects results of the model `owner`."""
+    """The run directory at `path`; a new one only collects results of the model `owner`.
+
+    Raises:
+        RunFailed: It is the model's own, and has vanished.
+    """
     if path.exists():
         return RunDir.open(path)
+    if str(path) == owner:
+        RunDir(path).require_there()
     run = {"status": "done", "command": list(command), "evaluates": owner}
     return RunDir.create(path, recipe=None, run=run)
 

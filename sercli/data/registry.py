@@ -12,10 +12,12 @@ import abc
 import functools
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from sercli.data.subset import with_classes, with_share
 from sercli.errors import UserError
 from sercli.runs.places import require_place
 
@@ -222,7 +224,14 @@ def require_sizes_used(path: str, *, num_train: int | None, num_val: int | None)
 
 
 def open_source(
-    path: str, split: str, *, image_size: int, num_images: int | None = None, seed: int = 0
+    path: str,
+    split: str,
+    *,
+    image_size: int,
+    num_images: int | None = None,
+    seed: int = 0,
+    classes: Sequence[str] | None = None,
+    share: float = 1.0,
 ) -> ImageSource:
     """Open one split of a data set.
 
@@ -233,13 +242,19 @@ def open_source(
         split: "train" or "val".
         image_size: Side in pixels at which the embedded world is rendered; files keep their size.
         num_images: Images of the embedded world (default: 4096 in train, 1024 in val).
-        seed: Which embedded world is rendered; train and val of one seed share no image.
+        seed: Which embedded world is rendered, and which share is drawn; train and val of one seed
+            share no image.
+        classes: Names of the classes to restrict it to; None: all.
+        share: How much of each class there is of train, above 0 and at most 1.
 
     Raises:
-        UserError: The directory, the split or its images are missing, the classes of `val/` differ
-            from those of `train/`, or `num_images` is given for a directory.
+        UserError: The directory, the split, a class or its images are missing, the classes of
+            `val/` differ from those of `train/`, or `num_images` is given for a directory.
+        ValueError: A share of another split than train is asked for.
     """
     _require_split_name(split)
+    if share != 1 and split != "train":
+        raise ValueError(f"a share of {split}: what is measured on stays whole")
     if num_images is not None and rendering_kind(path) is None:
         names = " or ".join(f"`{one.name}`, {one.title}" for one in kinds() if one.rendered)
         raise UserError(
@@ -248,7 +263,10 @@ def open_source(
             "leave it out",
         )
     kind = kind_of(path)
-    return kind.open(path, split, image_size=image_size, num_images=num_images, seed=seed)
+    source = kind.open(path, split, image_size=image_size, num_images=num_images, seed=seed)
+    if classes is not None:
+        source = with_classes(source, classes)
+    return with_share(source, share, seed=seed)
 
 
 def has_split(path: str, split: str) -> bool:

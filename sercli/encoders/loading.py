@@ -23,6 +23,7 @@ import torch
 from pydantic import ConfigDict, Field, Json
 from torch import Tensor
 
+from sercli import distributed
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
 from sercli.encoders.asked import Hints, require_source
 from sercli.encoders.files import (
@@ -32,6 +33,7 @@ from sercli.encoders.files import (
     require_finite,
     safetensors_bytes,
 )
+from sercli.encoders.foreign import Colour
 from sercli.encoders.foreign import num_heads as heads_of
 from sercli.encoders.foreign import read as read_foreign
 from sercli.encoders.sizes import size_of
@@ -44,15 +46,11 @@ from sercli.runs.files import hash_of, verifies, write_atomic
 from sercli.runs.reading import require_regular, shown
 from sercli.runs.run_dir import RunDir
 from sercli.runs.stored import Stored, require
+from sercli.visible import say
 
 _FORMAT = "ser-encoder"
 _REWRITE = "a file written by this version of ser is needed"
 _LARGEST_IMAGE = 1 << 14
-Colour = tuple[
-    Annotated[float, Field(allow_inf_nan=False)],
-    Annotated[float, Field(allow_inf_nan=False)],
-    Annotated[float, Field(allow_inf_nan=False)],
-]
 _OUR_HEADER = {"model", "step"}
 
 
@@ -203,6 +201,7 @@ def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
             return _build(header, tensors, name, key)
     for step in reversed(run.checkpoint_steps()):
         if run.checkpoint_verifies(step):
+            _say_what_stands_in(run, step, key)
             return _read_torch(run.checkpoint(step), name, key, Hints())
     status = read_facts(run).status
     what = key if run.encoder.is_file() else "weights"
@@ -211,6 +210,13 @@ def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
         "a checkpoint or encoder.safetensors is needed",
         f"ser pretrain --resume {name}",
     )
+
+
+def _say_what_stands_in(run: RunDir, step: int, key: str) -> None:
+    """A line on standard error: which weights are read where the run's own encoder is not there."""
+    if distributed.rank() == 0:
+        missing = f"holds no {key}" if run.encoder.is_file() else "is missing"
+        say(f"note: {run.encoder} {missing}: the {key} of {run.checkpoint(step)} is read", err=True)
 
 
 def _read_file(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:

@@ -8,6 +8,7 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
+from sercli import distributed
 from sercli.encoders.files import load_torch_file
 from sercli.errors import from_os_error
 from sercli.runs.files import write_atomic, write_text
@@ -66,11 +67,21 @@ def save(run: RunDir, step: int, state: dict[str, Any], *, keep_steps: int = 0) 
 
 
 def load_latest(run: RunDir, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """The last checkpoint that verifies, or None; damaged ones are named and passed over."""
+    """The last checkpoint that verifies, or None; damaged ones are named and passed over.
+
+    Rank 0 looks for it: all ranks go on from the same.
+    """
+    step = distributed.broadcast_object(_last_that_verifies(run, say))
+    return None if step is None else load_torch_file(run.checkpoint(step))
+
+
+def _last_that_verifies(run: RunDir, say: Callable[[str], None]) -> int | None:
+    if distributed.rank():
+        return None
     for step in reversed(run.checkpoint_steps()):
         if run.checkpoint_verifies(step):
-            return load_torch_file(run.checkpoint(step))
-        say(f"{run.checkpoint(step)} is damaged or incomplete; the one before it is used")
+            return step
+        say(f"{run.checkpoint(step)} is damaged or incomplete, and is passed over")
     return None
 
 

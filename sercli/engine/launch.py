@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch.distributed as dist
 
 from sercli import signals
 from sercli.engine.pretraining import stops_recorded
 from sercli.engine.processes import UNDER_AGENT
-from sercli.errors import Interrupted, Preempted, RunFailed, SerError
+from sercli.errors import Interrupted, Preempted, RunFailed, SerError, UserError
 from sercli.runs.run_dir import RunDir
 
 _LOOK_SECONDS = 0.1
@@ -47,41 +49,56 @@ class _Ended:
         return f"{who} was killed by signal {-self.status} ({name}){short}"
 
 
-def launch(run: RunDir, *, nproc: int, device: str | None) -> None:
+def launch(run: RunDir, *, nproc: int, device: str | None, options: tuple[str, ...] = ()) -> None:
     """Train with `nproc` processes on this machine.
 
     A signal to this process is one to all of them: they save and end. If this process is killed,
     they see that by themselves.
+
+    Args:
+        run: The run directory.
+        nproc: How many.
+        device: As `--device` says.
+        options: Of `--resume`, for the processes.
 
     Raises:
         SerError: As the workers ended, read from run.json; or, if none could say so, what is seen
             of them from here.
     """
     before = run.read_run()
-    with stops_recorded(run), signals.at_boundaries(alone=False) as request:
+    with stops_recorded(run, refusals=False), signals.at_boundaries(alone=False) as request:
         # Of this process, as the first rank's would be lost with it, and on a port that is free.
         store = dist.TCPStore(  # type: ignore[attr-defined]
             "127.0.0.1", 0, is_master=True, wait_for_workers=False
         )
-        first = _wait(_Workers(run, nproc=nproc, device=device, port=store.port))
-        if first is None:
-            raise_for_status(run)
+        words = ["--resume", str(run.path), *options]
+        words += [] if device is None else ["--device", device]
+        first = _wait(_Workers(words, nproc=nproc, port=store.port))
+        refused = first is not None and first.status == UserError.exit_status
+        if not refused or run.read_run() != before:
+            _raise_how_it_ended(run, before, first, request)
             return
-        state = run.read_run()
-        said = state != before and state["status"] != "running"
-        if said and (first.status >= 0 or state["status"] != "failed"):
-            raise_for_status(run)
-            return
-        if request.interrupted or request.preempted:
-            stop = Interrupted if request.interrupted else Preempted
-            raise stop(f"stopped outside of steps; continue with: ser pretrain --resume {run.path}")
-        if first.status < 0:
-            raise RunFailed(
-                f"{first}; the others have ended; continue with: ser pretrain --resume {run.path}"
-            )
-        error = SerError(f"{first}, and said why above")
-        error.exit_status = first.status
-        raise error
+    raise SystemExit(UserError.exit_status)  # a worker has said why, and changed nothing
+
+
+def _raise_how_it_ended(
+    run: RunDir, before: Mapping[str, Any], first: _Ended | None, request: signals.StopRequest
+) -> None:
+    """Raise what run.json says, or, if no worker could say anything, what was seen of them."""
+    state = run.read_run()
+    said = state != before and state["status"] != "running"
+    if first is None or (said and (first.status >= 0 or state["status"] != "failed")):
+        raise_for_status(run)
+        return
+    go_on = f"continue with: ser pretrain --resume {run.path}"
+    if request.interrupted or request.preempted:
+        stop = Interrupted if request.interrupted else Preempted
+        raise stop(f"stopped outside of steps; {go_on}")
+    if first.status < 0:
+        raise RunFailed(f"{first}; the others have ended; {go_on}")
+    error = SerError(f"{first}, and said why above")
+    error.exit_status = first.status
+    raise error
 
 
 def _wait(workers: _Workers) -> _Ended | None:
@@ -121,16 +138,13 @@ class _Workers:
     """The processes of one launch.
 
     Args:
-        run: What they resume.
+        words: What `ser pretrain` is told.
         nproc: How many there are.
-        device: As `--device` says.
         port: Where this process has the store by which they find each other.
     """
 
-    def __init__(self, run: RunDir, *, nproc: int, device: str | None, port: int) -> None:
-        words = [sys.executable, "-m", "sercli", "pretrain", "--resume", str(run.path)]
-        if device is not None:
-            words += ["--device", device]
+    def __init__(self, words: list[str], *, nproc: int, port: int) -> None:
+        command = [sys.executable, "-m", "sercli", "pretrain", *words]
         shared = {
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)),
             **os.environ,
@@ -148,7 +162,7 @@ class _Workers:
             with signals.starting_processes():
                 for rank in range(nproc):
                     own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-                    self.processes.append(subprocess.Popen(words, env=own))
+                    self.processes.append(subprocess.Popen(command, env=own))
         except BaseException:
             self.kill()
             raise

@@ -16,7 +16,7 @@ from sercli.engine.flops import StepFlops, on_meta, trainable_parameters
 from sercli.objective import Objective
 from sercli.recipe.files import Resolved
 from sercli.recipe.schedule import Schedule
-from sercli.recipe.schema import Recipe
+from sercli.recipe.schema import Data, Recipe
 from sercli.screen import Screen
 from sercli.views.plan import ViewPlan
 from sercli.visible import counted, visible
@@ -104,6 +104,13 @@ def _describe(plan: ViewPlan) -> str:
     return f"{', '.join(parts)}; {plan.num_invariant} in the invariance loss"
 
 
+def _part_of(data: Data) -> str:
+    """What is taken of a set, where that is not all."""
+    classes = "" if data.classes is None else f"{counted(len(data.classes), 'class')}, "
+    share = "" if data.share == 1 else f"{100 * data.share:g} % of each class, "
+    return classes + share
+
+
 def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Screen) -> None:
     """Print what was derived from the recipe."""
     recipe, schedule = resolved.recipe, plan.schedule
@@ -112,8 +119,8 @@ def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Screen) -> No
     rows = {
         "run": str(out),
         "recipe": f"{resolved.name}: {recipe.method.name}{addon}, seed {recipe.seed}",
-        "data": f"{recipe.data.path}, {counted(plan.num_images, 'image')} of "
-        f"{recipe.data.image_size} px",
+        "data": f"{recipe.data.path}, {_part_of(recipe.data)}"
+        f"{counted(plan.num_images, 'image')} of {recipe.data.image_size} px",
         "model": (
             f"{recipe.model.name}, patches of {recipe.model.patch_size} px: "
             f"{counted(plan.tokens, 'token')}, "

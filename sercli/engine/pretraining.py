@@ -7,12 +7,13 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sercli import distributed, signals, stages
-from sercli.data import open_source
 from sercli.data.cores import most_loaders, require_loaders
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
@@ -20,14 +21,16 @@ from sercli.engine.flops import count_flops
 from sercli.engine.plan import Plan, make_plan, print_flops, print_plan
 from sercli.engine.preemption import Stopping
 from sercli.engine.progress import TrainingProgress
+from sercli.engine.resuming import Comparison, GoingOn, read_resolved, record_of, training_source
 from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
 from sercli.engine.watch import naming_who_is_gone
 from sercli.errors import Interrupted, Preempted, SerError, UserError
-from sercli.families import resolve, title_of
+from sercli.families import title_of
 from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
+from sercli.runs.lease import Lease, leased
 from sercli.runs.run_dir import RunDir, next_free, refuse_existing
 from sercli.screen import Screen
 from sercli.signals import as_stop, at_boundaries, deferred
@@ -53,13 +56,7 @@ class Prepared:
 
 def read_recipe(run: RunDir) -> Recipe:
     """The resolved recipe of a run directory."""
-    return _read_recipe(run).recipe
-
-
-def _read_recipe(run: RunDir) -> Resolved:
-    if not run.recipe.is_file():
-        raise UserError(f"{run.path} has no recipe.yaml", "it was not made by ser pretrain")
-    return resolve(str(run.recipe), (), {})
+    return read_resolved(run).recipe
 
 
 def _unknown_then(resolved: Resolved) -> Iterator[str]:
@@ -79,17 +76,6 @@ def _fewer_loaders(recipe: Recipe) -> Iterator[str]:
             f"data.workers {recipe.data.workers}: this process may use fewer cores than the one "
             f"that started the run; it has {most_loaders()} loader processes"
         )
-
-
-def training_source(recipe: Recipe) -> ImageSource:
-    """The images a recipe trains on."""
-    return open_source(
-        recipe.data.path,
-        "train",
-        image_size=recipe.data.image_size,
-        num_images=recipe.data.num_train,
-        seed=recipe.seed,
-    )
 
 
 def prepare(
@@ -120,7 +106,7 @@ def prepare(
     plan = make_plan(resolved.recipe, source, processes=processes)
     with contextlib.ExitStack() as prepared:
         with deferred():  # no stop comes between the directory and who says so in it
-            run = create_run(resolved, plan, out)
+            run = create_run(resolved, plan, out, source)
             (until or prepared).enter_context(stops_recorded(run))
         stages.here.run = str(run.path.absolute())
         console = Screen()
@@ -133,7 +119,7 @@ def prepare(
     return Prepared(run, resolved.recipe, source)
 
 
-def create_run(resolved: Resolved, plan: Plan, out: Path | None) -> RunDir:
+def create_run(resolved: Resolved, plan: Plan, out: Path | None, source: ImageSource) -> RunDir:
     """Make the run directory: `--out`, or the first free `runs/<recipe>`, `-2`, `-3`…"""
     path = out
     if path is None:
@@ -142,15 +128,17 @@ def create_run(resolved: Resolved, plan: Plan, out: Path | None) -> RunDir:
             stem = Path(stem).parent.name if Path(stem).stem == "recipe" else Path(stem).stem
         path = next_free(Path("runs") / stem.replace("/", "-"))
     plugins, copies = copies_for_run(resolved.recipe.plugins)
+    text = resolved.recipe.model_copy(update={"plugins": plugins}).to_yaml()
     return RunDir.create(
         path,
-        recipe=resolved.recipe.model_copy(update={"plugins": plugins}).to_yaml(),
+        recipe=text,
         plugins=copies,
         run={
             "status": "running",
             "recipe_name": resolved.name,
             "command": shlex.join(["ser", *sys.argv[1:]]),
             "seed": resolved.recipe.seed,
+            **record_of(resolved.recipe, text.encode(), source),
             "parameters": {"trainable": plan.parameters},
             "titles": {
                 "method": title_of(type(resolved.recipe.method)),
@@ -166,6 +154,8 @@ def train(
     device: torch.device,
     make_monitor: MonitorFactory,
     prepared: Prepared | None = None,
+    going_on: GoingOn | None = None,
+    take_over: bool = False,
 ) -> None:
     """Train a run directory to its end, from its last checkpoint if there is one.
 
@@ -175,46 +165,43 @@ def train(
         make_monitor: Makes what measures the encoder on the way.
         prepared: What this process prepared the run with; None: its recipe.yaml is read, and its
             data opened.
+        going_on: What this process has read and opened already, of a run that is resumed; None: as
+            above, and what it was started with is not compared.
+        take_over: Do not wait to see whether another machine's process still trains it.
 
     Raises:
         Preempted, Interrupted: Stopped by a signal; resumable.
+        UserError: It cannot be gone on with, or another process trains it; nothing was changed.
         SerError: The run failed; run.json says why.
     """
+    news = None if going_on is None else going_on.comparison
     notes: tuple[str, ...] = ()  # what was prepared here has been told of
-    if prepared is None:
-        resolved = _read_recipe(run)
+    if prepared is not None:
+        recipe, source = prepared.recipe, prepared.source
+    else:
+        resolved = read_resolved(run) if going_on is None else going_on.resolved
         recipe = resolved.recipe
         notes = (*resolved.notes, *_unknown_then(resolved), *_fewer_loaders(recipe))
-    else:
-        recipe = prepared.recipe
+        source = training_source(recipe) if going_on is None else going_on.source
     first = distributed.rank() == 0
     several = distributed.active()
     stages.here.run = str(run.path.absolute())
+    anew = "world_size" not in run.read_run()  # no attempt of before has trained it
     with contextlib.ExitStack() as until:
-        until.enter_context(stops_recorded(run))
-        until.enter_context(naming_who_is_gone())
         if several:
             until.enter_context(at_boundaries(alone=False))
-        runtime = runtimes.runtime_for(device, recipe.train.precision)
-        source = training_source(recipe) if prepared is None else prepared.source
-        monitor = make_monitor(recipe, source, runtime)
-        trainer = Trainer(run, recipe, source, runtime, monitor=monitor)
-        total = trainer.schedule.total_steps
-        with TrainingProgress(total, quiet=not first) as progress:
+        guard = until.enter_context(_alone_in(run, take_over))
+        with stops_recorded(run, refusals=anew), naming_who_is_gone():
+            runtime = runtimes.runtime_for(device, recipe.train.precision)
+            monitor = make_monitor(recipe, source, runtime)
+            trainer = Trainer(run, recipe, source, runtime, monitor=monitor, guard=guard)
+            progress = TrainingProgress(trainer.schedule.total_steps, quiet=not first)
             for note in notes:
                 progress.message(note)
             trainer.resume(progress.message)
+        with stops_recorded(run), naming_who_is_gone(), progress:
             if first:
-                name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-                run.update_run(
-                    status="running",
-                    exit_status=None,  # of an earlier attempt
-                    error=None,
-                    device=name,
-                    **runtimes.describe(),
-                )
-                if "flops" not in run.read_run():  # it was stopped while they were counted
-                    run.update_run(flops=count_flops(recipe).to_json())
+                _record_start(run, recipe, device, news, trainer.step, progress.message)
             with at_boundaries(alone=not several) as request:
                 Stopping(request, device, _stopped(run)).check()
                 trainer.train(request, progress)
@@ -224,6 +211,62 @@ def train(
 
 def _stopped(run: RunDir) -> str:
     return f"stopped outside of steps; continue with: ser pretrain --resume {run.path}"
+
+
+def _record_start(
+    run: RunDir,
+    recipe: Recipe,
+    device: torch.device,
+    news: Comparison | None,
+    step: int,
+    say: Callable[[str], None],
+) -> None:
+    """Say in run.json, and to the user, what goes on from a step; clear what killed ones left."""
+    told: dict[str, Any] = {}
+    if news is not None:
+        told = news.news(step)
+        for line in news.lines(step):
+            say(line)
+    run.sweep()
+    run.sweep_checkpoints()
+    run.update_run(
+        status="running",
+        exit_status=None,  # of an earlier attempt
+        error=None,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        **told,
+        **runtimes.describe(),
+    )
+    if "flops" not in run.read_run():  # it was stopped while they were counted
+        run.update_run(flops=count_flops(recipe).to_json())
+
+
+@contextlib.contextmanager
+def _alone_in(run: RunDir, take_over: bool) -> Iterator[Callable[[], None]]:
+    """Inside, no other command trains the run directory; the first process holds its lease.
+
+    Yields:
+        What refuses to write on where the directory is gone, or taken over.
+
+    Raises:
+        UserError: Another one does.
+    """
+    held: list[Lease] = []
+    with contextlib.ExitStack() as stack:
+
+        def take() -> None:
+            held.append(
+                stack.enter_context(leased(run, take_over=take_over, say=partial(say, err=True)))
+            )
+
+        runtimes.decided_by_first(take)
+
+        def guard() -> None:
+            run.require_there()
+            for lease in held:
+                lease.require_held()
+
+        yield guard
 
 
 def _record(run: RunDir, trainer: Trainer) -> None:
@@ -244,8 +287,12 @@ def _record(run: RunDir, trainer: Trainer) -> None:
 
 
 @contextlib.contextmanager
-def stops_recorded(run: RunDir) -> Iterator[None]:
+def stops_recorded(run: RunDir, *, refusals: bool = True) -> Iterator[None]:
     """Say in run.json how what is inside ended, unless it came to its end.
+
+    Args:
+        run: The run directory.
+        refusals: Whether a user's error ends the run, too, and does not only refuse to go on.
 
     Raises:
         Preempted, Interrupted: A signal ended it.
@@ -254,8 +301,9 @@ def stops_recorded(run: RunDir) -> Iterator[None]:
         yield
     except BaseException as error:
         stop = as_stop(error, _stopped(run))
-        with deferred():
-            _record_stop(run, stop or error)
+        if refusals or not isinstance(error, UserError):
+            with deferred():
+                _record_stop(run, stop or error)
         if stop is None or stop is error:
             raise
         raise stop from error

@@ -22,7 +22,7 @@ from sercli.engine.bounds import bounds_here, collective_seconds
 from sercli.engine.meeting import meet
 from sercli.engine.processes import Started, ranks_here, started
 from sercli.errors import SerError, UserError
-from sercli.visible import say
+from sercli.visible import counted, say
 
 _T = TypeVar("_T")
 
@@ -164,7 +164,7 @@ def _require_own_devices(device: torch.device) -> None:
 
 def _too_few_devices(processes: int, devices: int, where: str = "") -> UserError:
     return UserError(
-        f"{processes} processes{where} for {devices} CUDA device{'s' if devices > 1 else ''}",
+        f"{processes} processes{where} for {counted(devices, 'CUDA device')}",
         "each needs one of its own",
         f"start {devices} there, show each another device (srun --gpus-per-task=1), "
         "or use --device cpu",

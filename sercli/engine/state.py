@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from sercli.encoders.files import require_finite
 from sercli.encoders.loading import encoder_metadata, write_encoder
 from sercli.engine import checkpoint
+from sercli.engine.runtime import decided_by_first
 from sercli.engine.stepper import Position
 from sercli.errors import UserError
 from sercli.objective import Objective
 from sercli.recipe.schema import Recipe
+from sercli.runs.files import write_json
 from sercli.runs.run_dir import RunDir
 
 
@@ -48,13 +50,15 @@ class PretrainingState:
             say: Shows a line: which checkpoints are damaged.
 
         Returns:
-            Where it was taken; None without one.
+            Where it was taken; None where none was written yet.
 
         Raises:
-            UserError: It does not fit the recipe, or holds what is not finite.
+            UserError: It does not fit the recipe, or holds what is not finite; or there were
+                checkpoints, and none of them can be used.
         """
         state = checkpoint.load_latest(self.run, say)
         if state is None:
+            decided_by_first(lambda: _require_none_yet(self.run, say))
             return None
         try:
             require_finite(_tensors_of(state), str(self.run.checkpoints))
@@ -80,6 +84,7 @@ class PretrainingState:
             "optimiser": self.optimiser.state_dict(),
         }
         checkpoint.save(self.run, position.step, state, keep_steps=self.keep_steps)
+        self.run.update_run(saved_step=position.step)
         teacher = self.objective.teacher
         keep = teacher is not None and self.objective.method.evaluates_teacher
         write_encoder(
@@ -88,6 +93,31 @@ class PretrainingState:
             student=encoder,
             teacher=teacher.encoder if keep and teacher is not None else None,
         )
+
+
+def _require_none_yet(run: RunDir, say: Callable[[str], None]) -> None:
+    """Refuse to begin anew where there is something to go on with, or was.
+
+    Raises:
+        UserError: A checkpoint was written, and there is none that could be used.
+    """
+    record = run.read_run()
+    rows = [row.get("step", 0) for row in run.read_metrics()]
+    saved = record.get("saved_step")
+    if saved is None and "recipe_sha256" not in record:  # an earlier version did not note it
+        stopped = record.get("status") == "preempted" and rows
+        there = run.encoder.exists() or any(run.checkpoints.glob("step-*"))
+        saved = max(rows, default=0) if stopped or there else None
+    if saved is not None:
+        raise UserError(
+            f"no checkpoint of {run.path} can be used: it was saved at step {saved}, and what is "
+            f"in {run.checkpoints} is damaged, incomplete or gone",
+            "a run goes on from a checkpoint; nothing was changed",
+            f"bring one back with its .sha256, or start anew: ser pretrain --recipe {run.recipe}",
+        )
+    if record.get("world_size") is not None:  # it has trained before
+        lost = f", and the {max(rows)} steps that were logged are lost" if rows else ""
+        say(f"note: {run.path} was stopped before its first checkpoint: it begins at step 0{lost}")
 
 
 def _tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -131,13 +161,15 @@ class ModuleState:
             say: Shows a line: which checkpoints are damaged.
 
         Returns:
-            Where it was taken; None without one.
+            Where it was taken; None where none was written yet.
 
         Raises:
-            UserError: It is of another training.
+            UserError: It is of another training; or there were checkpoints, and none of them can
+                be used.
         """
         state = checkpoint.load_latest(self.run, say)
         if state is None:
+            decided_by_first(lambda: self._require_none_yet(say))
             return None
         if state.get("identity") != self.identity:
             raise UserError(
@@ -151,6 +183,17 @@ class ModuleState:
         self.optimiser.load_state_dict(state["optimiser"])
         return Position(int(state["step"]), float(state["train_seconds"]))
 
+    def _require_none_yet(self, say: Callable[[str], None]) -> None:
+        hashed = any(self.run.checkpoint_hash(s).exists() for s in self.run.checkpoint_steps())
+        if self.run.saved.exists() or hashed:
+            raise UserError(
+                f"no checkpoint in {self.run.checkpoints} can be used",
+                "there was one, and it is damaged, incomplete or gone; nothing was changed",
+                "use --restart to begin anew",
+            )
+        if self.run.metrics.is_file():
+            say(f"note: {self.run.path} was stopped before its first checkpoint: it begins anew")
+
     def save(self, position: Position) -> None:
         """Write a checkpoint."""
         state = {
@@ -161,3 +204,4 @@ class ModuleState:
             "optimiser": self.optimiser.state_dict(),
         }
         checkpoint.save(self.run, position.step, state)
+        write_json(self.run.saved, {"step": position.step})

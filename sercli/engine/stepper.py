@@ -25,7 +25,7 @@ from torch import Tensor
 from sercli import distributed, stages
 from sercli.engine.agreement import Agreed, Agreement
 from sercli.engine.tracking import Tracker
-from sercli.errors import Interrupted, Preempted, RunFailed
+from sercli.errors import Interrupted, Preempted, RunFailed, SerError, UserError
 from sercli.runs.run_dir import RunDir
 from sercli.signals import StopRequest, deferred
 
@@ -128,6 +128,7 @@ class Stepper:
         measure: Numbers for a row, every `measure_steps`, on rank 0; the others wait.
         judge: Called with what the ranks agreed on; raises where that ends the run.
         tensorboard: Whether rows also go there.
+        guard: Called on rank 0 before anything is written; raises where that may no longer be.
         clock: Tells the time.
 
     Attributes:
@@ -148,6 +149,7 @@ class Stepper:
         measure: Callable[[], Mapping[str, float]] | None = None,
         judge: Callable[[Agreed], None] = lambda _agreed: None,
         tensorboard: bool = False,
+        guard: Callable[[], None] = lambda: None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.pace, self.state, self.run, self.optimiser = pace, state, run, optimiser
@@ -159,6 +161,7 @@ class Stepper:
         self._unjudged: Agreement | None = None  # of the step before, where the pace is late
         self._bad_in_a_row, self._saved_step = 0, 0
         self._tracker: Tracker | None = None
+        self.guard = guard
         self._begin()
 
     def attend(self, request: StopRequest, display: Display | None = None) -> None:
@@ -185,21 +188,38 @@ class Stepper:
         """
         position = None if self.state is None else self.state.load(say)
         if position is not None:
+            if position.step > self.pace.total_steps:
+                raise UserError(
+                    f"it was saved at step {position.step} of now {self.pace.total_steps}",
+                    "a training cannot become shorter than it is",
+                )
             self.step, self.train_seconds = position.step, position.train_seconds
             self._saved_step = self.step
         if self.run is not None and distributed.rank() == 0 and self.run.metrics.is_file():
-            self.run.truncate_metrics(self.step)
+            damaged = self.run.truncate_metrics(self.step)
+            if damaged:
+                say(f"{self.run.metrics}: {damaged} damaged lines are left out")
         return self.step
 
     def save(self) -> None:
         """Write what `resume` takes up (rank 0; the others wait)."""
         if self.state is not None:
+            state = self.state
             with stages.inside("save"):
                 if distributed.rank() == 0:
                     with deferred():  # also from a second Ctrl-C
-                        self.state.save(Position(self.step, self.train_seconds))
+                        self._guarded(lambda: state.save(Position(self.step, self.train_seconds)))
                 distributed.barrier()
         self._saved, self._saved_step = self.clock(), self.step
+
+    def _guarded(self, write: Callable[[], None]) -> None:
+        """Write something; if that fails as the place is gone, that is what is said."""
+        self.guard()
+        try:
+            write()
+        except SerError:
+            self.guard()
+            raise
 
     # -- around a step ------------------------------------------------------------------------
 
@@ -212,6 +232,9 @@ class Stepper:
         iterator = iter(batches)
         wanted = self.tensorboard and distributed.rank() == 0
         if self.run is not None:
+            if distributed.rank() == 0:
+                self.guard()
+                self.run.path.mkdir(parents=True, exist_ok=True)
             self._tracker = Tracker(self.run, wanted=wanted, first_step=self.step)
         self._begin()
         first, before = self.step, (stages.here.stage, stages.here.doing)
@@ -370,7 +393,8 @@ class Stepper:
                     row |= self.measure()
                 distributed.barrier()
         if distributed.rank() == 0 and self.run is not None:
-            self.run.append_metrics(row)
+            run = self.run
+            self._guarded(lambda: run.append_metrics(row))
         if self._tracker is not None:
             self._tracker.row(row)
         if self.display is not None:

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from sercli import distributed
 from sercli.data.cores import most_loaders
@@ -43,6 +42,7 @@ class Trainer:
         source: Training images.
         runtime: Device and precision.
         monitor: Called every `monitor_steps`.
+        guard: Called on rank 0 before anything is written; raises where that may no longer be.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Trainer:
         runtime: Runtime,
         *,
         monitor: Monitor,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         self.run, self.recipe, self.source, self.runtime = run, recipe, source, runtime
         self.schedule = Schedule.of(recipe.train, len(source))
@@ -68,14 +69,11 @@ class Trainer:
                 block.compile()
         self.module: nn.Module = self.objective
         if distributed.active():
-            # Every rank works out the same buffers: none is sent.
-            self.module = DistributedDataParallel(
-                self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self.module = distributed.data_parallel(self.objective, gradient_as_bucket_view=True)
         self.unreadable: set[str] = set()
-        self.stepper = self._stepper(monitor)
+        self.stepper = self._stepper(monitor, guard)
 
-    def _stepper(self, monitor: Monitor) -> Stepper:
+    def _stepper(self, monitor: Monitor, guard: Callable[[], None]) -> Stepper:
         """What keeps the run between its steps."""
         schedule, train = self.schedule, self.recipe.train
         pace = Pace(
@@ -105,6 +103,7 @@ class Trainer:
             measure=lambda: monitor(self.objective.evaluated_encoder),
             judge=self._fail_if_unreadable,
             tensorboard=train.tensorboard,
+            guard=guard,
         )
 
     @property
@@ -121,7 +120,8 @@ class Trainer:
         """Take up the last checkpoint that verifies; without one, start anew.
 
         Raises:
-            UserError: The checkpoint does not fit the recipe, or holds what is not finite.
+            UserError: The checkpoint does not fit the recipe, holds what is not finite, or is of a
+                longer run; or there were checkpoints, and none can be used.
         """
         self.stepper.resume(say)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from sercli import distributed
 from sercli.data import ImageSource
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, evaluation_batches
+from sercli.data.subset import class_settings, share_of_each
 from sercli.encoders.loading import LoadedEncoder
 from sercli.encoders.vit import Encoder
 from sercli.evals.common import (
@@ -179,6 +180,7 @@ def evaluate(
     device: torch.device,
     batch_size: int = 256,
     limit: int | None = None,
+    shots: float | None = None,
     floor: bool = True,
     image_size: int | None = None,
     workers: int | None = None,
@@ -197,6 +199,7 @@ def evaluate(
         batch_size: Images encoded at once.
         limit: At most this many images of the bank and of the queries each; the result is partial
             if that leaves any out.
+        shots: Share of each class that the bank has, with at least one image; None: all.
         floor: Score a randomly initialised twin of the encoder as well.
         image_size: Side in pixels, a multiple of the patch; None: what it was trained on.
         workers: Loader processes; None: by the number of cores.
@@ -207,7 +210,7 @@ def evaluate(
             fit the patch.
     """
     loaded = loaded.at(image_size)
-    bank, queries = _images(train, val, limit)
+    bank, queries = _images(train, val, limit, shots=shots)
     encoders = [loaded.encoder]
     if floor:
         # Drawn on the CPU, where a seed gives the same weights on every machine.
@@ -227,7 +230,7 @@ def evaluate(
         known = distributed.gather_in_order(own_part, len(bank.indices))
         voted = vote(known, bank_labels, asking, own_labels, num_classes=len(train.classes))
         scores.append(_gathered(voted, len(queries.indices)))
-    protocol = _protocol(held_out=val is None, image_size=image_size)
+    protocol = _protocol(train, held_out=val is None, image_size=image_size, shots=shots)
     return _outcome(protocol, loaded, bank, queries, scores)
 
 
@@ -260,13 +263,15 @@ def _outcome(
 
 
 def _images(
-    train: ImageSource, val: ImageSource | None, limit: int | None
+    train: ImageSource, val: ImageSource | None, limit: int | None, *, shots: float | None
 ) -> tuple[_Images, _Images]:
-    """The bank and the queries, at most `limit` of each."""
+    """The bank, or a share of it, and the queries, at most `limit` of each."""
     if val is None:
         bank, queries = hold_out(train)
     else:
         bank, queries = np.arange(len(train)), np.arange(len(val))
+    if shots is not None:
+        bank = share_of_each(train, bank, shots, seed=SEED)
 
     def some(source: ImageSource, indices: NDArray[np.int64]) -> _Images:
         draws = numpy_generator(SEED, "knn", "limit")
@@ -324,7 +329,9 @@ def _metrics(scores: Sequence[dict[int, KnnScore]]) -> Metrics:
     return values
 
 
-def _protocol(*, held_out: bool, image_size: int | None) -> dict[str, Any]:
+def _protocol(
+    train: ImageSource, *, held_out: bool, image_size: int | None, shots: float | None
+) -> dict[str, Any]:
     """The rule, all of it hashed; nothing that follows from the model."""
     settings = {
         "features": "[CLS] after the final norm, L2-normalised",
@@ -340,5 +347,8 @@ def _protocol(*, held_out: bool, image_size: int | None) -> dict[str, Any]:
         "interval": "Wilson over queries",
         "confidence": CONFIDENCE,
         "seed": SEED,
+        **class_settings(train),
+        **({} if shots is None else {"shots": shots}),
     }
-    return {"name": PROTOCOL.name, "variant": None, "version": 1, "settings": settings}
+    variant = None if shots is None else f"{100 * shots:g}pct"
+    return {"name": PROTOCOL.name, "variant": variant, "version": 1, "settings": settings}

@@ -39,6 +39,7 @@ def training_monitor(recipe: Recipe, source: ImageSource, runtime: Runtime) -> M
             image_size=recipe.data.image_size,
             num_images=recipe.data.num_val,
             seed=recipe.seed,
+            classes=recipe.data.classes,
         )
         query_indices = draws.permutation(len(queries))[:QUERIES].tolist()
         bank_indices = order[:BANK]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from sercli.visible import counted
+
 
 def require_pair(one: Tensor, other: Tensor, one_name: str, other_name: str) -> None:
     """Two matrices of one shape, a row an image.
@@ -40,11 +42,12 @@ def require_contrast(
         )
     if len(gathered) < 2:
         raise ValueError(
-            f"{len(gathered)} row(s) in {gathered_name}: no negatives, at least 2 are needed"
+            f"{counted(len(gathered), 'row')} in {gathered_name}: no negatives, "
+            "at least 2 are needed"
         )
     if not 0 <= offset <= len(gathered) - len(rows):
         raise ValueError(
-            f"offset {offset}: {len(rows)} row(s) of {rows_name} must lie among the "
+            f"offset {offset}: {counted(len(rows), 'row')} of {rows_name} must lie among the "
             f"{len(gathered)} of {gathered_name}"
         )
     if not temperature > 0:  # nor NaN

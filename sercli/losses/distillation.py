@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sercli.losses.checks import require_pair
 from sercli.precision import at_least_fp32, without_autocast
+from sercli.visible import counted
 
 
 def dino_cross_entropy(
@@ -34,10 +35,11 @@ def dino_cross_entropy(
         ValueError: Shapes or numbers of views do not fit.
     """
     if len(students) < 2:
-        raise ValueError(f"{len(students)} student view(s): at least 2 are needed")
+        raise ValueError(f"{counted(len(students), 'student view')}: at least 2 are needed")
     if not 1 <= len(targets) <= len(students):
         raise ValueError(
-            f"{len(targets)} target view(s): must be 1 to {len(students)}, the student's views"
+            f"{counted(len(targets), 'target view')}: must be 1 to {len(students)}, "
+            "the student's views"
         )
     if not temperature > 0:  # nor NaN
         raise ValueError(f"temperature {temperature}: must be positive")

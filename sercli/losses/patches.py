@@ -10,6 +10,7 @@ from torch import Tensor
 from sercli.losses.tiles import PatchNTXent, Problem
 from sercli.negatives import Negatives
 from sercli.precision import without_autocast
+from sercli.visible import counted
 
 
 def patch_nt_xent(
@@ -87,7 +88,9 @@ def _require_fit(
     if which.radius is not None and (grid is None or grid[0] * grid[1] != tokens):
         raise ValueError(f"grid {grid}: +spatial needs (h, w) with h·w = {tokens}")
     if num_keys < 2 and which.radius is None:
-        raise ValueError(f"{num_keys} image(s) in the keys: no negatives, at least 2 are needed")
+        raise ValueError(
+            f"{counted(num_keys, 'image')} in the keys: no negatives, at least 2 are needed"
+        )
 
 
 def _distances(grid: tuple[int, int], device: torch.device) -> Tensor:

@@ -8,8 +8,9 @@ PROTOCOL = Protocol(
     name="knn",
     title="nearest-neighbour",
     explanation="Weighted nearest neighbours on the frozen encoder's [CLS]; percent.",
-    heading="kNN {quantity}",
+    heading="kNN ({variant}) {quantity}",
     place=1,
+    variants={"1pct": "1 %", "10pct": "10 %"},
     quantities=(
         Quantity("top1", "top-1", default=True, interval="wilson", paired=True),
         Quantity("top5", "top-5", interval="wilson"),

@@ -18,6 +18,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from sercli.errors import UserError
+from sercli.recipe.class_lists import read_class_list
 from sercli.recipe.keys import explain, refuse_unknown, text_keys
 from sercli.recipe.schema import (
     AddonConfig,
@@ -30,6 +31,7 @@ from sercli.runs.places import require_place
 from sercli.runs.reading import shown
 from sercli.runs.text import parse_yaml, read_mapping, spelt
 
+_CLASSES = "data.classes"
 _LONGEST_CHAIN = 32
 
 
@@ -67,10 +69,11 @@ class RecipeFile:
     texts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested settings."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -160,7 +163,7 @@ def _read_file(file: Path, name: str) -> tuple[RecipeFile, str | None]:
     tree = read_mapping(file)
     parent = tree.pop("extends", None)
     plugins = plugins_of(tree.pop("plugins", None), beside=file)
-    pairs = list(_flatten(tree))
+    pairs = list(flatten(tree))
     values = dict(pairs)
     if len(values) < len(pairs):
         counts = Counter(key for key, _ in pairs)
@@ -168,8 +171,24 @@ def _read_file(file: Path, name: str) -> tuple[RecipeFile, str | None]:
         raise UserError(f"{file} sets {twice} twice", "a key may stand once, dotted or nested")
     if parent is not None and not isinstance(parent, str):
         raise UserError(f"{file} extends {shown(parent)}", "`extends:` takes one recipe name")
-    texts = dict(_flatten(spelt(file.read_text(encoding="utf-8-sig"))))
+    texts = dict(flatten(spelt(file.read_text(encoding="utf-8-sig"))))
+    values = _with_class_list(values, texts, file.parent)
     return RecipeFile(_full_name(file, name), values, plugins, texts), parent
+
+
+def _with_class_list(values: dict[str, Any], texts: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`data.classes: FILE` becomes the names in it: what a run is does not change with the file.
+
+    Args:
+        values: Dotted key → what a recipe says.
+        texts: How it spells that; what is no longer as it was spelt leaves it.
+        folder: What the file's path is relative to.
+    """
+    given = values.get(_CLASSES)
+    if given is None or isinstance(given, list):
+        return values
+    file = folder / str(texts.pop(_CLASSES, given))
+    return {**values, _CLASSES: list(read_class_list(file))}
 
 
 def plugins_of(given: Any, *, beside: Path) -> tuple[Plugin, ...]:
@@ -253,10 +272,11 @@ def resolve(
         UserError: Unknown key (with a suggestion) or bad value.
     """
     parsed = [_parse_setting(text) for text in settings]
-    told = dict(_flatten({key: value for key, value, _ in parsed}))
-    texts = dict(_flatten({key: text for key, _, text in parsed}))
+    told = dict(flatten({key: value for key, value, _ in parsed}))
+    texts = dict(flatten({key: text for key, _, text in parsed}))
     if any(key.partition(".")[0] == "plugins" for key in told):
         raise UserError("--set plugins", "plug-ins are loaded before settings", "use --plugin FILE")
+    told = _with_class_list(told, texts, Path())
     everything = [
         *files,
         RecipeFile("--set", told, texts=texts),
@@ -278,7 +298,7 @@ def from_mapping(
     name: str = "recipe",
 ) -> Resolved:
     """Resolve settings given as nested mappings (as `Recipe.model_dump` gives them)."""
-    values, origins = _merge([RecipeFile(name, dict(_flatten(tree)))], addons)
+    values, origins = _merge([RecipeFile(name, dict(flatten(tree)))], addons)
     return _resolve(values, origins, name, methods=methods, addons=addons)
 
 
@@ -315,7 +335,7 @@ def _resolve(
     chosen = tree["addon"].model_dump().get("preset")
     reason = f"method {recipe.method.name}" if chosen is None else f"preset {chosen}"
     origins = {**{f"addon.{key}": reason for key in expanded}, **origins}
-    everything = dict(_flatten(recipe.model_dump(mode="json")))
+    everything = dict(flatten(recipe.model_dump(mode="json")))
     return Resolved(recipe, name, {key: origins.get(key, "default") for key in everything})
 
 

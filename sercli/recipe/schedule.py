@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sercli.errors import UserError
 from sercli.recipe.schema import Train
+from sercli.visible import counted
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Schedule:
         """
         if train.batch_size > num_images:
             raise UserError(
-                f"train.batch_size {train.batch_size} with {num_images} images",
+                f"train.batch_size {train.batch_size} with {counted(num_images, 'image')}",
                 "a batch must not be larger than the data set",
                 f"use --set train.batch_size={max(2, num_images // 2)} or more images",
             )

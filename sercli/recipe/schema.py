@@ -20,6 +20,7 @@ from pydantic import (
     SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationInfo,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -49,10 +50,31 @@ class Data(Section):
     image_size: Count = Field(224, description="side of a view, pixels")
     num_train: Count | None = Field(None, description="training images; embedded world only")
     num_val: Count | None = Field(None, description="validation images; embedded world only")
+    classes: tuple[str, ...] | None = Field(
+        None,
+        description="some of the classes: a list of names, or a text file with a name a line",
+        json_schema_extra={
+            "anyOf": [
+                {"type": "array", "items": {"type": "string"}, "minItems": 1},
+                {"type": "string"},
+                {"type": "null"},
+            ]
+        },
+    )
+    share: Share = Field(1.0, description="share of the training images of each class")
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None,
         description="loader processes a rank, at most as many as cores; default: by their number",
     )
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_stand_once(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is None:
+            return None
+        if not names or len(set(names)) < len(names):
+            raise ValueError("at least one class is needed, and none of them twice")
+        return tuple(sorted(names))
 
 
 PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
@@ -274,6 +296,11 @@ class AddonConfig(FamilyConfig):
     def taps_cls(self) -> bool:
         """Whether the add-on takes [CLS] of the tapped layer, so that [CLS] cannot be delayed."""
         return False
+
+    @property
+    def bound_to_ranks(self) -> tuple[str, ...]:
+        """Settings by which a step depends on the number of processes, as an error names them."""
+        return ()
 
     @property
     def more_views(self) -> MoreViews | None:

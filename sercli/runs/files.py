@@ -1,21 +1,116 @@
-"""Files written beside and renamed: a reader never sees half of one."""
+"""Files written beside and renamed: a reader never sees half of one.
+
+What is written beside has a name that says whose it is: what killed processes left is removed by
+the next that writes there, and a living one's is left alone.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sercli.errors import UserError, from_os_error
+from sercli.runs.owner import Owner, lives
 from sercli.runs.places import require_place
 from sercli.runs.reading import LARGEST_JSON, parse_json, read_bytes
 from sercli.signals import deferred
+
+_LONGEST_NAME = 255  # bytes, of what file systems allow
+_RANDOM = 8  # characters that `tempfile` adds
+_TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)\.\w{8}")
+_PROBE_BYTES = 1 << 16  # more than a result takes
+_FORGOTTEN = 24 * 3600.0  # seconds; a process of another machine has written long before
+
+
+def _temporary_prefix(name: str) -> str:
+    """What a temporary file or directory for `name` is called, up to random characters."""
+    here = Owner.here()
+    whose = f".{here.machine}-{here.pid}-{here.started}."
+    kept = name.encode()[: _LONGEST_NAME - len(whose) - _RANDOM - 1].decode(errors="ignore")
+    return f".{kept}{whose}"
+
+
+def temporary(path: Path) -> tuple[int, str]:
+    """An empty file beside `path` to be renamed to it: its descriptor and its name.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    return tempfile.mkstemp(prefix=_temporary_prefix(path.name), dir=path.parent)
+
+
+def is_left_behind(path: Path) -> bool:
+    """Whether it is a temporary file or directory of ours whose process has ended.
+
+    That of another machine's process counts once nothing in it was written for a day.
+    """
+    told = _TEMPORARY.fullmatch(path.name)
+    if told is None:
+        return False
+    if told["machine"] == Owner.here().machine:
+        return not lives(int(told["pid"]), int(told["started"]))
+    return time.time() - _last_written(path) > _FORGOTTEN
+
+
+def _last_written(path: Path) -> float:
+    """When anything of a file or directory was last written, in seconds since 1970."""
+    inside = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    times = []
+    for one in (path, *inside):
+        with suppress(OSError):
+            times.append(one.lstat().st_mtime)
+    return max(times, default=time.time())
+
+
+def sweep(directory: Path) -> None:
+    """Remove from a directory what killed processes left; what cannot be removed stays."""
+    with suppress(OSError), os.scandir(directory) as entries:
+        hidden = [Path(entry.path) for entry in entries if entry.name.startswith(".")]
+        for path in filter(is_left_behind, hidden):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole directory, if it can be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def require_writable(directory: Path) -> None:
+    """Write something into a directory, or into the one that it would be made in, and remove it.
+
+    Permissions do not tell: some users may write anywhere, and some disks are read-only or full.
+
+    Raises:
+        UserError: It cannot be written, or is a file.
+        RunFailed: The disk is full.
+    """
+    place = directory.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f"{place} is a file", "a directory is needed there", "move it away")
+    try:
+        prefix = _temporary_prefix("probe")
+        with tempfile.NamedTemporaryFile(prefix=prefix, dir=place) as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise from_os_error(error, f"cannot write into {place}") from error
+    sweep(place)
 
 
 def _umask() -> int:
@@ -36,23 +131,24 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         UserError: The place cannot be written.
         RunFailed: The disk is full. The temporary file is removed and an older `path` is intact.
     """
-    temporary: str | None = None
+    beside: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, beside = temporary(path)
         with os.fdopen(descriptor, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, path)
+        beside = None
+        sweep(path.parent)
     except OSError as error:
         raise from_os_error(error, f"cannot write {path}") from error
     finally:
-        if temporary is not None:
+        if beside is not None:
             with suppress(OSError):
-                os.unlink(temporary)
+                os.unlink(beside)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -81,7 +177,8 @@ def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
     try:
         with deferred():
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            sweep(path.parent)
+            draft = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path.name), dir=path.parent))
         yield draft
         with deferred():
             draft.chmod(0o777 & ~_umask())

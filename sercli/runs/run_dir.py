@@ -2,12 +2,13 @@
 
 ```
 recipe.yaml  run.json  metrics.jsonl  encoder.safetensors
+lease.json: whose it is while it is trained
 plugins/NAME.py: what the recipe needs that does not come with ser
 checkpoints/step-00000100.pt (+ .sha256)
 results/<protocol>[--<variant>].json (+ .npz); earlier/: what another rule or a trial replaced
 heads/<result>.safetensors (+ .unfinished, while a probe is not done)
 cache/features-<split>.safetensors, cache/grids-<what>.npy
-detection/<engine>-<what>/metrics.jsonl, checkpoints/: the training of a detector
+detection/<engine>-<what>/metrics.jsonl, checkpoints/, saved.json: the training of a detector
 figures/
 ```
 """
@@ -15,17 +16,21 @@ figures/
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sercli.errors import UserError, from_os_error
+from sercli.errors import RunFailed, UserError, from_os_error
 from sercli.runs.files import (
     hash_of,
     read_json,
     replacing_directory,
+    require_writable,
+    sweep,
     verifies,
     write_atomic,
     write_json,
@@ -38,9 +43,15 @@ from sercli.runs.result import SCHEMA, Result, now
 
 @dataclass(frozen=True)
 class RunDir:
-    """A run directory and its file names."""
+    """A run directory and its file names.
+
+    Attributes:
+        path: Where it is.
+        outer: The run directory that it is a part of; None: it is one itself.
+    """
 
     path: Path
+    outer: Path | None = None
 
     @property
     def recipe(self) -> Path:
@@ -49,6 +60,11 @@ class RunDir:
     @property
     def run(self) -> Path:
         return self.path / "run.json"
+
+    @property
+    def lease(self) -> Path:
+        """Whose the directory is, while a process trains it."""
+        return self.path / "lease.json"
 
     @property
     def metrics(self) -> Path:
@@ -88,11 +104,12 @@ class RunDir:
 
     def detection(self, what: str) -> RunDir:
         """Where the training of a detector keeps its metrics and checkpoints."""
-        return RunDir(self.path / "detection" / what)
+        return RunDir(self.path / "detection" / what, self.path)
 
     def detections(self) -> Iterator[RunDir]:
         """Those that there are."""
-        return (RunDir(path) for path in sorted((self.path / "detection").glob("*")))
+        paths = sorted((self.path / "detection").glob("*"))
+        return (RunDir(path, self.path) for path in paths)
 
     @property
     def figures(self) -> Path:
@@ -106,6 +123,11 @@ class RunDir:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    @property
+    def saved(self) -> Path:
+        """Of a detector's training: its last checkpoint (of a run's, run.json says which)."""
+        return self.path / "saved.json"
 
     def checkpoint(self, step: int) -> Path:
         """The checkpoint taken after `step` optimiser steps."""
@@ -202,12 +224,58 @@ class RunDir:
         """Merge `fields` into run.json."""
         write_json(self.run, {**self.read_run(), **fields})
 
+    def require_there(self) -> None:
+        """Find out that the run directory is gone: what is written now would be half of one.
+
+        Raises:
+            RunFailed: It was removed, or its disk is no longer mounted.
+        """
+        whole = RunDir(self.outer or self.path)
+        if not whole.run.exists():
+            raise RunFailed(
+                f"{whole.path} has vanished: it was removed, or its disk is gone; nothing can be "
+                "written there any more, and no half of it is made anew"
+            )
+
+    def require_writable(self) -> None:
+        """Find out now that nothing could be written at the end.
+
+        The directory need not exist yet.
+
+        Raises:
+            UserError: It, or a directory in it, cannot be written.
+            RunFailed: The disk is full.
+        """
+        require_writable(self.path)
+        for inside in (self.results, self.heads, self.figures, self.checkpoints):
+            if os.path.lexists(inside):
+                require_writable(inside)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left anywhere in the directory."""
+        for folder, _, _ in os.walk(self.path):
+            sweep(Path(folder))
+
+    def sweep_checkpoints(self) -> None:
+        """Remove halves of checkpoints; only for the one process that writes them.
+
+        Those of earlier versions do not say whose they are.
+        """
+        for hash_file in self.checkpoints.glob("step-*.pt.sha256"):
+            if not hash_file.with_suffix("").exists():
+                hash_file.unlink(missing_ok=True)
+        written = {self.recipe, self.run, self.metrics, self.encoder}
+        names = "|".join([*(re.escape(one.name) for one in written), r"step-\d+\.pt(\.sha256)?"])
+        for folder in (self.path, self.checkpoints):
+            for path in folder.glob(".*"):
+                if re.fullmatch(rf"\.({names})\.[a-z0-9_]{{8}}", path.name):
+                    path.unlink(missing_ok=True)
+
     # -- metrics ------------------------------------------------------------------------------
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one object to metrics.jsonl (one write, so a reader sees whole lines)."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             with open(self.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
         except OSError as error:
@@ -238,10 +306,20 @@ class RunDir:
         values = (row.get(key) for row in self.read_metrics())
         return [value for value in values if isinstance(value, float | int)]
 
-    def truncate_metrics(self, step: int) -> None:
-        """Keep the rows up to and including `step`, as the run resumes from there."""
-        kept = [row for row in self.read_metrics() if row["step"] <= step]
+    def truncate_metrics(self, step: int) -> int:
+        """Keep the rows up to and including `step`, as the run resumes from there.
+
+        Returns:
+            How many lines were no rows, but for a last one, which a kill may have cut short.
+        """
+        if not self.metrics.exists():
+            return 0
+        there = list(self.read_metrics())
+        text = self.metrics.read_bytes()
+        lines = [line for line in text.splitlines() if line.strip()]
+        kept = [row for row in there if row["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        return max(0, len(lines) - len(there) - (not text.endswith(b"\n")))
 
     # -- results ------------------------------------------------------------------------------
 

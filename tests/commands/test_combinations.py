@@ -2,6 +2,7 @@
 
 import pytest
 
+from sercli import families
 from sercli.engine import pretraining
 from sercli.engine.plan import make_plan
 from sercli.errors import UserError
@@ -26,7 +27,7 @@ def settings(line):
 
 
 def resolve(line, recipe="shapes/moco-none"):
-    return pretraining.resolve(recipe, settings(line), {}).recipe
+    return families.resolve(recipe, settings(line), {}).recipe
 
 
 def plan(line):
@@ -144,9 +145,7 @@ def test_what_does_not_go_together_is_one_clear_line(monkeypatch, tmp_path, line
     monkeypatch.chdir(tmp_path)
     for out in (tmp_path / "run", None):
         with pytest.raises(UserError) as caught:
-            pretraining.prepare(
-                pretraining.resolve("shapes/moco-none", settings(line), {}), out=out
-            )
+            pretraining.prepare(families.resolve("shapes/moco-none", settings(line), {}), out=out)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
         assert not list(tmp_path.iterdir())
@@ -202,7 +201,7 @@ def test_another_view_setting_drops_the_small_views(tmp_path):
     assert (turned.size, turned.area, turned.colours.grey_p) == (None, (0.05, 0.14), 0.0)
     own = local(f"{ROTATIONS} --set views.local.size=16")
     assert (own.size, own.area) == (16, (0.05, 0.14))
-    flag = pretraining.resolve(str(file), (), {"views.setting": "2"})
+    flag = families.resolve(str(file), (), {"views.setting": "2"})
     assert flag.recipe.views.local is None
     assert not [key for key in flag.origins if key.startswith("views.local.")]
 
@@ -217,7 +216,7 @@ def test_another_view_setting_drops_the_small_views(tmp_path):
 )
 def test_named_options_and_set_go_together(flags, setting, value):
     """Nothing that is asked for on a command line is ignored in silence."""
-    found = pretraining.resolve("shapes/moco-none", (setting,), flags).recipe
+    found = families.resolve("shapes/moco-none", (setting,), flags).recipe
     for part in setting.partition("=")[0].split("."):
         found = getattr(found, part)
     assert found == value

@@ -7,6 +7,7 @@ import pytest
 
 from sercli.data import registry
 from sercli.engine import flops, plan, pretraining, trainer
+from sercli.families import resolve
 from sercli.objective import Objective
 from sercli.recipe import files
 from sercli.runs.run_dir import RunDir
@@ -121,10 +122,10 @@ def test_the_table_comes_before_flops_are_counted_and_both_before_training(
 def test_a_run_is_trained_by_what_its_recipe_yaml_says(tmp_path):
     """What `prepare` hands on is what another process would read."""
     for name in ("shapes/moco-ser", "shapes/dino-ser-crops", "shapes/barlow-twins-essl"):
-        resolved = pretraining.resolve(name, ("train.lr=1.2345678e-3",), {})
+        resolved = resolve(name, ("train.lr=1.2345678e-3",), {})
         source = pretraining.training_source(resolved.recipe)
         made = plan.make_plan(resolved.recipe, source)
-        run = pretraining.create_run(resolved, made, tmp_path / name.replace("/", "-"))
+        run = pretraining.create_run(resolved, made, tmp_path / name.replace("/", "-"), source)
         assert pretraining.read_recipe(run) == resolved.recipe
 
 

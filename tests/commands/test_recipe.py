@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from sercli import families
 from sercli.commands import printing
 from sercli.commands import recipe as commands
 from sercli.engine import pretraining
@@ -49,7 +50,7 @@ def fails(*arguments: object, match: str) -> Result:
 
 
 def resolve(name: object, *settings: str) -> recipe_files.Resolved:
-    return pretraining.resolve(str(name), settings, {})
+    return families.resolve(str(name), settings, {})
 
 
 @pytest.fixture

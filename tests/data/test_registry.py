@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from sercli import families
 from sercli.cli import app
 from sercli.commands.subject import images_of
 from sercli.data import has_split, kinds, open_source, registry
@@ -113,7 +114,7 @@ def test_a_new_kind_is_one_file(packed, tmp_path):
 
     path = tmp_path / "run"
     made = pretraining.prepare(
-        pretraining.resolve("shapes/moco-ser", TINY, {"data.path": packed}), out=path
+        families.resolve("shapes/moco-ser", TINY, {"data.path": packed}), out=path
     ).run
     pretraining.train(made, device=torch.device("cpu"), make_monitor=training_monitor)
     assert made.read_run()["status"] == "done"
@@ -159,7 +160,7 @@ def test_numbers_of_images_are_only_of_the_embedded_world():
         with pytest.raises(UserError, match=re.escape(line)):
             require_sizes_used("/pictures", **numbers)
         with pytest.raises(UserError, match=re.escape(line)):
-            pretraining.resolve("shapes/moco-ser", (f"data.{key}=5",), {"data.path": "/pictures"})
+            families.resolve("shapes/moco-ser", (f"data.{key}=5",), {"data.path": "/pictures"})
 
 
 def test_what_the_seed_renders_is_told_by_its_name_alone(tmp_path, monkeypatch):

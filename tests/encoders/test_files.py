@@ -12,7 +12,7 @@ import torch
 
 from sercli.encoders.files import read_safetensors, require_finite, safetensors_bytes
 from sercli.encoders.loading import encoder_metadata, load_encoder, read_encoder, write_encoder
-from sercli.evals.linear.probe_head import HeadFacts, ProbeHead, load_head
+from sercli.evals.linear.heads import HeadFacts, ProbeHead, load_head
 from sercli.families import addon_configs, method_configs
 from sercli.objective import Objective
 from sercli.recipe.files import from_mapping

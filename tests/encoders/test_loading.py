@@ -92,15 +92,17 @@ def test_a_training_checkpoint_gives_student_and_teacher(tmp_path, objective):
     assert equal(load_encoder(path, teacher=True), objective.teacher.encoder)
 
 
-def test_a_run_directory(run, objective):
+def test_a_run_directory(run, objective, capsys):
     refused(lambda: load_encoder(run.path), "no weights", "running", "--resume")
     checkpoint(objective, run.checkpoint(3), MODEL)
     refused(lambda: load_encoder(run.path), "no weights")  # a checkpoint without its hash
     run.checkpoint_hash(3).write_text(f"{file_sha256(run.checkpoint(3))}  step-00000003.pt\n")
     assert equal(load_encoder(run.path), objective.encoder)
+    assert "encoder.safetensors is missing: the student of" in capsys.readouterr().err
     other = small(9)
     write_encoder(run.encoder, encoder_metadata(MODEL, other, step=4), student=other, teacher=None)
     assert equal(load_encoder(run.path), other)
+    assert capsys.readouterr().err == ""
     # The teacher is not in encoder.safetensors, but the checkpoint has it.
     assert equal(load_encoder(run.path, teacher=True), objective.teacher.encoder)
 

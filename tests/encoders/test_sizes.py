@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sercli import families
 from sercli.encoders import sizes
 from sercli.encoders.sizes import Size, size_of
 from sercli.encoders.vit import Encoder
-from sercli.engine import pretraining
 from sercli.errors import UserError
 from sercli.objective import Objective
 from sercli.recipe.schema import Model
@@ -23,7 +23,7 @@ def test_a_new_size_is_one_line(monkeypatch):
     assert (encoder.dim, encoder.depth) == (24, 5)
 
     settings = ("model.name=vit_toy", "addon.layer=2", "train.batch_size=8")
-    recipe = pretraining.resolve("shapes/moco-ser", settings, {}).recipe
+    recipe = families.resolve("shapes/moco-ser", settings, {}).recipe
     objective = Objective(recipe)
     assert (objective.encoder.dim, objective.encoder.cls_after) == (24, 2)
 

@@ -91,9 +91,17 @@ def test_workers_that_do_not_end_after_another_are_killed(tmp_path, monkeypatch)
 
 
 def test_what_the_run_said_before_is_not_taken_for_how_it_ended(tmp_path, monkeypatch):
-    with pytest.raises(SerError, match="ended with status 2") as error:
+    with pytest.raises(SerError, match="ended with status 1") as error:
+        launched(tmp_path, monkeypatch, "sys.exit(1)", status="preempted")
+    assert error.value.exit_status == 1
+    assert ended(tmp_path) == ("failed", 1)
+
+
+def test_a_worker_that_refuses_to_go_on_has_said_why_and_changes_nothing(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit) as stop:
         launched(tmp_path, monkeypatch, "sys.exit(2)", status="preempted")
-    assert error.value.exit_status == 2
+    assert stop.value.code == 2
+    assert ended(tmp_path) == ("preempted", None)
 
 
 def test_a_stop_of_workers_that_could_not_say_so_is_said_for_them(tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ class Audit:
     """
 
     def __init__(self, path, recipe, *, frozen=()):
-        run = RunDir.create(path, recipe=recipe.to_yaml(), run={})
+        run = RunDir.create(path, recipe=recipe.to_yaml(), run={"status": "running"})
         runtime = runtime_for(torch.device("cpu"))
         self.trainer = Trainer(run, recipe, Pictures(BATCH), runtime, monitor=pytest.fail)
         self.recipe, self.objective = recipe, self.trainer.objective.double()

@@ -16,7 +16,7 @@ def scalars(run):
 def test_what_comes_after_the_checkpoint_is_dropped_when_a_run_goes_on(tmp_path, step):
     """A run logs beyond its last checkpoint, is killed, and does those steps again."""
     pytest.importorskip("tensorboard")
-    run = RunDir.create(tmp_path / "run", recipe=None, run={})
+    run = RunDir.create(tmp_path / "run", recipe=None, run={"status": "running"})
     for first, last, value in ((0, 5, 1.0), (step, 7, 2.0)):
         tracker = Tracker(run, wanted=True, first_step=first)
         for number in range(first + 1, last + 1):

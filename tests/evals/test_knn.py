@@ -391,3 +391,44 @@ def test_places_that_cannot_be_used_are_refused_before_any_work(tmp_path: Path) 
         invoke(run.path, "--device", "tpu")
     assert not (tmp_path / "new").exists()
     assert not run.results.exists()
+
+
+# -- some of the classes, and few of the labels ----------------------------------------------------
+
+
+def test_a_share_of_the_bank_is_another_quantity() -> None:
+    loaded = read_encoder("timm:vit_tiny_patch16_224", random_init=True)
+    train, val = (ShapesSource(split, image_size=32, num_images=60) for split in ("train", "val"))
+    options = {"device": CPU, "image_size": 32, "floor": False, "workers": 0}
+    whole, few = (evaluate(loaded, train, val, shots=share, **options) for share in (None, 0.1))
+    assert (whole.result.name, few.result.name) == ("knn", "knn--10pct")
+    assert few.result.data["bank"] == 10
+    assert few.result.data["n"] == whole.result.data["n"] == 60
+    settings = {**whole.result.protocol["settings"], "shots": 0.1}
+    assert few.result.protocol["settings"] == settings
+    # Without a val split the queries are held out first, and stay whole.
+    held = evaluate(loaded, train, None, shots=0.1, **options).result
+    assert held.data["n"] == len(hold_out(train)[1])
+
+
+def test_results_of_other_classes_do_not_mix(tmp_path: Path) -> None:
+    run = run_directory(
+        tmp_path / "run", "data: {path: shapes, image_size: 32, classes: [star, disc, ring]}"
+    )
+    (tmp_path / "two.txt").write_text("disc\nstar\n")
+    found = {}
+    app = typer.Typer()
+    app.command()(knn)
+    for given in ([], ["--classes", "all"], ["--classes", str(tmp_path / "two.txt")]):
+        options = ["--no-floor", "--workers", "0", "--limit", "30", *given]
+        result = CliRunner().invoke(app, [str(run.path), *options])
+        assert result.exit_code == 0, result.output
+        (stored,) = run.read_results()
+        found[" ".join(given[1:])] = stored
+    own, whole, two = found.values()
+    assert "classes" not in whole.protocol["settings"]
+    assert own.protocol["settings"]["classes"]["number"] == 3
+    assert two.protocol["settings"]["classes"]["number"] == 2
+    assert len({one.protocol_id for one in found.values()}) == 3
+    with np.load(run.predictions("knn")) as arrays:
+        assert set(arrays["labels"].tolist()) == {0, 1}

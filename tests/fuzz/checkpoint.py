@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import zipfile
 from functools import cache
@@ -39,7 +40,16 @@ def corpus() -> list[bytes]:
         deep = {"a": deep}
     theirs = dino(vit(), vit(1))
     theirs_huge = {"state_dict": {"pos_embed": torch.zeros(1).expand(1, 2**32, 384)}}
-    states = [ours, *({**ours, "objective": one} for one in hostile), theirs, theirs_huge, deep]
+    said = argparse.Namespace(arch="vit_tiny_patch16_224", mean="x", std=[1], patch_size=-8)
+    other = {"state_dict": vit().state_dict(), "arch": "vit_tiny_patch16_224", "args": said}
+    states = [
+        other,
+        ours,
+        *({**ours, "objective": one} for one in hostile),
+        theirs,
+        theirs_huge,
+        deep,
+    ]
     return [_saved(state) for state in states] + [_saved(ours, legacy=True)]
 
 

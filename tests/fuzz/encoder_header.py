@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from functools import cache
 
+from sercli.encoders.export import export
 from sercli.encoders.files import safetensors_bytes
 from sercli.encoders.loading import encoder_metadata, read_encoder
 from tests.support.encoder_files import MODEL, small
-from tests.support.fuzzing import put
+from tests.support.fuzzing import folder, put
 
 
 @cache
@@ -30,7 +31,17 @@ def corpus() -> list[bytes]:
             {"mean": "[NaN, 0, 0]"},
         )
     ]
-    return [*signed, *map(without_hashes, signed), *huge]
+    return [*signed, *map(without_hashes, signed), *huge, without_hashes(_exported())]
+
+
+def _exported() -> bytes:
+    """What `ser export` writes, which is read as other people's files are."""
+    written, out = folder() / "written.safetensors", folder() / "exported.safetensors"
+    student = small(0)
+    metadata = encoder_metadata(MODEL, student, step=7)
+    written.write_bytes(safetensors_bytes(student.state_dict(), metadata))
+    export(read_encoder(written), out, facts={}, force=True)
+    return out.read_bytes()
 
 
 def without_hashes(data: bytes) -> bytes:

@@ -8,7 +8,7 @@ import torch
 
 from sercli.encoders.loading import encoder_sha256
 from sercli.encoders.vit import final_norm
-from sercli.evals.linear.probe_head import HeadFacts, ProbeHead, load_head
+from sercli.evals.linear.heads import HeadFacts, ProbeHead, load_head
 from tests.fuzz.encoder_header import without_hashes
 from tests.support.encoder_files import small
 from tests.support.fuzzing import folder, put

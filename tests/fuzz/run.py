@@ -35,7 +35,7 @@ if __name__ == "__main__":  # this folder holds `features.py`, `coco.py`…: no 
     sys.path[0] = str(HERE.parents[1])
 
 from sercli.errors import SerError  # noqa: E402
-from tests.support import mutations  # noqa: E402
+from tests.support import fuzzing, mutations  # noqa: E402
 
 SECONDS = 5.0
 BYTES = 1 << 30
@@ -150,6 +150,7 @@ def watched(name: str, *, seed: int, count: int | None, seconds: float | None) -
     module, outcome = load(name), Outcome()
     inputs, end = Inputs(module, seed), time.monotonic() + (seconds or 1e9)
     board = mmap.mmap(-1, 16)  # which input is being tried, and how many bytes it has grown by
+    fuzzing.folder()  # of this process, which is here to remove it
     index = 0
     while index < (count or sys.maxsize) and time.monotonic() < end:
         with tempfile.TemporaryFile("w+") as lines:  # a pipe holds no more than 64 KiB

@@ -85,7 +85,7 @@ def trained(tmp_path_factory):
 def train(path, method):
     name, settings = RULES[method]
     recipe = resolve(name, (*SMALL, *settings), {}).recipe
-    run = RunDir.create(path, recipe=recipe.to_yaml(), run={})
+    run = RunDir.create(path, recipe=recipe.to_yaml(), run={"status": "running"})
     runtime = runtime_for(torch.device("cpu"))
     trainer = Trainer(run, recipe, Pictures(BATCH), runtime, monitor=pytest.fail)
     student, teacher = trainer.objective.double().student, trainer.objective.teacher

@@ -70,7 +70,11 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Protocol:
 def run(tmp_path: Path) -> Callable[..., Path]:
     def make(name: str, protocol: str, variant: str | None, metrics: dict[str, float]) -> Path:
         path = tmp_path / name
-        run_dir = RunDir(path) if path.is_dir() else RunDir.create(path, recipe=None, run={})
+        run_dir = (
+            RunDir(path)
+            if path.is_dir()
+            else RunDir.create(path, recipe=None, run={"status": "running"})
+        )
         rule = {"name": protocol, "variant": variant, "version": 1, "settings": {}}
         data = {"path": "shapes", "n": 400, "partial": False}
         run_dir.write_result(Result(rule, {"source": name}, data, metrics))

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -272,6 +273,30 @@ def test_truncating_keeps_what_is_at_the_step_and_needs_no_file(run):
     assert [row["step"] for row in run.read_metrics()] == [4, 5]
     run.truncate_metrics(0)
     assert list(run.read_metrics()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [bytes(range(128, 256)), b"[1, 2]", b"5", b'{"step": "x"}', b'{"step": true}', b'{"step": NaN}',
+     b"[" * 100_000, b'{"step": 1, "lo', b'"step"'],
+)  # fmt: skip
+def test_lines_that_are_no_rows_are_left_out_and_counted(run, line):
+    rows = [b'{"step": 1}', line, b'{"step": 2}', b"", b'{"step": 3}', line]
+    run.metrics.write_bytes(b"\n".join(rows))
+    assert [row["step"] for row in run.read_metrics()] == [1, 2, 3]
+    assert run.truncate_metrics(2) == 1  # the last one may have been cut by a kill
+    assert run.metrics.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_row_makes_no_directory(run):
+    shutil.rmtree(run.path)
+    with pytest.raises(UserError, match=r"metrics\.jsonl"):
+        run.append_metrics({"step": 1})
+    with pytest.raises(RunFailed, match="has vanished"):
+        run.require_there()
+    with pytest.raises(RunFailed, match="has vanished"):
+        run.detection("x").require_there()
+    assert not run.path.exists()
 
 
 def test_metrics_that_cannot_be_written(run):

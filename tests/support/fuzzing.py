@@ -11,17 +11,16 @@ from pathlib import Path
 
 
 @cache
-def _folder(process: int) -> Path:
+def folder() -> Path:
+    """A folder of this run, in memory where there is such a place; removed at its end.
+
+    The process that tries inputs shares it with the one that watches it, which outlives it.
+    """
     shared = Path("/dev/shm")
     parent = shared if os.access(shared, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix=f"ser-fuzz-{process}-", dir=parent))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-def folder() -> Path:
-    """A folder of this process, in memory where there is such a place; removed at its end."""
-    return _folder(os.getpid())
+    made = Path(tempfile.mkdtemp(prefix="ser-fuzz-", dir=parent))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 def put(name: str, data: bytes) -> Path:

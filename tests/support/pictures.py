@@ -35,6 +35,18 @@ class Pictures(ImageSource):
     identifier = describe
 
 
+def write_folders(root, *, classes, images, size):
+    """Noise pictures in class folders below `root`, `images` of each class."""
+    draws = np.random.default_rng(0)
+    for label in range(classes):
+        folder = root / f"class{label}"
+        folder.mkdir(parents=True)
+        for number in range(images):
+            pixels = draws.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
 def normalised(crops):
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     return (crops.double() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)

@@ -1,7 +1,10 @@
 """Several processes of one test."""
 
 import multiprocessing
+import os
 import socket
+import subprocess
+import sys
 
 import torch.multiprocessing
 
@@ -23,3 +26,10 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]
+
+
+def left_zombie():
+    """A process that has ended, and whose status nobody has asked for yet."""
+    process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.DEVNULL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    return process

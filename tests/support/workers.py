@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from sercli import distributed
 from sercli.families import addon_configs, method_configs
@@ -184,9 +183,7 @@ def run_objective(case: Case) -> dict[str, Any]:
     if distributed.active():
         # As engine/trainer.py wraps it.
         options = {"bucket_cap_mb": 0.001} if case.small_buckets else {}
-        module = DistributedDataParallel(
-            objective, broadcast_buffers=False, gradient_as_bucket_view=True, **options
-        )
+        module = distributed.data_parallel(objective, gradient_as_bucket_view=True, **options)
     found: dict[str, Any] = {
         "paired_counts": views.part.paired_counts,
         "positions": list(views.part.positions),

@@ -63,6 +63,12 @@ class SERConfig(TermConfig):
     aspect: Range = Field((3 / 4, 4 / 3), description="change of w/h of the grid")
     projector_width: Count = 512
 
+    @property
+    def bound_to_ranks(self) -> tuple[str, ...]:
+        settings = {"addon.share": self.share, "addon.keys": self.keys}
+        local = ("per-rank", "rank-local")
+        return tuple(f"{key} {value}" for key, value in settings.items() if value in local)
+
     @field_validator("negatives")
     @classmethod
     def _negatives_parse(cls, value: str) -> str:

@@ -68,6 +68,12 @@ class ImageFolder(ImageSource):
         relative = self._manifest.relative(self.position(index))
         return os.path.join(self._root, os.fsdecode(relative))
 
+    def file_size(self, index: int) -> int | None:
+        try:
+            return os.stat(self.path(index)).st_size
+        except OSError:
+            return None
+
     def describe(self, index: int) -> str:
         return os.path.join(self._root, self.identifier(index))
 

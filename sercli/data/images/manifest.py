@@ -270,7 +270,7 @@ def unpack(content: bytes, root: str) -> Manifest | None:
         return None
     try:
         manifest = _parsed(body, root)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError):
         return None  # of another version, or made by hand
     return manifest if _is_whole(manifest) else None
 

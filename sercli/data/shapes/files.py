@@ -20,6 +20,7 @@ from sercli.data.shapes.outlines import A_CLASSES, CLASSES, R_CLASSES
 from sercli.data.shapes.world import Style, render, require_drawable
 from sercli.errors import UserError
 from sercli.runs.files import replacing_directory
+from sercli.visible import counted
 
 _QUALITY = 92
 
@@ -153,7 +154,7 @@ def write_sets(
 def _require_every_class(number: int, classes: tuple[str, ...], folder: str) -> None:
     if number < len(classes):
         raise UserError(
-            f"{number} images for {folder}",
+            f"{counted(number, 'image')} for {folder}",
             f"every class needs an image, and there are {len(classes)} classes",
             "ask for more, or for none of this set (0)" if folder.startswith("each") else "",
         )
@@ -165,7 +166,7 @@ def _require_derivable(derived: Derived, val: FileSet) -> None:
             _require_every_class(number, CLASSES, f"each part of {folder}")
         if number > val.num_images:
             raise UserError(
-                f"{number} images for each part of {folder}",
+                f"{counted(number, 'image')} for each part of {folder}",
                 f"they are made of val, which has {val.num_images}",
             )
     require_drawable(size=derived.side, seed=0)

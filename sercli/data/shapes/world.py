@@ -25,6 +25,7 @@ Style = Literal["photo", "rendition", "sketch"]
 
 NAME = "shapes"  # what `--data` and recipes call it
 NUM_IMAGES = {"train": 4096, "val": 1024}
+_VERSION = 1  # another one draws other pictures from the same seed
 _SIZES = (16, 4096)  # sides in pixels that can be rendered
 
 # An object's radius in half sides of the picture: its outline spans about this share of the side.
@@ -103,6 +104,9 @@ class ShapesSource(ImageSource):
     def load(self, index: int) -> Image.Image:
         index = self.position(index)
         return Image.fromarray(render(self._seed, self.split, index, self._image_size).image)
+
+    def made_of(self) -> dict[str, object]:
+        return {"seed": self._seed, "image_size": self._image_size, "world": _VERSION}
 
     def describe(self, index: int) -> str:
         return f"{NAME}/{self.identifier(index)}"

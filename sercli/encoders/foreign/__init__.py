@@ -14,12 +14,13 @@ line, and `Hints` are the answers.
 """
 
 from sercli.encoders.foreign.building import ForeignEncoder, read
-from sercli.encoders.foreign.facts import num_heads, resampling
+from sercli.encoders.foreign.facts import Colour, num_heads, resampling
 from sercli.encoders.foreign.layouts import EXPORT_LAYOUT, LAYOUTS, Layout
 
 __all__ = [
     "EXPORT_LAYOUT",
     "LAYOUTS",
+    "Colour",
     "ForeignEncoder",
     "Layout",
     "num_heads",

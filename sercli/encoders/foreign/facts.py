@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import timm
 import torch
+from pydantic import ConfigDict, Field, Json, TypeAdapter, ValidationError
 from timm.layers import Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
@@ -18,8 +18,11 @@ from sercli.encoders.foreign.finding import Candidate, stored_arguments
 from sercli.encoders.foreign.layouts import EXPORT_LAYOUT, UNKNOWN, Role
 from sercli.errors import UserError
 from sercli.recipe.schema import PosResize
+from sercli.runs.reading import shown
+from sercli.runs.stored import Stored, require
 
-Colour = tuple[float, float, float]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+Colour = tuple[_Finite, _Finite, _Finite]
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,8 @@ def _of_timm(
         named=architecture,
         width=None if weight is None else int(weight.shape[0]),
         depth=len(vit.blocks) if isinstance(vit, VisionTransformer) else None,
-        mean=_colour(arguments.get("mean") or config.get("mean"), IMAGENET_MEAN),
-        std=_colour(arguments.get("std") or config.get("std"), IMAGENET_STD),
+        mean=_colour(arguments.get("mean") or config.get("mean"), IMAGENET_MEAN, "mean"),
+        std=_colour(arguments.get("std") or config.get("std"), IMAGENET_STD, "std"),
         **({} if block is None else _inside(block)),
     )
 
@@ -116,23 +119,31 @@ def _inside(block: Block) -> dict[str, Any]:
     }
 
 
+class ExportHeader(Stored):
+    """What `ser export` writes beside tensors, all of it text, as far as it is read again."""
+
+    model_config = ConfigDict(strict=False)  # numbers are written as text
+
+    num_heads: Annotated[int, Field(ge=1, le=4096)]
+    cls_after: Annotated[int, Field(ge=0, le=4096)]
+    weights: str
+    mean: Json[Colour]
+    std: Json[Colour]
+    positions: PosResize = "bicubic"  # earlier ones do not say it
+
+
 def _exported(header: Mapping[str, str]) -> Facts:
-    try:
-        roles: dict[str, Role] = {"student": "student", "teacher": "teacher"}
-        return Facts(
-            EXPORT_LAYOUT,
-            num_heads=int(header["num_heads"]),
-            cls_after=int(header["cls_after"]),
-            role=roles.get(header["weights"], "encoder"),
-            mean=_colour(json.loads(header["mean"]), None),
-            std=_colour(json.loads(header["std"]), None),
-            positions=resampling(header.get("positions", "bicubic")),  # earlier ones do not say it
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(
-            f"the header of an exported file cannot be read ({type(error).__name__}: {error})",
-            "a file written by ser export is needed",
-        ) from error
+    told = require(ExportHeader, header, "the header of an exported file cannot be read")
+    roles: dict[str, Role] = {"student": "student", "teacher": "teacher"}
+    return Facts(
+        EXPORT_LAYOUT,
+        num_heads=told.num_heads,
+        cls_after=told.cls_after,
+        role=roles.get(told.weights, "encoder"),
+        mean=told.mean,
+        std=told.std,
+        positions=told.positions,
+    )
 
 
 def resampling(name: str) -> PosResize:
@@ -148,11 +159,14 @@ def resampling(name: str) -> PosResize:
     raise ValueError(f"positions {name!r}")
 
 
-def _colour(value: Any, otherwise: Colour | None) -> Colour:
-    if value is None and otherwise is not None:
+def _colour(value: Any, otherwise: Colour, name: str) -> Colour:
+    """Three numbers, if there are any."""
+    if value is None:
         return otherwise
-    red, green, blue = (float(number) for number in value)
-    return red, green, blue
+    try:
+        return TypeAdapter(Colour).validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"its {name} is {shown(value)}", "three numbers are needed") from error
 
 
 def _number(value: Any) -> int | None:

@@ -36,7 +36,6 @@ from detectron2.modeling import (
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from sercli import distributed
@@ -298,7 +297,7 @@ def train(
     device = detector.model.device
     keeper = _Keeper(stepper, model, seed)
     if distributed.active():
-        model = DistributedDataParallel(model, broadcast_buffers=False)
+        model = distributed.data_parallel(model)
     keys = order.batches(stepper.step, stepper.pace.total_steps)
 
     def batches() -> Iterator[list[dict[str, Any]]]:

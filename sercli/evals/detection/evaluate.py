@@ -42,6 +42,7 @@ from sercli.runs.files import write_atomic
 from sercli.runs.result import Result, protocol_id
 from sercli.runs.run_dir import RunDir
 from sercli.signals import StopRequest
+from sercli.visible import counted
 
 if TYPE_CHECKING:
     from sercli.evals.detection.detectron2 import Evaluator
@@ -148,7 +149,8 @@ def _session(
     distributed.barrier()
     optimiser = make_optimiser(detector)
     state = ModuleState(place, detector, optimiser, identity=identity)
-    stepper = Stepper(_pace(task), state, run=place, optimiser=optimiser)
+    guard = run.require_there
+    stepper = Stepper(_pace(task), state, run=place, optimiser=optimiser, guard=guard)
     return _Session(stepper, state, optimiser)
 
 
@@ -245,7 +247,7 @@ def _metrics(
 ) -> Metrics:
     """Scores by the first rank, for all."""
     if distributed.rank() == 0:
-        say(f"scoring {len(found):,} detections in {len(task.scored):,} images")
+        say(f"scoring {counted(len(found), 'detection')} in {counted(len(task.scored), 'image')}")
 
     def score() -> Metrics:
         truth, metric = task.val.ground_truth(task.scored.tolist()), task.options.metric
@@ -327,7 +329,9 @@ def _training_features(
             say(f"{path} is not what was written: it is made again")
         needed = len(indices) * frozen.dim * task.canvas.grid**2 * (2 if frozen.mixed else 4)
         free = shutil.disk_usage(run.path).free
-        say(f"features of {len(indices):,} images take {needed / 2**20:,.1f} MiB in {path}")
+        say(
+            f"features of {counted(len(indices), 'image')} take {needed / 2**20:,.1f} MiB in {path}"
+        )
         if needed > free:
             raise RunFailed(
                 f"features would take {needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB are free; "

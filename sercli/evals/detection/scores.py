@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sercli.data.coco.masks import segmentation_fault
 from sercli.errors import UserError
 from sercli.evals.detection.options import METRICS
 from sercli.statistics import CONFIDENCE
@@ -78,11 +79,13 @@ def coco_scores(
 
     Raises:
         UserError: The implementation is not installed.
-        ValueError: A detection of an image or a category that is not in `truth`, or an annotation
-            with id 0.
+        ValueError: A detection of an image or a category that is not in `truth`, or whose mask
+            does not fill its image, or an annotation with id 0.
     """
     coco, evaluator_class = _implementation(metric)
     _require_known(truth, found)
+    if kind == "segm":
+        _require_filled(truth, found)
     with contextlib.redirect_stdout(io.StringIO()):
         reference = coco()
         # Masks are converted in place: the caller's annotations stay as they are.
@@ -163,6 +166,17 @@ def _require_known(truth: Mapping[str, Any], found: Sequence[Mapping[str, Any]])
                 f"a detection of category {one['category_id']}, which is not listed: raw ids are "
                 "needed, not positions"
             )
+
+
+def _require_filled(truth: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> None:
+    # Those of `truth` are looked at when they are read. pycocotools compares others without end.
+    sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
+    for one in found:
+        counts = one["segmentation"]["counts"]
+        text = counts.decode("latin-1") if isinstance(counts, bytes) else counts
+        runs = {"size": [*one["segmentation"]["size"]], "counts": text}
+        if fault := segmentation_fault(runs, sizes[one["image_id"]]):
+            raise ValueError(f"a detection in image {one['image_id']} has {fault}")
 
 
 def _results(coco: Any, reference: Any, found: Sequence[Mapping[str, Any]], kind: str) -> Any:

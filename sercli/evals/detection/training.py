@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from sercli import distributed
@@ -52,7 +51,7 @@ def train(
     """
     module: nn.Module = detector
     if distributed.active():
-        module = DistributedDataParallel(detector, broadcast_buffers=False)
+        module = distributed.data_parallel(detector)
     detector.train()
     batches = order.batches(stepper.step, stepper.pace.total_steps)
     for samples in stepper.waiting(load_batches(images, batches, workers=workers)):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sercli.data import ImageSource
 from sercli.data.loading import evaluation_batches
+from sercli.data.subset import class_settings
 from sercli.encoders.loading import LoadedEncoder
 from sercli.errors import UserError
 from sercli.evals.common import Metrics, Outcome, Progress
@@ -199,7 +200,7 @@ def evaluate(
             "name": PROTOCOL.name,
             "variant": None,
             "version": 1,
-            "settings": _settings(source.split, image_size),
+            "settings": {**_settings(source.split, image_size), **class_settings(source)},
         },
         model=loaded.describe(),
         data={

@@ -14,8 +14,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sercli.evals.linear.heads import Judgement
+from sercli.evals.linear.classifiers import Judgement
 from sercli.statistics import CONFIDENCE, mcnemar_p_value
+from sercli.visible import counted
 
 # What the default gives any set of 512 images or more: 50 epochs of 16 steps.
 FEW_STEPS = 800
@@ -61,7 +62,7 @@ def doubt(
     """
     reasons = []
     if training.steps < FEW_STEPS:
-        reasons.append(f"it took {training.steps} steps, fewer than {FEW_STEPS}")
+        reasons.append(f"it took {counted(training.steps, 'step')}, fewer than {FEW_STEPS}")
     below = _below(rate, rates)
     if below is not None:
         gain, chance = _rise(judged, rates.index(below), rates.index(rate))

@@ -25,11 +25,11 @@ from sercli.engine.preemption import Stopping
 from sercli.engine.runtime import Runtime
 from sercli.errors import Interrupted, Preempted, RunFailed
 from sercli.evals.common import TOP, Outcome, Progress, Right, commonest_share
+from sercli.evals.linear.classifiers import Choice, HeadRow, choose
 from sercli.evals.linear.convergence import Training, companion_rates, doubt
 from sercli.evals.linear.features import Reader, Scale, cached, fingerprint
-from sercli.evals.linear.heads import Choice, HeadRow, choose
+from sercli.evals.linear.heads import HeadFacts, ProbeHead
 from sercli.evals.linear.probe import Probe
-from sercli.evals.linear.probe_head import HeadFacts, ProbeHead
 from sercli.evals.linear.training import HeldOut, Unfinished, train_heads
 from sercli.runs.result import Result, protocol_id
 from sercli.signals import StopRequest

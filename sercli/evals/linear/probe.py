@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.data import ImageSource
+from sercli.data.subset import class_settings
 from sercli.encoders.loading import LoadedEncoder
 from sercli.errors import UserError
 from sercli.evals.common import HELD_OUT as TEST_SHARE
 from sercli.evals.common import at_most
 from sercli.evals.common import hold_out as hold_out_test
+from sercli.evals.linear.classifiers import INIT_STD, MOMENTUM
 from sercli.evals.linear.features import (
     CROP_AREA,
     CROP_ASPECT,
@@ -24,7 +26,6 @@ from sercli.evals.linear.features import (
     FeaturePlan,
     plan_features,
 )
-from sercli.evals.linear.heads import INIT_STD, MOMENTUM
 from sercli.evals.linear.options import WIDE, Options, Preset
 from sercli.evals.linear.training import Order
 from sercli.protocols.linear import PROTOCOL
@@ -188,6 +189,7 @@ class Probe:
             "interval": "Wilson over test images",
             "confidence": CONFIDENCE,
             "seed": options.seed,
+            **class_settings(self.train),
         }
         return {
             "name": PROTOCOL.name,

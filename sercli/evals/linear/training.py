@@ -18,10 +18,10 @@ from torch import Tensor
 from sercli import distributed
 from sercli.encoders.files import read_safetensors, safetensors_bytes
 from sercli.engine.stepper import Pace, Position, Stepper
-from sercli.errors import SerError, UserError
+from sercli.errors import RunFailed, SerError, UserError
 from sercli.evals.common import Progress
+from sercli.evals.linear.classifiers import HeadRow
 from sercli.evals.linear.features import FeaturePlan
-from sercli.evals.linear.heads import HeadRow
 from sercli.randomness import numpy_generator
 from sercli.runs.files import write_atomic
 from sercli.runs.stored import Stored, require
@@ -109,7 +109,13 @@ class Unfinished:
     rows: Mapping[str, HeadRow]
 
     def save(self, position: Position) -> None:
-        """Write the heads."""
+        """Write the heads.
+
+        Raises:
+            RunFailed: The run directory is gone.
+        """
+        if not self.path.parent.parent.is_dir():
+            raise RunFailed(f"{self.path.parent.parent} has vanished; no half of it is made anew")
         tensors = {
             f"{name}/{key}": value.detach().cpu()
             for name, row in self.rows.items()
@@ -123,13 +129,13 @@ class Unfinished:
         """Take up the heads that are there.
 
         Args:
-            say: Shows a line: that the file cannot be read, or where the probe goes on.
+            say: Shows a line: where the probe goes on.
 
         Returns:
-            Where that was; None without a file, or with one that cannot be read.
+            Where that was; None without a file.
 
         Raises:
-            UserError: The file is of another protocol, encoder or set of images.
+            UserError: The file is of another protocol, encoder or set of images, or is damaged.
         """
         if not distributed.broadcast_object(self.path.is_file()):
             return None
@@ -137,8 +143,11 @@ class Unfinished:
             header, tensors = read_safetensors(self.path)
             stored = require(UnfinishedHeader, header, "its header")
         except SerError as error:
-            say(f"{self.path} cannot be read ({error}); the probe starts anew")
-            return None
+            raise UserError(
+                f"{self.path} of an unfinished probe cannot be read ({error})",
+                "it is damaged, and nothing was changed",
+                "add --restart to begin anew",
+            ) from error
         identity, step = stored.identity, stored.step
         different = [key for key, value in self.identity.items() if identity.get(key) != value]
         if different:

@@ -6,7 +6,6 @@ NumPy in, flat metric names out: accuracies and normalised errors in percent, fl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.data.corruptions.catalogue import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
-from sercli.errors import UserError, from_os_error
+from sercli.errors import UserError
 from sercli.evals.common import Metrics, Right
 from sercli.evals.robustness.metrics import (
     NOISE_PERTURBATIONS,
     corruption_errors,
 )
 from sercli.protocols.robustness import PROTOCOL
+from sercli.runs.reading import LARGEST_JSON, parse_json, read_bytes
 from sercli.statistics import CONFIDENCE
 
 # 2: motion blur cuts levels as ImageMagick does, the rims of spatter are Canny's.
@@ -131,11 +131,9 @@ class Normalisers:
         """
         rule = 'JSON such as {"fp": {"gaussian_noise": 0.2, …}} is needed, "ut5d" beside it or not'
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise from_os_error(error, f"cannot read {path}") from error
-        except ValueError as error:
-            raise UserError(f"--alexnet-p {path} is not valid JSON ({error})", rule) from error
+            stored = parse_json(read_bytes(path, limit=LARGEST_JSON), f"--alexnet-p {path}")
+        except UserError as error:
+            raise UserError(str(error), rule) from error
         tables = stored if isinstance(stored, dict) else {}
         if "fp" not in tables:
             tables = {"fp": tables}

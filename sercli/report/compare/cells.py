@@ -17,6 +17,7 @@ from sercli.report.compare.tables import PARTIAL, Cell, Difference, Note, Scored
 from sercli.runs.arrays import read_arrays
 from sercli.runs.result import Result
 from sercli.statistics import PairedTest, holm_adjusted, paired_test, spread, wilson_interval
+from sercli.visible import counted
 
 _REPRODUCED = 0.006  # percent: predictions must give the stored top-1 at its printed precision
 _ARRAYS = ("image_ids", "labels", "predictions")
@@ -201,8 +202,8 @@ def _sentence(names: tuple[str, str], spec: Spec, test: PairedTest, change: Diff
         f"{names[0]} against {names[1]}, {spec.column.heading}: "
         f"{spec.column.signed(change.value)}{'*' if change.significant else ''} "
         f"[{low}, {high}], McNemar p = {test.p_value:.2g}, corrected {change.adjusted_p:.2g} "
-        f"({test.only_second} images only the first has right, {test.only_first} only the "
-        f"second, of {test.images})."
+        f"({counted(test.only_second, 'image')} only the first has right, "
+        f"{test.only_first} only the second, of {test.images})."
     )
 
 

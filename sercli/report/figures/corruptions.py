@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sercli.report.figures.style import GREY, STYLE, Values, numbers_of
+from sercli.report.figures.style import GREY, Values, numbers_of, styled
+from sercli.visible import visible, visible_lines
 
 _GAP = 0.2  # cells, between the severities and their mean
 _CELL: Any = {"ha": "center", "va": "center", "fontsize": 7}
@@ -49,7 +49,7 @@ def corruption_figure(rows: Sequence[CorruptionRow], *, title: str) -> Figure:
     cells = np.array([numbers_of(row.accuracy) for row in rows])
     means = np.array([numbers_of([row.mean]) for row in rows])
     severities, bottom = cells.shape[1], len(rows) - 0.5
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(5.2, 0.24 * len(rows) + 1.25), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
@@ -66,7 +66,7 @@ def corruption_figure(rows: Sequence[CorruptionRow], *, title: str) -> Figure:
         bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02, aspect=40)
         bar.set_label("top-1 accuracy (%)")
         bar.outline.set_visible(False)
-        figure.suptitle(title, fontsize=9, parse_math=False)
+        figure.suptitle(visible_lines(title), fontsize=9)
     return figure
 
 
@@ -80,13 +80,19 @@ def _write_cell(axes: Axes, x: float, y: int, percent: float) -> None:
 
 def _label_corruptions(axes: Axes, rows: Sequence[CorruptionRow], right: float) -> None:
     severities = len(rows[0].accuracy)
-    axes.set_xlim(-0.5, right + 1.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    names = [*(str(s + 1) for s in range(severities)), "mean", "CE (%)"]
-    axes.set_xticks([*range(severities), right, right + 1], names)
+    names = [*(str(s + 1) for s in range(severities)), "mean"]
+    places = [*range(severities), right]
+    axes.set_xlim(-0.5, right + 0.5)
+    ce = ""
+    if any(row.ce is not None for row in rows):
+        names, places = [*names, "CE (%)"], [*places, right + 1]
+        axes.set_xlim(-0.5, right + 1.5)
+        ce = ", error relative to AlexNet's (CE)"
+    axes.set_xticks(places, names)
     extra = "; * extra, in no mean of all" if any(row.extra for row in rows) else ""
-    axes.set_xlabel(f"severity, mean over severities, error relative to AlexNet's (CE){extra}")
-    names = [f"{row.name.replace('_', ' ')}{'*' if row.extra else ''}" for row in rows]
+    axes.set_xlabel(f"severity, mean over severities{ce}{extra}")
+    names = [f"{visible(row.name.replace('_', ' '))}{'*' if row.extra else ''}" for row in rows]
     axes.set_yticks(range(len(rows)), names)
     axes.tick_params(length=0)
     for spine in axes.spines.values():

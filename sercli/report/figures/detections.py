@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib import colors, patheffects
 from matplotlib.axes import Axes
@@ -18,7 +17,8 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from sercli.report.figures.style import DOTS_PER_INCH, STYLE
+from sercli.report.figures.style import DOTS_PER_INCH, styled
+from sercli.visible import visible, visible_lines
 
 # Okabe and Ito's colours without black, the most different first.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#0072B2", "#D55E00")
@@ -47,7 +47,8 @@ class Shown:
     @property
     def label(self) -> str:
         """What is written at its box."""
-        return self.name if self.score is None else f"{self.name} {self.score:.2f}"
+        name = visible(self.name)
+        return name if self.score is None else f"{name} {self.score:.2f}"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def detection_figure(
     heights = [
         max(min(image.shape[0] / image.shape[1], _TALLEST) for image, *_ in line) for line in lines
     ]
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(
             figsize=(2 * across * _WIDTH, sum(heights) * _WIDTH + 0.04 * len(lines) + 0.42),
             layout="constrained",
@@ -115,7 +116,7 @@ def detection_figure(
                 if line is lines[0]:
                     row[3 * number].set_title("ground truth")
                     row[3 * number + 1].set_title(f"detections (score ≥ {least_score:g})")
-        figure.suptitle(title, fontsize=9, parse_math=False)
+        figure.suptitle(visible_lines(title), fontsize=9)
         # Labels find their places among each other when the pictures have theirs.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -208,7 +209,6 @@ def _label_style(colour: str) -> dict[str, Any]:
         "color": "white" if dark else "black",
         "ha": "left",
         "va": "bottom",
-        "parse_math": False,
         "bbox": {"boxstyle": "square,pad=0.15", "fc": colour, "ec": "none", "alpha": 0.85},
     }
 

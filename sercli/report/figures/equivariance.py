@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sercli.report.figures.style import BLUE, GREEN, GREY, ORANGE, STYLE, Values, numbers_of
+from sercli.report.figures.style import BLUE, GREEN, GREY, ORANGE, Values, numbers_of, styled
+from sercli.visible import visible_lines
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,14 @@ def equivariance_figure(
         title: Of the whole figure.
         tapped_layer: Marked with a line, if it is among `layers`.
     """
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(2.4 * len(panels) + 0.3, 2.9), layout="constrained")
         FigureCanvasAgg(figure)
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, panel in zip(row, panels, strict=True):
             _draw_panel(axes, layers, panel, energy, tapped_layer)
         row[0].set_ylabel("equivariance score, energy")
-        figure.suptitle(title, fontsize=9, parse_math=False)
+        figure.suptitle(visible_lines(title), fontsize=9)
         handles, labels = row[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
@@ -140,7 +140,7 @@ def token_figure(rows: Sequence[TokenRow], *, title: str) -> Figure:
     Each row's three maps share one colour code: the first three principal components of its
     tokens as red, green and blue. Pictures are drawn to scale.
     """
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(7.2, 1.42 * len(rows) + 0.55), layout="constrained")
         FigureCanvasAgg(figure)
         table = figure.subplots(len(rows), len(_HEADINGS), squeeze=False)
@@ -154,8 +154,8 @@ def token_figure(rows: Sequence[TokenRow], *, title: str) -> Figure:
                 _draw_picture(axes, tokens, 1, reach)
             line[0].set_ylabel(row.name)
         for axes, heading in zip(table[0], _HEADINGS, strict=True):
-            axes.set_title(heading)
-        figure.suptitle(title, fontsize=9, parse_math=False)
+            axes.set_title(heading, parse_math=True)
+        figure.suptitle(visible_lines(title), fontsize=9)
     return figure
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,20 @@ STYLE: Any = {
     "xtick.major.width": 0.7,
     "ytick.major.width": 0.7,
     "legend.frameon": False,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "ser",  # equal data, equal file
 }
 
 Values = Sequence[float | None]
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """In the style of all figures; what a font lacks is a box, and no warning on the way."""
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+        yield
 
 
 def numbers_of(values: Values) -> NDArray[np.float64]:
@@ -51,7 +62,7 @@ def save_figure(figure: Figure, directory: Path, name: str) -> list[Path]:
     paths = []
     for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
         buffer = io.BytesIO()
-        with mpl.rc_context(STYLE):
+        with styled():
             figure.savefig(buffer, format=suffix, dpi=DOTS_PER_INCH, metadata=metadata)
         path = directory / f"{name}.{suffix}"
         data = buffer.getvalue()

@@ -25,6 +25,8 @@ _LATEX = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
+    "`": "{`}",
     "<": r"$<$",
     ">": r"$>$",
     "λ": r"$\lambda$",

@@ -404,6 +404,17 @@ def test_the_grid_cache_is_what_the_encoder_gives(tmp_path):
     )
 
 
+def test_scoring_can_be_stopped(tmp_path):
+    directory, request = run_dir(tmp_path / "run"), StopRequest()
+
+    def stop(text):
+        request.preempted = text.startswith("scoring")
+
+    task = task_of("torchvision", schedule="0")
+    with pytest.raises(Preempted, match="stopped while scoring; repeat the command to go on"):
+        run(task, directory, request=request, say=stop)
+
+
 def test_a_damaged_grid_cache_is_told_and_one_without_a_hash_believed(tmp_path):
     encoder, source = frozen(), world()
     indices = trainable_images(source)[::8]
@@ -518,6 +529,23 @@ def test_restart_trains_anew(tmp_path):
     stale.touch()
     assert_equal_heads(run(task_of("torchvision"), directory, restart=True), first)
     assert not stale.exists()
+
+
+@pytest.mark.parametrize("way", ["damaged", "deleted"])
+def test_a_detector_without_a_checkpoint_that_can_be_used_begins_anew_by_a_word_only(tmp_path, way):
+    directory = run_dir(tmp_path / "run")
+    run(task_of("torchvision"), directory)
+    (place,) = directory.detections()
+    for step in place.checkpoint_steps():
+        if way == "damaged":
+            place.checkpoint(step).write_bytes(b"damaged")
+        else:
+            place.checkpoint(step).unlink()
+    before = place.metrics.read_bytes()
+    with pytest.raises(UserError, match=r"no checkpoint in .*--restart"):
+        run(task_of("torchvision"), directory)
+    assert place.metrics.read_bytes() == before
+    run(task_of("torchvision"), directory, restart=True)
 
 
 # -- Schedule, options ----------------------------------------------------------------------------

@@ -63,8 +63,8 @@ def in_process(rank, folder, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_processes_detect_what_one_does(engine, tmp_path):
-    RunDir.create(tmp_path / "run", recipe=None, run={})
-    RunDir.create(tmp_path / "one", recipe=None, run={})
+    RunDir.create(tmp_path / "run", recipe=None, run={"status": "running"})
+    RunDir.create(tmp_path / "one", recipe=None, run={"status": "running"})
     run_ranks(in_process, str(tmp_path), engine)
 
     def ranks(schedule):

@@ -191,6 +191,16 @@ def test_detections_of_other_images_are_refused(truth):
         coco_scores(truth, [{**perfect(truth)[0], "image_id": 77777}], kind="bbox")
 
 
+@pytest.mark.parametrize("counts", [b"0:", "0:", [0, 10], b"", b"~"])
+def test_masks_that_do_not_fill_their_image_are_refused(truth, counts):
+    """pycocotools would compare them without end."""
+    found = perfect(truth)
+    found[-1] = {**found[-1], "segmentation": {"size": [64, 64], "counts": counts}}
+    with pytest.raises(ValueError, match=r"a detection in image .* has .*run lengths"):
+        coco_scores(truth, found, kind="segm")
+    assert coco_scores(truth, found, kind="bbox").values["ap"] == 1.0
+
+
 def test_an_unknown_implementation_is_refused(truth):
     with pytest.raises(UserError, match="pycocotools or faster-coco-eval"):
         coco_scores(truth, [], kind="bbox", metric="exact")

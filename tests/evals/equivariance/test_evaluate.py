@@ -169,7 +169,7 @@ def test_undefined_is_null_in_the_result(tmp_path: Path) -> None:
         parameter.data.zero_()
     source = ShapesSource("val", image_size=16, num_images=4)
     result = evaluate(loaded(encoder), source, device=CPU, layers=[0, 2]).result
-    run = RunDir.create(tmp_path / "run", recipe=None, run={})
+    run = RunDir.create(tmp_path / "run", recipe=None, run={"status": "running"})
     stored = json.loads(run.write_result(result).read_text())["metrics"]
     for block in ("block00", "block02"):
         assert stored[f"es/{block}/rotation"] is None

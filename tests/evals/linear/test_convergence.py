@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from sercli.evals.linear.classifiers import HeadRow, Judgement, choose
 from sercli.evals.linear.convergence import FEW_STEPS, Training, companion_rates, doubt
-from sercli.evals.linear.heads import HeadRow, Judgement, choose
 from sercli.evals.linear.options import GRID
 from sercli.evals.linear.probe import STEPS_PER_EPOCH
 from sercli.evals.linear.training import Order

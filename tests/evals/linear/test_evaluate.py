@@ -32,9 +32,9 @@ from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.evals.common import hold_out
 from sercli.evals.linear.evaluate import ProbeOutcome, evaluate
 from sercli.evals.linear.features import CENTRAL, ProbeImages, Reader, cached, fingerprint
+from sercli.evals.linear.heads import load_head
 from sercli.evals.linear.options import PRESETS, Options
 from sercli.evals.linear.probe import Probe, prepare, split_images
-from sercli.evals.linear.probe_head import load_head
 from sercli.recipe.schema import Model
 from sercli.runs.run_dir import RunDir
 from sercli.signals import StopRequest
@@ -550,10 +550,10 @@ def test_an_unfinished_probe_of_something_else_is_not_gone_on_with(tmp_path: Pat
     with pytest.raises(UserError, match="another encoder"):
         evaluate(made, runtime=CPU, workers=0, unfinished=path)
     path.write_bytes(path.read_bytes()[:100])
-    told: list[str] = []
-    outcome = probe(unfinished=path, say=told.append)
-    assert "starts anew" in told[0]
-    assert outcome.result.metrics == probe().result.metrics
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"cannot be read.*--restart"):
+        probe(unfinished=path)
+    assert path.read_bytes() == before
 
 
 def test_a_long_probe_is_written_now_and_then(

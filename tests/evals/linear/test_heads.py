@@ -17,9 +17,9 @@ from sercli.encoders.loading import encoder_sha256
 from sercli.encoders.vit import Encoder, final_norm
 from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
+from sercli.evals.linear.classifiers import Choice, HeadRow, choose
 from sercli.evals.linear.features import Scale, layers_of, parts_of, plan_features
-from sercli.evals.linear.heads import Choice, HeadRow, choose
-from sercli.evals.linear.probe_head import HeadFacts, ProbeHead, load_head
+from sercli.evals.linear.heads import HeadFacts, ProbeHead, load_head
 from sercli.recipe.schema import Model
 from tests.support.clusters import clusters
 

@@ -34,7 +34,7 @@ from sercli.data.source import ImageSource
 from sercli.encoders.loading import encoder_metadata, encoder_sha256, read_encoder, write_encoder
 from sercli.encoders.vit import Encoder
 from sercli.errors import RunFailed, UserError
-from sercli.evals.linear.probe_head import HeadFacts, ProbeHead, load_head
+from sercli.evals.linear.heads import HeadFacts, ProbeHead, load_head
 from sercli.evals.robustness.classifier import CentreView, Classifier, own_head
 from sercli.evals.robustness.evaluate import (
     evaluate,

@@ -1,0 +1,232 @@
+"""What a run was started with, compared with what it is to go on with; no torch.
+
+run.json keeps the recipe, the SHA-256 of recipe.yaml, what the data were, and how many processes
+there were. What would make another run of it is refused, or, with `--allow-changed`, named and
+recorded. A run of an earlier version has no record: nothing of it is missed, and it gets one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sercli.data import open_source
+from sercli.data.registry import find_kind
+from sercli.data.source import ImageSource, contents
+from sercli.errors import UserError
+from sercli.families import resolve
+from sercli.recipe.files import Resolved, flatten
+from sercli.recipe.schema import Recipe
+from sercli.runs.result import now
+from sercli.runs.run_dir import RunDir
+from sercli.visible import counted
+
+# What may be another without the run's numbers being others: where, how fast, how often seen.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "data.path",  # what lies there is compared
+        "data.workers",
+        "train.checkpoint_epochs",
+        "train.compile",
+        "train.log_steps",
+        "train.monitor_epochs",
+        "train.tensorboard",
+    }
+)
+_NAMED = 4  # changes in an error line
+_LONGEST = 60  # characters of a value in a line
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a run is to go on with, beside what it was started with.
+
+    Attributes:
+        record: For run.json: what it goes on with.
+        changes: What makes another run of it, a phrase each; the user has allowed it.
+        notes: What is another but changes no number, a line each.
+    """
+
+    record: Mapping[str, Any]
+    changes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def news(self, step: int) -> dict[str, Any]:
+        """What run.json is told when it goes on from `step`; earlier changes are to be kept."""
+        if not self.changes:
+            return dict(self.record)
+        change = {"step": step, "when": now(), "what": list(self.changes)}
+        return {**self.record, "changed": [*self.record.get("changed", []), change]}
+
+    def lines(self, step: int) -> Iterator[str]:
+        """What a person is told when it goes on from `step`."""
+        yield from self.notes
+        if self.changes:
+            yield (
+                f"warning: from step {step} on this run is no longer the one that it was started "
+                f"as: {'; '.join(self.changes)}; its numbers are of both, and neither recipe.yaml "
+                "nor any seed repeats them (recorded in run.json as `changed`)"
+            )
+
+
+def read_resolved(run: RunDir) -> Resolved:
+    """The resolved recipe of a run directory, with where its values are from.
+
+    Raises:
+        UserError: There is none, or it cannot be used.
+    """
+    if not run.recipe.is_file():
+        raise UserError(f"{run.path} has no recipe.yaml", "it was not made by ser pretrain")
+    return resolve(str(run.recipe), (), {})
+
+
+def training_source(recipe: Recipe) -> ImageSource:
+    """The images a recipe trains on."""
+    return open_source(
+        recipe.data.path,
+        "train",
+        image_size=recipe.data.image_size,
+        num_images=recipe.data.num_train,
+        seed=recipe.seed,
+        classes=recipe.data.classes,
+        share=recipe.data.share,
+    )
+
+
+@dataclass(frozen=True)
+class GoingOn:
+    """What `--resume` goes on with.
+
+    Attributes:
+        resolved: recipe.yaml of the run.
+        source: Training images.
+        comparison: With what it was started with.
+    """
+
+    resolved: Resolved
+    source: ImageSource
+    comparison: Comparison
+
+
+def examine(run: RunDir, *, processes: int, allow_changed: bool) -> GoingOn:
+    """Read what a run goes on with, and compare it with what it was started with.
+
+    Args:
+        run: An existing run directory.
+        processes: How many will train.
+        allow_changed: Whether it may become another run.
+
+    Raises:
+        UserError: It cannot be gone on with; nothing was changed.
+    """
+    resolved = read_resolved(run)
+    source = training_source(resolved.recipe)
+    comparison = compare(
+        run, resolved.recipe, source, processes=processes, allow_changed=allow_changed
+    )
+    return GoingOn(resolved, source, comparison)
+
+
+def record_of(recipe: Recipe, text: bytes, source: ImageSource) -> dict[str, Any]:
+    """What run.json keeps of what a run is started with.
+
+    Args:
+        recipe: Resolved.
+        text: recipe.yaml as it is written.
+        source: Training images.
+    """
+    kind = find_kind(recipe.data.path)
+    return {
+        "recipe_sha256": hashlib.sha256(text).hexdigest(),
+        "recipe": json.loads(recipe.model_dump_json()),
+        "data": {"kind": None if kind is None else kind.name, **contents(source)},
+    }
+
+
+def compare(
+    run: RunDir, recipe: Recipe, source: ImageSource, *, processes: int, allow_changed: bool
+) -> Comparison:
+    """Compare what a run is to go on with, with what it was started with.
+
+    Args:
+        run: An existing run directory.
+        recipe: As its recipe.yaml says now.
+        source: The training images that are there now.
+        processes: How many will train.
+        allow_changed: Whether it may become another run.
+
+    Raises:
+        UserError: It would, and may not.
+    """
+    told = run.read_run()
+    record = record_of(recipe, run.recipe.read_bytes(), source)
+    changes, notes = [], []
+    if told.get("recipe_sha256") not in (None, record["recipe_sha256"]):
+        edits = dict(_edits(told.get("recipe"), record["recipe"]))
+        changes += [text for key, text in edits.items() if key not in _WITHOUT_EFFECT]
+        notes += [
+            f"note: recipe.yaml was edited ({text}): it is the same run all the same"
+            for key, text in edits.items()
+            if key in _WITHOUT_EFFECT
+        ]
+    changes += _other_images(told.get("data"), record["data"], recipe.data.path)
+    before = told.get("world_size")
+    if isinstance(before, int) and before != processes:
+        bound = recipe.addon.bound_to_ranks
+        text = f"{counted(processes, 'process')}, before it was {before}"
+        if bound:
+            changes.append(f"{text}, and {' and '.join(bound)} depends on how many there are")
+        else:
+            notes.append(f"note: it goes on with {text}: the same run, but for rounding")
+    if changes and not allow_changed:
+        more = f" and {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
+        raise UserError(
+            f"{run.path} was started otherwise: {'; '.join(changes[:_NAMED])}{more}",
+            "a run goes on as it was started, or its numbers are of no recipe",
+            "undo that, start another run (--recipe), or say --allow-changed",
+        )
+    if isinstance(told.get("changed"), list):
+        record["changed"] = told["changed"]
+    return Comparison(record, tuple(changes), tuple(notes))
+
+
+def _edits(before: object, after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Keys with other values, and a phrase for each.
+
+    What is not in the recipe of before came with a newer version, and is at its default.
+    """
+    if not isinstance(before, Mapping):
+        yield "", "its recipe.yaml was edited"
+        return
+    was, now_ = (dict(flatten(_comparable(one))) for one in (before, after))
+    for key, value in was.items():
+        if now_.get(key) != value:
+            yield key, f"{key} was {_short(value)}, is {_short(now_.get(key))}"
+
+
+def _comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without where the files of plug-ins lie: what they hold is hashed."""
+    plugins = recipe.get("plugins")
+    held = [
+        {key: value for key, value in one.items() if key in ("sha256", "distribution", "version")}
+        for one in (plugins if isinstance(plugins, list) else [])
+        if isinstance(one, Mapping)
+    ]
+    return {**recipe, "plugins": held}
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _other_images(before: object, after: Mapping[str, Any], path: str) -> list[str]:
+    if not isinstance(before, Mapping) or before.get("sha256") in (None, after["sha256"]):
+        return []
+    then, there = before.get("images"), after["images"]
+    if then == there:
+        return [f"the {there} images of {path} are others (names, classes or sizes of files)"]
+    return [f"{path} has {there} training images, before it had {then}"]
