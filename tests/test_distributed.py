@@ -182,6 +182,26 @@ def test_small_collectives(found, world):
         assert ours["alone_rows"] == 1
 
 
+def test_older_names_are_called_where_torch_has_no_newer(monkeypatch):
+    """torch 2.10 has only these; that 2.14 warns of none of ours, `support/strict` sees."""
+    called = []
+    monkeypatch.delattr(dist, "all_gather_single", raising=False)
+    monkeypatch.setattr(dist, "all_gather_into_tensor", lambda *_tensors: called.append("older"))
+    distributed._gather(torch.ones(2), torch.ones(1))
+    assert called == ["older"]
+
+    class Older:
+        def __init__(self, module, *, broadcast_buffers=True, gradient_as_bucket_view=False):
+            self.given = (module, broadcast_buffers, gradient_as_bucket_view)
+
+    monkeypatch.setattr(distributed, "DistributedDataParallel", Older)
+    assert distributed.data_parallel("module", gradient_as_bucket_view=True).given == (
+        "module",
+        False,
+        True,
+    )
+
+
 def test_one_process_needs_no_group():
     from sercli import distributed
 

@@ -250,17 +250,9 @@ def _resume(again: _Again, *, device: str | None, nproc: int) -> None:
     from sercli.runs.run_dir import RunDir
 
     run = RunDir.open(again.path)
-    status = run.read_run().get("status")
-    if status == "done":
+    if run.read_run()["status"] == "done":
         say(f"{again.path} is done; nothing to resume")
         return
-    if not isinstance(status, str) or not run.recipe.is_file():
-        raise UserError(
-            f"{run.run if run.recipe.is_file() else again.path} has no "
-            f"{'status' if run.recipe.is_file() else 'recipe.yaml'}",
-            "it is damaged, or was not made by ser pretrain",
-            "only a run of ser pretrain can be resumed",
-        )
     going_on: list[GoingOn] = []  # by the first process, which alone compares
 
     def examine(processes: int) -> None:

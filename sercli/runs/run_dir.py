@@ -315,7 +315,7 @@ class RunDir:
         if not self.metrics.exists():
             return 0
         there = list(self.read_metrics())
-        text = self.metrics.read_bytes()
+        text = self.metrics.read_bytes() if there or self.metrics.exists() else b"\n"
         lines = [line for line in text.splitlines() if line.strip()]
         kept = [row for row in there if row["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))

@@ -95,6 +95,9 @@ class RunRecord(Stored):
         evaluates: The MODEL, in a directory that only collects results.
         titles: What tables call its method and add-on.
         timings, flops: Numbers by name.
+        recipe, recipe_sha256, data, world_size: What it was started with, for `--resume`.
+        saved_step: Of the last checkpoint.
+        changed: Where it became another run.
     """
 
     status: Annotated[str, Field(min_length=1, max_length=100)]
@@ -107,6 +110,12 @@ class RunRecord(Stored):
     titles: _Titles | None = None
     timings: _Timings | None = None
     flops: _Flops | None = None
+    recipe: dict[str, Any] | None = None
+    recipe_sha256: str | None = None
+    data: dict[str, Any] | None = None
+    world_size: Annotated[int, Field(ge=1)] | None = None
+    saved_step: Annotated[int, Field(ge=0)] | None = None
+    changed: list[dict[str, Any]] | None = None
 
 
 # -- A result -------------------------------------------------------------------------------------

@@ -50,15 +50,19 @@ def test_a_run_goes_on_where_there_are_fewer_cores(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
     monkeypatch.setattr(trainer, "load_rows", _noting(started))
     capsys.readouterr()
-    with pytest.raises(StopIteration):
+    with pytest.raises(_Enough):
         train(run)
     assert started == [2]
     assert "data.workers 3: this process may use fewer cores" in "".join(capsys.readouterr())
 
 
+class _Enough(Exception):
+    """Training needs to go no further."""
+
+
 def _noting(started: list[int]):
     def load_rows(*_given, workers, **_named):
         started.append(workers)
-        raise StopIteration
+        raise _Enough
 
     return load_rows

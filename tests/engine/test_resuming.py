@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -296,10 +298,11 @@ def test_damaged_rows_are_left_out_and_told_of(run, resume):
 
 @pytest.mark.parametrize("status", [None, 5, ["done"]])
 def test_a_run_without_a_status_is_refused(run, resume, status):
-    run.run.write_text(json.dumps({**run.read_run(), "status": status}))
+    told = {**run.read_run(), "status": status}
+    run.run.write_text(json.dumps({k: v for k, v in told.items() if v is not None}))
     before = everything(run)
     code, said = resume()
-    assert (code, "has no status" in said) == (2, True)
+    assert (code, "status" in said) == (2, True)
     assert everything(run) == before
 
 
@@ -325,8 +328,8 @@ def test_a_directory_that_vanishes_ends_the_run_and_is_not_made_anew(tmp_path, m
     run = start(tmp_path / "run")
     save = checkpoint.save
 
-    def vanishing(*arguments):
-        save(*arguments)
+    def vanishing(*arguments, **options):
+        save(*arguments, **options)
         shutil.rmtree(run.path)
 
     monkeypatch.setattr(checkpoint, "save", vanishing)
@@ -353,3 +356,34 @@ def test_a_run_under_way_is_not_resumed(run, resume):
         assert status == 2
         assert everything(run) == before
     assert losses(run)
+
+
+# -- with processes -------------------------------------------------------------------------------
+
+
+def resuming(run, *options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "sercli", "pretrain", "--resume", str(run.path), *options],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.run
+@pytest.mark.parametrize("options", [(), ("--nproc", "2")])
+def test_of_two_resumes_at_once_one_is_refused(tmp_path, options):
+    run = start(tmp_path / "run", (*SER, "train.epochs=30"))
+    interrupt_after(run, STOPPED)
+    run.update_run(status="preempted", world_size=1)
+    both = [resuming(run, *options) for _ in range(2)]
+    ends = [process.communicate()[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert sorted(codes) == [0, 2], ends
+    refused_one = ends[codes.index(2)]
+    assert "is being trained by" in refused_one
+    assert "Traceback" not in refused_one
+    assert ("before it was 1: the same run" in "".join(ends)) == bool(options)
+    assert [row["step"] for row in run.read_metrics()] == list(range(1, 241))
+    told = run.read_run()
+    assert (told["status"], told["world_size"]) == ("done", 2 if options else 1)
+    assert not run.lease.exists()

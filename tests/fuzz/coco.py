@@ -99,7 +99,7 @@ def changed(data: bytes, others: list[bytes], random: Random) -> bytes:
                 values[place] + random.uniform(-span, span)
             )
         return json.dumps(tree).encode()
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError):
         return mutations.changed(data, others, random)
 
 
