@@ -113,11 +113,11 @@ def _wait(workers: _Workers) -> _Ended | None:
                 if first is None and ended:
                     first, deadline = ended[0], time.monotonic() + _GRACE_SECONDS
                 if time.monotonic() > deadline:
-                    break
+                    return first
                 time.sleep(_LOOK_SECONDS)
+        return next(iter(workers.ended()), None)
     finally:
         workers.kill()
-    return first or next(iter(workers.ended()), None)
 
 
 def raise_for_status(run: RunDir) -> None:
