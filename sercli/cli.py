@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sercli import __version__, streams
+from sercli import __version__, signals, streams
 from sercli.commands import (
     bench,
     coco_detect,
@@ -25,7 +25,8 @@ from sercli.commands import (
     recipe,
     robustness,
 )
-from sercli.errors import SerError, UserError, about_path, exhausted
+from sercli.engine.processes import UNDER_AGENT, under_agent
+from sercli.errors import Interrupted, Preempted, SerError, UserError, about_path, exhausted
 from sercli.visible import one_line, say
 
 # What these make stands in files; of the others standard output is all that there is.
@@ -81,6 +82,8 @@ def options(
 def main() -> NoReturn:
     """Run a command; the exit statuses are those of `sercli.errors`."""
     streams.install()
+    signals.install()
+    _follow_who_started_this()
     # Threads that wait shall sleep, not spin: on a busy machine spinning halves the speed or worse.
     # OpenMP reads this when torch loads it, which no command has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -94,11 +97,7 @@ def main() -> NoReturn:
         _soften_warnings()
     try:
         _refuse_empty(arguments)
-        status = app(arguments, prog_name="ser", standalone_mode=False)
-    except SerError as error:
-        if debug:
-            raise
-        _end(str(error), error.exit_status)
+        status = _run(arguments)
     except _UsageError as error:
         if not arguments or not error.format_message():  # no arguments: help, as an error
             error.show()
@@ -109,21 +108,40 @@ def main() -> NoReturn:
         command = "ser" if context is None else context.command_path
         stop = "" if message.endswith((".", "?", "!")) else "."
         _end(f"{message}{stop} See `{command} --help`.", error.exit_code)
-    except KeyboardInterrupt:
-        _end("interrupted", 130)
-    except typer.Abort as abort:  # typer's answer to EOFError, which no key causes here
-        raise abort.__cause__ or abort from None
-    except (OSError, ValueError) as error:
-        short = exhausted(error, "ser") or about_path(error, arguments)
-        if debug or short is None:
+    except BaseException as error:
+        signals.settle()
+        ended = signals.as_stop(error, "stopped by a signal") or error
+        if isinstance(ended, OSError | ValueError):
+            ended = exhausted(ended, "ser") or about_path(ended, arguments) or ended
+        if debug or not isinstance(ended, SerError):
             raise
-        _end(str(short), short.exit_status)
-    if status == 130:  # typer turns Ctrl-C into this
-        _end("interrupted", status)
+        # A worker of --nproc leaves it to its parent to say that it was stopped.
+        silent = under_agent() and isinstance(ended, Preempted | Interrupted)
+        _end("" if silent else str(ended), ended.exit_status)
     lost = streams.lost()
     if lost is not None and not _MAKE_FILES.intersection(arguments[:1]):
         _end(f"standard output cannot be written: {lost.strerror}; what is missing is lost", 3)
-    sys.exit(status or 0)
+    signals.ignore()
+    sys.exit(status)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        status = app(arguments, prog_name="ser", standalone_mode=False)
+    except typer.Abort as abort:  # typer's answer to EOFError, which no key causes here
+        raise abort.__cause__ or abort from None
+    if status == 130:  # typer turns Ctrl-C, and what is raised like it, into this
+        raise KeyboardInterrupt
+    return status or 0
+
+
+def _follow_who_started_this() -> None:
+    """End as by SIGTERM when the parent does that started this as one of several processes."""
+    parent = os.getppid()
+    if under_agent():
+        signals.follow(int(os.environ[UNDER_AGENT]))
+    elif {"TORCHELASTIC_RUN_ID", "RANK"} <= set(os.environ):  # torchrun's own agent
+        signals.follow(parent)
 
 
 def _soften_warnings() -> None:
@@ -164,5 +182,7 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def _end(message: str, status: int) -> NoReturn:
-    say(one_line(f"ser: {message}"), err=True)
+    if message:
+        say(one_line(f"ser: {message}"), err=True)
+    signals.ignore()
     sys.exit(status)

@@ -39,13 +39,13 @@ class RunFailed(SerError):
 
 
 class Preempted(SerError):
-    """SIGTERM or SIGUSR1 arrived; a checkpoint is written and the run can resume: status 75."""
+    """A signal arrived (`sercli.signals`); what is done is kept and can resume: status 75."""
 
     exit_status = 75
 
 
 class Interrupted(SerError):
-    """Ctrl-C arrived; a checkpoint is written and the run can resume: status 130."""
+    """Ctrl-C arrived; what is done is kept and can resume: status 130."""
 
     exit_status = 130
 

@@ -67,7 +67,7 @@ BAD = {
     "unknown method": (["--method", "mocco"], "--method mocco; known: moco"),
     "unknown recipe": (["--recipe", "shapes/moco-sre"], "did you mean shapes/moco-ser?"),
     "unknown key": (["--set", "train.learning_rate=1"], "did you mean train.lr?"),
-    "batch too large": (["--set", "train.batch_size=5000"], "5000 with 4096 images"),
+    "batch too large": (["--set", "train.batch_size=5000"], "5000 with 4,096 images"),
     "too few in b2": (["--set", "addon.fraction=0.01"], "n₂ = 1"),
     "no multiple of the patch": (["--set", "data.image_size=60"], "use 56 or 64"),
     "no such device": (["--device", "tpu"], "it must be cpu or cuda"),

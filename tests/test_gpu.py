@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from sercli.engine import pretraining
-from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.evals.detection.backbone import FrozenEncoder
@@ -19,6 +18,7 @@ from sercli.evals.detection.images import Canvas
 from sercli.evals.detection.task import Options, prepare
 from sercli.losses import patch_nt_xent
 from sercli.runs.run_dir import RunDir
+from sercli.signals import StopRequest
 from tests.support import detection, recipes
 from tests.support.training import SER, TINY, losses, no_monitor, start
 

@@ -19,7 +19,6 @@ from sercli.cli import app
 from sercli.data.loading import load_images
 from sercli.engine import pretraining
 from sercli.engine import state as states
-from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.engine.stepper import Stepper
@@ -37,6 +36,7 @@ from sercli.families import addon_configs, method_configs
 from sercli.recipe.files import from_mapping
 from sercli.report.figures import equivariance as figures
 from sercli.runs.run_dir import RunDir
+from sercli.signals import StopRequest
 from tests.support import detection, recipes
 from tests.support.mixed_precision import OBJECTIVES, operators_of
 from tests.support.paths import ROOT

@@ -183,12 +183,12 @@ def _evaluate(
 ) -> tuple[Task, DetectionOutcome, RunDir]:
     """Train the detector and score it; what was decided, what came out, and its run directory."""
     from sercli.commands.subject import destination, open_or_create
-    from sercli.engine.preemption import stop_request
     from sercli.engine.processes import is_first_process
     from sercli.engine.progress import TrainingProgress
     from sercli.engine.runtime import decided_by_first, process_group, runtime_for
     from sercli.evals.detection.evaluate import evaluate
     from sercli.evals.detection.task import prepare
+    from sercli.signals import at_boundaries
 
     first = is_first_process()
 
@@ -196,7 +196,7 @@ def _evaluate(
         if first:
             say_to_stderr(*lines)
 
-    with process_group(run.device) as chosen, stop_request() as request:
+    with process_group(run.device) as chosen, at_boundaries() as request:
         asked = asked_for(model)
         target = destination(asked, run.out)
         loaded = read_model(model)

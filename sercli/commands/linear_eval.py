@@ -101,11 +101,11 @@ def linear_eval(
     """
     options = _options(probe, images, run)
     require_subject(model, run, images.data, images.classes)
-    from sercli.engine.preemption import stop_request
     from sercli.engine.processes import is_first_process
     from sercli.engine.runtime import process_group, runtime_for
     from sercli.evals.linear.evaluate import evaluate
     from sercli.evals.linear.probe import prepare
+    from sercli.signals import at_boundaries
 
     first = is_first_process()
 
@@ -113,7 +113,7 @@ def linear_eval(
         if first:
             say_to_stderr(*lines)
 
-    with process_group(run.device) as chosen, stop_request() as request:
+    with process_group(run.device) as chosen, at_boundaries() as request:
         subject = resolve_subject(
             model,
             run,

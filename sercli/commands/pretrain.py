@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,7 @@ def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
     early = None
     if launched_by() is None:
         early = _resolve_early(name, settings, flags, plugins=plugins, out=new.out)
-    from sercli import distributed
+    from sercli import distributed, signals
     from sercli.engine import launch, pretraining, runtime
 
     runtime.require_devices(device, nproc)
@@ -184,15 +185,20 @@ def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
     def prepare() -> RunDir:
         resolved = early or resolve(name, settings, flags, plugins=plugins)
         processes = max(nproc, distributed.world_size())
-        prepared.append(pretraining.prepare(resolved, out=new.out, processes=processes))
+        prepared.append(
+            pretraining.prepare(resolved, out=new.out, processes=processes, until=until)
+        )
         return prepared[0].run
 
-    with runtime.process_group(device, stage="start") as chosen:
+    with contextlib.ExitStack() as until:
+        chosen = until.enter_context(runtime.process_group(device, stage="start"))
+        if distributed.active():  # they stop together, which they can from here on
+            until.enter_context(signals.at_boundaries(alone=False))
         run = runtime.decided_by_first(prepare)
         if nproc == 1:
             _train(run, chosen, prepared=prepared[0] if prepared else None)
-    if nproc > 1:
-        launch.launch(run, nproc=nproc, device=device)
+        else:
+            launch.launch(run, nproc=nproc, device=device)
     _print_what_is_next(run)
 
 

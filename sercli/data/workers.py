@@ -18,8 +18,7 @@ import threading
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -27,17 +26,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sercli import signals
 from sercli.errors import FEWER_LOADERS, RunFailed, SerError, exhausted
 
 Work = Callable[[Any], Any]
 _JOIN_SECONDS = 1.0
 _PATIENCE = 600.0  # seconds that a piece may take: a network disk may be slow, or gone
-# The training process decides what a signal means; its loaders end when their pipe closes.
-_SIGNALS = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-    if hasattr(signal, name)
-]
 # Our ends of all pipes: a forked process has copies, which would keep the others' pipes open.
 _our_ends: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -106,10 +100,10 @@ class InProcesses:
         process = context.Process(
             target=_serve, args=(work, theirs), daemon=True, name="ser-loader"
         )
-        with _signals_held():  # none may come before the process ignores them
+        with signals.starting_processes(context.get_start_method()):
             process.start()
+            self._processes.append(process)
         theirs.close()
-        self._processes.append(process)
 
     def submit(self, task: Any) -> None:
         process = self._next % len(self._ends)
@@ -176,19 +170,12 @@ class _Bug:
         self.traceback = text
 
 
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _serve(work: Work, end: Connection[Any, Any]) -> None:
-    """A loader process: one thread, deaf to signals, until its pipe closes."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    """A loader process: one thread, until its pipe closes.
+
+    It is deaf to signals: the training process decides what one means.
+    """
+    signals.ignore()
     for other in list(_our_ends):
         other.close()
     threading.Thread(target=_end_with_the_parent, daemon=True).start()

@@ -1,17 +1,59 @@
-"""Several processes on this machine, under torchrun's own agent."""
+"""Several processes on this machine: started, told of signals, and waited for to the last one."""
 
 from __future__ import annotations
 
+import math
 import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import torch.distributed as dist
+
+from sercli import signals
+from sercli.engine.pretraining import stops_recorded
 from sercli.engine.processes import UNDER_AGENT
-from sercli.errors import Interrupted, Preempted, SerError, UserError
+from sercli.errors import Interrupted, Preempted, RunFailed, SerError, UserError
 from sercli.runs.run_dir import RunDir
+
+_LOOK_SECONDS = 0.1
+# Between the first process that ends otherwise than well, after which no step can be taken, and
+# the kill of the others: rank 0 may be saving.
+_GRACE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A process that ended otherwise than well.
+
+    Attributes:
+        rank: Which one.
+        pid: Likewise.
+        status: As subprocess has it: negative for a signal.
+    """
+
+    rank: int
+    pid: int
+    status: int
+
+    def __str__(self) -> str:
+        who = f"rank {self.rank} (process {self.pid})"
+        if self.status >= 0:
+            return f"{who} ended with status {self.status}"
+        name = signal.Signals(-self.status).name
+        short = ", as happens where memory is short" if name in ("SIGKILL", "SIGBUS") else ""
+        return f"{who} was killed by signal {-self.status} ({name}){short}"
 
 
 def launch(run: RunDir, *, nproc: int, device: str | None, options: tuple[str, ...] = ()) -> None:
-    """Train with `nproc` processes on this machine, under torchrun's own agent.
+    """Train with `nproc` processes on this machine.
+
+    A signal to this process is one to all of them: they save and end. If this process is killed,
+    they see that by themselves.
 
     Args:
         run: The run directory.
@@ -20,48 +62,62 @@ def launch(run: RunDir, *, nproc: int, device: str | None, options: tuple[str, .
         options: Of `--resume`, for the processes.
 
     Raises:
-        SerError: As the workers ended, read from run.json.
+        SerError: As the workers ended, read from run.json; or, if none could say so, what is seen
+            of them from here.
     """
-    import logging
+    before = run.read_run()
+    with stops_recorded(run, refusals=False), signals.at_boundaries(alone=False) as request:
+        # Of this process, as the first rank's would be lost with it, and on a port that is free.
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            "127.0.0.1", 0, is_master=True, wait_for_workers=False
+        )
+        words = ["--resume", str(run.path), *options]
+        words += [] if device is None else ["--device", device]
+        first = _wait(_Workers(words, nproc=nproc, port=store.port))
+        refused = first is not None and first.status == UserError.exit_status
+        if not refused or run.read_run() != before:
+            _raise_how_it_ended(run, before, first, request)
+            return
+    raise SystemExit(UserError.exit_status)  # a worker has said why, and changed nothing
 
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ[UNDER_AGENT] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=nproc,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        run_id=f"ser-{os.getpid()}",
-        max_restarts=0,
-        start_method="spawn",
-    )
-    arguments = ["-m", "sercli", "pretrain", "--resume", str(run.path), *options]
-    if device is not None:
-        arguments += ["--device", device]
-    try:
-        elastic_launch(config, sys.executable)(*arguments)
-    except (ChildFailedError, SignalException, KeyboardInterrupt) as error:
-        _end_as_refused(error, run)
+def _raise_how_it_ended(
+    run: RunDir, before: Mapping[str, Any], first: _Ended | None, request: signals.StopRequest
+) -> None:
+    """Raise what run.json says, or, if no worker could say anything, what was seen of them."""
+    state = run.read_run()
+    said = state != before and state["status"] != "running"
+    if first is None or (said and (first.status >= 0 or state["status"] != "failed")):
         raise_for_status(run)
-        raise
-    raise_for_status(run)
+        return
+    go_on = f"continue with: ser pretrain --resume {run.path}"
+    if request.interrupted or request.preempted:
+        stop = Interrupted if request.interrupted else Preempted
+        raise stop(f"stopped outside of steps; {go_on}")
+    if first.status < 0:
+        raise RunFailed(f"{first}; the others have ended; {go_on}")
+    error = SerError(f"{first}, and said why above")
+    error.exit_status = first.status
+    raise error
 
 
-def _end_as_refused(error: BaseException, run: RunDir) -> None:
-    """End with status 2 where a worker has refused to go on: it has said why, and changed nothing.
-
-    Raises:
-        SystemExit: It has.
-    """
-    codes = {one.exitcode for one in getattr(error, "failures", {}).values()}
-    if UserError.exit_status in codes and run.read_run().get("exit_status") != 2:
-        raise SystemExit(UserError.exit_status) from error
+def _wait(workers: _Workers) -> _Ended | None:
+    """Wait for all of them, passing signals on; the first that ended otherwise than well."""
+    first, deadline = None, math.inf
+    try:
+        with signals.at_boundaries(workers.signal, alone=False) as request:
+            if request.preempted or request.interrupted:  # while they were started
+                workers.signal(signal.SIGINT if request.interrupted else signal.SIGTERM)
+            while workers.alive():
+                ended = workers.ended()
+                if first is None and ended:
+                    first, deadline = ended[0], time.monotonic() + _GRACE_SECONDS
+                if time.monotonic() > deadline:
+                    return first
+                time.sleep(_LOOK_SECONDS)
+        return next(iter(workers.ended()), None)
+    finally:
+        workers.kill()
 
 
 def raise_for_status(run: RunDir) -> None:
@@ -76,3 +132,57 @@ def raise_for_status(run: RunDir) -> None:
     if not isinstance(error, Preempted | Interrupted):
         error.exit_status = status
     raise error
+
+
+class _Workers:
+    """The processes of one launch.
+
+    Args:
+        words: What `ser pretrain` is told.
+        nproc: How many there are.
+        port: Where this process has the store by which they find each other.
+    """
+
+    def __init__(self, words: list[str], *, nproc: int, port: int) -> None:
+        command = [sys.executable, "-m", "sercli", "pretrain", *words]
+        shared = {
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)),
+            **os.environ,
+            UNDER_AGENT: str(os.getpid()),
+            "TORCHELASTIC_RUN_ID": f"ser-{os.getpid()}",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(nproc),
+            "LOCAL_WORLD_SIZE": str(nproc),
+        }
+        self.processes: list[subprocess.Popen[bytes]] = []
+        try:
+            with signals.starting_processes():
+                for rank in range(nproc):
+                    own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                    self.processes.append(subprocess.Popen(command, env=own))
+        except BaseException:
+            self.kill()
+            raise
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on to those that are left."""
+        for process in self.processes:
+            process.send_signal(number)
+
+    def ended(self) -> list[_Ended]:
+        """Those that have ended otherwise than well; killed ones first, as others follow them."""
+        codes = [(rank, one.pid, one.poll()) for rank, one in enumerate(self.processes)]
+        ended = [_Ended(rank, pid, code) for rank, pid, code in codes if code]
+        return sorted(ended, key=lambda one: one.status >= 0)
+
+    def alive(self) -> bool:
+        return any(process.poll() is None for process in self.processes)
+
+    def kill(self) -> None:
+        """End those that are left, at once."""
+        for process in self.processes:
+            process.kill()
+            process.wait()

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from sercli import distributed, stages
+from sercli import distributed, signals, stages
 from sercli.data.cores import most_loaders, require_loaders
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
 from sercli.engine.flops import count_flops
 from sercli.engine.plan import Plan, make_plan, print_flops, print_plan
-from sercli.engine.preemption import stop_request
+from sercli.engine.preemption import Stopping
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.resuming import Comparison, GoingOn, read_resolved, record_of, training_source
 from sercli.engine.tracking import require_tensorboard
@@ -33,6 +33,7 @@ from sercli.recipe.schema import Recipe
 from sercli.runs.lease import Lease, leased
 from sercli.runs.run_dir import RunDir, next_free, refuse_existing
 from sercli.screen import Screen
+from sercli.signals import as_stop, at_boundaries, deferred
 from sercli.visible import say
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
@@ -77,13 +78,20 @@ def _fewer_loaders(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prepared:
+def prepare(
+    resolved: Resolved,
+    *,
+    out: Path | None,
+    processes: int = 1,
+    until: contextlib.ExitStack | None = None,
+) -> Prepared:
     """Check everything, make the run directory, and print what was derived.
 
     Args:
         resolved: The recipe.
         out: The run directory to make; None: the first free `runs/<recipe>`.
         processes: How many will train.
+        until: How the run ends is recorded until this closes; None: until it is prepared.
 
     Raises:
         UserError: A recipe or data that would not train; nothing is written then.
@@ -96,9 +104,11 @@ def prepare(resolved: Resolved, *, out: Path | None, processes: int = 1) -> Prep
     require_loaders(resolved.recipe.data.workers, "data.workers")
     source = training_source(resolved.recipe)
     plan = make_plan(resolved.recipe, source, processes=processes)
-    run = create_run(resolved, plan, out, source)
-    stages.here.run = str(run.path.absolute())
-    with _stops_recorded(run):
+    with contextlib.ExitStack() as prepared:
+        with deferred():  # no stop comes between the directory and who says so in it
+            run = create_run(resolved, plan, out, source)
+            (until or prepared).enter_context(stops_recorded(run))
+        stages.here.run = str(run.path.absolute())
         console = Screen()
         print_plan(resolved, plan, run.path, console)
         for note in resolved.notes:
@@ -174,10 +184,14 @@ def train(
         notes = (*resolved.notes, *_unknown_then(resolved), *_fewer_loaders(recipe))
         source = training_source(recipe) if going_on is None else going_on.source
     first = distributed.rank() == 0
+    several = distributed.active()
     stages.here.run = str(run.path.absolute())
     anew = "world_size" not in run.read_run()  # no attempt of before has trained it
-    with _alone_in(run, take_over) as guard, stop_request() as request:
-        with _stops_recorded(run, refusals=anew), naming_who_is_gone():
+    with contextlib.ExitStack() as until:
+        if several:
+            until.enter_context(at_boundaries(alone=False))
+        guard = until.enter_context(_alone_in(run, take_over))
+        with stops_recorded(run, refusals=anew), naming_who_is_gone():
             runtime = runtimes.runtime_for(device, recipe.train.precision)
             monitor = make_monitor(recipe, source, runtime)
             trainer = Trainer(run, recipe, source, runtime, monitor=monitor, guard=guard)
@@ -185,11 +199,18 @@ def train(
             for note in notes:
                 progress.message(note)
             trainer.resume(progress.message)
-        with _stops_recorded(run), naming_who_is_gone(), progress:
+        with stops_recorded(run), naming_who_is_gone(), progress:
             if first:
                 _record_start(run, recipe, device, news, trainer.step, progress.message)
-            trainer.train(request, progress)
-            _record(run, trainer)
+            with at_boundaries(alone=not several) as request:
+                Stopping(request, device, _stopped(run)).check()
+                trainer.train(request, progress)
+                _record(run, trainer)
+                signals.settle()
+
+
+def _stopped(run: RunDir) -> str:
+    return f"stopped outside of steps; continue with: ser pretrain --resume {run.path}"
 
 
 def _record_start(
@@ -266,31 +287,38 @@ def _record(run: RunDir, trainer: Trainer) -> None:
 
 
 @contextlib.contextmanager
-def _stops_recorded(run: RunDir, *, refusals: bool = True) -> Iterator[None]:
+def stops_recorded(run: RunDir, *, refusals: bool = True) -> Iterator[None]:
     """Say in run.json how what is inside ended, unless it came to its end.
 
     Args:
         run: The run directory.
         refusals: Whether a user's error ends the run, too, and does not only refuse to go on.
+
+    Raises:
+        Preempted, Interrupted: A signal ended it.
     """
     try:
         yield
     except BaseException as error:
+        stop = as_stop(error, _stopped(run))
         if refusals or not isinstance(error, UserError):
-            _record_stop(run, error)
-        raise
+            with deferred():
+                _record_stop(run, stop or error)
+        if stop is None or stop is error:
+            raise
+        raise stop from error
 
 
 def _record_stop(run: RunDir, error: BaseException) -> None:
     """Say in run.json how the run ended; under torchrun that is the only signal there is."""
-    resumable = isinstance(error, Preempted | Interrupted | KeyboardInterrupt)
+    resumable = isinstance(error, Preempted | Interrupted)
     if resumable and distributed.rank():
         return
-    exit_status = error.exit_status if isinstance(error, SerError) else 130 if resumable else 1
+    status = "interrupted" if isinstance(error, Interrupted) else "preempted"
     try:
         run.update_run(
-            status="preempted" if resumable else "failed",
-            exit_status=exit_status,
+            status=status if resumable else "failed",
+            exit_status=error.exit_status if isinstance(error, SerError) else 1,
             error=str(error) or type(error).__name__,
         )
     except SerError:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from sercli import __version__, distributed, stages
+from sercli import __version__, distributed, signals, stages
 from sercli.engine import watch
 from sercli.engine.bounds import bounds_here, collective_seconds
 from sercli.engine.meeting import meet
@@ -100,13 +100,14 @@ def process_group(device_name: str | None, *, stage: str = "evaluate") -> Iterat
     stages.enter("start")
     store = meet(one, watch.myself(one.rank), bounds["start"])
     with watch.watching(one, bounds):
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            store=store,
-            rank=one.rank,
-            world_size=one.world_size,
-            timeout=timedelta(seconds=collective_seconds(bounds)),
-        )
+        with signals.fatal():  # all have come, but it is no wait of Python's
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=store,
+                rank=one.rank,
+                world_size=one.world_size,
+                timeout=timedelta(seconds=collective_seconds(bounds)),
+            )
         with watch.in_group():
             if device.type == "cuda":
                 _require_own_devices(device)
@@ -192,9 +193,11 @@ def decided_by_first(decide: Callable[[], _T]) -> _T:
             raise SystemExit(status)
         return cast(_T, found)
     try:
-        found = decide()
-    except Exception as error:  # also a bug, or what a plug-in raises: the others must not wait
-        status = error.exit_status if isinstance(error, SerError) else 1
+        with signals.at_once():
+            found = decide()
+    except BaseException as error:  # also a bug, or what a plug-in raises: the others must not wait
+        ended = signals.as_stop(error, "") or error
+        status = ended.exit_status if isinstance(ended, SerError) else 1
         distributed.broadcast_object((None, status))
         raise
     distributed.broadcast_object((found, 0))

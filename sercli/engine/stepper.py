@@ -24,10 +24,10 @@ from torch import Tensor
 
 from sercli import distributed, stages
 from sercli.engine.agreement import Agreed, Agreement
-from sercli.engine.preemption import StopRequest
 from sercli.engine.tracking import Tracker
 from sercli.errors import Interrupted, Preempted, RunFailed, SerError, UserError
 from sercli.runs.run_dir import RunDir
+from sercli.signals import StopRequest, deferred
 
 _T = TypeVar("_T")
 
@@ -207,7 +207,8 @@ class Stepper:
             state = self.state
             with stages.inside("save"):
                 if distributed.rank() == 0:
-                    self._guarded(lambda: state.save(Position(self.step, self.train_seconds)))
+                    with deferred():  # also from a second Ctrl-C
+                        self._guarded(lambda: state.save(Position(self.step, self.train_seconds)))
                 distributed.barrier()
         self._saved, self._saved_step = self.clock(), self.step
 

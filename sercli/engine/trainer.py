@@ -14,7 +14,6 @@ from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
 from sercli.engine.agreement import Agreed
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
-from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import Runtime
 from sercli.engine.state import PretrainingState
@@ -24,6 +23,7 @@ from sercli.objective import Losses, Objective
 from sercli.recipe.schedule import Moment, Schedule
 from sercli.recipe.schema import Recipe
 from sercli.runs.run_dir import RunDir
+from sercli.signals import StopRequest
 from sercli.views.making import ViewMaker, Views
 from sercli.views.reading import Samples, TrainingImages, batches
 

@@ -22,6 +22,7 @@ from sercli.errors import UserError, from_os_error
 from sercli.runs.owner import Owner, lives
 from sercli.runs.places import require_place
 from sercli.runs.reading import LARGEST_JSON, parse_json, read_bytes
+from sercli.signals import deferred
 
 _LONGEST_NAME = 255  # bytes, of what file systems allow
 _RANDOM = 8  # characters that `tempfile` adds
@@ -118,6 +119,7 @@ def _umask() -> int:
     return umask
 
 
+@deferred()
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file beside its place, flush it to disk, then rename it into place.
 
@@ -171,20 +173,22 @@ def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
         raise UserError(
             f"{path} exists", f"{what} needs a new directory", "name another or remove it"
         )
+    draft: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
-        draft = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path.name), dir=path.parent))
-    except OSError as error:
-        raise from_os_error(error, f"cannot make {path}") from error
-    try:
+        with deferred():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent)
+            draft = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path.name), dir=path.parent))
         yield draft
-        draft.chmod(0o777 & ~_umask())
-        draft.rename(path)
+        with deferred():
+            draft.chmod(0o777 & ~_umask())
+            draft.rename(path)
     except OSError as error:
         raise from_os_error(error, f"cannot make {path}") from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft is not None:
+            with deferred():
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -113,7 +113,7 @@ BAD = {
         "anchor's negatives are other images of b₂; use addon.fraction=0.34 or a larger batch",
         "--set addon.fraction=0.34",
     ),
-    "--set train.batch_size=5000": ("5000 with 4096 images", "--set train.batch_size=2048"),
+    "--set train.batch_size=5000": ("5000 with 4,096 images", "--set train.batch_size=2048"),
     # -- targets of AugSelf that would be the same for every image --
     "--addon augself --set addon.rotation=0.5": (
         "addon.rotation 0.5: its target would be the same for every image; it needs "

@@ -304,7 +304,7 @@ def test_check_of_one_that_cannot_be_used_is_its_error(workplace: Path) -> None:
     (workplace / "deep.yaml").write_text("extends: shapes/moco-ser\naddon: {layer: 13}\n")
     (workplace / "large.yaml").write_text("extends: shapes/moco-none\ntrain: {batch_size: 5000}\n")
     fails("check", "deep.yaml", match="it must be in 1…12")
-    fails("check", "large.yaml", match="train.batch_size 5000 with 4096 images")
+    fails("check", "large.yaml", match="train.batch_size 5000 with 4,096 images")
     fails("check", "shapes/moco-none", "--data", "missing", match="missing does not exist")
     fails("check", "shapes/moco-none", "--set", "data.path=gone", match="gone does not exist")
 

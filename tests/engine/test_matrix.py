@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.engine.trainer import Trainer
 from sercli.families import addon_configs, method_configs
 from sercli.objective import Objective
 from sercli.runs.run_dir import RunDir
+from sercli.signals import StopRequest
 from tests.support import workers
 from tests.support.pictures import Pictures
 from tests.support.recipes import BATCH, recipe_of

@@ -35,7 +35,8 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_its_status(
     assert "Traceback" not in errors
     run = RunDir.open(path)
     state = run.read_run()
-    assert (state["status"], state["exit_status"]) == ("preempted", status)
+    word = {75: "preempted", 130: "interrupted"}[status]
+    assert (state["status"], state["exit_status"]) == (word, status)
     stopped = len(list(run.read_metrics()))
     assert run.checkpoint_steps()[-1] == stopped < 24
     assert run.checkpoint_verifies(stopped)

@@ -142,7 +142,7 @@ def test_ctrl_c_is_130_and_resumable(tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in errors.decode()
     run = RunDir.open(path)
-    assert run.read_run()["status"] == "preempted"
+    assert run.read_run()["status"] == "interrupted"
     assert run.checkpoint_verifies(run.checkpoint_steps()[-1])
 
 

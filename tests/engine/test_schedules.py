@@ -10,7 +10,6 @@ import torch
 
 from sercli import distributed
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
-from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.engine.trainer import Trainer
@@ -24,6 +23,7 @@ from sercli.recipe.files import from_mapping
 from sercli.recipe.schedule import Moment, Schedule
 from sercli.recipe.schema import Train
 from sercli.runs.run_dir import RunDir
+from sercli.signals import StopRequest
 from tests.support import recipes, workers
 from tests.support.pictures import Pictures
 

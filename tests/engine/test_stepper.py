@@ -12,11 +12,11 @@ from torch import nn
 from sercli import distributed
 from sercli.engine import checkpoint
 from sercli.engine.agreement import Agreement
-from sercli.engine.preemption import StopRequest
 from sercli.engine.state import ModuleState
 from sercli.engine.stepper import MAX_NON_FINITE, Pace, Stepper
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.runs.run_dir import RunDir
+from sercli.signals import StopRequest
 from tests.support.processes import run_ranks
 
 TOTAL = 12

@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from sercli.encoders.vit import Encoder
-from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.engine.trainer import Trainer
 from sercli.families import method_class, resolve
 from sercli.recipe.listing import values_of
 from sercli.runs.run_dir import RunDir
+from sercli.signals import StopRequest
 from tests.support.paths import GOLDEN, RECIPES
 from tests.support.pictures import Pictures
 

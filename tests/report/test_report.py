@@ -281,7 +281,7 @@ def test_latex_is_balanced_and_escaped(table: Table) -> None:
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {4}
     bare = re.sub(r"\\[{}]", "", text)
     assert bare.count("{") == bare.count("}")
-    assert r"a|b\_c \& 50\% \#1 \{x\} \$y" in text
+    assert r"a\textbar{}b\_c \& 50\% \#1 \{x\} \$y" in text
     assert re.search(r"(?<!\\)[#%_&]", body[2].replace(" & ", " ")) is None
     assert r"\textbf{0.33}" in text
     assert "-{}-limit" in text

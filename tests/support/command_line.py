@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sercli import cli
+from tests.support.signals import handled
 
 
 def ser(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess:
@@ -24,6 +25,6 @@ def ser(*arguments: str, cwd: Path | None = None, **variables: str) -> subproces
 def run_in_process(arguments, monkeypatch, capsys) -> tuple[int, str]:
     """Exit status and standard error of `ser ARGUMENTS`."""
     monkeypatch.setattr(sys, "argv", ["ser", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
+    with handled(lambda: None), pytest.raises(SystemExit) as stop:
         cli.main()
     return int(stop.value.code or 0), capsys.readouterr().err

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from sercli.engine import pretraining
-from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.engine.trainer import Trainer
 from sercli.errors import Preempted
 from sercli.families import resolve
+from sercli.signals import StopRequest
 
 TINY = (
     "data.image_size=16", "data.num_train=96", "data.num_val=16", "data.workers=0",

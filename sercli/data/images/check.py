@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -16,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sercli import signals
 from sercli.data.cores import cores
 from sercli.data.images.decode import Header
 from sercli.data.images.folder import ImageFolder, class_differences, class_names, split_folder
@@ -209,7 +209,7 @@ _source: Readable | None = None  # of a reading process: sent once, not with eve
 def _start_reading(source: Readable) -> None:
     global _source
     _source = source
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signals.ignore()  # what one means is the parent's to say
 
 
 def _read_task(start: int, decode: bool) -> _Findings:
@@ -236,7 +236,9 @@ def _read_all(source: Readable, reading: Reading) -> Iterator[_Findings]:
         running: set[Future[_Findings]] = set()
         while True:
             wanted = 2 * processes - len(running)
-            running |= {pool.submit(_read_task, start, decode) for start in islice(starts, wanted)}
+            with signals.starting_processes("spawn"):
+                new = {pool.submit(_read_task, start, decode) for start in islice(starts, wanted)}
+            running |= new
             if not running:
                 return
             finished, running = wait(running, return_when=FIRST_COMPLETED)

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from sercli import distributed
 from sercli.data.loading import default_workers, load_batches
 from sercli.encoders.files import safetensors_bytes
-from sercli.engine.preemption import Stopping, StopRequest
+from sercli.engine.preemption import Stopping
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import Runtime, decided_by_first
 from sercli.engine.state import ModuleState
@@ -41,6 +41,7 @@ from sercli.randomness import seeded
 from sercli.runs.files import write_atomic
 from sercli.runs.result import Result, protocol_id
 from sercli.runs.run_dir import RunDir
+from sercli.signals import StopRequest
 from sercli.visible import counted
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from sercli.data import ImageSource
 from sercli.data.loading import evaluation_resize
 from sercli.encoders.loading import encoder_sha256
 from sercli.encoders.vit import final_norm
-from sercli.engine.preemption import Stopping, StopRequest
+from sercli.engine.preemption import Stopping
 from sercli.engine.runtime import Runtime
 from sercli.errors import Interrupted, Preempted, RunFailed
 from sercli.evals.common import TOP, Outcome, Progress, Right, commonest_share
@@ -32,6 +32,7 @@ from sercli.evals.linear.heads import HeadFacts, ProbeHead
 from sercli.evals.linear.probe import Probe
 from sercli.evals.linear.training import HeldOut, Unfinished, train_heads
 from sercli.runs.result import Result, protocol_id
+from sercli.signals import StopRequest
 
 _ROWS_AT_ONCE = 4096
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from sercli import distributed
 from sercli.encoders.files import read_safetensors, safetensors_bytes
-from sercli.engine.preemption import StopRequest
 from sercli.engine.stepper import Pace, Position, Stepper
 from sercli.errors import RunFailed, SerError, UserError
 from sercli.evals.common import Progress
@@ -26,6 +25,7 @@ from sercli.evals.linear.features import FeaturePlan
 from sercli.randomness import numpy_generator
 from sercli.runs.files import write_atomic
 from sercli.runs.stored import Stored, require
+from sercli.signals import StopRequest
 
 SAVE_SECONDS = 60.0  # least time between two checkpoints that nobody asked for
 

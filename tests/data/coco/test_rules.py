@@ -137,7 +137,8 @@ def test_values_of_an_image_and_of_a_category(
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
 def test_entries_that_are_no_objects_are_twice_there_or_are_long(key: str) -> None:
-    for entry in (None, 5, "text" * 1000, [[[[]]] * 100] * 100, True):
+    entries: tuple[Any, ...] = (None, 5, "text" * 1000, [[[[]]] * 100] * 100, True)
+    for entry in entries:
         assert (
             "is no object with keys and values" in _faults(lambda c, e=entry: c[key].append(e))[0]
         )

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from sercli.engine.preemption import StopRequest
 from sercli.engine.progress import TrainingProgress
 from sercli.evals.detection.evaluate import evaluate
 from sercli.evals.detection.options import PRESETS, Preset
 from sercli.evals.detection.task import Options, prepare
 from sercli.runs.run_dir import RunDir
+from sercli.signals import StopRequest
 from tests.support import detection
 from tests.support.processes import run_ranks
 

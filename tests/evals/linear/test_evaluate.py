@@ -27,7 +27,6 @@ from sercli.data.loading import image_to_tensor, resize_and_crop
 from sercli.data.source import ImageSource
 from sercli.encoders.loading import LoadedEncoder, encoder_metadata, write_encoder
 from sercli.encoders.vit import Encoder
-from sercli.engine.preemption import StopRequest
 from sercli.engine.runtime import Runtime
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.evals.common import hold_out
@@ -38,8 +37,10 @@ from sercli.evals.linear.options import PRESETS, Options
 from sercli.evals.linear.probe import Probe, prepare, split_images
 from sercli.recipe.schema import Model
 from sercli.runs.run_dir import RunDir
+from sercli.signals import StopRequest
 from sercli.statistics import wilson_interval
 from tests.support.processes import run_ranks
+from tests.support.signals import handled
 
 MODEL = Model(name="vit_micro", patch_size=8, width=16, depth=5, num_heads=2)
 CPU = Runtime(torch.device("cpu"), None)
@@ -715,7 +716,7 @@ def test_sigterm_is_75_and_the_same_command_goes_on(
     invoke(runs[0].path, *SHORT)
     with monkeypatch.context() as patched:
         patched.setattr(command, "progress_of", lambda _first: killing(3))
-        with pytest.raises(Preempted, match="the same command goes on") as stop:
+        with handled(), pytest.raises(Preempted, match="the same command goes on") as stop:
             invoke(runs[1].path, *SHORT)
     assert stop.value.exit_status == 75
     name = "linear-eval--ser"
@@ -736,7 +737,7 @@ def test_restart_drops_what_is_unfinished(tmp_path: Path, monkeypatch: pytest.Mo
     run = run_directory(tmp_path / "run")
     with monkeypatch.context() as patched:
         patched.setattr(command, "progress_of", lambda _first: killing(3))
-        with pytest.raises(Preempted):
+        with handled(), pytest.raises(Preempted):
             invoke(run.path, *SHORT)
     _, errors = invoke(run.path, "--epochs", "1", "--batch-size", "16", "--restart")
     assert "going on" not in errors
