@@ -191,6 +191,34 @@ def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
                 shutil.rmtree(draft, ignore_errors=True)
 
 
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A name for a draft that becomes the file `path` if the block succeeds, and goes otherwise.
+
+    For a file that is looked at before it is kept. The draft lies in a temporary directory, and so
+    has a suffix of `path`'s without being taken for a file of its own.
+
+    Raises:
+        UserError: The place cannot be written.
+        RunFailed: The disk is full.
+    """
+    draft: Path | None = None
+    try:
+        with deferred():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent)
+            draft = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path.name), dir=path.parent))
+        file = draft / f"draft{path.suffix}"
+        yield file
+        os.replace(file, path)
+    except OSError as error:
+        raise from_os_error(error, f"cannot write {path}") from error
+    finally:
+        if draft is not None:
+            with deferred():
+                shutil.rmtree(draft, ignore_errors=True)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; `sercli.runs.reading` says what is looked at.
 
