@@ -21,7 +21,12 @@ from sercli.report.compare.cells import (
 )
 from sercli.report.compare.columns import Spec, catalogue, choose, compared_block, result_spec
 from sercli.report.compare.mixing import by_protocol, mixed_protocols
-from sercli.report.compare.notes import context_notes, data_notes, reading_notes
+from sercli.report.compare.notes import (
+    changed_notes,
+    context_notes,
+    data_notes,
+    reading_notes,
+)
 from sercli.report.compare.runs import (
     Entry,
     Run,
@@ -107,6 +112,7 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
             open_block=block is None and not options.columns,
             published=options.published,
         ),
+        *changed_notes(entries),
         *data_notes(specs, runs),
         *footnotes.notes(),
     ]
