@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,11 +172,11 @@ def _with_best(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
 def _pairs(entries: Sequence[Entry], baseline: Path | None) -> tuple[list[Pair], list[str]]:
     """Who is compared with whom, and remarks on pairs that were not or hardly comparable."""
     if baseline is not None:
-        place = baseline.resolve()
+        place = os.path.realpath(baseline)
         base = next(
             index
             for index, entry in enumerate(entries)
-            if any(run.directory.path.resolve() == place for run in entry.runs)
+            if any(os.path.realpath(run.directory.path) == place for run in entry.runs)
         )
         pairs = [Pair(row, base) for row in range(len(entries)) if row != base]
         return pairs, _training_remarks(entries, pairs)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sercli.errors import UserError
 from sercli.report import compare_runs
 from sercli.report.compare.runs import read_runs, single_entries
 from sercli.runs.run_dir import RunDir
@@ -70,3 +71,12 @@ def test_a_run_that_became_another_is_said(tmp_path: Path, changed: Any, said: s
     notes = [note.text for note in table.notes if "--allow-changed" in note.text]
     assert len(notes) == bool(said)
     assert all(str(mixed) in note and said in note for note in notes)
+
+
+def test_a_link_in_a_circle_is_no_run(tmp_path: Path) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    run = run_of(tmp_path / "plain", "moco", "none")
+    for paths, options in (([circle], {}), ([run, circle], {}), ([run], {"baseline": circle})):
+        with pytest.raises(UserError, match="circle"):
+            compare_runs(paths, **options)
