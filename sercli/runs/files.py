@@ -35,7 +35,8 @@ def _temporary_prefix(name: str) -> str:
     """What a temporary file or directory for `name` is called, up to random characters."""
     here = Owner.here()
     whose = f".{here.machine}-{here.pid}-{here.started}."
-    kept = name.encode()[: _LONGEST_NAME - len(whose) - _RANDOM - 1].decode(errors="ignore")
+    # The end of a character that is cut, and bytes that are no text, are left out.
+    kept = os.fsencode(name)[: _LONGEST_NAME - len(whose) - _RANDOM - 1].decode(errors="ignore")
     return f".{kept}{whose}"
 
 

@@ -81,6 +81,13 @@ def test_long_names_have_temporary_files(tmp_path):
     refused(lambda: write_text(tmp_path / f"{name}ää", "text"), "name too long")
 
 
+@pytest.mark.parametrize("length", [3, 242, 243, 254])
+def test_names_that_are_no_text_have_temporary_files(tmp_path, length):
+    name = os.fsdecode(b"\xff" + b"a" * length)
+    write_text(tmp_path / name, "text")
+    assert names(tmp_path) == [name]
+
+
 def test_a_half_made_directory_goes_with_the_next_one(tmp_path, of_dead):
     half = tmp_path / f".set.{of_dead}.abcd1234"
     half.mkdir()
