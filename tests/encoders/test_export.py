@@ -225,9 +225,7 @@ def test_an_export_that_was_killed_goes_with_the_next(tmp_path, monkeypatch):
     out = tmp_path / os.fsdecode(b"\xff" + b"a" * 242 + b".safetensors")
     loaded = read_encoder(path)
     seen = []
-    monkeypatch.setattr(
-        exporting, "_difference", lambda *_: seen.extend(tmp_path.iterdir()) or 0.0
-    )
+    monkeypatch.setattr(exporting, "_difference", lambda *_: seen.extend(tmp_path.iterdir()) or 0.0)
     export(loaded, out, facts={})
     (beside,) = {*seen} - {path}
     machine, pid = Owner.here().machine, left_zombie()
