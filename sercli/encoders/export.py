@@ -19,7 +19,7 @@ from sercli.encoders.foreign import EXPORT_LAYOUT
 from sercli.encoders.loading import LoadedEncoder
 from sercli.encoders.vit import Encoder
 from sercli.errors import RunFailed, UserError
-from sercli.runs.files import replacing_file
+from sercli.runs.files import replacing_file, write_atomic
 
 TOLERANCE = 1e-5
 
@@ -97,7 +97,7 @@ def export(
     }
     data = safetensors_bytes(tensors, header)
     with replacing_file(path) as draft:
-        draft.write_bytes(data)
+        write_atomic(draft, lambda file: file.write(data))
         model = _in_timm(draft, name, {**options, "pretrained_cfg_overlay": config})
         difference = _difference(encoder, model)
         if not difference <= TOLERANCE:

@@ -163,42 +163,6 @@ def write_json(path: Path, value: object) -> None:
 
 
 @contextmanager
-def replacing_file(path: Path) -> Iterator[Path]:
-    """A place for a file that is to be looked at before it takes the name of `path`.
-
-    It has the suffix of `path`, by which libraries know a format. If the block succeeds, what was
-    written there becomes `path`; otherwise an older `path` is intact.
-
-    Raises:
-        UserError: The place cannot be written.
-        RunFailed: The disk is full.
-    """
-    folder: Path | None = None
-    try:
-        with deferred():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sweep(path.parent)
-            folder = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path.name), dir=path.parent))
-        draft = folder / f"draft{path.suffix}"
-        yield draft
-        with deferred():
-            _flush(draft)
-            os.replace(draft, path)
-    except OSError as error:
-        raise from_os_error(error, f"cannot write {path}") from error
-    finally:
-        if folder is not None:
-            with deferred():
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Have what was written stand on the disk."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-@contextmanager
 def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
     """A temporary directory beside `path` that takes its name if the block succeeds.
 
@@ -222,6 +186,34 @@ def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
             draft.rename(path)
     except OSError as error:
         raise from_os_error(error, f"cannot make {path}") from error
+    finally:
+        if draft is not None:
+            with deferred():
+                shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A name for a draft that becomes the file `path` if the block succeeds, and goes otherwise.
+
+    For a file that is looked at before it is kept. The draft lies in a temporary directory, and so
+    has a suffix of `path`'s without being taken for a file of its own.
+
+    Raises:
+        UserError: The place cannot be written.
+        RunFailed: The disk is full.
+    """
+    draft: Path | None = None
+    try:
+        with deferred():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent)
+            draft = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path.name), dir=path.parent))
+        file = draft / f"draft{path.suffix}"
+        yield file
+        os.replace(file, path)
+    except OSError as error:
+        raise from_os_error(error, f"cannot write {path}") from error
     finally:
         if draft is not None:
             with deferred():
