@@ -111,8 +111,12 @@ def main() -> NoReturn:
     except BaseException as error:
         signals.settle()
         ended = signals.as_stop(error, "stopped by a signal") or error
-        if isinstance(ended, OSError | ValueError):
-            ended = exhausted(ended, "ser") or about_path(ended, arguments) or ended
+        if isinstance(ended, OSError | ValueError | MemoryError | RuntimeError):
+            ended = (
+                exhausted(ended, " ".join(["ser", *arguments[:1]]))
+                or about_path(ended, arguments)
+                or ended
+            )
         if debug or not isinstance(ended, SerError):
             raise
         # A worker of --nproc leaves it to its parent to say that it was stopped.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sercli import cli
@@ -140,6 +141,22 @@ def test_a_wrong_checkpoint_is_one_clear_line_and_2(command, monkeypatch, capsys
     assert errors.count("\n") == 1
     assert "x.pth is no checkpoint" in errors
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+
+
+@pytest.mark.parametrize("of", ["python", "torch", "gpu"])
+def test_a_lack_of_memory_is_one_clear_line_and_3(of, monkeypatch, capsys):
+    def take(*_arguments, **_options):
+        if of == "python":
+            bytearray(1 << 60)
+        elif of == "torch":
+            torch.empty(1 << 60, dtype=torch.uint8)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(cli, "app", take)
+    status, errors = run_in_process(["compare", "x"], monkeypatch, capsys)
+    assert status == 3
+    assert errors.startswith("ser: ser compare: memory is short; use a smaller batch")
+    assert errors.count("\n") == 1
 
 
 def test_debug_shows_the_traceback(monkeypatch):

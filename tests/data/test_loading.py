@@ -314,6 +314,7 @@ def test_no_descriptor_left_says_which_limit():
     assert "ulimit -n" in said
     assert exhausted(OSError(errno.ENOENT, "x"), "reading images") is None
     assert exhausted(ValueError("x"), "reading images") is None
+    assert exhausted(RuntimeError("x"), "reading images") is None
 
 
 def test_an_image_is_not_blamed_for_a_lack_of_descriptors(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """Files for timm: loaded afresh by timm they give our outputs, and they are read back."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,9 +19,11 @@ from sercli.encoders.export import export, timm_model
 from sercli.encoders.loading import encoder_metadata, read_encoder, write_encoder
 from sercli.encoders.vit import Encoder
 from sercli.errors import RunFailed
+from sercli.runs.owner import Owner
 from tests.support.command_line import run_in_process
 from tests.support.encoder_files import MODEL, equal
 from tests.support.foreign_files import dino, named, saved, vit
+from tests.support.processes import left_zombie
 from tests.support.refusals import refused
 
 
@@ -214,6 +217,23 @@ def test_an_export_that_differs_is_removed(tmp_path, monkeypatch):
         export(loaded, out, facts={}, force=True)
     assert out.read_bytes() == b"earlier"
     assert {file.name for file in tmp_path.iterdir()} == {"encoder.safetensors", out.name}
+
+
+def test_an_export_that_was_killed_goes_with_the_next(tmp_path, monkeypatch):
+    path, _ = encoder_file(tmp_path, 0)
+    # As long as file systems allow, and no text.
+    out = tmp_path / os.fsdecode(b"\xff" + b"a" * 242 + b".safetensors")
+    loaded = read_encoder(path)
+    seen = []
+    monkeypatch.setattr(exporting, "_difference", lambda *_: seen.extend(tmp_path.iterdir()) or 0.0)
+    export(loaded, out, facts={})
+    (beside,) = {*seen} - {path}
+    machine, pid = Owner.here().machine, left_zombie()
+    pid.wait()
+    (tmp_path / f".x.{machine}-{pid.pid}-1.abcd1234").mkdir()
+    assert f".{machine}-{os.getpid()}-" in beside.name  # its process can be told
+    export(loaded, out, facts={}, force=True)
+    assert {*tmp_path.iterdir()} == {path, out}
 
 
 def test_places_that_are_taken_or_wrong(tmp_path):
