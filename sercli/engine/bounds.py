@@ -35,7 +35,7 @@ def read_bounds(text: str, *, name: str = "--bounds") -> dict[str, float]:
         stage, _, value = (piece.strip() for piece in part.partition("="))
         if stage not in STAGES:
             raise UserError(
-                f"{name} {part}",
+                f"{name} {part[:80]}",
                 f"a bound is STAGE=SECONDS, of {', '.join(STAGES)}",
                 "such as step=300,save=1800",
             )
@@ -45,7 +45,7 @@ def read_bounds(text: str, *, name: str = "--bounds") -> dict[str, float]:
             seconds = math.nan
         if not 1 <= seconds <= 7 * 86400:
             raise UserError(
-                f"{name} {part}",
+                f"{name} {part[:80]}",
                 "a bound is from 1 to 604800 seconds (a week), a number alone",
                 "such as step=300,save=1800",
             )
