@@ -90,6 +90,18 @@ def test_workers_that_do_not_end_after_another_are_killed(tmp_path, monkeypatch)
         launched(tmp_path, monkeypatch, script)
 
 
+def test_who_hangs_after_the_others_have_said_so_is_killed_soon(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "_FAILED_SECONDS", 0.2)
+    script = (
+        "if rank == '1': time.sleep(600)\nsays('failed', 3, 'rank 1 has stood still')\nsys.exit(3)"
+    )
+    began = time.monotonic()
+    with pytest.raises(SerError, match="rank 1 has stood still") as error:
+        launched(tmp_path, monkeypatch, script)
+    assert error.value.exit_status == 3
+    assert time.monotonic() - began < launch._GRACE_SECONDS / 2
+
+
 def test_what_the_run_said_before_is_not_taken_for_how_it_ended(tmp_path, monkeypatch):
     with pytest.raises(SerError, match="ended with status 1") as error:
         launched(tmp_path, monkeypatch, "sys.exit(1)", status="preempted")
