@@ -245,14 +245,22 @@ class _Again:
 
 
 def _resume(again: _Again, *, device: str | None, nproc: int) -> None:
-    from sercli.engine.processes import launched_by
-    from sercli.runs.lease import refuse_if_leased
+    from sercli.engine.stops import early_stops_recorded
     from sercli.runs.run_dir import RunDir
 
     run = RunDir.open(again.path)
     if run.read_run()["status"] == "done":
         say(f"{again.path} is done; nothing to resume")
         return
+    with early_stops_recorded(run):
+        _go_on(run, again, device=device, nproc=nproc)
+    _print_what_is_next(run)
+
+
+def _go_on(run: RunDir, again: _Again, *, device: str | None, nproc: int) -> None:
+    from sercli.engine.processes import launched_by
+    from sercli.runs.lease import refuse_if_leased
+
     going_on: list[GoingOn] = []  # by the first process, which alone compares
 
     def examine(processes: int) -> None:
@@ -278,7 +286,6 @@ def _resume(again: _Again, *, device: str | None, nproc: int) -> None:
                 runtime.decided_by_first(lambda: examine(distributed.world_size()))
             own = going_on[0] if going_on else None
             _train(run, chosen, going_on=own, take_over=again.take_over)
-    _print_what_is_next(run)
 
 
 def _train(

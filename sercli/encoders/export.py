@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +18,8 @@ from sercli.encoders.files import safetensors_bytes
 from sercli.encoders.foreign import EXPORT_LAYOUT
 from sercli.encoders.loading import LoadedEncoder
 from sercli.encoders.vit import Encoder
-from sercli.errors import RunFailed, UserError, from_os_error
-from sercli.runs.files import write_atomic
+from sercli.errors import RunFailed, UserError
+from sercli.runs.files import replacing_file, write_atomic
 
 TOLERANCE = 1e-5
 
@@ -98,8 +96,7 @@ def export(
         "weights": loaded.key,
     }
     data = safetensors_bytes(tensors, header)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
-    try:
+    with replacing_file(path) as draft:
         write_atomic(draft, lambda file: file.write(data))
         model = _in_timm(draft, name, {**options, "pretrained_cfg_overlay": config})
         difference = _difference(encoder, model)
@@ -108,12 +105,6 @@ def export(
                 f"timm's output of {path} differs from ours by {difference:.2g}; "
                 f"at most {TOLERANCE:g} is allowed; nothing is written"
             )
-        os.replace(draft, path)
-    except OSError as error:
-        raise from_os_error(error, f"cannot write {path}") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
     code = loading_code(path, name, {**options, "pretrained_cfg_overlay": config})
     return Exported(path, difference, len(tensors), code)
 

@@ -35,14 +35,16 @@ def read_bounds(text: str, *, name: str = "--bounds") -> dict[str, float]:
         stage, _, value = (piece.strip() for piece in part.partition("="))
         if stage not in STAGES:
             raise UserError(
-                f"{name} {part}", f"a bound is STAGE=SECONDS, of {', '.join(STAGES)}", "step=300"
+                f"{name} {part[:80]}",
+                f"a bound is STAGE=SECONDS, of {', '.join(STAGES)}",
+                "step=300",
             )
         try:
             seconds = float(value)
         except ValueError:
             seconds = math.nan
         if not 1 <= seconds <= 7 * 86400:
-            raise UserError(f"{name} {part}", "a bound is from a second to a week, in seconds")
+            raise UserError(f"{name} {part[:80]}", "a bound is from a second to a week, in seconds")
         bounds[stage] = seconds
     return bounds
 

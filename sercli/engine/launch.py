@@ -16,8 +16,8 @@ from typing import Any
 import torch.distributed as dist
 
 from sercli import signals
-from sercli.engine.pretraining import stops_recorded
 from sercli.engine.processes import UNDER_AGENT
+from sercli.engine.stops import stops_recorded
 from sercli.errors import Interrupted, Preempted, RunFailed, SerError, UserError
 from sercli.runs.run_dir import RunDir
 

@@ -22,10 +22,10 @@ from sercli.engine.plan import Plan, make_plan, print_flops, print_plan
 from sercli.engine.preemption import Stopping
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.resuming import Comparison, GoingOn, read_resolved, record_of, training_source
+from sercli.engine.stops import stopped_outside, stops_recorded
 from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
 from sercli.engine.watch import naming_who_is_gone
-from sercli.errors import Interrupted, Preempted, SerError, UserError
 from sercli.families import title_of
 from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
@@ -33,7 +33,7 @@ from sercli.recipe.schema import Recipe
 from sercli.runs.lease import Lease, leased
 from sercli.runs.run_dir import RunDir, next_free, refuse_existing
 from sercli.screen import Screen
-from sercli.signals import as_stop, at_boundaries, deferred
+from sercli.signals import at_boundaries, deferred
 from sercli.visible import say
 
 MonitorFactory = Callable[[Recipe, ImageSource, runtimes.Runtime], Monitor]
@@ -203,14 +203,10 @@ def train(
             if first:
                 _record_start(run, recipe, device, news, trainer.step, progress.message)
             with at_boundaries(alone=not several) as request:
-                Stopping(request, device, _stopped(run)).check()
+                Stopping(request, device, stopped_outside(run)).check()
                 trainer.train(request, progress)
                 _record(run, trainer)
                 signals.settle()
-
-
-def _stopped(run: RunDir) -> str:
-    return f"stopped outside of steps; continue with: ser pretrain --resume {run.path}"
 
 
 def _record_start(
@@ -284,42 +280,3 @@ def _record(run: RunDir, trainer: Trainer) -> None:
             "data_wait": sum(waits) / len(waits) if waits else None,
         },
     )
-
-
-@contextlib.contextmanager
-def stops_recorded(run: RunDir, *, refusals: bool = True) -> Iterator[None]:
-    """Say in run.json how what is inside ended, unless it came to its end.
-
-    Args:
-        run: The run directory.
-        refusals: Whether a user's error ends the run, too, and does not only refuse to go on.
-
-    Raises:
-        Preempted, Interrupted: A signal ended it.
-    """
-    try:
-        yield
-    except BaseException as error:
-        stop = as_stop(error, _stopped(run))
-        if refusals or not isinstance(error, UserError):
-            with deferred():
-                _record_stop(run, stop or error)
-        if stop is None or stop is error:
-            raise
-        raise stop from error
-
-
-def _record_stop(run: RunDir, error: BaseException) -> None:
-    """Say in run.json how the run ended; under torchrun that is the only signal there is."""
-    resumable = isinstance(error, Preempted | Interrupted)
-    if resumable and distributed.rank():
-        return
-    status = "interrupted" if isinstance(error, Interrupted) else "preempted"
-    try:
-        run.update_run(
-            status=status if resumable else "failed",
-            exit_status=error.exit_status if isinstance(error, SerError) else 1,
-            error=str(error) or type(error).__name__,
-        )
-    except SerError:
-        return  # the disk is full or gone: the error itself is what must be seen

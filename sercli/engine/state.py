@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from sercli.encoders.files import require_finite
+from sercli.encoders.files import is_plain, require_finite
 from sercli.encoders.loading import encoder_metadata, write_encoder
 from sercli.engine import checkpoint
 from sercli.engine.runtime import decided_by_first
@@ -17,7 +18,38 @@ from sercli.errors import UserError
 from sercli.objective import Objective
 from sercli.recipe.schema import Recipe
 from sercli.runs.files import write_json
+from sercli.runs.reading import is_finite, shown
 from sercli.runs.run_dir import RunDir
+from sercli.runs.stored import Stored, require
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, with the `step` that they were taken at
+_EARLIER = "remove it, with its .sha256, to go on from the one before"
+
+
+class _Optimiser(Stored):
+    state: dict[Annotated[int, Field(ge=0)], dict[str, Any]]
+    param_groups: list[dict[str, Any]]
+
+
+class _Checkpoint(Stored):
+    """What every training's checkpoint holds."""
+
+    step: Annotated[int, Field(ge=0)]
+    train_seconds: Annotated[float, Field(ge=0)]
+    optimiser: _Optimiser
+
+    @property
+    def position(self) -> Position:
+        return Position(self.step, self.train_seconds)
+
+
+class _Pretraining(_Checkpoint):
+    objective: dict[str, Any]
+
+
+class _Module(_Checkpoint):
+    identity: dict[str, Any]
+    trained: dict[str, Any]
 
 
 class PretrainingState:
@@ -60,11 +92,14 @@ class PretrainingState:
         if state is None:
             decided_by_first(lambda: _require_none_yet(self.run, say))
             return None
+        name = str(self.run.checkpoints)
+        typed = require(_Pretraining, state, name, _EARLIER)
+        moments = _require_optimiser(typed.optimiser, self.optimiser, name)
+        require_finite({**_require_tensors(typed.objective, name), **moments}, name)
         try:
-            require_finite(_tensors_of(state), str(self.run.checkpoints))
             self.objective.load_state_dict(state["objective"])
             self.optimiser.load_state_dict(state["optimiser"])
-            return Position(int(state["step"]), float(state["train_seconds"]))
+            return typed.position
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"the checkpoint in {self.run.checkpoints} does not fit recipe.yaml",
@@ -120,14 +155,72 @@ def _require_none_yet(run: RunDir, say: Callable[[str], None]) -> None:
         say(f"note: {run.path} was stopped before its first checkpoint: it begins at step 0{lost}")
 
 
-def _tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What a training checkpoint goes on from: parameters, buffers and the optimiser's moments."""
-    moments = {
-        f"the optimiser's {name} of parameter {index}": value
-        for index, values in state["optimiser"]["state"].items()
-        for name, value in values.items()
-    }
-    return {**state["objective"], **moments}
+def _require_tensors(values: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """The values, if all of them are plain tensors.
+
+    Raises:
+        UserError: One is not.
+    """
+    for key, value in values.items():
+        if not is_plain(value):
+            raise _unfit(name, f"{shown(key)} is {shown(value)}, no tensor of real numbers")
+    return dict(values)
+
+
+def _require_optimiser(
+    saved: _Optimiser, optimiser: torch.optim.Optimizer, name: str
+) -> dict[str, Tensor]:
+    """The moments that an optimiser is to go on with, if it can: torch looks at their number alone.
+
+    Raises:
+        UserError: They are of other parameters, or no tensors or settings as this optimiser has.
+    """
+    groups = optimiser.state_dict()["param_groups"]
+    there = [group.get("params") for group in saved.param_groups]
+    if there != [group["params"] for group in groups]:
+        raise _unfit(name, "its optimiser moves other parameters")
+    for group, own in zip(saved.param_groups, groups, strict=True):
+        for key, value in own.items():
+            if key not in group and _is_flag(value) and key in optimiser.defaults:
+                continue  # of an earlier torch, which sets it itself
+            if key not in group or not _is_such(group[key], value):
+                raise _unfit(name, f"its optimiser's {key} is {shown(group.get(key))}")
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    found: dict[str, Tensor] = {}
+    for index, values in saved.state.items():
+        if index >= len(parameters) or values.keys() != {"step", *_MOMENTS}:
+            raise _unfit(name, f"its optimiser's moments of parameter {index} are others")
+        for key, value in _require_tensors(values, name).items():
+            what = f"the optimiser's {key} of parameter {index}"
+            if value.shape != (parameters[index].shape if key in _MOMENTS else ()):
+                raise _unfit(name, f"{what} is of another shape")
+            found[what] = value
+    return found
+
+
+def _is_flag(value: object) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _is_such(value: object, own: object) -> bool:
+    """Whether a setting is as the optimiser's own: the same flag, a number, as many of them."""
+    if _is_flag(own):
+        return _is_flag(value) and bool(value) == bool(own)
+    if isinstance(own, list | tuple):
+        return (
+            isinstance(value, list | tuple)
+            and len(value) == len(own)
+            and all(_is_such(one, other) for one, other in zip(value, own, strict=True))
+        )
+    return isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)
+
+
+def _unfit(name: str, what: str) -> UserError:
+    return UserError(
+        f"the checkpoint in {name} cannot be gone on from: {what}",
+        "it must hold what ser wrote for this recipe",
+        _EARLIER,
+    )
 
 
 class ModuleState:
@@ -171,17 +264,26 @@ class ModuleState:
         if state is None:
             decided_by_first(lambda: self._require_none_yet(say))
             return None
-        if state.get("identity") != self.identity:
+        name = str(self.run.checkpoints)
+        typed = require(_Module, state, name, "use --restart to begin anew")
+        if typed.identity != self.identity:
             raise UserError(
                 f"{self.run.checkpoints} holds another training",
                 "only the same model, data and settings can go on",
                 "use --restart to begin anew",
             )
+        tensors = _require_tensors(typed.trained, name)
+        if {k: v.shape for k, v in tensors.items()} != {
+            k: v.shape for k, v in self.trained.items()
+        }:
+            raise _unfit(name, "its parameters are others, or of other shapes")
+        moments = _require_optimiser(typed.optimiser, self.optimiser, name)
+        require_finite({**tensors, **moments}, name)
         with torch.no_grad():
-            for name, value in state["trained"].items():
-                self.trained[name].copy_(value)
+            for key, value in tensors.items():
+                self.trained[key].copy_(value)
         self.optimiser.load_state_dict(state["optimiser"])
-        return Position(int(state["step"]), float(state["train_seconds"]))
+        return typed.position
 
     def _require_none_yet(self, say: Callable[[str], None]) -> None:
         hashed = any(self.run.checkpoint_hash(s).exists() for s in self.run.checkpoint_steps())

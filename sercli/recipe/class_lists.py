@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sercli.errors import UserError, from_os_error
 from sercli.runs.places import require_place
+from sercli.runs.reading import shown
 
 _LARGEST = 4 << 20  # bytes
 # Some lists explain ImageNet's numbers: "n01440764 tench, Tinca tinca".
@@ -48,7 +49,9 @@ def once_each(names: list[str], *, where: str) -> tuple[str, ...]:
     """
     if not names:
         raise UserError(f"{where} names no class", "at least one is needed")
-    if len(set(names)) < len(names):
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise UserError(f"{where} names {twice} twice", "a class may stand once")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise UserError(f"{where} names {shown(name)} twice", "a class may stand once")
+        seen.add(name)
     return tuple(names)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -366,8 +366,8 @@ _S = TypeVar("_S", bound=Section)
 def _choice(tree: dict[str, Any], section: str, table: Mapping[str, type[_S]]) -> type[_S]:
     given = tree.get(section)
     name = given.get("name") if isinstance(given, dict) else None
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         close = difflib.get_close_matches(str(name), list(table), n=1)
         hint = f"did you mean {close[0]}?" if close else ""
         raise UserError(f"{section}.name {shown(name)}", f"known: {', '.join(table)}", hint)
-    return table[cast(str, name)]
+    return table[name]

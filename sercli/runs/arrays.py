@@ -68,7 +68,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     if info.file_size > LARGEST:
         raise ValueError(f"{info.filename} is {info.file_size} bytes, at most {LARGEST} are read")
     with archive.open(info) as file:
-        shape, dtype = _header(file)
+        shape, dtype = read_header(file)
         if dtype.hasobject or dtype.kind not in "biufSU":
             raise ValueError(f"{info.filename} holds {shown(str(dtype))}, not numbers or text")
         data = file.read(LARGEST + 1)
@@ -80,8 +80,13 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type; arrays in Fortran's order are not written by ser."""
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array in NumPy's format; the file is left where its values begin.
+
+    Raises:
+        ValueError: It is of another form, or in Fortran's order, which ser does not write; NumPy
+            raises a few others of what is no header at all.
+    """
     version = np.lib.format.read_magic(file)
     length = int.from_bytes(file.read(2 if version[0] == 1 else 4), "little")
     if length > _HEADER:

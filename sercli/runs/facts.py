@@ -83,10 +83,21 @@ class RunFacts:
         """How the run stands: running, preempted, interrupted, done or failed."""
         return str(self.record.get("status", "done"))
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What `--allow-changed` made another of since its start, a phrase for each time."""
+        return tuple(map(_change, self.record.get("changed") or ()))
+
     def quantity(self, section: str, key: str) -> float | None:
         """A number of run.json, such as `timings.train_seconds`, or None."""
         values = self.record.get(section)
         return as_number(values.get(key)) if isinstance(values, Mapping) else None
+
+
+def _change(told: Mapping[str, Any]) -> str:
+    what = told.get("what")
+    phrases = "; ".join(map(str, what)) if isinstance(what, list) else str(what)
+    return f"from step {told.get('step')} on, {phrases}"
 
 
 def as_number(value: object) -> float | None:

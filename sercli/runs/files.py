@@ -35,7 +35,8 @@ def _temporary_prefix(name: str) -> str:
     """What a temporary file or directory for `name` is called, up to random characters."""
     here = Owner.here()
     whose = f".{here.machine}-{here.pid}-{here.started}."
-    kept = name.encode()[: _LONGEST_NAME - len(whose) - _RANDOM - 1].decode(errors="ignore")
+    # The end of a character that is cut, and bytes that are no text, are left out.
+    kept = os.fsencode(name)[: _LONGEST_NAME - len(whose) - _RANDOM - 1].decode(errors="ignore")
     return f".{kept}{whose}"
 
 
@@ -185,6 +186,34 @@ def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
             draft.rename(path)
     except OSError as error:
         raise from_os_error(error, f"cannot make {path}") from error
+    finally:
+        if draft is not None:
+            with deferred():
+                shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A name for a draft that becomes the file `path` if the block succeeds, and goes otherwise.
+
+    For a file that is looked at before it is kept. The draft lies in a temporary directory, and so
+    has a suffix of `path`'s without being taken for a file of its own.
+
+    Raises:
+        UserError: The place cannot be written.
+        RunFailed: The disk is full.
+    """
+    draft: Path | None = None
+    try:
+        with deferred():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent)
+            draft = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path.name), dir=path.parent))
+        file = draft / f"draft{path.suffix}"
+        yield file
+        os.replace(file, path)
+    except OSError as error:
+        raise from_os_error(error, f"cannot write {path}") from error
     finally:
         if draft is not None:
             with deferred():

@@ -175,6 +175,12 @@ def refuse_if_leased(run: RunDir) -> None:
         raise _taken(run, holder)
 
 
+def is_leased(run: RunDir) -> bool:
+    """Whether another process writes it, or could: one of another machine cannot be seen."""
+    holder = _read(run.lease)
+    return holder is not None and holder.lives() is not False
+
+
 def _taken(run: RunDir, holder: Owner | None, why: str = "") -> UserError:
     who = "another process" if holder is None else str(holder)
     return UserError(

@@ -1,8 +1,10 @@
 """Resuming goes on with the same run or not at all, and a refusal changes nothing."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -18,6 +20,7 @@ from sercli.runs.run_dir import RunDir
 from tests.support.command_line import run_in_process
 from tests.support.pictures import write_folders
 from tests.support.refusals import refused
+from tests.support.signals import handled
 from tests.support.training import SER, interrupt_after, losses, start, train, weights
 
 STOPPED, TOTAL = 6, 8
@@ -356,6 +359,55 @@ def test_a_run_under_way_is_not_resumed(run, resume):
         assert status == 2
         assert everything(run) == before
     assert losses(run)
+
+
+def stopped_while_it_is_compared(monkeypatch, number, meanwhile=lambda: None):
+    """A signal comes before the run is this process's: it looks at it, or imports torch."""
+
+    def comes(*_arguments, **_options):
+        meanwhile()
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("sercli.engine.resuming.examine", comes)
+
+
+@pytest.mark.parametrize("before", ["running", "failed", "preempted"])
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(signal.SIGTERM, ("preempted", 75)), (signal.SIGINT, ("interrupted", 130))],
+)
+def test_what_stops_a_resume_before_its_first_step_is_said(
+    run, resume, monkeypatch, before, number, said
+):
+    run.update_run(status=before, exit_status=None)
+    stopped_while_it_is_compared(monkeypatch, number)
+    with handled():
+        assert resume()[0] == said[1]
+    told = run.read_run()
+    assert (told["status"], told["exit_status"]) == said
+    assert told["error"].endswith(f"continue with: ser pretrain --resume {run.path}")
+
+
+def test_a_resume_that_is_stopped_says_nothing_of_a_run_that_is_anothers(run, resume, monkeypatch):
+    from sercli.runs.lease import leased
+
+    with contextlib.ExitStack() as other:
+        stopped_while_it_is_compared(
+            monkeypatch, signal.SIGTERM, lambda: other.enter_context(leased(run))
+        )
+        before = run.read_run()
+        with handled():
+            assert resume()[0] == 75
+        assert run.read_run() == before
+
+
+def test_nor_of_one_that_another_has_brought_to_its_end(run, resume, monkeypatch):
+    stopped_while_it_is_compared(
+        monkeypatch, signal.SIGTERM, lambda: run.update_run(status="done", exit_status=0)
+    )
+    with handled():
+        assert resume()[0] == 75
+    assert run.read_run()["status"] == "done"
 
 
 # -- with processes -------------------------------------------------------------------------------

@@ -27,8 +27,9 @@ def test_a_name_a_line(tmp_path):
     [
         (b"", "names no class"),
         (b"# nothing\n\n", "names no class"),
-        (b"a\nb\na\n", "names a twice"),
+        (b"a\nb\na\n", "names 'a' twice"),
         (b"\xff\xfe", "is no text"),
+        (b"".join(b"%d\n" % i for i in range(500_000)) + b"499999\n", "'499999' twice"),  # at once
         (b"a\0b\n", "is no list of classes"),
         (b"a\n" * (3 << 20), "is no list of classes"),
     ],

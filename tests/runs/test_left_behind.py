@@ -14,6 +14,7 @@ from sercli.runs import files
 from sercli.runs.files import (
     is_left_behind,
     replacing_directory,
+    replacing_file,
     require_writable,
     temporary,
     write_atomic,
@@ -80,6 +81,13 @@ def test_long_names_have_temporary_files(tmp_path):
     refused(lambda: write_text(tmp_path / f"{name}ää", "text"), "name too long")
 
 
+@pytest.mark.parametrize("length", [3, 242, 243, 254])
+def test_names_that_are_no_text_have_temporary_files(tmp_path, length):
+    name = os.fsdecode(b"\xff" + b"a" * length)
+    write_text(tmp_path / name, "text")
+    assert names(tmp_path) == [name]
+
+
 def test_a_half_made_directory_goes_with_the_next_one(tmp_path, of_dead):
     half = tmp_path / f".set.{of_dead}.abcd1234"
     half.mkdir()
@@ -88,6 +96,26 @@ def test_a_half_made_directory_goes_with_the_next_one(tmp_path, of_dead):
         assert not half.exists()
         assert draft.parent == tmp_path
     assert names(tmp_path) == ["another"]
+
+
+def test_the_draft_of_a_killed_export_goes_with_the_next_one(tmp_path, of_dead):
+    half = tmp_path / f".vit.safetensors.{of_dead}.abcd1234"
+    half.mkdir()
+    (half / "draft.safetensors").touch()
+    out = tmp_path / f"{'v' * 243}.safetensors"  # as long as names may be
+    with replacing_file(out) as draft:
+        assert not half.exists()
+        draft.write_text("new")
+    assert (names(tmp_path), out.read_text()) == ([out.name], "new")
+
+
+def test_a_draft_that_is_not_right_goes_and_the_earlier_file_stays(tmp_path):
+    out = tmp_path / "vit.safetensors"
+    out.write_text("earlier")
+    with pytest.raises(KeyboardInterrupt), replacing_file(out) as draft:  # noqa: PT012
+        draft.write_text("half")
+        raise KeyboardInterrupt
+    assert (names(tmp_path), out.read_text()) == ([out.name], "earlier")
 
 
 CHILD = """

@@ -170,13 +170,28 @@ def header_changed(data: bytes, random: Random) -> bytes:
     """A file that begins with the length of a JSON header (safetensors) with another header."""
     end = 8 + int.from_bytes(data[:8], "little")
     header, body = data[8:end], data[end:]
-    what = random.randrange(8)
+    what = random.randrange(16)
+    if what >= 8 and (facts := _facts_changed(header, random)):
+        return len(facts).to_bytes(8, "little") + facts + body
     if what == 0:
         length = random.choice((0, 1, end, 2**31, 2**63 - 1, 2**64 - 1, random.getrandbits(64)))
         return length.to_bytes(8, "little") + header + body
     changed = shaken(header, random) if what == 1 else json_changed(header, random)
     body = shaken(body, random) if what == 2 and body else body
     return len(changed).to_bytes(8, "little") + changed + body
+
+
+def _facts_changed(header: bytes, random: Random) -> bytes | None:
+    """A header whose tensors are as they were, with other metadata; all of it is text."""
+    try:
+        tree = json.loads(header)
+        facts = json.loads(json_changed(json.dumps(tree["__metadata__"]).encode(), random))
+        pairs = facts.items()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    said = {key: value if isinstance(value, str) else json.dumps(value) for key, value in pairs}
+    text = json.dumps({**tree, "__metadata__": said}).encode()
+    return text + b" " * (-len(text) % 8)
 
 
 def archive_changed(data: bytes, random: Random) -> bytes:

@@ -202,7 +202,7 @@ def blows(draw, times, *, signals, kills):
         nproc = 1 + index % 2
         again = None
         if index < signals:
-            number = draw.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+            number = draw.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
             again = draw.choice([None, None, signal.SIGTERM, signal.SIGINT])
         else:
             number = signal.SIGKILL

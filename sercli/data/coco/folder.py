@@ -175,7 +175,12 @@ def find_split(root: Path, split: str) -> SplitPlace | None:
 
 
 def is_coco(root: Path) -> bool:
-    """Whether a directory looks like a set in COCO's format; one that may not be listed does."""
+    """Whether a directory looks like a set in COCO's format; one that may not be listed does.
+
+    So does one with COCO's folders of images alone: they would be taken for classes.
+    """
+    if all(os.path.isdir(root / f"{split}2017") for split in ("train", "val")):
+        return True
     try:
         return any(_holds(name, "") for name in os.listdir(root / _ANNOTATIONS))
     except PermissionError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +23,9 @@ from sercli.engine.runtime import Runtime
 from sercli.errors import RunFailed, from_os_error
 from sercli.evals.common import Progress
 from sercli.evals.detection.images import UNITS, Canvas, DetectionImages, Sample, on_canvas
+from sercli.runs.arrays import read_header
 from sercli.runs.files import hash_of, verifies, write_atomic, write_text
+from sercli.runs.reading import require_regular
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 STRIDES = (4, 8, 16, 32, 64)  # units of the detector's frame
@@ -218,10 +221,13 @@ class GridCache:
         """
         kind, shape = _layout(count, frozen)
         try:
-            stored = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            require_regular(path)
+            with open(path, "rb") as file:
+                found = read_header(file)
+                size = path.stat().st_size - file.tell()
+        except Exception:  # NumPy's header raises a dozen kinds; what cannot be read is made anew
             return False
-        fits: bool = stored.shape == shape and stored.dtype == kind
+        fits = found == (shape, kind) and size == math.prod(shape) * kind.itemsize
         return fits and (verifies(path) or not hash_of(path).exists())
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from sercli.statistics import CONFIDENCE
 KINDS = ("bbox", "segm")
 # COCO's first six numbers, in its order.
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+BOUNDS = ("low", "high")  # ends of an interval, behind the name of what it is of
 _RESAMPLES = 300
 _RECALLS = np.linspace(0, 1, 101)
 
@@ -104,7 +106,7 @@ def coco_scores(
     values = {name: _defined(value) for name, value in zip(NAMES, evaluator.stats[:6], strict=True)}
     # [IoU, recall, category, area, most detections]
     precision = evaluator.eval["precision"][:, :, :, 0, -1]
-    names = {one["id"]: one["name"] for one in truth["categories"]}
+    names = names_of_categories({one["id"]: one["name"] for one in truth["categories"]})
     classes = {}
     for position, number in enumerate(evaluator.params.catIds):
         known = precision[:, :, position]
@@ -112,6 +114,22 @@ def coco_scores(
         classes[names[number]] = float(known.mean()) if known.size else None
     matches = _matches(evaluator) if metric == "pycocotools" else ()
     return Scores(values, classes, matches)
+
+
+def names_of_categories(named: Mapping[int, str]) -> dict[int, str]:
+    """A name for each category that `ap/NAME` can have beside all other metrics.
+
+    Files may name two alike, and `ap/low` is the end of an interval: such a name has its id behind.
+
+    Args:
+        named: What the file calls each, by raw id.
+    """
+    times = Counter(named.values())
+    plain = {name for name in times if times[name] == 1 and name.split("/")[-1] not in BOUNDS}
+    with_id = {number: f"{name} ({number})" for number, name in named.items()}
+    found = {number: name if name in plain else with_id[number] for number, name in named.items()}
+    # "a" twice beside one that is called "a (1)": ids behind all of them are never alike.
+    return found if len({*found.values()}) == len(found) else with_id
 
 
 def _defined(value: float) -> float | None:
@@ -314,7 +332,8 @@ def metrics_of(
         prefix = prefixes[kind]
         metrics |= {f"{prefix}{name}": _percent(value) for name, value in found.values.items()}
         for name, (low, high) in intervals(found.matches, check=check).items():
-            metrics |= {f"{prefix}{name}/low": 100 * low, f"{prefix}{name}/high": 100 * high}
+            for bound, value in zip(BOUNDS, (low, high), strict=True):
+                metrics[f"{prefix}{name}/{bound}"] = 100 * value
     for kind, found in scores.items():
         metrics |= {
             f"{prefixes[kind]}ap/{name}": _percent(value) for name, value in found.classes.items()

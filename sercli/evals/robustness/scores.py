@@ -22,7 +22,7 @@ from sercli.evals.robustness.metrics import (
     corruption_errors,
 )
 from sercli.protocols.robustness import PROTOCOL
-from sercli.runs.reading import LARGEST_JSON, parse_json, read_bytes
+from sercli.runs.reading import LARGEST_JSON, parse_json, read_bytes, shown
 from sercli.statistics import CONFIDENCE
 
 # 2: motion blur cuts levels as ImageMagick does, the rims of spatter are Canny's.
@@ -139,11 +139,13 @@ class Normalisers:
             tables = {"fp": tables}
         for name, table in tables.items():
             if name not in {"fp", "ut5d"} or not isinstance(table, dict) or not table:
-                raise UserError(f"--alexnet-p {path} has no table of numbers under {name!r}", rule)
+                raise UserError(
+                    f"--alexnet-p {path} has no table of numbers under {shown(name)}", rule
+                )
             for perturbation, value in table.items():
                 if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                     raise UserError(
-                        f"--alexnet-p {path}: {name} of {perturbation} is {value!r}",
+                        f"--alexnet-p {path}: {name} of {perturbation[:80]} is {shown(value)}",
                         "a positive number is needed",
                     )
         return cls(tables["fp"], tables.get("ut5d", {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,12 @@ from sercli.report.compare.cells import (
 )
 from sercli.report.compare.columns import Spec, catalogue, choose, compared_block, result_spec
 from sercli.report.compare.mixing import by_protocol, mixed_protocols
-from sercli.report.compare.notes import context_notes, data_notes, reading_notes
+from sercli.report.compare.notes import (
+    changed_notes,
+    context_notes,
+    data_notes,
+    reading_notes,
+)
 from sercli.report.compare.runs import (
     Entry,
     Run,
@@ -107,6 +113,7 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
             open_block=block is None and not options.columns,
             published=options.published,
         ),
+        *changed_notes(entries),
         *data_notes(specs, runs),
         *footnotes.notes(),
     ]
@@ -165,11 +172,11 @@ def _with_best(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
 def _pairs(entries: Sequence[Entry], baseline: Path | None) -> tuple[list[Pair], list[str]]:
     """Who is compared with whom, and remarks on pairs that were not or hardly comparable."""
     if baseline is not None:
-        place = baseline.resolve()
+        place = os.path.realpath(baseline)
         base = next(
             index
             for index, entry in enumerate(entries)
-            if any(run.directory.path.resolve() == place for run in entry.runs)
+            if any(os.path.realpath(run.directory.path) == place for run in entry.runs)
         )
         pairs = [Pair(row, base) for row in range(len(entries)) if row != base]
         return pairs, _training_remarks(entries, pairs)

@@ -49,6 +49,20 @@ def reading_notes(
     return [Note(None, text) for text in texts]
 
 
+def changed_notes(entries: Sequence[Entry]) -> list[Note]:
+    """Which runs are no longer what their recipe says."""
+    return [
+        Note(
+            None,
+            f"{run.path} was gone on with as another run (--allow-changed): "
+            f"{'. '.join(run.changes)}. Its numbers are of both.",
+        )
+        for entry in entries
+        for run in entry.runs
+        if run.changes
+    ]
+
+
 def data_notes(specs: Sequence[Spec], runs: Sequence[Run]) -> list[Note]:
     """Which images the shown results are of."""
     sources: dict[str, dict[str, None]] = {}

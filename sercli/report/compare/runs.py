@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,7 +44,8 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         UserError: One is no run directory, or a file in it cannot be read, or none of them
             holds any number.
     """
-    unique = {path.resolve(): path for path in reversed(paths)}
+    # Not `Path.resolve`, which before Python 3.13 raises where links lead in a circle.
+    unique = {os.path.realpath(path): path for path in reversed(paths)}
     runs = [_read(path) for path in reversed(unique.values())]
     if not any(run.has_numbers for run in runs):
         named = ", ".join(run.path for run in runs)

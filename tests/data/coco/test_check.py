@@ -156,6 +156,8 @@ def test_parts_that_are_missing(tree: CocoTree) -> None:
     assert "is not valid JSON" in lines[0]
     shutil.rmtree(tree.root / "annotations")
     assert len(_problems(tree.root, "--layout", "coco")) == 2
+    (tree.root / "val2017").mkdir()
+    assert len(_problems(tree.root)) == 2  # train2017 and val2017 are no classes
 
 
 def test_categories_that_differ_and_files_without_images(tree: CocoTree) -> None:

@@ -184,6 +184,8 @@ def test_what_is_no_coco_directory(tree: CocoTree, tmp_path: Path) -> None:
     refused(lambda: CocoFolder(tree.root / "train2017", "train"), "ser data shapes DIR")
     refused(lambda: find_split(tmp_path / "none", "train"), "does not exist; a directory in COCO")
     refused(lambda: find_split(tree.file("val"), "train"), "is a file")
+    shutil.rmtree(tree.root / "annotations")
+    assert is_coco(tree.root)  # its folders of images are no classes
 
 
 # -- what is refused ---------------------------------------------------------------------------

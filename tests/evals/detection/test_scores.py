@@ -16,6 +16,7 @@ from sercli.evals.detection.scores import (
     coco_scores,
     intervals,
     metrics_of,
+    names_of_categories,
 )
 from tests.support.coco_tree import write_coco_tree
 from tests.support.detection import world
@@ -199,6 +200,31 @@ def test_masks_that_do_not_fill_their_image_are_refused(truth, counts):
     with pytest.raises(ValueError, match=r"a detection in image .* has .*run lengths"):
         coco_scores(truth, found, kind="segm")
     assert coco_scores(truth, found, kind="bbox").values["ap"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({3: "cat", 5: "dog"}, ["cat", "dog"]),
+        ({3: "cat", 5: "cat", 7: "dog"}, ["cat (3)", "cat (5)", "dog"]),
+        ({1: "low", 2: "high", 3: "size/low"}, ["low (1)", "high (2)", "size/low (3)"]),
+        ({1: "a", 2: "a", 3: "a (1)"}, ["a (1)", "a (2)", "a (1) (3)"]),
+        ({}, []),
+    ],
+)
+def test_every_category_has_a_name_of_its_own(named, expected):
+    assert [*names_of_categories(named).values()] == expected
+    assert [*names_of_categories(named)] == [*named]
+
+
+def test_categories_called_alike_or_as_an_interval_hide_no_number(truth):
+    renamed = [{**one, "name": "low"} for one in truth["categories"]]
+    scores = coco_scores({**truth, "categories": renamed}, noisy(truth), kind="bbox")
+    plain = coco_scores(truth, noisy(truth), kind="bbox")
+    assert [*scores.classes.values()] == [*plain.classes.values()]
+    metrics, usual = metrics_of({"bbox": scores}), metrics_of({"bbox": plain})
+    assert metrics["ap/low"] == usual["ap/low"]
+    assert len(metrics) == len(usual)
 
 
 def test_an_unknown_implementation_is_refused(truth):

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
+from sercli.errors import UserError
+from sercli.report import compare_runs
 from sercli.report.compare.runs import read_runs, single_entries
 from sercli.runs.run_dir import RunDir
 
@@ -49,3 +51,32 @@ def test_rows_are_in_the_order_of_the_registry_and_the_unknown_come_last(tmp_pat
     assert [Path(entry.run.path).name for entry in entries] == [
         *("moco-none", "moco-ser", "moco-zoo", "dino-none", "any-none", "toy-none")
     ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            [{"step": 4, "when": "2026-01-01", "what": ["train.lr 0.1 → 0.5", "12 more images"]}],
+            "from step 4 on, train.lr 0.1 → 0.5; 12 more images",
+        ),
+        ([{"step": 1, "what": ["a"]}, {"what": 5}], "step 1 on, a. from step None on, 5"),
+        (None, ""),
+        ([], ""),
+    ],
+)
+def test_a_run_that_became_another_is_said(tmp_path: Path, changed: Any, said: str) -> None:
+    mixed = run_of(tmp_path / "mixed", "moco", "ser", changed=changed)
+    table = compare_runs([run_of(tmp_path / "plain", "moco", "none"), mixed])
+    notes = [note.text for note in table.notes if "--allow-changed" in note.text]
+    assert len(notes) == bool(said)
+    assert all(str(mixed) in note and said in note for note in notes)
+
+
+def test_a_link_in_a_circle_is_no_run(tmp_path: Path) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    run = run_of(tmp_path / "plain", "moco", "none")
+    for paths, options in (([circle], {}), ([run, circle], {}), ([run], {"baseline": circle})):
+        with pytest.raises(UserError, match="circle"):
+            compare_runs(paths, **options)
