@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -17,7 +18,6 @@ import torch.distributed as dist
 from sercli import signals
 from sercli.engine.processes import UNDER_AGENT
 from sercli.engine.stops import stops_recorded
-from sercli.engine.watch import is_stopped
 from sercli.errors import Interrupted, Preempted, RunFailed, SerError, UserError
 from sercli.runs.run_dir import RunDir
 
@@ -25,8 +25,8 @@ _LOOK_SECONDS = 0.1
 # Between the first process that ends otherwise than well, after which no step can be taken, and
 # the kill of the others: rank 0 may be saving.
 _GRACE_SECONDS = 60.0
-# Likewise where all others are stopped (SIGSTOP): they save nothing, and would never end.
-_STOPPED_SECONDS = 5.0
+# Likewise where run.json says already that the run failed: who is left then hangs, or is stopped.
+_FAILED_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def launch(run: RunDir, *, nproc: int, device: str | None, options: tuple[str, .
         )
         words = ["--resume", str(run.path), *options]
         words += [] if device is None else ["--device", device]
-        first = _wait(_Workers(words, nproc=nproc, port=store.port))
+        first = _wait(_Workers(words, nproc=nproc, port=store.port), run)
         refused = first is not None and first.status == UserError.exit_status
         if not refused or run.read_run() != before:
             _raise_how_it_ended(run, before, first, request)
@@ -104,7 +104,7 @@ def _raise_how_it_ended(
     raise error
 
 
-def _wait(workers: _Workers) -> _Ended | None:
+def _wait(workers: _Workers, run: RunDir) -> _Ended | None:
     """Wait for all of them, passing signals on; the first that ended otherwise than well."""
     first, deadline = None, math.inf
     try:
@@ -114,15 +114,21 @@ def _wait(workers: _Workers) -> _Ended | None:
             while workers.alive():
                 ended = workers.ended()
                 if first is None and ended:
-                    first, deadline = ended[0], time.monotonic() + _GRACE_SECONDS
-                if first is not None and workers.stopped():
-                    deadline = min(deadline, time.monotonic() + _STOPPED_SECONDS)
+                    first = ended[0]
+                    failed = first.status == RunFailed.exit_status and _has_failed(run)
+                    deadline = time.monotonic() + (_FAILED_SECONDS if failed else _GRACE_SECONDS)
                 if time.monotonic() > deadline:
                     return first
                 time.sleep(_LOOK_SECONDS)
         return next(iter(workers.ended()), None)
     finally:
         workers.kill()
+
+
+def _has_failed(run: RunDir) -> bool:
+    with contextlib.suppress(SerError, OSError, KeyError):
+        return bool(run.read_run()["status"] == "failed")
+    return False
 
 
 def raise_for_status(run: RunDir) -> None:
@@ -185,11 +191,6 @@ class _Workers:
 
     def alive(self) -> bool:
         return any(process.poll() is None for process in self.processes)
-
-    def stopped(self) -> bool:
-        """Whether a signal has stopped all that are left."""
-        left = [process.pid for process in self.processes if process.poll() is None]
-        return all(is_stopped(pid) for pid in left)
 
     def kill(self) -> None:
         """End those that are left, at once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sercli import distributed
+from sercli import distributed, stages
 from sercli.errors import Interrupted, Preempted
 from sercli.signals import StopRequest
 
@@ -35,9 +35,12 @@ class Stopping:
     def check_alone(self) -> None:
         """Stop this rank while it works and the others wait for what it finds.
 
+        That it asks shows them that it goes on.
+
         Raises:
             Interrupted, Preempted: As asked for.
         """
+        stages.moved()
         self._stop(self._asked(), "while scoring")
 
     def _asked(self) -> int:

@@ -22,12 +22,17 @@ UNDER_AGENT = "SER_UNDER_AGENT"
 _OTHERS = {
     "OMPI_COMM_WORLD_SIZE": "mpirun of Open MPI",
     "MV2_COMM_WORLD_SIZE": "mpirun of MVAPICH2",
+    "MVP_COMM_WORLD_SIZE": "mpirun of MVAPICH",
     "PMI_SIZE": "mpiexec of MPICH or Intel MPI",
     "JSM_NAMESPACE_SIZE": "jsrun",
     "FLUX_JOB_SIZE": "flux run",
     "HOROVOD_SIZE": "horovodrun",
 }
 _FIRST_PORT, _PORTS = 15000, 15000  # below those that systems give out by themselves
+# More than anybody starts: each process keeps a list of all, which a slip would let fill memory.
+_MOST = 65536
+_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+_ADDRESS = re.compile(r"(?=.*:.*:)[0-9A-Fa-f:.]{2,45}(%[\w.-]{1,32})?")  # IPv6
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def ranks_here() -> int:
 
 
 def _by_variables(given: Mapping[str, str]) -> Started | None:
-    world = _number(given, "WORLD_SIZE", least=1)
+    world = _number(given, "WORLD_SIZE", least=1, most=_MOST)
     rank = _number(given, "RANK", least=0)
     local = _number(given, "LOCAL_RANK", least=0) if "LOCAL_RANK" in given else 0
     here = _number(given, "LOCAL_WORLD_SIZE", least=1) if "LOCAL_WORLD_SIZE" in given else 1
@@ -141,7 +146,7 @@ def _by_variables(given: Mapping[str, str]) -> Started | None:
                 f"{world} processes have to find each other",
                 f"unset RANK and WORLD_SIZE to run alone, start them by torchrun, or set {name}",
             )
-    return Started("torchrun", rank, world, local, here, given["MASTER_ADDR"], _port(given))
+    return Started("torchrun", rank, world, local, here, _host(given), _port(given))
 
 
 def _task_of_step(given: Mapping[str, str]) -> tuple[int, int] | None:
@@ -150,7 +155,7 @@ def _task_of_step(given: Mapping[str, str]) -> tuple[int, int] | None:
         return None
     if "SLURM_STEP_NUM_TASKS" not in given:
         return None
-    tasks = _number(given, "SLURM_STEP_NUM_TASKS", least=1)
+    tasks = _number(given, "SLURM_STEP_NUM_TASKS", least=1, most=_MOST)
     if tasks == 1 or _inherits_step(given, tasks):
         return None
     rank = _number(given, "SLURM_PROCID", least=0)
@@ -178,7 +183,7 @@ def _inherits_step(given: Mapping[str, str], tasks: int) -> bool:
 def _by_slurm(given: Mapping[str, str], rank: int, tasks: int) -> Started:
     local = _number(given, "SLURM_LOCALID", least=0) if "SLURM_LOCALID" in given else 0
     if given.get("MASTER_ADDR") and given.get("MASTER_PORT"):
-        host, port, derived = given["MASTER_ADDR"], _port(given), None
+        host, port, derived = _host(given), _port(given), None
     else:
         host, why = _first_host(given)
         port = _port(given) if given.get("MASTER_PORT") else _port_of_job(given)
@@ -209,15 +214,29 @@ def _refuse_others(given: Mapping[str, str], step: tuple[int, int] | None) -> No
 # -- values ---------------------------------------------------------------------------------------
 
 
-def _number(given: Mapping[str, str], name: str, *, least: int) -> int:
+def _number(given: Mapping[str, str], name: str, *, least: int, most: int | None = None) -> int:
     text = given[name]
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
+    known = bool(re.fullmatch(r"[0-9]{1,9}", text)) and int(text) >= least
+    if not known or (most is not None and int(text) > most):
+        at_most = "" if most is None else f" and at most {most}"
         raise UserError(
             f"{name}={text or '(empty)'}",
-            f"it must be a whole number, at least {least}",
+            f"it must be a whole number, at least {least}{at_most}",
             f"launchers set it; otherwise unset {name}",
         )
     return int(text)
+
+
+def _host(given: Mapping[str, str]) -> str:
+    """MASTER_ADDR, if it can be a name: what looks it up has tracebacks or minutes for others."""
+    host = given["MASTER_ADDR"]
+    if not (_HOST.fullmatch(host) or _ADDRESS.fullmatch(host)):
+        raise UserError(
+            f"MASTER_ADDR={host}",
+            "it must be a host's name or address alone, without brackets and port",
+            "the port is MASTER_PORT",
+        )
+    return host
 
 
 def _port(given: Mapping[str, str]) -> int:
@@ -234,7 +253,7 @@ def _first_host(given: Mapping[str, str]) -> tuple[str, str]:
         UserError: Nothing says it.
     """
     if given.get("MASTER_ADDR"):
-        return given["MASTER_ADDR"], "MASTER_ADDR"
+        return _host(given), "MASTER_ADDR"
     nodes = given.get("SLURM_STEP_NUM_NODES") or given.get("SLURM_NNODES")
     if nodes == "1":
         return "127.0.0.1", "one node"

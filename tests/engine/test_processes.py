@@ -74,6 +74,22 @@ def test_variables_of_several_processes_win(found, more):
     assert (one.ranks_here, one.host, one.port, one.derived) == (2, "node1", 29500, None)
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "10.0.0.1",
+        "::1",
+        "2001:db8::7",
+        "fe80::1%eth0.4",
+        "job-master-0.ns.svc.",
+        "n_1",
+    ],
+)
+def test_a_host_has_a_name_or_an_address(found, host):
+    assert found({**MEETING, "MASTER_ADDR": host, "RANK": "0", "WORLD_SIZE": "2"}).host == host
+
+
 def test_tasks_find_each_other_without_being_told(found):
     one = found(STEP)
     assert (one.by, one.rank, one.world_size, one.local_rank) == ("slurm", 3, 4, 1)
@@ -121,6 +137,16 @@ WRONG = {
     "too high": ({**TWO, "RANK": "2"}, "RANK=2 with WORLD_SIZE=2"),
     "port": ({**TWO, "MASTER_PORT": "http"}, "MASTER_PORT=http"),
     "large port": ({**TWO, "MASTER_PORT": "70000"}, "MASTER_PORT=70000"),
+    "more than anybody starts": ({**TWO, "WORLD_SIZE": "9999999"}, "at most 65536"),
+    "more tasks": ({**STEP, "SLURM_STEP_NUM_TASKS": "99999"}, "at most 65536"),
+    "empty label": ({**TWO, "MASTER_ADDR": "a..b"}, "MASTER_ADDR=a..b"),
+    "long label": ({**TWO, "MASTER_ADDR": "a" * 64}, "a host's name or address alone"),
+    "long name": ({**TWO, "MASTER_ADDR": "a." * 127 + "a"}, "a host's name or address alone"),
+    "brackets": ({**TWO, "MASTER_ADDR": "[::1]"}, "without brackets and port"),
+    "address and port": ({**TWO, "MASTER_ADDR": "10.0.0.1:29500"}, "the port is MASTER_PORT"),
+    "a URL": ({**TWO, "MASTER_ADDR": "tcp://node1"}, "MASTER_ADDR=tcp://node1"),
+    "a blank, for tasks": ({**STEP, **MEETING, "MASTER_ADDR": "node 1"}, "MASTER_ADDR=node 1"),
+    "a blank, without port": ({**STEP, "MASTER_ADDR": "node 1"}, "MASTER_ADDR=node 1"),
     "nowhere": ({"RANK": "0", "WORLD_SIZE": "2"}, "without MASTER_ADDR"),
     "no port": ({**TWO, "MASTER_PORT": ""}, "without MASTER_PORT"),
     "rank alone": ({"RANK": "0"}, "RANK=0 without WORLD_SIZE"),
@@ -128,6 +154,7 @@ WRONG = {
     "another number": ({**STEP, "WORLD_SIZE": "8"}, "WORLD_SIZE=8 without RANK"),
     "Open MPI": ({"OMPI_COMM_WORLD_SIZE": "2"}, "mpirun of Open MPI started 2 processes"),
     "its daemons": ({**STEP, "OMPI_COMM_WORLD_SIZE": "8"}, "OMPI_COMM_WORLD_SIZE=8"),
+    "MVAPICH": ({"MVP_COMM_WORLD_SIZE": "2"}, "mpirun of MVAPICH started 2 processes"),
     "MPICH": ({"PMI_SIZE": "2"}, "PMI_SIZE=2"),
     "MPICH by srun": ({**STEP, "PMI_SIZE": "8"}, "PMI_SIZE=8"),
     "no such task": ({**STEP, "SLURM_PROCID": "4"}, "SLURM_PROCID=4"),

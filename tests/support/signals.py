@@ -11,6 +11,7 @@ def handled(install=signals.install):
     """Handlers as in a process of `ser`'s own."""
     before = {number: signal.getsignal(number) for number in signals._NUMBERS}
     try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may themselves run under nohup
         install()
         yield
     finally:
