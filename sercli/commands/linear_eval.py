@@ -104,7 +104,6 @@ def linear_eval(
     from sercli.engine.processes import is_first_process
     from sercli.engine.runtime import process_group, runtime_for
     from sercli.evals.linear.evaluate import evaluate
-    from sercli.evals.linear.probe import prepare
     from sercli.signals import at_boundaries
 
     first = is_first_process()
@@ -123,16 +122,7 @@ def linear_eval(
         )
         if first:
             say_what_was_read(subject.loaded)
-        has_val = subject.images.has("val")
-        if not has_val:
-            tell(f"{subject.images.path} has no val/: the test set is a fifth of train")
-        prepared = prepare(
-            subject.loaded,
-            subject.images.open("train"),
-            subject.images.open("val") if has_val else None,
-            options,
-        )
-        _announce(prepared, tell)
+        prepared = _prepare(subject, options, tell)
         directory = _run_directory(subject)
         unfinished = directory.unfinished_head(prepared.name)
         if probe.restart and first:
@@ -187,7 +177,19 @@ def _run_directory(subject: Subject) -> RunDir:
     )
 
 
-def _announce(probe: Probe, tell: Callable[[str], None]) -> None:
+def _prepare(subject: Subject, options: Options, tell: Callable[[str], None]) -> Probe:
+    """The probe before its first step, announced."""
+    from sercli.evals.linear.probe import prepare
+
+    has_val = subject.images.has("val")
+    if not has_val:
+        tell(f"{subject.images.path} has no val/: the test set is a fifth of train")
+    probe = prepare(
+        subject.loaded,
+        subject.images.open("train"),
+        subject.images.open("val") if has_val else None,
+        options,
+    )
     preset, split, order = probe.preset, probe.split, probe.order
     for note in probe.plan.notes:
         tell(note)
@@ -199,6 +201,7 @@ def _announce(probe: Probe, tell: Callable[[str], None]) -> None:
         f"{counted(len(split.train), 'image')} to train on, {len(split.hold_out):,} to choose on, "
         f"{len(split.test):,} to test on"
     )
+    return probe
 
 
 def _print(model: str, probe: Probe, outcome: ProbeOutcome, run: RunDir) -> None:

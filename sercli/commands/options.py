@@ -99,9 +99,8 @@ Bounds = Annotated[
     typer.Option(
         metavar="STAGE=SECONDS,…",
         help="How long one of several processes may stand still before the others end the run: "
-        "start, compile (the first steps), step, save, monitor.",
-        show_default="start=900,compile=1200,step=600,save=900,monitor=1200; SER_BOUNDS for all "
-        "commands",
+        "start, compile (the first steps), step, save, monitor. Default: what the variable "
+        "`SER_BOUNDS` says, or start=900, compile=1200, step=600, save=900, monitor=1200.",
     ),
 ]
 Data = Annotated[

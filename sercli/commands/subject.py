@@ -360,9 +360,22 @@ def open_or_create(path: Path, *, owner: str, command: Sequence[str]) -> RunDir:
     return RunDir.create(path, recipe=None, run=run)
 
 
+def _is_of(asked: Asked, run: RunDir) -> bool:
+    """Whether the model is a run itself, or one of its files."""
+    source = Path(asked.source)
+    own = RunDir(source) if source.is_dir() else run_holding(source)
+    return own is not None and own.path.resolve() == run.path.resolve()
+
+
 def _require_for(asked: Asked, run: RunDir) -> None:
-    """Two files of one stem must not share a directory: the second would replace the first."""
+    """Two models must not share a directory: the second's results would replace the first's."""
     owner = run.read_run().get("evaluates")
+    if owner is None and run.recipe.is_file() and not _is_of(asked, run):
+        raise UserError(
+            f"{run.path} is a training run of its own, and {asked.source} is not of it",
+            "a run directory holds the results of one model",
+            "name another with --out",
+        )
     if owner is not None and not asked.has_made(run):
         raise UserError(
             f"{run.path} holds the results of {owner}, not of {asked.owner}",

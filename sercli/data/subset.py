@@ -56,6 +56,12 @@ class Subset(ImageSource):
     def identifier(self, index: int) -> str:
         return self._source.identifier(self._whose(index))
 
+    def file_size(self, index: int) -> int | None:
+        return self._source.file_size(self._whose(index))
+
+    def made_of(self) -> dict[str, object]:
+        return self._source.made_of()
+
     def _whose(self, index: int) -> int:
         return int(self._indices[self.position(index)])
 

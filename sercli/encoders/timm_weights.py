@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,12 @@ def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
                 f"{name}: there is no {config}", "a folder with config.json and weights is needed"
             )
     elif architecture not in timm.list_models():
-        raise UserError(f"{name}: timm knows no model {architecture!r}")
+        close = difflib.get_close_matches(architecture, timm.list_models("*vit*"), n=1)
+        raise UserError(
+            f"{name}: timm knows no model {architecture!r}",
+            "the name of one of its ViTs is needed",
+            f"did you mean timm:{close[0]}?" if close else "timm.list_models('vit_*') lists them",
+        )
     elif not timm.is_model_pretrained(stem) and "." in stem:
         raise UserError(f"{name}: timm knows no weights {stem!r}")
     # Nothing is downloaded behind the user's back. The environment variable of this name is read

@@ -37,14 +37,18 @@ def read_bounds(text: str, *, name: str = "--bounds") -> dict[str, float]:
             raise UserError(
                 f"{name} {part[:80]}",
                 f"a bound is STAGE=SECONDS, of {', '.join(STAGES)}",
-                "step=300",
+                "such as step=300,save=1800",
             )
         try:
             seconds = float(value)
         except ValueError:
             seconds = math.nan
         if not 1 <= seconds <= 7 * 86400:
-            raise UserError(f"{name} {part[:80]}", "a bound is from a second to a week, in seconds")
+            raise UserError(
+                f"{name} {part[:80]}",
+                "a bound is from 1 to 604800 seconds (a week), a number alone",
+                "such as step=300,save=1800",
+            )
         bounds[stage] = seconds
     return bounds
 

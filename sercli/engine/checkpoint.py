@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import IO, Any, BinaryIO, cast
 
 import torch
@@ -38,10 +38,10 @@ class _HashingWriter:
         self.file.flush()
 
 
-def save(run: RunDir, step: int, state: dict[str, Any], *, keep_steps: int = 0) -> None:
+def save(run: RunDir, step: int, state: dict[str, Any], *, kept: Collection[int] = ()) -> None:
     """Write the checkpoint of `step` and drop all but the last ones that verify.
 
-    Those at multiples of `keep_steps`, if it is not 0, are never dropped.
+    Those of the steps `kept` are never dropped.
 
     Raises:
         RunFailed: The disk is full; the older checkpoints are intact.
@@ -63,7 +63,7 @@ def save(run: RunDir, step: int, state: dict[str, Any], *, keep_steps: int = 0) 
     hash_file.unlink(missing_ok=True)
     write_atomic(path, write)
     write_text(hash_file, f"{digests[0]}  {path.name}\n")
-    _drop_older(run, keep_steps)
+    _drop_older(run, kept)
 
 
 def load_latest(run: RunDir, say: Callable[[str], None]) -> dict[str, Any] | None:
@@ -85,13 +85,13 @@ def _last_that_verifies(run: RunDir, say: Callable[[str], None]) -> int | None:
     return None
 
 
-def _drop_older(run: RunDir, keep_steps: int) -> None:
+def _drop_older(run: RunDir, kept: Collection[int]) -> None:
     """Remove checkpoints older than the last `KEPT`, as soon as those have their hashes."""
     steps = run.checkpoint_steps()
     if not all(run.checkpoint_hash(step).is_file() for step in steps[-KEPT:]):
         return
     for step in steps[:-KEPT]:
-        if keep_steps and step % keep_steps == 0:
+        if step in kept:
             continue
         try:
             run.checkpoint(step).unlink()

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from sercli import signals
 from sercli.engine.processes import UNDER_AGENT
 from sercli.engine.stops import stops_recorded
+from sercli.engine.watch import is_stopped
 from sercli.errors import Interrupted, Preempted, RunFailed, SerError, UserError
 from sercli.runs.run_dir import RunDir
 
@@ -24,6 +25,8 @@ _LOOK_SECONDS = 0.1
 # Between the first process that ends otherwise than well, after which no step can be taken, and
 # the kill of the others: rank 0 may be saving.
 _GRACE_SECONDS = 60.0
+# Likewise where all others are stopped (SIGSTOP): they save nothing, and would never end.
+_STOPPED_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ def _wait(workers: _Workers) -> _Ended | None:
                 ended = workers.ended()
                 if first is None and ended:
                     first, deadline = ended[0], time.monotonic() + _GRACE_SECONDS
+                if first is not None and workers.stopped():
+                    deadline = min(deadline, time.monotonic() + _STOPPED_SECONDS)
                 if time.monotonic() > deadline:
                     return first
                 time.sleep(_LOOK_SECONDS)
@@ -180,6 +185,11 @@ class _Workers:
 
     def alive(self) -> bool:
         return any(process.poll() is None for process in self.processes)
+
+    def stopped(self) -> bool:
+        """Whether a signal has stopped all that are left."""
+        left = [process.pid for process in self.processes if process.poll() is None]
+        return all(is_stopped(pid) for pid in left)
 
     def kill(self) -> None:
         """End those that are left, at once."""

@@ -19,23 +19,12 @@ from sercli.data.source import ImageSource, contents
 from sercli.errors import UserError
 from sercli.families import resolve
 from sercli.recipe.files import Resolved, flatten
+from sercli.recipe.keys import WITHOUT_EFFECT
 from sercli.recipe.schema import Recipe
 from sercli.runs.result import now
 from sercli.runs.run_dir import RunDir
 from sercli.visible import counted
 
-# What may be another without the run's numbers being others: where, how fast, how often seen.
-_WITHOUT_EFFECT = frozenset(
-    {
-        "data.path",  # what lies there is compared
-        "data.workers",
-        "train.checkpoint_epochs",
-        "train.compile",
-        "train.log_steps",
-        "train.monitor_epochs",
-        "train.tensorboard",
-    }
-)
 _NAMED = 4  # changes in an error line
 _LONGEST = 60  # characters of a value in a line
 
@@ -166,11 +155,11 @@ def compare(
     changes, notes = [], []
     if told.get("recipe_sha256") not in (None, record["recipe_sha256"]):
         edits = dict(_edits(told.get("recipe"), record["recipe"]))
-        changes += [text for key, text in edits.items() if key not in _WITHOUT_EFFECT]
+        changes += [text for key, text in edits.items() if key not in WITHOUT_EFFECT]
         notes += [
             f"note: recipe.yaml was edited ({text}): it is the same run all the same"
             for key, text in edits.items()
-            if key in _WITHOUT_EFFECT
+            if key in WITHOUT_EFFECT
         ]
     changes += _other_images(told.get("data"), record["data"], recipe.data.path)
     before = told.get("world_size")

@@ -60,7 +60,7 @@ class PretrainingState:
         recipe: Resolved.
         objective: What is trained: encoder, heads and teacher are saved together.
         optimiser: With its moments.
-        keep_steps: Checkpoints at multiples of so many steps are never dropped; 0: any may be.
+        keep_steps: Checkpoints at multiples of so many steps are milestones, which stay; 0: none.
     """
 
     def __init__(
@@ -118,7 +118,8 @@ class PretrainingState:
             "objective": self.objective.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-        checkpoint.save(self.run, position.step, state, keep_steps=self.keep_steps)
+        kept = self._milestones(position.step)
+        checkpoint.save(self.run, position.step, state, kept=kept)
         self.run.update_run(saved_step=position.step)
         teacher = self.objective.teacher
         keep = teacher is not None and self.objective.method.evaluates_teacher
@@ -128,6 +129,18 @@ class PretrainingState:
             student=encoder,
             teacher=teacher.encoder if keep and teacher is not None else None,
         )
+
+    def _milestones(self, step: int) -> tuple[int, ...]:
+        """Those of the run, `step` included where it is one: noted first, lest a kill forget it.
+
+        They are not multiples of today's `keep_steps` alone: a run that goes on with another
+        recipe keeps those of before.
+        """
+        steps = set(self.run.read_run().get("milestones") or ())
+        if self.keep_steps and step % self.keep_steps == 0 and step not in steps:
+            steps.add(step)
+            self.run.update_run(milestones=sorted(steps))
+        return tuple(steps)
 
 
 def _require_none_yet(run: RunDir, say: Callable[[str], None]) -> None:

@@ -14,10 +14,11 @@ from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
 from sercli.engine.agreement import Agreed
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
+from sercli.engine.pace import Pace
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import Runtime
 from sercli.engine.state import PretrainingState
-from sercli.engine.stepper import Pace, Stepper
+from sercli.engine.stepper import Stepper
 from sercli.errors import RunFailed
 from sercli.objective import Losses, Objective
 from sercli.recipe.schedule import Moment, Schedule

@@ -69,6 +69,11 @@ def state_of(report: Report) -> str:
     return "stopped" if state in "Tt" else ""
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped a process of this machine."""
+    return _stat(pid)[0] == "T"
+
+
 # -- watching -------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,21 @@ from sercli.recipe.schema import (
     Views,
 )
 
+# What may be another without a run's numbers being others: how fast it goes, how often it is seen,
+# and what of it stays. What lies at a path is compared by those who ask.
+WITHOUT_EFFECT = frozenset(
+    {
+        "data.path",
+        "data.workers",
+        "train.checkpoint_epochs",
+        "train.compile",
+        "train.keep_epochs",
+        "train.log_steps",
+        "train.monitor_epochs",
+        "train.tensorboard",
+    }
+)
+
 
 def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for key, info in section.model_fields.items():

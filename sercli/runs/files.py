@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from sercli.errors import UserError, from_os_error
 from sercli.runs.owner import Owner, lives
 from sercli.runs.places import require_place
-from sercli.runs.reading import LARGEST_JSON, parse_json, read_bytes
+from sercli.runs.reading import LARGEST_JSON, MIB, parse_json, read_bytes, require_regular
 from sercli.signals import deferred
 
 _LONGEST_NAME = 255  # bytes, of what file systems allow
@@ -246,6 +246,8 @@ def hash_of(path: Path) -> Path:
 def verifies(path: Path) -> bool:
     """Whether a file and its SHA-256 are there, and its bytes are those that were written."""
     try:
-        return hash_of(path).read_text().split()[0] == file_sha256(path)
-    except (OSError, IndexError, UnicodeDecodeError):
+        require_regular(path)
+        told = read_bytes(hash_of(path), limit=MIB).decode().split()
+        return told[:1] == [file_sha256(path)]
+    except (UserError, OSError, UnicodeDecodeError):
         return False

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sercli.errors import RunFailed, UserError, from_os_error
 from sercli.runs.files import temporary
 from sercli.runs.owner import Owner, booted_at
+from sercli.runs.reading import require_regular
 from sercli.runs.run_dir import RunDir
 
 BEAT_SECONDS = 10.0
@@ -212,6 +213,8 @@ class _Claim:
 
     def _make(self) -> Lease:
         since = self.passing.clock()
+        if self.path.exists():
+            require_regular(self.path)  # a pipe takes a lease, and never gives it back
         while True:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
@@ -322,18 +325,20 @@ def _is_at(path: Path, descriptor: int) -> bool:
 def _look(path: Path) -> tuple[Any, ...] | None:
     """What changes when a lease is touched; opened, so that a network disk asks its server."""
     try:
+        require_regular(path)
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             return file.read(_LENGTH), status.st_mtime_ns, status.st_ino
-    except OSError:
+    except (OSError, UserError):
         return None
 
 
 def _read(path: Path) -> Owner | None:
     """Whose a lease is; None: there is none, or nobody can read it."""
     try:
+        require_regular(path)
         with open(path, "rb") as file:
             record = _Record.model_validate_json(file.read(_LENGTH))
-    except (OSError, ValidationError):
+    except (OSError, UserError, ValidationError):
         return None
     return Owner(record.host, record.boot, record.pid, record.started, record.job)

@@ -26,8 +26,9 @@ def require_place(given: str | Path, what: str) -> None:
     path = str(given)
     url = _URL.match(path)
     if url is not None and not os.path.exists(f"{url[1]}:"):
+        written = path if "://" in path else path.replace(":/", "://", 1)
         raise UserError(
-            f"{what} {_shown(path)}",
+            f"{what} {_shown(written)}",
             "URLs are not read or written",
             "download it, or mount it, and name the path",
         )

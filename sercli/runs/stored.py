@@ -97,6 +97,7 @@ class RunRecord(Stored):
         timings, flops: Numbers by name.
         recipe, recipe_sha256, data, world_size: What it was started with, for `--resume`.
         saved_step: Of the last checkpoint.
+        milestones: Steps whose checkpoints stay.
         changed: Where it became another run.
     """
 
@@ -115,6 +116,7 @@ class RunRecord(Stored):
     data: dict[str, Any] | None = None
     world_size: Annotated[int, Field(ge=1)] | None = None
     saved_step: Annotated[int, Field(ge=0)] | None = None
+    milestones: list[Annotated[int, Field(ge=0)]] | None = None
     changed: list[dict[str, Any]] | None = None
 
 

@@ -120,3 +120,17 @@ def test_a_teachers_result_does_not_replace_the_students():
     assert run.read_results()[0].model["key"] == "teacher"
     (earlier,) = (run.results / "earlier").glob("knn--*.json")
     assert Result.from_file(earlier).model["key"] == "student"
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_training_run_takes_no_results_of_another_model():
+    Path("one.pth").write_bytes(b"weights")  # as `ser export runs/one one.pth` may have been
+    refused = r"runs/one is a training run of its own, and .* is not of it; .*name another"
+    for asked, out in ((Asked("one.pth"), None), (Asked("timm:vit"), Path("runs/one"))):
+        with pytest.raises(UserError, match=refused):
+            destination(asked, out)
+    with pytest.raises(UserError, match="runs/two is a training run"):
+        destination(Asked("runs/one"), Path("runs/two"))
+    checkpoint = RunDir(Path("runs/one")).checkpoint(8)
+    for own in (checkpoint, Path("runs/one"), Path("runs").resolve() / "one"):
+        assert destination(Asked(str(own)), Path("runs/one")) == Path("runs/one")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sercli.data import open_source
+from sercli.data.source import contents
 from sercli.data.subset import class_settings, share_of_each, with_classes, with_share
 from sercli.engine.plan import make_plan
 from sercli.engine.pretraining import training_source
@@ -48,6 +49,20 @@ def test_some_classes_in_the_order_of_the_set(root):
     world = open_source("shapes", "train", image_size=16, num_images=50, classes=("star", "disc"))
     assert world.classes == ("disc", "star")
     assert len(world) == 10
+
+
+@pytest.mark.parametrize("part", [{"classes": ["newt"]}, {"share": 0.5}])
+def test_other_images_of_the_same_names_are_other_contents(root, part):
+    before = contents(_open(root, **part))
+    taken = _open(root, **part).describe(2)
+    with open(taken, "ab") as file:
+        file.write(b"more")
+    assert before != contents(_open(root, **part))
+    worlds = [
+        open_source("shapes", "train", image_size=16, num_images=50, seed=seed, classes=["star"])
+        for seed in (0, 1)
+    ]
+    assert contents(worlds[0]) != contents(worlds[1])
 
 
 def test_a_class_that_is_not_there_is_named_with_the_nearest(root):

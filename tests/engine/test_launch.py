@@ -90,6 +90,17 @@ def test_workers_that_do_not_end_after_another_are_killed(tmp_path, monkeypatch)
         launched(tmp_path, monkeypatch, script)
 
 
+def test_a_stopped_worker_is_not_waited_for_as_one_that_saves_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "_STOPPED_SECONDS", 0.2)
+    script = f"{READY}if rank == '1': os.kill(os.getpid(), signal.SIGSTOP)\n"
+    script += "while not os.path.exists(os.environ['PLACE'] + '/1'): time.sleep(0.01)\n"
+    script += "says('failed', 3, 'rank 1 has stood still')\nsys.exit(3)"
+    began = time.monotonic()
+    with pytest.raises(SerError, match="rank 1 has stood still"):
+        launched(tmp_path, monkeypatch, script)
+    assert time.monotonic() - began < launch._GRACE_SECONDS / 2
+
+
 def test_what_the_run_said_before_is_not_taken_for_how_it_ended(tmp_path, monkeypatch):
     with pytest.raises(SerError, match="ended with status 1") as error:
         launched(tmp_path, monkeypatch, "sys.exit(1)", status="preempted")

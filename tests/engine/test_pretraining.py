@@ -171,6 +171,17 @@ def test_milestones_stay_through_a_resume(whole, tmp_path, capsys):
     assert not torch.equal(early["pos_embed"], late["pos_embed"])
 
 
+def test_milestones_stay_when_the_run_goes_on_with_others(tmp_path):
+    run = start(tmp_path / "run", (*MILESTONES, "train.max_steps=20"))
+    interrupt_after(run, 11)
+    text = run.recipe.read_text()
+    assert "keep_epochs: 1.0" in text
+    run.recipe.write_text(text.replace("keep_epochs: 1.0", "keep_epochs: 1.5"))
+    train(run)
+    assert run.checkpoint_steps() == [8, 12, 18, 20]  # none that was a milestone is dropped
+    assert run.read_run()["milestones"] == [8, 12]
+
+
 @pytest.mark.parametrize("epochs", ["null", "0", "4"])
 def test_without_milestones_the_last_two_stay(tmp_path, capsys, epochs):
     run = start(tmp_path / "run", (*SER, "train.epochs=2", f"train.keep_epochs={epochs}"))

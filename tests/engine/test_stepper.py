@@ -12,8 +12,9 @@ from torch import nn
 from sercli import distributed
 from sercli.engine import checkpoint
 from sercli.engine.agreement import Agreement
+from sercli.engine.pace import Pace
 from sercli.engine.state import ModuleState
-from sercli.engine.stepper import MAX_NON_FINITE, Pace, Stepper
+from sercli.engine.stepper import MAX_NON_FINITE, Stepper
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.runs.run_dir import RunDir
 from sercli.signals import StopRequest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from random import Random
 
 import numpy as np
@@ -23,7 +24,7 @@ from sercli.errors import SerError
 from sercli.evals.linear.features import cached
 from sercli.evals.linear.heads import load_head
 from sercli.runs.arrays import read_arrays
-from sercli.runs.files import file_sha256, write_json, write_text
+from sercli.runs.files import file_sha256, verifies, write_json, write_text
 from sercli.runs.result import Result
 from tests.fuzz import head_header, npz, result_json, run_json
 from tests.support.encoder_files import MODEL, small
@@ -162,3 +163,16 @@ def test_predictions_of_another_result_are_refused_in_a_table(tmp_path):
     compare_runs(runs)
     np.savez(runs[0] / "results" / "knn.npz", **{**arrays, "labels": labels[::-1]})
     refused(lambda: compare_runs(runs), "knn.npz", "predictions_sha256")
+
+
+def test_a_hash_that_is_a_pipe_or_endless_is_none(tmp_path):
+    path, beside = tmp_path / "x.pt", tmp_path / "x.pt.sha256"
+    path.write_bytes(b"x")
+    beside.write_text(f"{file_sha256(path)}  x.pt\n")
+    assert verifies(path)
+    for content in (b"", b"\xff", b"0" * (2 << 20)):
+        beside.write_bytes(content)
+        assert not verifies(path)
+    beside.unlink()
+    os.mkfifo(beside)
+    assert not verifies(path)

@@ -20,6 +20,7 @@ def run(tmp_path_factory):
     """A run of four steps with a measurement of every kind, and what kNN makes of it."""
     path = tmp_path_factory.mktemp("page") / "run"
     settings = (*SER, "train.max_steps=4", "train.monitor_epochs=0.25", "train.tensorboard=false")
+    settings += ("train.keep_epochs=0.25",)
     given = [argument for setting in settings for argument in ("--set", setting)]
     for arguments in (["pretrain", "--out", path, *given], ["knn", path, "--workers", "0"]):
         done = CliRunner().invoke(app, [str(one) for one in arguments], catch_exceptions=False)

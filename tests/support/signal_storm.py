@@ -35,7 +35,8 @@ class Blow:
 
     Attributes:
         number: The signal.
-        moment: Seconds after the start, or "save": while a checkpoint is written.
+        moment: Seconds after the start; "save": while a checkpoint is written; or "step": after
+            the first.
         group: To all processes of the run; False: to the one that was started.
         nproc: `--nproc`.
         workers: Loader processes of each.
@@ -100,6 +101,8 @@ def strike(process, blow, run):
     if blow.moment == "save":
         saving = run / "checkpoints"
         wait_for(lambda: process.poll() is not None or any(saving.glob(".step-*")))
+    elif blow.moment == "step":
+        wait_for(lambda: process.poll() is not None or (run / "metrics.jsonl").exists())
     else:
         wait_for(lambda: process.poll() is not None, blow.moment)
     if process.poll() is not None:

@@ -23,11 +23,12 @@ from torch.optim import Optimizer
 from sercli import distributed
 from sercli.data.loading import default_workers, load_batches
 from sercli.encoders.files import safetensors_bytes
+from sercli.engine.pace import Pace
 from sercli.engine.preemption import Stopping
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import Runtime, decided_by_first
 from sercli.engine.state import ModuleState
-from sercli.engine.stepper import Pace, Stepper
+from sercli.engine.stepper import Stepper
 from sercli.errors import RunFailed
 from sercli.evals.common import Metrics, Outcome, Progress
 from sercli.evals.detection.backbone import FrozenEncoder, GridCache

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from sercli import distributed
 from sercli.encoders.files import read_safetensors, safetensors_bytes
-from sercli.engine.stepper import Pace, Position, Stepper
+from sercli.engine.pace import Pace
+from sercli.engine.stepper import Position, Stepper
 from sercli.errors import RunFailed, SerError, UserError
 from sercli.evals.common import Progress
 from sercli.evals.linear.classifiers import HeadRow

@@ -13,6 +13,7 @@ from typing import Any
 from sercli.errors import UserError
 from sercli.families import addon_configs, method_configs, title_of
 from sercli.protocols import PROTOCOLS
+from sercli.recipe.keys import WITHOUT_EFFECT
 from sercli.recipe.schema import FamilyConfig
 from sercli.runs.facts import RunFacts, as_number, read_facts
 from sercli.runs.result import Result
@@ -165,9 +166,22 @@ def _base_label(run: Run) -> str:
     if not method:
         return _foreign_label(run)
     addon = None if run.addon == "none" else _title("addon", run)
-    return trained_label(
+    label = trained_label(
         _title("method", run), addon, layer=run.tapped_layer, weight_zero=run.weight == 0
     )
+    return _with_details(label, _part_of_data(run))
+
+
+def _part_of_data(run: Run) -> list[str]:
+    """What a run saw of its images, where that was not all: rows of the paper saw all."""
+    classes, share = run.setting("data", "classes"), _share(run)
+    details = [counted(len(classes), "class")] if isinstance(classes, list) else []
+    return details + ([f"{100 * share:g} % of images"] if share < 1 else [])
+
+
+def _share(run: Run) -> float:
+    share = as_number(run.setting("data", "share"))
+    return 1.0 if share is None else share  # of a run of before there were shares
 
 
 def trained_label(method: str, addon: str | None, *, layer: int | None, weight_zero: bool) -> str:
@@ -272,8 +286,8 @@ def _state(entry: Entry) -> str:
 def baseline_candidates(entry: Entry, entries: Sequence[Entry]) -> list[Entry]:
     """The entries without add-on that `entry` can be compared with; one is an answer.
 
-    Method, views, data set, image size, model and seeds must agree; of several such entries
-    those with equal training settings are preferred.
+    Method, views, data set, the part of it, image size, model and seeds must agree; of several
+    such entries those with equal training settings are preferred.
     """
     if entry.run.addon == "none":
         return []
@@ -293,23 +307,41 @@ def _circumstances(one: Entry, other: Entry) -> bool:
         ("views", "setting"),
         ("data", "path"),
         ("data", "image_size"),
+        ("data", "classes"),
         ("model", "name"),
         ("model", "patch_size"),
     )
     seeds = [{str(run.seed) for run in entry.runs} for entry in (one, other)]
     grouped = max(len(one.runs), len(other.runs)) > 1
     same = all(str(one.run.setting(*key)) == str(other.run.setting(*key)) for key in alike)
+    same = same and _share(one.run) == _share(other.run)
     return same and (grouped or seeds[0] == seeds[1])
 
 
 def training_differences(one: Run, other: Run) -> list[str]:
-    """`train.*` settings in which two runs differ, as `train.epochs 100 vs 50`."""
-    first, second = (
-        section if isinstance(section, Mapping) else {}
-        for section in (one.recipe.get("train"), other.recipe.get("train"))
-    )
+    """Settings that two runs were trained with, where they differ: `train.epochs 100 vs 50`.
+
+    Left out is what changes no number, such as how often something was saved.
+    """
+    first, second = _trained_with(one), _trained_with(other)
     return [
-        f"train.{key} {first.get(key)} vs {second.get(key)}"
+        f"{key} {first.get(key)} vs {second.get(key)}"
         for key in sorted({*first, *second})
         if first.get(key) != second.get(key)
     ]
+
+
+def _trained_with(run: Run) -> dict[str, Any]:
+    section = run.recipe.get("train")
+    train = section if isinstance(section, Mapping) else {}
+    classes = run.setting("data", "classes")
+    return {
+        **{
+            name: value
+            for key, value in train.items()
+            if (name := f"train.{key}") not in WITHOUT_EFFECT
+        },
+        **{f"data.{key}": run.setting("data", key) for key in ("path", "image_size", "num_train")},
+        "data.classes": ", ".join(map(str, classes)) if isinstance(classes, list) else "all",
+        "data.share": _share(run),
+    }

@@ -537,7 +537,8 @@ def test_a_classifier_in_a_folder_as_the_hub_has_it(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("runs/x", "only a classifier of timm's"),
-        ("timm:nothing", "timm knows no model"),
+        ("timm:nothing", r"timm knows no model 'nothing'.*list_models"),
+        ("timm:vit_tiny_patch16_2", r"did you mean timm:vit_tiny_patch16_\d+\?"),
         ("timm:test_vit.nothing", "knows no weights"),
     ],
 )

@@ -8,12 +8,17 @@ import yaml
 
 from sercli.errors import UserError
 from sercli.report import compare_runs
-from sercli.report.compare.runs import read_runs, single_entries
+from sercli.report.compare.runs import (
+    baseline_candidates,
+    read_runs,
+    single_entries,
+    training_differences,
+)
 from sercli.runs.run_dir import RunDir
 
 
-def run_of(path: Path, method: str, addon: str, **record: Any) -> Path:
-    recipe = {"method": {"name": method}, "addon": {"name": addon, "layer": 3}}
+def run_of(path: Path, method: str, addon: str, sections: Any = None, **record: Any) -> Path:
+    recipe = {**(sections or {}), "method": {"name": method}, "addon": {"name": addon, "layer": 3}}
     facts = {"status": "done", "timings": {"train_seconds": 1.0}, **record}
     RunDir.create(path, recipe=yaml.safe_dump(recipe), run=facts)
     return path
@@ -51,6 +56,46 @@ def test_rows_are_in_the_order_of_the_registry_and_the_unknown_come_last(tmp_pat
     assert [Path(entry.run.path).name for entry in entries] == [
         *("moco-none", "moco-ser", "moco-zoo", "dino-none", "any-none", "toy-none")
     ]
+
+
+def test_a_run_on_a_part_of_its_images_says_so_and_is_no_baseline_of_one_on_all(
+    tmp_path: Path,
+) -> None:
+    data = {"path": "set", "classes": ["disc", "ring"], "share": 0.01}
+    part, before = {"data": data}, {"data": {"path": "set"}}  # `before` knew no parts
+    paths = [
+        run_of(tmp_path / "part", "moco", "none", part),
+        run_of(tmp_path / "ser-part", "moco", "ser", part),
+        run_of(tmp_path / "ser", "moco", "ser", {"data": {**data, "classes": None, "share": 1.0}}),
+        run_of(tmp_path / "whole", "moco", "none", before),
+    ]
+    entries = {Path(e.run.path).name: e for e in single_entries(read_runs(paths))}
+    assert {name: entry.label for name, entry in entries.items()} == {
+        "part": "MoCo-v3 (2 classes, 1 % of images)",
+        "ser-part": "MoCo-v3 + SER (layer 3, 2 classes, 1 % of images)",
+        "ser": "MoCo-v3 + SER (layer 3)",
+        "whole": "MoCo-v3",
+    }
+    everyone = list(entries.values())
+    for name, baseline in (("ser", "whole"), ("ser-part", "part")):
+        assert baseline_candidates(entries[name], everyone) == [entries[baseline]]
+    assert training_differences(entries["part"].run, entries["ser"].run) == [
+        "data.classes disc, ring vs all",
+        "data.share 0.01 vs 1.0",
+    ]
+    assert not training_differences(entries["whole"].run, entries["ser"].run)
+
+
+def test_what_changes_no_number_is_no_difference_of_training(tmp_path: Path) -> None:
+    sections = [
+        {"train": {"epochs": epochs, "monitor_epochs": seen, "keep_epochs": seen, "log_steps": 3}}
+        for epochs, seen in ((1, 0), (1, 2), (3, 0))
+    ]
+    one, same, other = read_runs(
+        [run_of(tmp_path / str(i), "moco", "none", one) for i, one in enumerate(sections)]
+    )
+    assert training_differences(one, same) == []
+    assert training_differences(one, other) == ["train.epochs 1 vs 3"]
 
 
 @pytest.mark.parametrize(
