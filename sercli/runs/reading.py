@@ -144,7 +144,9 @@ def _look_through(tree: Any) -> None:
 
 def _require_characters(text: str) -> None:
     if not text.isascii():
-        text.encode()  # half of a character: UnicodeEncodeError, a ValueError
+        # Half of a character is a UnicodeEncodeError, which is a ValueError; a byte of a file name
+        # that is no UTF-8 stands as one, and is what we wrote.
+        text.encode(errors="surrogateescape")
 
 
 def is_finite(value: object) -> bool:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
 from sercli.errors import UserError
 from sercli.runs.reading import shown
@@ -24,6 +24,10 @@ class Stored(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
+
+# Text that may name a file: a byte that is no UTF-8 stands in it as half of a character, which
+# pydantic's own str refuses.
+Text = InstanceOf[str]
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -61,12 +65,19 @@ def first_problem(error: ValidationError) -> str:
 
 # -- run.json -------------------------------------------------------------------------------------
 
+
+def _word(text: str) -> str:
+    if not 0 < len(text) <= 100:
+        raise ValueError("a word is needed")
+    return text
+
+
 _Status = Annotated[int, Field(ge=0, le=255)]
 
 
 class _Titles(Stored):
-    method: str | None = None
-    addon: str | None = None
+    method: Text | None = None
+    addon: Text | None = None
 
 
 class _Timings(Stored):
@@ -101,13 +112,13 @@ class RunRecord(Stored):
         changed: Where it became another run.
     """
 
-    status: Annotated[str, Field(min_length=1, max_length=100)]
+    status: Annotated[Text, AfterValidator(_word)]
     exit_status: _Status | None = None
-    error: str | None = None
-    recipe_name: str | None = None
+    error: Text | None = None
+    recipe_name: Text | None = None
     seed: int | None = None
-    device: str | None = None
-    evaluates: str | None = None
+    device: Text | None = None
+    evaluates: Text | None = None
     titles: _Titles | None = None
     timings: _Timings | None = None
     flops: _Flops | None = None
@@ -141,18 +152,18 @@ class _Protocol(Stored):
 
 
 class _Model(Stored):
-    source: str | None = None
-    key: str | None = None
+    source: Text | None = None
+    key: Text | None = None
     matched: _Count | None = None
     expected: _Count | None = None
 
 
 class _Data(Stored):
-    path: str | None = None
+    path: Text | None = None
     n: _Count | None = None
     partial: bool = False
-    warnings: list[str] = []
-    notes: list[str] = []
+    warnings: list[Text] = []
+    notes: list[Text] = []
 
 
 class ResultFile(Stored):
@@ -162,7 +173,7 @@ class ResultFile(Stored):
     protocol_id: str
     model: _Model
     data: _Data
-    metrics: dict[str, float | None]
+    metrics: dict[Text, float | None]
     created: Annotated[str, Field(pattern=r"^[A-Za-z0-9:+.-]{1,40}$")]  # of a file's name, too
     predictions_sha256: _SHA256 | None = None
     content_sha256: _SHA256 | None = None
