@@ -369,7 +369,7 @@ def test_gradient_goes_where_it_is_wanted(loss):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: info_nce(ones(1, 3), ones(1, 3), temperature=1), r"1 row\(s\) in keys"),
+        (lambda: info_nce(ones(1, 3), ones(1, 3), temperature=1), "1 row in keys"),
         (lambda: info_nce(ones(2, 3), ones(2, 4), temperature=1), r"keys \(2, 4\)"),
         (lambda: info_nce(ones(2, 3), ones(2, 3), temperature=0), "temperature 0: must be pos"),
         (

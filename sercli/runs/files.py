@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -120,6 +121,25 @@ def _umask() -> int:
     return umask
 
 
+def _target(path: Path) -> Path:
+    """Where a file is written: what a link leads to, so that the link stays.
+
+    Raises:
+        UserError: There is a device, pipe or socket, which a rename would replace by a file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return path
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return path.resolve() if path.is_symlink() else path
+    raise UserError(
+        f"cannot write {path}: it is a device, pipe or socket",
+        "files are written beside their place and renamed",
+        "name a file, or leave the option out to use standard output",
+    )
+
+
 @deferred()
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file beside its place, flush it to disk, then rename it into place.
@@ -129,9 +149,10 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         write: Called with the open binary file.
 
     Raises:
-        UserError: The place cannot be written.
+        UserError: The place cannot be written, or is a device.
         RunFailed: The disk is full. The temporary file is removed and an older `path` is intact.
     """
+    path = _target(path)
     beside: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,9 +221,10 @@ def replacing_file(path: Path) -> Iterator[Path]:
     has a suffix of `path`'s without being taken for a file of its own.
 
     Raises:
-        UserError: The place cannot be written.
+        UserError: The place cannot be written, or is a device.
         RunFailed: The disk is full.
     """
+    path = _target(path)
     draft: Path | None = None
     try:
         with deferred():

@@ -141,7 +141,7 @@ def test_flops_that_were_not_counted_when_it_was_stopped_are_counted_by_the_next
         patch.setattr(pretraining, "count_flops", stopped)
         status, _ = run_in_process(command(path, (*SER, *SHORT)), monkeypatch, capsys)
     assert status == 130
-    assert RunDir.open(path).read_run()["status"] == "preempted"
+    assert RunDir.open(path).read_run()["status"] == "interrupted"
     status, said = run_in_process(["pretrain", f"--resume={path}"], monkeypatch, capsys)
     assert status == 0, said
     run = RunDir.open(path)

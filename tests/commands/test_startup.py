@@ -68,7 +68,7 @@ REFUSED = {
     "robustness weights.pth --data shapes --alexnet-p x": "--alexnet-p without ImageNet-P",
     "export weights.pth out.bin": "its name must end in .safetensors",
     "pretrain --views 4": "2+4-crops",
-    "pretrain --resume hollow --seed 1": "leave out all but --device, --nproc and --bounds",
+    "pretrain --resume hollow --seed 1": "leave out all but --device, --nproc, --bounds",
     "bench loss --device tpu": "--device tpu; it must be cpu or cuda",
     "bench loss --tokens 5": "--tokens 5; at least 392 are needed",
     "knn": "MODEL",

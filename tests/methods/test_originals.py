@@ -332,8 +332,9 @@ def test_the_heads_start_as_the_authors_heads_do():
 TABLE = RECIPES / "README.md"
 # Keys that do not change what is learnt by a run that ends.
 BOOKKEEPING = {
-    "seed", "data.path", "data.num_train", "data.num_val", "data.workers", "train.max_steps",
-    "train.compile", "train.tensorboard", "train.log_steps", "train.checkpoint_epochs",
+    "seed", "data.path", "data.classes", "data.share", "data.num_train", "data.num_val",
+    "data.workers", "train.max_steps", "train.compile", "train.tensorboard",
+    "train.log_steps", "train.checkpoint_epochs",
     "train.monitor_epochs", "train.keep_epochs",
 }  # fmt: skip
 

@@ -3,13 +3,14 @@
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 
 import pytest
 
-from sercli.errors import RunFailed
+from sercli.errors import RunFailed, UserError
 from sercli.runs import files
 from sercli.runs.files import (
     is_left_behind,
@@ -207,3 +208,24 @@ def test_a_write_that_finds_no_directory_leaves_nothing(tmp_path):
     (tmp_path / "file").touch()
     refused(lambda: write_atomic(tmp_path / "file" / "x", lambda _: None), "cannot write")
     assert names(tmp_path) == ["file"]
+
+
+def draft(path):
+    with replacing_file(path) as file:
+        file.write_text("x")
+
+
+@pytest.mark.parametrize("write", [lambda path: write_text(path, "x"), draft])
+def test_a_pipe_or_device_is_not_replaced_by_a_file_and_a_link_stays_one(tmp_path, write):
+    """`--out /dev/null`, by a user who may do that, would take it from the whole machine."""
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="it is a device, pipe or socket"):
+        write(pipe)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    file.write_text("old")
+    link.symlink_to("file")
+    write(link)
+    assert link.is_symlink()
+    assert file.read_text() == "x"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "link", "pipe"]
