@@ -217,8 +217,10 @@ def _is_flag(value: object) -> bool:
 
 def _is_such(value: object, own: object) -> bool:
     """Whether a setting is as the optimiser's own: the same flag, a number, as many of them."""
-    if _is_flag(own):
-        return _is_flag(value) and bool(value) == bool(own)
+    if isinstance(own, bool):
+        return value is own  # torch's kernels take no None for one
+    if own is None:
+        return value is None or value is False
     if isinstance(own, list | tuple):
         return (
             isinstance(value, list | tuple)

@@ -60,6 +60,7 @@ WRONG = [
     (("optimiser", "param_groups", 0, "betas"), 3, "betas is 3"),
     (("optimiser", "param_groups", 0, "eps"), 10**400, "eps is 1000"),
     (("optimiser", "param_groups", 0, "amsgrad"), True, "amsgrad is True"),
+    (("optimiser", "param_groups", 0, "amsgrad"), None, "amsgrad is None"),
 ]
 
 
