@@ -124,7 +124,7 @@ def test_a_run_that_lost_its_files_resumes_and_is_shown_evaluated_and_compared(
     shutil.copytree(by_recipe.path, place / "moved" / "run")
     run = RunDir.open(place / "moved" / "run")
     elsewhere = place / "moved"
-    run.update_run(status="preempted")
+    run.update_run(status="preempted", saved_step=None)  # stopped before it was saved
     run.checkpoint(2).unlink()
     done(elsewhere, "pretrain", "--resume", "run")  # from its own copies
     assert losses(run) == losses(by_recipe)
