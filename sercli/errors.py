@@ -91,9 +91,9 @@ def about_path(error: Exception, arguments: Sequence[str]) -> SerError | None:
     path = os.fsdecode(error.filename) if not isinstance(error.filename, int) else ""
     rule = _NO_PATH.get(error.errno or 0)
     if rule is not None:
-        return UserError(_shortened(path), rule, "name another")
+        return UserError(shortened(path), rule, "name another")
     if path and any(_leads_to(path, argument) for argument in arguments):
-        return from_os_error(error, _shortened(path))
+        return from_os_error(error, shortened(path))
     return None
 
 
@@ -103,7 +103,8 @@ def _leads_to(path: str, argument: str) -> bool:
     return os.path.abspath(path) == named or os.path.abspath(path).startswith(f"{named}{os.sep}")
 
 
-def _shortened(path: str) -> str:
+def shortened(path: str) -> str:
+    """A path as a message shows it: a long one loses its middle."""
     half = _SHOWN_OF_PATH // 2
     return path if len(path) <= _SHOWN_OF_PATH else f"{path[:half]}…{path[-half:]}"
 

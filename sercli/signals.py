@@ -221,6 +221,14 @@ def starting_processes(method: str = "fork") -> Iterator[None]:
 # -- what is said ---------------------------------------------------------------------------------
 
 
+def called(number: int) -> str:
+    """A signal by its number and, unless it is one of the real-time ones, its name."""
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
+
+
 def as_stop(error: BaseException, message: str) -> Preempted | Interrupted | None:
     """The error as which a command ends that a signal stopped, if that is what happened.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from sercli.errors import UserError
+from sercli.visible import counted
 
 _ALWAYS = 2  # so that a recipe for two loaders also works in a container of one core
 
@@ -34,7 +35,7 @@ def require_loaders(workers: int | None, given_as: str) -> None:
     if workers is not None and workers > most_loaders():
         raise UserError(
             f"{given_as} {workers}",
-            f"this process may use {cores()} core{'' if cores() == 1 else 's'}, so at most "
+            f"this process may use {counted(cores(), 'core')}, so at most "
             f"{most_loaders()} loader processes a rank have something to do",
             "leave it out for a good number",
         )

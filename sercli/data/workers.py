@@ -146,7 +146,7 @@ class InProcesses:
             return RunFailed(
                 f"a loader process ended with status {code}, in the middle of its work"
             )
-        killed = f"a loader process was killed by signal {-code} ({signal.Signals(-code).name})"
+        killed = f"a loader process was killed by {signals.called(-code)}"
         if -code in (signal.SIGKILL, signal.SIGBUS):
             killed += f", as happens where memory is short: use a smaller batch or {FEWER_LOADERS}"
         return RunFailed(killed)

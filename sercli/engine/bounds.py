@@ -30,7 +30,7 @@ def read_bounds(text: str, *, name: str = "--bounds") -> dict[str, float]:
     Raises:
         UserError: It is of another form, names no stage, or has a bound that is none.
     """
-    bounds = dict(DEFAULTS)
+    given: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         stage, _, value = (piece.strip() for piece in part.partition("="))
         if stage not in STAGES:
@@ -49,8 +49,10 @@ def read_bounds(text: str, *, name: str = "--bounds") -> dict[str, float]:
                 "a bound is from 1 to 604800 seconds (a week), a number alone",
                 "such as step=300,save=1800",
             )
-        bounds[stage] = seconds
-    return bounds
+        if stage in given:
+            raise UserError(f"{name} {text[:80]}", f"{stage} is there twice", "name it once")
+        given[stage] = seconds
+    return {**DEFAULTS, **given}
 
 
 def bounds_here() -> dict[str, float]:

@@ -40,7 +40,7 @@ class Report:
     host: str = "?"
     machine: str = ""
     pid: int = 0
-    born: str = ""
+    born: int = 0
     stage: str = "start"
     doing: str = ""
     step: int = 0

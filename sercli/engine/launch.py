@@ -47,9 +47,9 @@ class _Ended:
         who = f"rank {self.rank} (process {self.pid})"
         if self.status >= 0:
             return f"{who} ended with status {self.status}"
-        name = signal.Signals(-self.status).name
-        short = ", as happens where memory is short" if name in ("SIGKILL", "SIGBUS") else ""
-        return f"{who} was killed by signal {-self.status} ({name}){short}"
+        short = -self.status in (signal.SIGKILL, signal.SIGBUS)
+        why = ", as happens where memory is short" if short else ""
+        return f"{who} was killed by {signals.called(-self.status)}{why}"
 
 
 def launch(run: RunDir, *, nproc: int, device: str | None, options: tuple[str, ...] = ()) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from sercli.engine.judgement import Judge, Report, Verdict
 from sercli.engine.meeting import Exchange, kept_by_torchrun
 from sercli.engine.processes import Started, under_agent
 from sercli.errors import Interrupted, Preempted, RunFailed, SerError
+from sercli.runs.owner import Owner, is_stopped, lives
 from sercli.runs.run_dir import RunDir
 from sercli.visible import one_line
 
@@ -40,38 +40,15 @@ _LEAVE = 30.0  # seconds for the main thread to leave the group after an error
 
 def myself(rank: int) -> Report:
     """This process, as the others know it."""
-    return Report(rank, socket.gethostname(), _machine(), os.getpid(), _stat(os.getpid())[1])
-
-
-def _machine() -> str:
-    """This machine and its space of process ids; empty where that cannot be told."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _stat(pid: int) -> tuple[str, str]:
-    """State and beginning of a process of this machine; empty without one."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return fields[0], fields[19]
-    except (OSError, IndexError):
-        return "", ""
+    me = Owner.here()
+    return Report(rank, me.host, me.boot, me.pid, me.started)
 
 
 def state_of(report: Report) -> str:
     """What the kernel says of a process of this machine: "gone", "stopped" or ""."""
-    state, born = _stat(report.pid)
-    if not state or state in "ZX" or born != report.born:
+    if not lives(report.pid, report.born):
         return "gone"
-    return "stopped" if state in "Tt" else ""
-
-
-def is_stopped(pid: int) -> bool:
-    """Whether a signal has stopped a process of this machine."""
-    return _stat(pid)[0] == "T"
+    return "stopped" if is_stopped(report.pid) else ""
 
 
 # -- watching -------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 from sercli.errors import UserError, from_os_error
 from sercli.runs.owner import Owner, lives
 from sercli.runs.places import require_place
-from sercli.runs.reading import LARGEST_JSON, MIB, parse_json, read_bytes, require_regular
+from sercli.runs.reading import LARGEST_JSON, MIB, parse_json, read_bytes, require_regular, what_is
 from sercli.signals import deferred
 
 _LONGEST_NAME = 255  # bytes, of what file systems allow
@@ -134,7 +134,7 @@ def _target(path: Path) -> Path:
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return path.resolve() if path.is_symlink() else path
     raise UserError(
-        f"cannot write {path}: it is a device, pipe or socket",
+        f"cannot write {path}: it is {what_is(mode)}",
         "files are written beside their place and renamed",
         "name a file, or leave the option out to use standard output",
     )

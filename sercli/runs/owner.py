@@ -15,6 +15,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _GONE = (b"Z", b"X")  # ended; its parent has not asked for its status yet
+_STOPPED = (b"T", b"t")
 _JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 _LONGEST_JOB = 100  # characters
 
@@ -79,11 +80,21 @@ def lives(pid: int, started: int) -> bool:
 
 def started_at(pid: int) -> int | None:
     """Clock ticks from the machine's start to the process's; None: it does not run."""
+    return _state_and_start(pid)[1]
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal, or a debugger, has stopped the process of that number."""
+    return _state_and_start(pid)[0] in _STOPPED
+
+
+def _state_and_start(pid: int) -> tuple[bytes, int | None]:
+    """The kernel's letter for a process that runs, and its start in clock ticks, if it does."""
     try:
         fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
-        return None if fields[0] in _GONE else int(fields[19])
+        return (b"", None) if fields[0] in _GONE else (fields[0], int(fields[19]))
     except (OSError, IndexError, ValueError):
-        return None
+        return b"", None
 
 
 @functools.cache

@@ -6,11 +6,10 @@ import os
 import re
 from pathlib import Path
 
-from sercli.errors import UserError, from_os_error
+from sercli.errors import UserError, from_os_error, shortened
 
 # `Path` makes s3:/bucket of s3://bucket. One letter is a drive of Windows.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
-_SHOWN = 80  # characters; what is longer loses its middle
 
 
 def require_place(given: str | Path, what: str) -> None:
@@ -28,7 +27,7 @@ def require_place(given: str | Path, what: str) -> None:
     if url is not None and not os.path.exists(f"{url[1]}:"):
         written = path if "://" in path else path.replace(":/", "://", 1)
         raise UserError(
-            f"{what} {_shown(written)}",
+            f"{what} {shortened(written)}",
             "URLs are not read or written",
             "download it, or mount it, and name the path",
         )
@@ -36,16 +35,11 @@ def require_place(given: str | Path, what: str) -> None:
         raise UserError(f"{what} is empty", "a path is needed")
     if "\0" in path:
         raise UserError(
-            f"{what} {_shown(path.encode('unicode_escape').decode())}", "no path holds a NUL"
+            f"{what} {shortened(path.encode('unicode_escape').decode())}", "no path holds a NUL"
         )
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise from_os_error(error, f"{what} {_shown(path)}") from error
-
-
-def _shown(path: str) -> str:
-    half = _SHOWN // 2
-    return path if len(path) <= _SHOWN else f"{path[:half]}…{path[-half:]}"
+        raise from_os_error(error, f"{what} {shortened(path)}") from error

@@ -14,8 +14,9 @@ import os
 import reprlib
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sercli.errors import UserError, from_os_error
 
@@ -24,6 +25,16 @@ LARGEST_JSON = 16 * MIB  # run.json and results: some KB, a set of a thousand cl
 DEEPEST = 64
 Scalar = str | int | float | bool | None
 _DIGITS = 320  # of a number within the range of float64
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a directory",
+}
+# Opening a FIFO without it waits for a writer; of regular files it changes nothing.
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 60
@@ -34,6 +45,36 @@ _short.maxlevel = 2
 def shown(value: object) -> str:
     """A value as a message shows it: `repr`, cut short."""
     return _short.repr(value)
+
+
+def what_is(mode: int) -> str:
+    """What a file is that is not regular, by its mode: "a FIFO"."""
+    return _KINDS.get(stat.S_IFMT(mode), "no regular file")
+
+
+class NotRegular(Exception):
+    """A file is something else than bytes on a disk; its text is what."""
+
+
+@contextmanager
+def open_regular(path: str | bytes | Path) -> Iterator[BinaryIO]:
+    """Open a file for reading, without waiting for whoever writes into a pipe.
+
+    Raises:
+        NotRegular: It is a FIFO, a device, a directory.
+        OSError: It cannot be opened.
+    """
+    descriptor = os.open(path, _OPEN_FLAGS)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise NotRegular(f"it is {what_is(mode)}, no regular file")
+        file = os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    with file:
+        yield file
 
 
 def require_regular(path: Path) -> None:
@@ -49,8 +90,7 @@ def require_regular(path: Path) -> None:
     except ValueError as error:  # a null character
         raise UserError(f"cannot read {shown(str(path))} ({error})") from error
     if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
-        raise UserError(f"{path} is {kind}", "a regular file is needed")
+        raise UserError(f"{path} is {what_is(mode)}", "a regular file is needed")
 
 
 def read_bytes(path: Path, *, limit: int) -> bytes:
@@ -61,11 +101,12 @@ def read_bytes(path: Path, *, limit: int) -> bytes:
     """
     require_regular(path)
     try:
-        # A file that became a pipe since is not waited for.
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        with open_regular(path) as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise from_os_error(error, f"cannot read {path}") from error
+    except NotRegular as error:  # since it was looked at
+        raise UserError(f"{path}: {error}") from error
     if len(data) > limit:
         raise UserError(
             f"{path} is larger than {limit // MIB} MiB", "no file of this kind is so large"

@@ -209,7 +209,9 @@ def test_torch_waits_for_longer_than_any_bound():
     assert collective_seconds({**DEFAULTS, "save": 7200}) > 7200
 
 
-@pytest.mark.parametrize("text", ["step", "step=", "step=x", "stop=3", "step=0", "step=nan", "=3"])
+@pytest.mark.parametrize(
+    "text", ["step", "step=", "step=x", "stop=3", "step=0", "step=nan", "=3", "step=3,step=4"]
+)
 def test_what_is_no_bound_is_refused(text):
-    with pytest.raises(UserError, match="bound"):
+    with pytest.raises(UserError, match=r"bound|twice"):
         read_bounds(text)

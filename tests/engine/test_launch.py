@@ -83,6 +83,10 @@ def test_a_killed_worker_is_named(tmp_path, monkeypatch, says):
     assert ended(tmp_path) == ("failed", 3)
 
 
+def test_a_signal_without_a_name_is_its_number():
+    assert str(launch._Ended(1, 7, -40)) == "rank 1 (process 7) was killed by signal 40"
+
+
 def test_workers_that_do_not_end_after_another_are_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "_GRACE_SECONDS", 0.2)
     script = "if rank == '1': os.kill(os.getpid(), 9)\ntime.sleep(600)"

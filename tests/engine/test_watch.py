@@ -1,5 +1,6 @@
 """Two real processes: one of them is stopped or killed, or was never started."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from sercli import distributed, stages
 from sercli.engine import watch
 from sercli.errors import RunFailed
+from sercli.runs.owner import started_at
 from tests.support.processes import free_port
 from tests.support.training import SER
 
@@ -160,7 +162,7 @@ def test_the_kernel_says_what_became_of_a_process():
     assert watch.state_of(me) == ""
     sleeper = subprocess.Popen(["sleep", "60"])
     try:
-        other = watch.Report(1, me.host, me.machine, sleeper.pid, watch._stat(sleeper.pid)[1])
+        other = watch.Report(1, me.host, me.machine, sleeper.pid, started_at(sleeper.pid) or 0)
         assert watch.state_of(other) == ""
         sleeper.send_signal(signal.SIGSTOP)
         until = time.monotonic() + 30
@@ -171,9 +173,8 @@ def test_the_kernel_says_what_became_of_a_process():
         sleeper.kill()
     sleeper.wait()
     assert watch.state_of(other) == "gone"
-    assert (
-        watch.state_of(watch.Report(1, pid=me.pid, born="another process of this number")) == "gone"
-    )
+    of_its_number = dataclasses.replace(me, born=me.born + 1)
+    assert watch.state_of(of_its_number) == "gone"
 
 
 def test_only_errors_of_a_connection_are_taken_for_a_loss(monkeypatch):

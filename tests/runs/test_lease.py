@@ -200,7 +200,7 @@ def test_a_damaged_lease_is_no_lease(run, lock, text):
 def test_a_pipe_in_its_place_is_not_waited_for(run):
     os.mkfifo(run.lease)
     refuse_if_leased(run)
-    refused(lambda: leased(run).__enter__(), "lease.json is a device, pipe or socket")
+    refused(lambda: leased(run).__enter__(), "lease.json is a FIFO")
 
 
 def test_a_place_that_cannot_be_written_is_one_line(run):

@@ -46,7 +46,7 @@ def test_json_that_is_plain_is_read():
 def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     refused(lambda: read_json(tmp_path / "pipe"), "regular file")
-    refused(lambda: read_json(tmp_path), "folder")
+    refused(lambda: read_json(tmp_path), "is a directory")
     refused(lambda: read_json(tmp_path / ("n" * 300)), "cannot read")
     (tmp_path / "large").write_bytes(b" " * (17 << 20))
     refused(lambda: read_json(tmp_path / "large"), "larger than 16 MiB")

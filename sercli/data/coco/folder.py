@@ -22,8 +22,9 @@ from sercli.data.coco.masks import sound_polygons
 from sercli.data.coco.rules import ListedImage, read_listing
 from sercli.data.coco.source import Annotation, DetectionSource, require_size
 from sercli.data.images.decode import read_rgb
-from sercli.data.images.listing import NotRegular, is_directory, open_regular, regular_files
+from sercli.data.images.listing import is_directory, regular_files
 from sercli.errors import UserError, from_os_error
+from sercli.runs.reading import NotRegular, open_regular
 
 _PREFIX = "instances_"
 _ANNOTATIONS = "annotations"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from sercli.data.images.listing import open_regular
 from sercli.data.source import UnreadableImage
 from sercli.errors import SerError, exhausted
+from sercli.runs.reading import open_regular
 
 # The formats of the suffixes that a folder is scanned for, and those that such files often hold
 # under a wrong suffix. Nothing else is tried: some of Pillow's readers start other programs.

@@ -11,13 +11,12 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from sercli.errors import from_os_error
+from sercli.runs.reading import what_is
 
 SUFFIXES = ("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff")
 
@@ -45,16 +44,7 @@ _ADDED = (
     "desktop.ini",
 )
 _BY_NAME = {name.lower().encode(): name for name in _ADDED}
-_KINDS = {
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a directory",
-}
 _NOWHERE = "a link that leads nowhere"
-# Opening a FIFO without it waits for a writer; of regular files it changes nothing.
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def added_as(name: bytes) -> str | None:
@@ -229,36 +219,3 @@ def is_directory(path: Path) -> bool:
         return False
     except OSError as error:
         raise from_os_error(error, f"cannot look at {path}") from error
-
-
-# -- Files -----------------------------------------------------------------------------------------
-
-
-def what_is(mode: int) -> str:
-    """What a file is that is not regular, by its mode: "a FIFO"."""
-    return _KINDS.get(stat.S_IFMT(mode), "no regular file")
-
-
-class NotRegular(Exception):
-    """A file is something else than bytes on a disk; its text is what."""
-
-
-@contextmanager
-def open_regular(path: str | bytes | Path) -> Iterator[BinaryIO]:
-    """Open a file for reading, without waiting for whoever writes into a pipe.
-
-    Raises:
-        NotRegular: It is a FIFO, a device, a directory.
-        OSError: It cannot be opened.
-    """
-    descriptor = os.open(path, _OPEN_FLAGS)
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise NotRegular(f"it is {what_is(mode)}, no regular file")
-        file = os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
-    with file:
-        yield file

@@ -28,9 +28,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.images.listing import Stamp, list_directory, open_regular, printable
+from sercli.data.images.listing import Stamp, list_directory, printable
 from sercli.errors import SerError
 from sercli.runs.files import write_atomic
+from sercli.runs.reading import open_regular
 
 _MAGIC = b"ser's list of images, 2\n"
 _LENGTH_OF_HASH = hashlib.sha256().digest_size

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.images.listing import what_is
 from sercli.errors import SerError, UserError
+from sercli.runs.reading import what_is
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -168,3 +168,12 @@ TEXTURES: dict[str, Texture] = {
     "star": _zigzag,
     "triangle": _fine_dots,
 }
+
+
+def box_around(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """(x, y, width, height) in pixels of what is True in a mask [H, W]; zeros where nothing is."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return (0, 0, 0, 0)
+    x, y = int(columns[0]), int(rows[0])
+    return (x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sercli.data.shapes.outlines import CLASSES, OUTLINES, TEXTURES, Field
+from sercli.data.shapes.outlines import CLASSES, OUTLINES, TEXTURES, Field, box_around
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
 
@@ -392,13 +392,5 @@ def _objects(scene: _Scene, seen: list[_Look]) -> tuple[RenderedObject, ...]:
         inside = look.cover > 0.5
         mask = inside & ~hidden
         hidden |= inside
-        found.append(RenderedObject(thing.label, _box_around(mask), mask))
+        found.append(RenderedObject(thing.label, box_around(mask), mask))
     return tuple(reversed(found))
-
-
-def _box_around(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return (0, 0, 0, 0)
-    x, y = int(columns[0]), int(rows[0])
-    return (x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1)
