@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
@@ -104,25 +105,27 @@ class StepTimer:
                 block.compile()
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
-        self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
+        self.make_views = ViewMaker(
+            recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
+        )
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.schedule = Schedule.of(recipe.train, 100 * recipe.train.batch_size)
         draws = torch.Generator().manual_seed(0)
         crops, rows = plan.crops(paired=False), len(self.part.positions)
         self.samples = Samples(
-            crops=[
-                torch.randint(
-                    256, (rows, 3, spec.size, spec.size), generator=draws, dtype=torch.uint8
-                )
-                for spec in crops
-            ],
+            crops=[self._picture(rows, spec.size, draws) for spec in crops],
             uniforms=torch.rand(rows, len(crops), NUM_UNIFORMS + 1, generator=draws),
             boxes=torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(rows, len(crops), 1),
             turns=torch.zeros(rows, len(crops), dtype=torch.long),
             indices=self.part.positions,
         )
         self.done = 0
+
+    def _picture(self, rows: int, side: int, draws: torch.Generator) -> Tensor:
+        """Noise in memory as the loader's, whose slots are page-locked for a CUDA device."""
+        noise = torch.randint(256, (rows, 3, side, side), generator=draws, dtype=torch.uint8)
+        return noise.pin_memory() if self.runtime.device.type == "cuda" else noise
 
     def step(self) -> float:
         """A step by itself; returns seconds."""
