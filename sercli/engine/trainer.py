@@ -61,7 +61,9 @@ class Trainer:
         self.objective = Objective(recipe).to(runtime.device)
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
-        self.images = TrainingImages(source, recipe.views, plan, seed=recipe.seed)
+        self.images = TrainingImages(
+            source, recipe.views, plan, seed=recipe.seed, decoder=recipe.data.decoder
+        )
         self.make_views = ViewMaker(
             recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
         )

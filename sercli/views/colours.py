@@ -303,7 +303,8 @@ def carry_out(
         if chunk.is_sorted:
             done = out[rows].copy_(source)
         else:
-            done = source.index_select(0, sent["order"][rows]).to(dtype)
+            chosen = source.index_select(0, sent["order"][rows])
+            done = chosen.to(dtype, memory_format=torch.contiguous_format)
         if not images.is_floating_point():
             done.div_(255)
         _colour(done, chunk, sent, by)
