@@ -6,6 +6,7 @@ What a GPU would refuse raises here: a dtype, a device, a shape. Values mean not
 is not computed, and the host reads small copies as 0. So no test looks at a number of the device.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from sercli.benchmarks.step import StepTimer
 from sercli.cli import app
 from sercli.data.loading import load_images, load_rows
+from sercli.encoders import attention
 from sercli.engine import pretraining
 from sercli.engine import state as states
 from sercli.engine.progress import TrainingProgress
@@ -32,7 +35,7 @@ from sercli.evals.detection.task import Options, prepare
 from sercli.evals.linear import classifiers, heads
 from sercli.evals.linear import evaluate as linear
 from sercli.evals.linear.features import Reader
-from sercli.families import addon_configs, method_configs
+from sercli.families import addon_configs, method_configs, resolve
 from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
 from sercli.report.figures import equivariance as figures
@@ -77,12 +80,15 @@ def launches():
 STORAGE = {
     "_to_copy", "copy_", "clone", "empty", "empty_like", "new_empty", "zeros", "ones", "full",
     "arange", "view", "_unsafe_view", "expand", "t", "detach", "lift_fresh", "alias",
+    "_pin_memory", "is_pinned",
 }  # fmt: skip
 
 
 @pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_autocast_gives_the_dtypes_that_it_gives_on_a_cpu(name):
+def test_autocast_gives_the_dtypes_that_it_gives_on_a_cpu(monkeypatch, name):
+    # A CPU attends size by size; `attend` says which dtype all sizes at once are given.
+    monkeypatch.setattr(attention, "takes_all_sizes", lambda *_: False)
     found = []
     for device in ("cpu", "cuda"):
         calls = operators_of(name, device)
@@ -171,6 +177,37 @@ def test_two_steps(tmp_path, name, precision):
     moments = [v for state in trainer.optimiser.state.values() for v in state.values()]
     assert moments
     assert all(moment.device == CUDA for moment in moments)
+
+
+# -- Kernels of a step ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kernels_of():
+    """Kernels of a step of a recipe, 256 images, bf16, uncompiled; and those of its views alone."""
+
+    @functools.cache
+    def count(name):
+        timer = StepTimer(resolve(name, ("train.batch_size=256",), {}).recipe, runtime_for(CUDA))
+        timer.take()
+        with nullgpu.operators() as step:
+            timer.take()
+        with nullgpu.operators() as views:
+            timer.make_views(timer.samples, timer.done, CUDA)
+        return sum(step.kernels.values()), sum(views.kernels.values())
+
+    return count
+
+
+def test_ser_takes_a_quarter_more_kernels_than_none_at_most(kernels_of):
+    """b₂ is on grids of its own, but goes through the blocks with b₁."""
+    (none, _), (ser, _) = kernels_of("imagenet/moco-none"), kernels_of("imagenet/moco-ser")
+    assert none < ser <= 1.25 * none
+
+
+def test_kernels_of_multi_crop_but_for_its_views(kernels_of):
+    step, views = kernels_of("imagenet/dino-ser-crops")
+    assert step - views <= 3200
 
 
 # -- A run and its evaluations --------------------------------------------------------------------
