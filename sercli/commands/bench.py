@@ -142,3 +142,42 @@ def probe(
         return [tabled(rows, subject=given, batch_size=batch_size, machine=machine)]
 
     measured(options, measure)
+
+
+@app.command()
+@option_objects
+def data(
+    options: MeasuringOptions,
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Images a batch (repeat it). Default: 256 and 2048."),
+    ] = None,
+    files: Annotated[int, typer.Option(min=1, help="JPEG files that are made and read.")] = 64,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Loader processes; default: as pretraining has.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 9,
+) -> None:
+    """From JPEG files to batches: a core of ours and of PIL's pipeline, and the training process.
+
+    The files are made for it, 500 × 375 pixels at quality 90, in the temporary folder. Each image
+    gives two random crops of 224 pixels.
+    """
+    from sercli.data.cores import require_loaders
+
+    require_loaders(workers, "--workers")
+
+    def measure(machine: Machine, tell: Tell) -> list[Table]:
+        from sercli.benchmarks import data
+        from sercli.data.loading import default_workers
+
+        return data.run(
+            machine=machine,
+            files=files,
+            batch_sizes=batch_size or [256, 2048],
+            workers=default_workers() if workers is None else workers,
+            rounds=rounds,
+            tell=tell,
+        )
+
+    measured(options, measure)
