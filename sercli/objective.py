@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sercli import randomness
 from sercli.addons import Addon, AddonInput, TermConfig
 from sercli.encoders.sizes import cls_after_of, size_of
-from sercli.encoders.vit import Encoder, Features, encode
+from sercli.encoders.vit import Encoder, Features
 from sercli.errors import UserError
 from sercli.families import addon_class, method_class
 from sercli.methods import Method
@@ -157,27 +157,36 @@ class Objective(nn.Module):
         return Losses(total, invariance.detach(), detached, students[0].detach())
 
     def _encode_student(self, views: Views) -> tuple[list[Tensor], list[Features]]:
-        """[CLS] of each view of the invariance loss, and the features for the add-on."""
+        """[CLS] of each view of the invariance loss, and the features for the add-on.
+
+        All views go through the encoder in one pass. Those that only the add-on looks at leave it
+        after its layer; if its term is only watched, they go by themselves, without gradient.
+        """
         split = self.plan.num_invariant
         standard, rest = views.standard[:split], views.standard[split:]
+        if self.addon is None:
+            rest = ()
         keeps = self._keeps(views)
-        encoded = encode(
-            self.encoder,
-            [*standard, *views.paired],
-            self.layers,
-            keeps=None if keeps is None else _keeps_of(keeps, standard, views.paired),
-        )
-        cls, features = _joined(encoded, len(standard))
-        if rest and self.addon is not None:
-            with self._term_gradient():
-                features += encode(
-                    self.encoder,
-                    rest,
-                    self.layers,
-                    keeps=None if keeps is None else keeps[split:],
-                    until=max(self.layers),
-                )
-        return cls, features
+        encoded, whole = [*standard, *views.paired], len(standard) + len(views.paired)
+        kept = None if keeps is None else _keeps_of(keeps, standard, views.paired)
+        kept_rest = None if keeps is None else keeps[split : split + len(rest)]
+        last = max(self.layers, default=None)
+        if rest and self.weight > 0:
+            found = self.encoder.encode(
+                [*encoded, *rest],
+                self.layers,
+                keeps=None if kept is None or kept_rest is None else [*kept, *kept_rest],
+                until=[None] * whole + [last] * len(rest),
+            )
+        else:
+            found = self.encoder.encode(encoded, self.layers, keeps=kept)
+            if rest:
+                with torch.no_grad():
+                    found += self.encoder.encode(
+                        rest, self.layers, keeps=kept_rest, until=[last] * len(rest)
+                    )
+        cls, features = _joined(found[:whole], len(standard))
+        return cls, [*features, *found[whole:]]
 
     @torch.no_grad()
     def _encode_teacher(self, views: Views) -> tuple[list[Tensor] | None, list[Features] | None]:
@@ -185,7 +194,7 @@ class Objective(nn.Module):
         if self.teacher is None:
             return None, None
         standard = views.standard[:2]
-        encoded = encode(self.teacher.encoder, [*standard, *views.paired], self.layers)
+        encoded = self.teacher.encoder.encode([*standard, *views.paired], self.layers)
         cls, features = _joined(encoded, len(standard))
         return [self.teacher.method(one) for one in cls[:2]], features
 
@@ -217,12 +226,10 @@ class Objective(nn.Module):
         kept = 1 - torch.linspace(0, self.drop_path, depth)[:, None]
         draws = randomness.generator(views.generator_seed, "drop-path")
         positions = torch.tensor(views.part.positions, dtype=torch.long)
-        device = views.standard[0].device
-        keeps = []
-        for _ in views.standard:
-            uniforms = torch.rand(total, depth, 2, generator=draws)[positions]
-            keeps.append(((uniforms < kept) / kept).to(device))
-        return keeps
+        drawn = torch.stack(
+            [torch.rand(total, depth, 2, generator=draws)[positions] for _ in views.standard]
+        )
+        return list(_to_device((drawn < kept) / kept, views.standard[0].device))
 
     def move_teacher(self, moment: Moment, *, when: TeacherMoves) -> None:
         """Average the teacher with this step's momentum, if that is when its method does so."""
@@ -245,6 +252,13 @@ class Objective(nn.Module):
         averaged: list[Tensor] = [p for teacher, _ in pairs for p in teacher.parameters()]
         current: list[Tensor] = [p for _, student in pairs for p in student.parameters()]
         torch._foreach_lerp_(averaged, current, 1 - momentum)
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The same values there, without waiting for the device."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _joined(features: Sequence[Features], num_standard: int) -> tuple[list[Tensor], list[Features]]:

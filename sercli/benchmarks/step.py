@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from sercli.benchmarks.measure import seconds_of, synchronise
+from sercli.engine.compiling import compile_blocks
 from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.runtime import Runtime
@@ -101,8 +102,7 @@ class StepTimer:
         self.recipe, self.runtime = recipe, runtime
         self.objective = Objective(recipe).to(runtime.device)
         if compiled:
-            for block in self.objective.blocks():
-                block.compile()
+            compile_blocks(self.objective.blocks())
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
         self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)

@@ -13,6 +13,7 @@ from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
 from sercli.engine.agreement import Agreed
+from sercli.engine.compiling import compile_blocks
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.pace import Pace
 from sercli.engine.progress import TrainingProgress
@@ -61,13 +62,14 @@ class Trainer:
         self.objective = Objective(recipe).to(runtime.device)
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
-        self.images = TrainingImages(source, recipe.views, plan, seed=recipe.seed)
+        self.images = TrainingImages(
+            source, recipe.views, plan, seed=recipe.seed, decoder=recipe.data.decoder
+        )
         self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
         if _wants_compile(recipe.train.compile, runtime):
-            for block in self.objective.blocks():
-                block.compile()
+            compile_blocks(self.objective.blocks())
         self.module: nn.Module = self.objective
         if distributed.active():
             self.module = distributed.data_parallel(self.objective, gradient_as_bucket_view=True)
