@@ -13,11 +13,12 @@ from sercli.engine.compiling import compile_blocks
 from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.runtime import Runtime
-from sercli.objective import Objective
-from sercli.recipe.schedule import Schedule
+from sercli.methods.base import TeacherMoves
+from sercli.objective import Losses, Objective
+from sercli.recipe.schedule import Moment, Schedule
 from sercli.recipe.schema import Recipe
 from sercli.views.colours import NUM_UNIFORMS
-from sercli.views.making import ViewMaker
+from sercli.views.making import ViewMaker, Views
 from sercli.views.reading import Samples
 
 
@@ -72,12 +73,19 @@ def measure_steps(
     return StepSpeed(seconds, recipe.train.batch_size / seconds, flops, peak)
 
 
-def matmul_flops_per_s(device: torch.device, *, side: int = 8192, repeats: int = 20) -> float:
-    """FLOP/s of square bf16 products on a device: the ceiling that a step is held against.
+def matmul_flops_per_s(
+    device: torch.device,
+    *,
+    side: int = 8192,
+    repeats: int = 20,
+    dtype: torch.dtype | None = torch.bfloat16,
+) -> float:
+    """FLOP/s of square products on a device: the ceiling that a step is held against.
 
-    The best of three rounds of `repeats` products of side × side matrices.
+    The best of three rounds of `repeats` products of side × side matrices, in the `dtype` that a
+    step has its products in (None: fp32).
     """
-    one, two = torch.randn(2, side, side, device=device).to(torch.bfloat16)
+    one, two = torch.randn(2, side, side, device=device).to(dtype or torch.float32)
     torch.mm(one, two)
     best = float("inf")
     for _ in range(3):
@@ -142,11 +150,19 @@ class StepTimer:
             lr=self.schedule.lr_at(step),
             weight_decay=self.schedule.weight_decay_at(step),
         )
-        self.optimiser.zero_grad()
-        self.objective.move_teacher(moment, when="before")
-        with self.runtime.autocast():
-            losses = self.objective(views, moment)
-        losses.total.backward()
+        self._move_teacher(moment, when="before")
+        self._losses(views, moment)
         clip_gradients(self.parameters, self.recipe.train)
         self.optimiser.step()
-        self.objective.move_teacher(moment, when="after")
+        self._move_teacher(moment, when="after")
+
+    def _losses(self, views: Views, moment: Moment) -> Losses:
+        """Forward and backward."""
+        self.optimiser.zero_grad()
+        with self.runtime.autocast():
+            losses: Losses = self.objective(views, moment)
+        losses.total.backward()
+        return losses
+
+    def _move_teacher(self, moment: Moment, *, when: TeacherMoves) -> None:
+        self.objective.move_teacher(moment, when=when)

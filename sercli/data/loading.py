@@ -89,11 +89,11 @@ class _Reading:
     def __call__(self, task: _Task) -> tuple[list[Any], tuple[float, ...]]:
         spent.here.lap("idle")
         columns = self.ring.slot(task.slot)
-        notes = [
-            self.reader.read(key, {name: column[row, ...] for name, column in columns.items()})
-            for row, key in enumerate(task.keys, task.first)
-        ]
-        spent.here.lap("crop")
+        notes = []
+        for row, key in enumerate(task.keys, task.first):
+            place = {name: column[row, ...] for name, column in columns.items()}
+            notes.append(self.reader.read(key, place))
+            spent.here.lap("crop")
         return notes, spent.here.take()
 
 
