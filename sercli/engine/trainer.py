@@ -65,7 +65,9 @@ class Trainer:
         self.images = TrainingImages(
             source, recipe.views, plan, seed=recipe.seed, decoder=recipe.data.decoder
         )
-        self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
+        self.make_views = ViewMaker(
+            recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
+        )
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
         if _wants_compile(recipe.train.compile, runtime):
