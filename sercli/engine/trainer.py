@@ -65,7 +65,9 @@ class Trainer:
         self.images = TrainingImages(
             source, recipe.views, plan, seed=recipe.seed, decoder=recipe.data.decoder
         )
-        self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
+        self.make_views = ViewMaker(
+            recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
+        )
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
         self.module: nn.Module = self.objective
@@ -117,6 +119,14 @@ class Trainer:
         """What they took, in all attempts."""
         return self.stepper.train_seconds
 
+    @property
+    def workers(self) -> int:
+        """Loader processes of this rank."""
+        workers = self.recipe.data.workers
+        if workers is None:
+            workers = default_workers(self.runtime.ranks_here)
+        return min(workers, most_loaders())  # of a run that a larger machine started
+
     def resume(self, say: Callable[[str], None]) -> None:
         """Take up the last checkpoint that verifies; without one, start anew.
 
@@ -145,6 +155,7 @@ class Trainer:
                 )
         with self._samples() as loaded:
             for samples in self.stepper.waiting(loaded):
+                self.stepper.loaded(samples.spent)
                 self._note_unreadable(samples, progress)
                 step = self.stepper.step
                 self._train_step(step, samples)
@@ -153,10 +164,6 @@ class Trainer:
     @contextlib.contextmanager
     def _samples(self) -> Iterator[Iterator[Samples]]:
         """This rank's samples of each step that is left."""
-        workers = self.recipe.data.workers
-        if workers is None:
-            workers = default_workers(self.runtime.ranks_here)
-        workers = min(workers, most_loaders())  # of a run that a larger machine started
         tickets = batches(
             len(self.source),
             self.part,
@@ -168,7 +175,7 @@ class Trainer:
             self.images,
             tickets,
             rows=len(self.part.positions),
-            workers=workers,
+            workers=self.workers,
             device=self.runtime.device,
         )
         with contextlib.closing(loader):
