@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
-from sercli import distributed
+from sercli import distributed, stages
 from sercli.data.cores import most_loaders
 from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
 from sercli.engine.agreement import Agreed
-from sercli.engine.compiling import compile_blocks
+from sercli.engine.compiling import compile_encoders
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.pace import Pace
 from sercli.engine.progress import TrainingProgress
@@ -71,8 +71,6 @@ class Trainer:
         )
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
-        if _wants_compile(recipe.train.compile, runtime):
-            compile_blocks(self.objective.blocks())
         self.module: nn.Module = self.objective
         if distributed.active():
             self.module = distributed.data_parallel(self.objective, gradient_as_bucket_view=True)
@@ -154,6 +152,14 @@ class Trainer:
             RunFailed: Three non-finite steps in a row, or too many unreadable images.
         """
         self.stepper.attend(request, progress)
+        if _wants_compile(self.recipe.train.compile, self.runtime):
+            with stages.inside("compile", "compiling"):
+                compile_encoders(
+                    self.objective,
+                    self.runtime,
+                    rows=len(self.part.positions),
+                    say=progress.message,
+                )
         with self._samples() as loaded:
             for samples in self.stepper.waiting(loaded):
                 self.stepper.loaded(samples.spent)
