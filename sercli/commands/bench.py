@@ -79,10 +79,11 @@ def all_(
             raise UserError(
                 f"--only {min(unknown)}", "no such benchmark", f"known: {', '.join(BENCHMARKS)}"
             )
-        tables: list[Table] = []
-        for name in only or BENCHMARKS:
-            tables += BENCHMARKS[name](machine, lambda text, name=name: tell(f"{name}: {text}"))
-        return tables
+
+        def one(name: str) -> Sequence[Table]:
+            return BENCHMARKS[name](machine, lambda text: tell(f"{name}: {text}"))
+
+        return [table for name in only or BENCHMARKS for table in one(name)]
 
     measured(options, measure, page=page)
 
