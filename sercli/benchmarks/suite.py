@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sercli.benchmarks import addons, data, loss, probe, steps
+from sercli.benchmarks import addons, augment, data, loss, probe, steps
 from sercli.benchmarks.record import Machine, Tell
 from sercli.benchmarks.table import Table
 from sercli.data.loading import default_workers
@@ -44,6 +44,12 @@ def _data(machine: Machine, tell: Tell) -> Sequence[Table]:
     )
 
 
+def _augment(machine: Machine, tell: Tell) -> list[Table]:
+    subject = augment.subject("imagenet/moco-none", 16)
+    rows = augment.run(subject, machine=machine, rounds=3, tell=tell)
+    return [augment.tabled(rows, subject=subject, machine=machine)]
+
+
 def _loss(machine: Machine, tell: Tell) -> list[Table]:
     rows = loss.run(
         [3136, 12544, 50176], full_up_to=3136, machine=machine, rounds=3, tiles=3, tell=tell
@@ -68,6 +74,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "step": _step,
     "count": _count,
     "data": _data,
+    "augment": _augment,
     "loss": _loss,
     "addons": _addons,
     "probe": _probe,
