@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from sercli.engine.stepper import FIRST_STEPS
@@ -154,7 +153,7 @@ def summary(events: Any, steps: int) -> StepProfile:
     lines: dict[str, Line] = {}
     own: list[Line] = []
     for event in events:
-        if event.device_type != DeviceType.CPU:
+        if event.device_type.name != "CPU":
             continue
         device_ms, calls = event.self_device_time_total / 1e3 / steps, event.count / steps
         if event.key.startswith((_PREFIX, _WHOLE)):
