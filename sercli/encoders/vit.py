@@ -11,10 +11,10 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import LayerScale
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from sercli.encoders.positions import resampled, sincos
 from sercli.encoders.sizes import size_of
 from sercli.encoders.tokens import Layout, Span, joined, split
 from sercli.errors import UserError
+from sercli.precision import of_products
 from sercli.randomness import seeded, truncated_normal_
 from sercli.recipe.schema import Initialiser, Model, PosResize
 
@@ -54,15 +55,29 @@ class Features:
 
 
 class PatchEmbedding(nn.Module):
-    """Non-overlapping patches through one linear map."""
+    """Non-overlapping patches through one linear map, those of views of all sizes at once."""
 
     def __init__(self, proj: nn.Conv2d) -> None:
         super().__init__()
         self.proj = proj
 
-    def forward(self, images: Tensor) -> Tensor:
-        embedded: Tensor = self.proj(images)
-        return embedded
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
+        """[n, 3, H, W] of each view → [T, D]: patches row by row, image after image.
+
+        As a convolution whose steps are as wide as its kernel it would go size by size.
+        """
+        side = self.proj.kernel_size[0]
+        patches = joined([_patches(view, side) for view in views])
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+def _patches(images: Tensor, side: int) -> Tensor:
+    """[n, 3, H, W] → [n·h·w, 3·side²], in the dtype that they are multiplied in: one copy."""
+    height, width = (size // side for size in images.shape[2:])
+    cells = images.unflatten(3, (width, side)).unflatten(2, (height, side))
+    cells = cells.permute(0, 2, 4, 1, 3, 5)
+    dtype = of_products(images)
+    return cells.to(dtype, memory_format=torch.contiguous_format).flatten(3).flatten(0, 2)
 
 
 class Encoder(nn.Module):
@@ -315,16 +330,20 @@ class Encoder(nn.Module):
 
     def _embed(self, views: Sequence[Tensor]) -> tuple[Tensor, Layout]:
         """Patch tokens [T, D] with their positions, and where they lie."""
-        pieces: list[Tensor] = []
-        spans: list[Span] = []
-        for (height, width), members in groupby(views, key=lambda view: tuple(view.shape[2:])):
-            images = list(members)
-            grid = grid_of((int(height), int(width)), self.patch_size)
-            embedded = self.patch_embed(joined(images)).flatten(2).transpose(1, 2)
-            pieces.append((embedded + self.positions(grid)).flatten(0, 1))
-            spans += [Span(len(view), grid) for view in images]
-        tokens = joined(pieces).contiguous()
-        return tokens, Layout(tuple(spans), 0, tokens.device)
+        sides = [(int(view.shape[2]), int(view.shape[3])) for view in views]
+        grids = [grid_of(side, self.patch_size) for side in sides]
+        layout = Layout(
+            tuple(Span(len(view), grid) for view, grid in zip(views, grids, strict=True)),
+            prefix=0,
+            device=views[0].device,
+        )
+        places = {grid: self.positions(grid) for grid in dict.fromkeys(grids)}
+        embedded = self.patch_embed(views)
+        pieces = [
+            (tokens + places[grid]).flatten(0, 1)
+            for grid, tokens in zip(*layout.by_grid(embedded), strict=True)
+        ]
+        return joined(pieces), layout
 
     def _join(self, tokens: Tensor, layout: Layout, layer: int) -> tuple[Tensor, Layout]:
         """Put [CLS] (and registers) in front, if this is the block after which they join."""
