@@ -14,18 +14,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from timm.layers import LayerScale
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sercli.actions import grid_of
 from sercli.encoders.blocks import TokenBlock, ViTBlock, size_by_size, understood
+from sercli.encoders.embedding import PatchEmbedding
+from sercli.encoders.initialising import draw_weights
 from sercli.encoders.positions import resampled, sincos
 from sercli.encoders.sizes import size_of
 from sercli.encoders.tokens import Layout, Span, joined, split
 from sercli.errors import UserError
-from sercli.precision import of_products
 from sercli.randomness import seeded, truncated_normal_
 from sercli.recipe.schema import Initialiser, Model, PosResize
 
@@ -52,32 +51,6 @@ class Features:
             {layer: grid.detach() for layer, grid in self.grids.items()},
             {layer: token.detach() for layer, token in self.cls_tokens.items()},
         )
-
-
-class PatchEmbedding(nn.Module):
-    """Non-overlapping patches through one linear map, those of views of all sizes at once."""
-
-    def __init__(self, proj: nn.Conv2d) -> None:
-        super().__init__()
-        self.proj = proj
-
-    def forward(self, views: Sequence[Tensor]) -> Tensor:
-        """[n, 3, H, W] of each view → [T, D]: patches row by row, image after image.
-
-        As a convolution whose steps are as wide as its kernel it would go size by size.
-        """
-        side = self.proj.kernel_size[0]
-        patches = joined([_patches(view, side) for view in views])
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
-
-
-def _patches(images: Tensor, side: int) -> Tensor:
-    """[n, 3, H, W] → [n·h·w, 3·side²], in the dtype that they are multiplied in: one copy."""
-    height, width = (size // side for size in images.shape[2:])
-    cells = images.unflatten(3, (width, side)).unflatten(2, (height, side))
-    cells = cells.permute(0, 2, 4, 1, 3, 5)
-    dtype = of_products(images)
-    return cells.to(dtype, memory_format=torch.contiguous_format).flatten(3).flatten(0, 2)
 
 
 class Encoder(nn.Module):
@@ -221,7 +194,8 @@ class Encoder(nn.Module):
         """
         with seeded(seed, "encoder"), torch.no_grad():
             for name, module in self.named_modules():
-                _initialise_module(module, self.init, parts=3 if name.endswith(".qkv") else 1)
+                if module is not self:
+                    draw_weights(module, self.init, parts=3 if name.endswith(".qkv") else 1)
             if self.init is Initialiser.MOCO_V3:
                 projection = self.patch_embed.proj
                 limit = math.sqrt(6 / (projection.weight[0].numel() + projection.weight.shape[0]))
@@ -409,24 +383,3 @@ def final_norm(encoder: Encoder) -> nn.Module:
 
 
 _norm = functools.partial(nn.LayerNorm, eps=1e-6)
-
-
-def _initialise_module(module: nn.Module, scheme: Initialiser, *, parts: int) -> None:
-    """Draw a module's own weights; a linear layer may be `parts` maps of one input in one."""
-    match module:
-        case nn.Linear():
-            if scheme in (Initialiser.MOCO_V3, Initialiser.SER_MOCO):
-                limit = math.sqrt(6 / (module.in_features + module.out_features // parts))
-                module.weight.uniform_(-limit, limit)
-            else:
-                truncated_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                module.bias.zero_()
-        case nn.Conv2d() | nn.LayerNorm():
-            module.reset_parameters()
-        case LayerScale():
-            module.gamma.fill_(module.init_values)
-        case _ if any(True for _ in module.parameters(recurse=False)) and not isinstance(
-            module, Encoder
-        ):
-            raise UserError(f"cannot initialise a {type(module).__name__}")
