@@ -127,6 +127,13 @@ def parse_shots(shots: str | None) -> float | None:
     return float(match[1]) / 100
 
 
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16"],
+    typer.Option(
+        help="In which precision the encoder runs; what follows is float32. auto: bf16 on CUDA, "
+        "fp32 on a CPU. The result says which it was.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images taken at a time.")]
 Settings = Annotated[
     list[str] | None,
@@ -246,6 +253,7 @@ class RunOptions:
         int | None,
         typer.Option(min=1, help="Use at most this many images; the result is marked partial."),
     ] = None
+    precision: Precision = "auto"
 
 
 @dataclass(frozen=True)

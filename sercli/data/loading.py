@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -281,8 +282,21 @@ def image_to_tensor(image: Image.Image) -> Tensor:
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x − mean) / std by channel; images float [B, 3, H, W] in 0…1."""
-    shape = (1, 3, 1, 1)
-    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
+    centre, scale = (_channels(tuple(x), images.dtype, images.device) for x in (mean, std))
+    return (images - centre) / scale
+
+
+@functools.lru_cache(maxsize=64)
+def _channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[1, 3, 1, 1], made once: a copy to CUDA of what is not page-locked waits for the device."""
+    return torch.tensor(values, dtype=dtype, device=device).view(1, 3, 1, 1)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device, without waiting for it: by way of page-locked memory."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -47,6 +47,7 @@ LAST_BLOCKS = 4
 CROP_AREA, CROP_ASPECT, FLIP_P = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
 CROP_INTERPOLATION = "bilinear"
 CENTRAL = -1  # in place of an epoch: the central crop, as in evaluation
+_COPIED_AT_ONCE = 256 << 20  # bytes that a device gives before it is waited for
 _LARGEST_CACHE = 8 << 30  # bytes; larger tables stay in memory only
 _PROBED_IMAGES = 8
 _ROWS_AT_ONCE = 4096
@@ -77,8 +78,8 @@ class FeaturePlan:
 
     def join(self, name: str, table: Tensor) -> Tensor:
         """The features of one set: [N, P, D] → [N, parts of the set · D]."""
-        columns = [self.parts.index(part) for part in self.sets[name]]
-        return table[:, columns].flatten(1)
+        # Not by a list of columns, which would be copied to the device, and waited for.
+        return torch.cat([table[:, self.parts.index(part)] for part in self.sets[name]], dim=1)
 
 
 def plan_features(encoder: Encoder, names: Sequence[str]) -> FeaturePlan:
@@ -287,20 +288,44 @@ class Reader:
         progress: Progress | None = None,
     ) -> Tensor:
         """The parts of the central crops of images: float32 [N, P, D] on the CPU."""
-        parts = len(self.plan.parts)
-        table = torch.empty(len(indices), parts, self.loaded.encoder.dim)
+        table = torch.empty(len(indices), len(self.plan.parts), self.loaded.encoder.dim)
+        done = 0
+        for features in self.pieces(source, indices, what=what, progress=progress):
+            table[done : done + len(features)] = features
+            done += len(features)
+        return table
+
+    def pieces(
+        self,
+        source: ImageSource,
+        indices: NDArray[np.int64],
+        *,
+        what: str,
+        progress: Progress | None = None,
+    ) -> Iterator[Tensor]:
+        """The parts of the central crops of images, in order: float32 [n, P, D] on the CPU.
+
+        A piece is a batch; from CUDA, 256 MiB of them, as each copy to the host waits for all that
+        was launched before.
+        """
+        waiting: list[Tensor] = []
+        most = _COPIED_AT_ONCE if self.runtime.device.type == "cuda" else 0
         step = self.at_once * distributed.world_size()
         starts = range(0, len(indices), step)
         batches = ([(int(i), CENTRAL) for i in indices[start : start + step]] for start in starts)
         done = 0
         for features in self.batches(source, batches, rows=step):
-            table[done : done + len(features)] = features.cpu()
+            waiting.append(features)
             done += len(features)
             if self.check is not None:
                 self.check()
             if progress is not None:
                 progress(what, done, len(indices))
-        return table
+            if sum(piece.nbytes for piece in waiting) >= most:
+                yield torch.cat(waiting).cpu()
+                waiting.clear()
+        if waiting:
+            yield torch.cat(waiting).cpu()
 
     @torch.no_grad()
     def _encode(self, images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, Json
 from torch import Tensor
 
 from sercli import distributed
+from sercli.data.loading import to_device
 from sercli.encoders.files import read_safetensors, safetensors_bytes
 from sercli.engine.pace import Pace
 from sercli.engine.stepper import Position, Stepper
@@ -213,8 +214,8 @@ def train_heads(
     first = stepper.resume(say)
     steps = zip(order.batches(first), features(first), strict=True)
     for (epoch, positions), parts in stepper.waiting(steps):
-        own = labels[torch.from_numpy(positions)].to(device, non_blocking=True)
-        parts = parts.to(device, non_blocking=True)
+        own = to_device(labels[torch.from_numpy(positions)], device)
+        parts = to_device(parts, device)
         for name, row in rows.items():
             joined = plan.join(name, parts).to(row.bias.dtype)
             row.step(joined, own, factor=order.factor(stepper.step))
