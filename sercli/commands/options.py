@@ -227,19 +227,11 @@ class ImageOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """How an evaluation runs, and where its results go."""
+class MachineOptions:
+    """How an evaluation runs."""
 
     panel: ClassVar[str] = "The run"
 
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUNDIR",
-            help="Run directory that takes the results; made if it does not exist. Default: the "
-            "run directory itself, or `runs/NAME`, after the model.",
-        ),
-    ] = None
     device: Device = None
     workers: Annotated[
         int | None,
@@ -254,6 +246,20 @@ class RunOptions:
         typer.Option(min=1, help="Use at most this many images; the result is marked partial."),
     ] = None
     precision: Precision = "auto"
+
+
+@dataclass(frozen=True)
+class RunOptions(MachineOptions):
+    """How an evaluation runs, and where its results go."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUNDIR",
+            help="Run directory that takes the results; made if it does not exist. Default: the "
+            "run directory itself, or `runs/NAME`, after the model.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Features are [CLS] after the final norm, L2-normalised; `neighbours` says how th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -219,25 +220,17 @@ def evaluate(
     """
     loaded = loaded.at(image_size)
     bank, queries = _images(train, val, limit, shots=shots)
-    encoders = [loaded.encoder]
-    if floor:
-        # Drawn on the CPU, where a seed gives the same weights on every machine.
-        encoders.append(loaded.encoder.cpu().random_twin(SEED))
-    encoders = [encoder.to(runtime.device) for encoder in encoders]
-
-    def features(images: _Images) -> tuple[list[Tensor], Tensor]:
-        return _own_features(
-            loaded,
-            encoders,
-            images,
-            runtime=runtime,
-            batch_size=batch_size,
-            workers=workers,
-            progress=progress,
-        )
-
-    own_bank, own_bank_labels = features(bank)
-    own_queries, own_labels = features(queries)
+    features = functools.partial(
+        _own_features,
+        loaded,
+        _encoders(loaded, runtime, floor=floor),
+        runtime=runtime,
+        batch_size=batch_size,
+        workers=workers,
+        progress=progress,
+    )
+    own_bank, own_bank_labels = features(images=bank)
+    own_queries, own_labels = features(images=queries)
     bank_labels = distributed.gather_in_order(own_bank_labels, len(bank.indices))
     scores = []
     for own_part, asking in zip(own_bank, own_queries, strict=True):
@@ -246,6 +239,15 @@ def evaluate(
         scores.append(_gathered(voted, len(queries.indices)))
     protocol = _protocol(train, held_out=val is None, image_size=image_size, shots=shots)
     return _outcome(protocol, loaded, runtime, bank, queries, scores)
+
+
+def _encoders(loaded: LoadedEncoder, runtime: Runtime, *, floor: bool) -> list[Encoder]:
+    """The encoder and its random twin, or it alone, on the device."""
+    encoders = [loaded.encoder]
+    if floor:
+        # Drawn on the CPU, where a seed gives the same weights on every machine.
+        encoders.append(loaded.encoder.cpu().random_twin(SEED))
+    return [encoder.to(runtime.device) for encoder in encoders]
 
 
 def _outcome(

@@ -153,6 +153,10 @@ class RunDir:
         """Per-image predictions beside the result, for paired statistics."""
         return self.results / f"{name}.npz"
 
+    def features(self, split: str) -> Path:
+        """Features for people, of one split."""
+        return self.path / "features" / f"{split}.npz"
+
     # -- life cycle ---------------------------------------------------------------------------
 
     @classmethod

@@ -196,11 +196,7 @@ def _how(
 def _result(task: Task, frozen: FrozenEncoder, metrics: Metrics, how: dict[str, Any]) -> Result:
     return Result(
         protocol=task.protocol,
-        model={
-            **model_of(task.loaded, frozen.runtime),
-            "sha256": frozen.sha256,
-            "detector": how,
-        },
+        model=model_of(task.loaded, frozen.runtime) | {"sha256": frozen.sha256, "detector": how},
         data={
             "path": task.val.name,
             "n": len(task.scored),

@@ -27,8 +27,9 @@ from sercli.errors import Interrupted, Preempted, RunFailed
 from sercli.evals.common import TOP, Outcome, Progress, Right, commonest_share, model_of
 from sercli.evals.linear.classifiers import Choice, HeadRow, choose
 from sercli.evals.linear.convergence import Training, companion_rates, doubt
-from sercli.evals.linear.features import Reader, Scale, cached, fingerprint
+from sercli.evals.linear.features import Reader, Scale
 from sercli.evals.linear.heads import HeadFacts, ProbeHead
+from sercli.evals.linear.kept import cached, fingerprint
 from sercli.evals.linear.probe import Probe
 from sercli.evals.linear.training import HeldOut, Unfinished, train_heads
 from sercli.runs.result import Result, protocol_id
