@@ -11,16 +11,20 @@ from torch import Tensor, nn
 
 from sercli import randomness
 from sercli.addons import Addon, AddonInput, TermConfig
+from sercli.addons.base import SENT
 from sercli.encoders.sizes import cls_after_of, size_of
-from sercli.encoders.vit import Encoder, Features, encode
+from sercli.encoders.vit import Encoder, Features
 from sercli.errors import UserError
 from sercli.families import addon_class, method_class
 from sercli.methods import Method
 from sercli.methods.base import MethodInput, TeacherMoves
 from sercli.recipe.schedule import START, Moment
 from sercli.recipe.schema import Recipe
-from sercli.views.making import Views
+from sercli.transfer import send
+from sercli.views.making import ViewRecord, Views
 from sercli.views.plan import ViewPlan, plan_views
+
+_DROP_PATH = "drop path"
 
 
 @dataclass(frozen=True)
@@ -157,27 +161,36 @@ class Objective(nn.Module):
         return Losses(total, invariance.detach(), detached, students[0].detach())
 
     def _encode_student(self, views: Views) -> tuple[list[Tensor], list[Features]]:
-        """[CLS] of each view of the invariance loss, and the features for the add-on."""
+        """[CLS] of each view of the invariance loss, and the features for the add-on.
+
+        All views go through the encoder in one pass. Those that only the add-on looks at leave it
+        after its layer; if its term is only watched, they go by themselves, without gradient.
+        """
         split = self.plan.num_invariant
         standard, rest = views.standard[:split], views.standard[split:]
+        if self.addon is None:
+            rest = ()
         keeps = self._keeps(views)
-        encoded = encode(
-            self.encoder,
-            [*standard, *views.paired],
-            self.layers,
-            keeps=None if keeps is None else _keeps_of(keeps, standard, views.paired),
-        )
-        cls, features = _joined(encoded, len(standard))
-        if rest and self.addon is not None:
-            with self._term_gradient():
-                features += encode(
-                    self.encoder,
-                    rest,
-                    self.layers,
-                    keeps=None if keeps is None else keeps[split:],
-                    until=max(self.layers),
-                )
-        return cls, features
+        encoded, whole = [*standard, *views.paired], len(standard) + len(views.paired)
+        kept = None if keeps is None else _keeps_of(keeps, standard, views.paired)
+        kept_rest = None if keeps is None else keeps[split : split + len(rest)]
+        last = max(self.layers, default=None)
+        if rest and self.weight > 0:
+            found = self.encoder.encode(
+                [*encoded, *rest],
+                self.layers,
+                keeps=None if kept is None or kept_rest is None else [*kept, *kept_rest],
+                until=[None] * whole + [last] * len(rest),
+            )
+        else:
+            found = self.encoder.encode(encoded, self.layers, keeps=kept)
+            if rest:
+                with torch.no_grad():
+                    found += self.encoder.encode(
+                        rest, self.layers, keeps=kept_rest, until=[last] * len(rest)
+                    )
+        cls, features = _joined(found[:whole], len(standard))
+        return cls, [*features, *found[whole:]]
 
     @torch.no_grad()
     def _encode_teacher(self, views: Views) -> tuple[list[Tensor] | None, list[Features] | None]:
@@ -185,7 +198,7 @@ class Objective(nn.Module):
         if self.teacher is None:
             return None, None
         standard = views.standard[:2]
-        encoded = encode(self.teacher.encoder, [*standard, *views.paired], self.layers)
+        encoded = self.teacher.encoder.encode([*standard, *views.paired], self.layers)
         cls, features = _joined(encoded, len(standard))
         return [self.teacher.method(one) for one in cls[:2]], features
 
@@ -206,6 +219,15 @@ class Objective(nn.Module):
         """Inside, gradients are taken if the term has a weight."""
         return torch.set_grad_enabled(self.weight > 0 and torch.is_grad_enabled())
 
+    def prepare(self, record: ViewRecord) -> dict[str, Tensor]:
+        """What the CPU draws for a step beside the views, to travel with them (`Views.sent`)."""
+        found: dict[str, Tensor] = {}
+        if self.drop_path:
+            found[_DROP_PATH] = self._draw_drop_path(record)
+        if self.addon is not None:
+            found |= {SENT + name: t for name, t in self.addon.prepare(record).items()}
+        return found
+
     def _keeps(self, views: Views) -> list[Tensor] | None:
         """Stochastic depth: what each image's branches are multiplied by, [B, depth, 2] a view.
 
@@ -213,16 +235,21 @@ class Objective(nn.Module):
         """
         if not self.drop_path or not self.training:
             return None
-        depth, total = self.encoder.depth, sum(views.part.counts)
+        keeps = views.sent.get(_DROP_PATH)
+        if keeps is None:  # of views that were made without `prepare`
+            keeps = send({"": self._draw_drop_path(views)}, views.standard[0].device)[""]
+        return list(keeps.unbind())
+
+    def _draw_drop_path(self, record: ViewRecord) -> Tensor:
+        """[views, B, depth, 2] on the CPU."""
+        depth, total = self.encoder.depth, sum(record.part.counts)
         kept = 1 - torch.linspace(0, self.drop_path, depth)[:, None]
-        draws = randomness.generator(views.generator_seed, "drop-path")
-        positions = torch.tensor(views.part.positions, dtype=torch.long)
-        device = views.standard[0].device
-        keeps = []
-        for _ in views.standard:
-            uniforms = torch.rand(total, depth, 2, generator=draws)[positions]
-            keeps.append(((uniforms < kept) / kept).to(device))
-        return keeps
+        draws = randomness.generator(record.generator_seed, "drop-path")
+        positions = torch.tensor(record.part.positions, dtype=torch.long)
+        uniforms = [
+            torch.rand(total, depth, 2, generator=draws)[positions] for _ in record.plan.specs
+        ]
+        return (torch.stack(uniforms) < kept) / kept
 
     def move_teacher(self, moment: Moment, *, when: TeacherMoves) -> None:
         """Average the teacher with this step's momentum, if that is when its method does so."""

@@ -6,6 +6,8 @@ What a GPU would refuse raises here: a dtype, a device, a shape. Values mean not
 is not computed, and the host reads small copies as 0. So no test looks at a number of the device.
 """
 
+import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -15,8 +17,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from sercli.benchmarks.step import StepTimer
 from sercli.cli import app
-from sercli.data.loading import load_images
+from sercli.data.loading import load_images, load_rows
+from sercli.encoders import attention
 from sercli.engine import pretraining
 from sercli.engine import state as states
 from sercli.engine.progress import TrainingProgress
@@ -32,11 +36,13 @@ from sercli.evals.detection.task import Options, prepare
 from sercli.evals.linear import classifiers, heads
 from sercli.evals.linear import evaluate as linear
 from sercli.evals.linear.features import Reader
-from sercli.families import addon_configs, method_configs
+from sercli.families import addon_configs, method_configs, resolve
+from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
 from sercli.report.figures import equivariance as figures
 from sercli.runs.run_dir import RunDir
 from sercli.signals import StopRequest
+from sercli.views.reading import Samples, TrainingImages, batches
 from tests.support import detection, recipes
 from tests.support.mixed_precision import OBJECTIVES, operators_of
 from tests.support.paths import ROOT
@@ -75,12 +81,15 @@ def launches():
 STORAGE = {
     "_to_copy", "copy_", "clone", "empty", "empty_like", "new_empty", "zeros", "ones", "full",
     "arange", "view", "_unsafe_view", "expand", "t", "detach", "lift_fresh", "alias",
+    "_pin_memory", "is_pinned",
 }  # fmt: skip
 
 
 @pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_autocast_gives_the_dtypes_that_it_gives_on_a_cpu(name):
+def test_autocast_gives_the_dtypes_that_it_gives_on_a_cpu(monkeypatch, name):
+    # A CPU attends size by size; `attend` says which dtype all sizes at once are given.
+    monkeypatch.setattr(attention, "takes_all_sizes", lambda *_: False)
     found = []
     for device in ("cpu", "cuda"):
         calls = operators_of(name, device)
@@ -169,6 +178,109 @@ def test_two_steps(tmp_path, name, precision):
     moments = [v for state in trainer.optimiser.state.values() for v in state.values()]
     assert moments
     assert all(moment.device == CUDA for moment in moments)
+
+
+# -- What a step costs ----------------------------------------------------------------------------
+
+
+class Watched:
+    """Counts one step of a trainer, from asking for its images to what comes after it."""
+
+    def __init__(self, trainer, step):
+        self.trainer, self.step = trainer, step
+        self.done, self.stack = trainer.stepper.done, contextlib.ExitStack()
+        self.waits, self.before, self.counts = {}, {}, {}
+
+    def __call__(self, **facts):
+        self.done(**facts)
+        if self.trainer.step == self.step - 1:
+            self.waits = self.stack.enter_context(nullgpu.waits())
+            self.before = nullgpu.counters()
+        elif self.trainer.step == self.step:
+            after = nullgpu.counters()
+            self.stack.close()
+            self.counts = {name: after[name] - self.before[name] for name in after}
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [*((name, 0) for name in MATRIX), ("moco ser", 2), ("dino ser small crops", 2)],
+)
+def test_a_step_does_not_wait_and_copies_from_page_locked_memory_alone(tmp_path, name, workers):
+    recipe = recipe_of(name, "bf16")
+    train = recipe.train.model_copy(update={"log_steps": 100, "epochs": 4, "checkpoint_epochs": 4})
+    data = recipe.data.model_copy(update={"workers": workers})
+    recipe = recipe.model_copy(update={"train": train, "data": data})
+    run = RunDir.create(tmp_path / "run", recipe=recipe.to_yaml(), run={"status": "running"})
+    source, runtime = Pictures(BATCH), runtime_for(CUDA, "bf16")
+    trainer = Trainer(run, recipe, source, runtime, monitor=pytest.fail)
+    watched = trainer.stepper.done = Watched(trainer, step=3)
+    with TrainingProgress(4, quiet=True) as progress:
+        trainer.train(StopRequest(), progress)
+    assert dict(watched.waits) == {}
+    assert watched.counts["h2d_pageable"] == 0
+    # Pictures straight from the loader's slots, and one block with all that the CPU drew.
+    assert watched.counts["h2d_pinned"] == len(trainer.objective.plan.crops(paired=False)) + 1
+    assert watched.counts["sync_stream"] == watched.counts["sync_device"] == 0
+
+
+MOST_KERNELS_OF_VIEWS = {  # of 256 images
+    "imagenet/moco-none": 250,
+    "imagenet/moco-ser": 250,
+    "imagenet/barlow-twins-ser": 250,
+    "imagenet/dino-ser-crops": 500,
+}
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("name", MOST_KERNELS_OF_VIEWS)
+def test_a_large_step_does_not_wait_and_its_views_are_few_kernels(name):
+    """ViT-S/16, 256 images in bf16, as `ser bench` measures it."""
+    recipe = resolve(name, ("train.batch_size=256",), {}).recipe
+    timer = StepTimer(recipe, runtime_for(CUDA))
+    timer.take()
+    with nullgpu.waits() as waits:
+        before = nullgpu.counters()
+        timer.take()
+        after = nullgpu.counters()
+    assert dict(waits) == {}
+    assert after["h2d_pageable"] == before["h2d_pageable"]
+    with nullgpu.operators() as seen:
+        timer.make_views(timer.samples, timer.done, CUDA)
+    assert sum(seen.kernels.values()) <= MOST_KERNELS_OF_VIEWS[name]
+    assert sum(seen.gigabytes.values()) <= 33
+
+
+# -- Kernels of a step ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kernels_of():
+    """Kernels of a step of a recipe, 256 images, bf16, uncompiled; and those of its views alone."""
+
+    @functools.cache
+    def count(name):
+        timer = StepTimer(resolve(name, ("train.batch_size=256",), {}).recipe, runtime_for(CUDA))
+        timer.take()
+        with nullgpu.operators() as step:
+            timer.take()
+        with nullgpu.operators() as views:
+            timer.make_views(timer.samples, timer.done, CUDA)
+        return sum(step.kernels.values()), sum(views.kernels.values())
+
+    return count
+
+
+def test_ser_takes_a_quarter_more_kernels_than_none_at_most(kernels_of):
+    """b₂ is on grids of its own, but goes through the blocks with b₁."""
+    (none, _), (ser, _) = kernels_of("imagenet/moco-none"), kernels_of("imagenet/moco-ser")
+    assert none < ser <= 1.25 * none
+
+
+def test_kernels_of_multi_crop_but_for_its_views(kernels_of):
+    step, views = kernels_of("imagenet/dino-ser-crops")
+    assert step - views <= 3200
 
 
 # -- A run and its evaluations --------------------------------------------------------------------
@@ -357,4 +469,62 @@ def test_batches_are_copied_from_page_locked_memory(workers):
         assert on_host[:, 0, 0, 0].tolist() == some
     after = nullgpu.counters()
     assert after["h2d_pinned"] - before["h2d_pinned"] == len(keys)
+    assert after["h2d_pageable"] == before["h2d_pageable"]
+
+
+def test_the_next_batch_is_copied_before_the_last_is_given(monkeypatch):
+    """On its own stream; the taker's stream waits for the copy, and the slot for its event."""
+    told = []
+    record_event, wait_event = torch.cuda.Stream.record_event, torch.cuda.Stream.wait_event
+    record_stream = torch.Tensor.record_stream
+
+    def records(stream, event=None):
+        told.append(("records", stream))
+        return record_event(stream, event)
+
+    def waits(stream, event):
+        told.append(("waits", stream))
+        wait_event(stream, event)
+
+    def keeps(tensor, stream):
+        told.append(("keeps", stream))
+        record_stream(tensor, stream)
+
+    monkeypatch.setattr(torch.cuda.Stream, "record_event", records)
+    monkeypatch.setattr(torch.cuda.Stream, "wait_event", waits)
+    monkeypatch.setattr(torch.Tensor, "record_stream", keeps)
+    copies, given = nullgpu.counters()["h2d_pinned"], []
+    main = torch.cuda.current_stream(CUDA)
+    keys = [[k, k + 1] for k in range(0, 12, 2)]
+    for images in load_images(Grey(), keys, size=16, rows=2, workers=1, device=CUDA):
+        given.append(nullgpu.counters()["h2d_pinned"] - copies)
+        assert told[-2:] == [("waits", main), ("keeps", main)]
+        del images
+    assert given == [2, 3, 4, 5, 6, 6]
+    copying = {stream for what, stream in told if what == "records"}
+    assert len(copying) == 1
+    assert main not in copying
+    # A copy's event, and one for its slot once the batch after it is asked for.
+    assert sum(what == "records" for what, _ in told) == 2 * len(keys)
+
+
+def test_samples_of_training_wait_on_the_device():
+    """Their crops lie there; what the CPU draws from stays on the CPU, and is not overwritten."""
+    recipe = recipes.recipe_of("moco", "ser", BATCH)
+    objective = Objective(recipe)
+    part = objective.plan.split(BATCH)
+    images = TrainingImages(Pictures(), recipe.views, objective.plan, seed=0)
+    tickets = list(batches(24, part, batch_size=BATCH, seed=0, steps=range(9)))
+    on_device = load_rows(images, tickets, rows=BATCH, workers=2, device=CUDA)
+    here = load_rows(images, tickets, rows=BATCH, workers=0)
+    before = nullgpu.counters()
+    for there, one in zip(map(Samples.of, on_device), map(Samples.of, here), strict=True):
+        assert torch.equal(there.uniforms, one.uniforms)
+        assert torch.equal(there.boxes, one.boxes)
+        assert there.indices == one.indices
+        for crop, gold in zip(there.crops, one.crops, strict=True):
+            assert crop.device == CUDA
+            assert torch.equal(crop.cpu(), gold)
+    after = nullgpu.counters()
+    assert after["h2d_pinned"] - before["h2d_pinned"] == 2 * 9
     assert after["h2d_pageable"] == before["h2d_pageable"]

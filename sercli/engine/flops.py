@@ -13,7 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from sercli import distributed
 from sercli.actions import GeometricAction
 from sercli.addons.none import NoneConfig
+from sercli.encoders.blocks import TokenBlock
 from sercli.encoders.sizes import cls_after_of
+from sercli.encoders.tokens import Layout
 from sercli.families import method_class
 from sercli.objective import Objective
 from sercli.recipe.schema import Recipe
@@ -219,12 +221,14 @@ class _BlockCall:
     """All that the FLOPs of one call of a block depend on.
 
     Attributes:
-        tokens: [B, N, D].
+        tokens: [T, D].
+        groups: How many images there are of which number of tokens.
         takes_gradient: Whether gradient goes on to what comes before.
         trained: Whether the block's own parameters take gradient.
     """
 
     tokens: torch.Size
+    groups: tuple[tuple[int, int], ...]
     takes_gradient: bool
     trained: bool
 
@@ -233,17 +237,17 @@ class _BlockCall:
 class _BlockTally:
     """How often blocks are called, and how often gradient comes back through them."""
 
-    blocks: dict[_BlockCall, nn.Module] = field(default_factory=dict)
+    blocks: dict[_BlockCall, tuple[nn.Module, Layout]] = field(default_factory=dict)
     forward: Counter[_BlockCall] = field(default_factory=Counter)
     backward: Counter[_BlockCall] = field(default_factory=Counter)
 
     def flops(self) -> int:
         """Of all calls: each kind is made once, and counted."""
         total = 0
-        for call, block in self.blocks.items():
+        for call, (block, layout) in self.blocks.items():
             tokens = torch.empty(call.tokens, device="meta", requires_grad=call.takes_gradient)
             with FlopCounterMode(display=False) as counter:
-                passed = block(tokens)
+                passed = block(tokens, layout)
                 ahead = counter.get_total_flops()
                 if self.backward[call]:
                     passed.backward(torch.empty_like(passed))
@@ -252,19 +256,18 @@ class _BlockTally:
         return total
 
 
-class _StandIn(nn.Module):
+class _StandIn(TokenBlock):
     """Takes a block's place while calls are tallied: its output has the shape of its input."""
 
     def __init__(self, block: nn.Module, tally: _BlockTally) -> None:
         super().__init__()
         self.block, self.tally = block, tally
 
-    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
-        """[B, N, D] → [B, N, D]."""
+    def forward(self, tokens: Tensor, layout: Layout, keep: Tensor | None = None) -> Tensor:
         del keep  # it multiplies: no FLOPs are counted
         trained = [p for p in self.block.parameters() if p.requires_grad]
-        call = _BlockCall(tokens.shape, tokens.requires_grad, bool(trained))
-        self.tally.blocks.setdefault(call, self.block)
+        call = _BlockCall(tokens.shape, layout.groups, tokens.requires_grad, bool(trained))
+        self.tally.blocks.setdefault(call, (self.block, layout))
         passed: Tensor = _Tallied.apply(tokens, call, self.tally, *trained)
         return passed
 

@@ -13,6 +13,7 @@ from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
 from sercli.engine.agreement import Agreed
+from sercli.engine.compiling import compile_blocks
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.pace import Pace
 from sercli.engine.progress import TrainingProgress
@@ -61,13 +62,16 @@ class Trainer:
         self.objective = Objective(recipe).to(runtime.device)
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
-        self.images = TrainingImages(source, recipe.views, plan, seed=recipe.seed)
-        self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
+        self.images = TrainingImages(
+            source, recipe.views, plan, seed=recipe.seed, decoder=recipe.data.decoder
+        )
+        self.make_views = ViewMaker(
+            recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
+        )
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
         if _wants_compile(recipe.train.compile, runtime):
-            for block in self.objective.blocks():
-                block.compile()
+            compile_blocks(self.objective.blocks())
         self.module: nn.Module = self.objective
         if distributed.active():
             self.module = distributed.data_parallel(self.objective, gradient_as_bucket_view=True)
@@ -117,6 +121,14 @@ class Trainer:
         """What they took, in all attempts."""
         return self.stepper.train_seconds
 
+    @property
+    def workers(self) -> int:
+        """Loader processes of this rank."""
+        workers = self.recipe.data.workers
+        if workers is None:
+            workers = default_workers(self.runtime.ranks_here)
+        return min(workers, most_loaders())  # of a run that a larger machine started
+
     def resume(self, say: Callable[[str], None]) -> None:
         """Take up the last checkpoint that verifies; without one, start anew.
 
@@ -137,6 +149,7 @@ class Trainer:
         self.stepper.attend(request, progress)
         with self._samples() as loaded:
             for samples in self.stepper.waiting(loaded):
+                self.stepper.loaded(samples.spent)
                 self._note_unreadable(samples, progress)
                 step = self.stepper.step
                 self._train_step(step, samples)
@@ -145,10 +158,6 @@ class Trainer:
     @contextlib.contextmanager
     def _samples(self) -> Iterator[Iterator[Samples]]:
         """This rank's samples of each step that is left."""
-        workers = self.recipe.data.workers
-        if workers is None:
-            workers = default_workers(self.runtime.ranks_here)
-        workers = min(workers, most_loaders())  # of a run that a larger machine started
         tickets = batches(
             len(self.source),
             self.part,
@@ -160,7 +169,7 @@ class Trainer:
             self.images,
             tickets,
             rows=len(self.part.positions),
-            workers=workers,
+            workers=self.workers,
             device=self.runtime.device,
         )
         with contextlib.closing(loader):

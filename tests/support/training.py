@@ -21,7 +21,9 @@ TINY = (
 SER = (*TINY, "addon.projector_width=8")
 
 
-TIMES = ("images_per_s", "data_wait")
+TIMES = (
+    "images_per_s", "data_wait", "data_read", "data_decode", "data_crop", "data_idle",
+)  # fmt: skip
 MONITORED = ("knn_top1", "embedding_std", "effective_rank")  # by the command line alone
 
 

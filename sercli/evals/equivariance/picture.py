@@ -12,7 +12,6 @@ from torch import Tensor
 from sercli.actions import GeometricAction, grid_of, transport
 from sercli.data import ImageSource
 from sercli.encoders.loading import LoadedEncoder
-from sercli.encoders.vit import encode
 from sercli.engine.runtime import Runtime
 from sercli.evals.equivariance.evaluate import checked_layers, sample, square_batches
 from sercli.evals.equivariance.sums import TRANSFORMATIONS
@@ -73,7 +72,7 @@ def picture(
     for g, images in zip(shown, batches, strict=False):
         view = g.on_image(images, patch)
         with torch.no_grad(), runtime.autocast():
-            both = encode(encoder, [images, view], (layer,))
+            both = encoder.encode([images, view], (layer,))
         observed, seen = (features.grids[layer].float() for features in both)
         action = g.action(1, grid)
         moved = transport(seen, source=action, target=GeometricAction.identity(1, grid))

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sercli.actions import GeometricAction, Grid, grid_of, transport
-from sercli.data.loading import to_device
-from sercli.encoders.vit import Encoder, Features, encode
+from sercli.encoders.vit import Encoder, Features
 from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
 from sercli.randomness import generator
+from sercli.transfer import to_device
 
 Array = NDArray[np.float64]
 
@@ -259,7 +259,7 @@ def accumulate(
         for encoder, tally in zip(encoders, tallies, strict=True):
             with torch.no_grad():
                 with runtime.autocast():
-                    features = encode(encoder, views, layers)
+                    features = encoder.encode(views, layers)
                 tally.add(features, actions, orders)
     return [tally.sums() for tally in tallies]
 

@@ -16,7 +16,6 @@ from pydantic import ConfigDict, Field, Json
 from torch import Tensor
 
 from sercli import distributed
-from sercli.data.loading import to_device
 from sercli.encoders.files import read_safetensors, safetensors_bytes
 from sercli.engine.pace import Pace
 from sercli.engine.stepper import Position, Stepper
@@ -28,6 +27,7 @@ from sercli.randomness import numpy_generator
 from sercli.runs.files import write_atomic
 from sercli.runs.stored import Stored, require
 from sercli.signals import StopRequest
+from sercli.transfer import to_device
 
 SAVE_SECONDS = 60.0  # least time between two checkpoints that nobody asked for
 

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sercli.data.loading import image_to_tensor, normalise, resize_and_crop, to_device
+from sercli.data.loading import image_to_tensor, normalise, resize_and_crop
 from sercli.data.robustness.imagenet_classes import imagenet_classes
 from sercli.encoders.timm_weights import create_timm
 from sercli.engine.runtime import Runtime
 from sercli.errors import RunFailed, UserError
+from sercli.transfer import to_device
 
 IMAGENET_CLASSES = 1000
 

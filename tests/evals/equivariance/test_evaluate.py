@@ -47,6 +47,9 @@ class Tokens(nn.Module):
         tokens = self.function(F.avg_pool2d(images, 4))
         return Features(tokens.mean((2, 3)), dict.fromkeys(layers, tokens), {})
 
+    def encode(self, views: Sequence[Tensor], layers: Iterable[int]) -> list[Features]:
+        return [self(view, layers) for view in views]
+
 
 def pixelwise(patches: Tensor) -> Tensor:
     """A non-linear map of each patch alone, without positions: equivariant by construction."""
