@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sercli.benchmarks.measure import seconds_of, synchronise
-from sercli.engine.compiling import compile_blocks
+from sercli.engine.compiling import compile_encoders
 from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.runtime import Runtime
@@ -110,10 +110,11 @@ class StepTimer:
     def __init__(self, recipe: Recipe, runtime: Runtime, *, compiled: bool = False) -> None:
         self.recipe, self.runtime = recipe, runtime
         self.objective = Objective(recipe).to(runtime.device)
-        if compiled:
-            compile_blocks(self.objective.blocks())
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
+        if compiled:
+            rows = len(self.part.positions)
+            compile_encoders(self.objective, runtime, rows=rows, say=lambda _: None)
         self.make_views = ViewMaker(
             recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
         )

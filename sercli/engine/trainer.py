@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
-from sercli import distributed
+from sercli import distributed, stages
 from sercli.data.cores import most_loaders
 from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
 from sercli.engine.agreement import Agreed
-from sercli.engine.compiling import compile_blocks
+from sercli.engine.compiling import compile_encoders
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.pace import Pace
 from sercli.engine.progress import TrainingProgress
@@ -22,6 +22,7 @@ from sercli.engine.state import PretrainingState
 from sercli.engine.stepper import Stepper
 from sercli.errors import RunFailed
 from sercli.objective import Losses, Objective
+from sercli.parts import step_part
 from sercli.recipe.schedule import Moment, Schedule
 from sercli.recipe.schema import Recipe
 from sercli.runs.run_dir import RunDir
@@ -70,8 +71,6 @@ class Trainer:
         )
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
-        if _wants_compile(recipe.train.compile, runtime):
-            compile_blocks(self.objective.blocks())
         self.module: nn.Module = self.objective
         if distributed.active():
             self.module = distributed.data_parallel(self.objective, gradient_as_bucket_view=True)
@@ -138,8 +137,14 @@ class Trainer:
         """
         self.stepper.resume(say)
 
-    def train(self, request: StopRequest, progress: TrainingProgress) -> None:
-        """Train to the end of the schedule.
+    def train(
+        self,
+        request: StopRequest,
+        progress: TrainingProgress,
+        *,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Train to the end of the schedule; `after_step` is called after each step.
 
         Raises:
             Preempted: A signal came; a checkpoint is written.
@@ -147,6 +152,14 @@ class Trainer:
             RunFailed: Three non-finite steps in a row, or too many unreadable images.
         """
         self.stepper.attend(request, progress)
+        if _wants_compile(self.recipe.train.compile, self.runtime):
+            with stages.inside("compile", "compiling"):
+                compile_encoders(
+                    self.objective,
+                    self.runtime,
+                    rows=len(self.part.positions),
+                    say=progress.message,
+                )
         with self._samples() as loaded:
             for samples in self.stepper.waiting(loaded):
                 self.stepper.loaded(samples.spent)
@@ -154,6 +167,7 @@ class Trainer:
                 step = self.stepper.step
                 self._train_step(step, samples)
                 self.stepper.done(**self._facts(step))
+                after_step()
 
     @contextlib.contextmanager
     def _samples(self) -> Iterator[Iterator[Samples]]:
@@ -176,7 +190,8 @@ class Trainer:
             yield map(Samples.of, loader)
 
     def _train_step(self, step: int, samples: Samples) -> None:
-        views = self.make_views(samples, step, self.runtime.device)
+        with step_part("views"):
+            views = self.make_views(samples, step, self.runtime.device)
         moment = self.schedule.moment(step)
         set_schedule(
             self.optimiser,
@@ -185,6 +200,11 @@ class Trainer:
         )
         self.objective.move_teacher(moment, when="before")
         losses = self._forward_backward(views, moment)
+        self._agree_and_move(samples, losses, moment)
+
+    @step_part("optimiser, agreement")
+    def _agree_and_move(self, samples: Samples, losses: Losses, moment: Moment) -> None:
+        """The ranks agree on what they found, and the weights move."""
         held = {p: p.grad for p in self.objective.method.held_parameters(moment)}
         for parameter in held:
             parameter.grad = None
@@ -204,7 +224,8 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=not distributed.active())
         with self.runtime.autocast():
             losses: Losses = self.module(views, moment)
-        losses.total.backward()
+        with step_part("backward"):
+            losses.total.backward()
         return losses
 
     def _facts(self, step: int) -> dict[str, float]:
