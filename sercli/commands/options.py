@@ -32,6 +32,12 @@ from sercli.errors import UserError
 
 def _device(name: str) -> str:
     """A device's name as PyTorch has it; whether the machine has one is found out later."""
+    if re.fullmatch(r"mps(:\d+)?", name):
+        raise UserError(
+            f"--device {name}",
+            "it has no float64, in which evaluators sum, and no training was tried on one",
+            "use cpu",
+        )
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise UserError(f"--device {name}", "it must be cpu or cuda")
     return name
