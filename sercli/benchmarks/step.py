@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sercli.benchmarks.measure import seconds_of, synchronise
-from sercli.engine.compiling import compile_encoders
+from sercli.engine.compiling import compile_step
 from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.runtime import Runtime
@@ -112,12 +112,11 @@ class StepTimer:
         self.objective = Objective(recipe).to(runtime.device)
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
-        if compiled:
-            rows = len(self.part.positions)
-            compile_encoders(self.objective, runtime, rows=rows, say=lambda _: None)
         self.make_views = ViewMaker(
             recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
         )
+        if compiled:
+            compile_step(self.objective, self.make_views, runtime, say=lambda _: None)
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.schedule = Schedule.of(recipe.train, 100 * recipe.train.batch_size)

@@ -32,7 +32,7 @@ class PatchEmbedding(nn.Module):
 def _patches(images: Tensor, side: int) -> Tensor:
     """[n, 3, H, W] → [n·h·w, 3·side²], in the dtype that they are multiplied in: one copy."""
     height, width = (size // side for size in images.shape[2:])
-    cells = images.unflatten(3, (width, side)).unflatten(2, (height, side))
+    cells: Tensor = images.unflatten(3, (width, side)).unflatten(2, (height, side))
     cells = cells.permute(0, 2, 4, 1, 3, 5)
-    dtype = of_products(images)
-    return cells.to(dtype, memory_format=torch.contiguous_format).flatten(3).flatten(0, 2)
+    cells = cells.to(of_products(images), memory_format=torch.contiguous_format)
+    return cells.flatten(3).flatten(0, 2)
