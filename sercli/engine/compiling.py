@@ -64,7 +64,8 @@ def compile_step(
 ) -> bool:
     """Have the blocks of student and teacher run compiled in training, and compile them.
 
-    On a GPU what runs over the pixels of views does so, too; on a CPU it is in cache as it is. Where compiling fails (a machine without a compiler), it is said in a line and all stays as it
+    On a GPU what runs over the pixels of views does so, too; on a CPU it is in cache as it is.
+    Where compiling fails (a machine without a compiler), it is said in a line and all stays as it
     is.
 
     Args:
