@@ -19,6 +19,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from sercli.actions import grid_of
+from sercli.encoders.checkpointing import through
 from sercli.encoders.positions import resampled, sincos
 from sercli.encoders.sizes import size_of
 from sercli.errors import UserError
@@ -95,6 +96,8 @@ class Encoder(nn.Module):
         cls_after: Block after which [CLS] joins (0: ordinary ViT; None: it never does).
         init: How weights are drawn, see `initialise`.
         pos_resize: How the positional embedding is resampled for another grid, see `positions`.
+        checkpointing: Compute the insides of blocks again in a backward pass instead of keeping
+            them.
     """
 
     cls_token: Tensor | None
@@ -138,6 +141,7 @@ class Encoder(nn.Module):
         self.fixed_positions = fixed_positions
         self.pos_resize: PosResize = pos_resize
         self.pools_mean = pools_mean or cls_token is None
+        self.checkpointing = False
 
     # -- construction -------------------------------------------------------------------------
 
@@ -284,9 +288,10 @@ class Encoder(nn.Module):
         cls_tokens: dict[int, Tensor] = {}
         for layer in range(self.depth + 1):
             if layer and keep is not None:
-                tokens = self.blocks[layer - 1](tokens, keep[:, layer - 1])
+                dropped = keep[:, layer - 1]
+                tokens = through(self.blocks[layer - 1], tokens, dropped, again=self.checkpointing)
             elif layer:
-                tokens = self.blocks[layer - 1](tokens)
+                tokens = through(self.blocks[layer - 1], tokens, again=self.checkpointing)
             if layer in wanted:
                 patches = tokens[:, tokens.shape[1] - grid[0] * grid[1] :]
                 grids[layer] = patches.transpose(1, 2).unflatten(2, grid)

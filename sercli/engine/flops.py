@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sercli import distributed
 from sercli.actions import GeometricAction
 from sercli.addons.none import NoneConfig
+from sercli.encoders.checkpointing import through
 from sercli.encoders.sizes import cls_after_of
 from sercli.families import method_class
 from sercli.objective import Objective
@@ -31,12 +34,15 @@ class StepFlops:
         none: Of the same recipe without the add-on: ordinary ViT, no b₂, no views of the add-on's.
         weight0: Of its λ = 0 control: the same invariance views, b₂ and delayed [CLS], but no term.
         parameters: Trainable parameters.
+        again: What is computed a second time besides, to save memory (`train.accumulate`,
+            `train.checkpointing`).
     """
 
     step: float
     none: float
     weight0: float
     parameters: int
+    again: float = 0.0
 
     @property
     def ratio_none(self) -> float:
@@ -46,9 +52,15 @@ class StepFlops:
     def ratio_weight0(self) -> float:
         return self.step / self.weight0
 
+    @property
+    def ratio_again(self) -> float:
+        """All that is computed, over a step that computes nothing twice."""
+        return 1 + self.again / self.step
+
     def to_json(self) -> dict[str, float]:
         return {
             "step": self.step,
+            "step_again": self.again,
             "step_none": self.none,
             "step_weight0": self.weight0,
             "ratio_none": self.ratio_none,
@@ -58,7 +70,29 @@ class StepFlops:
 
 # Counts by what they depend on. `ser recipe check` counts dozens of recipes of a few shapes, and a
 # run's references are often of one shape: each is counted once in a process.
-_counts: dict[_Shape, float] = {}
+_counts: dict[_Shape, _Counted] = {}
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """FLOPs of a step, and of parts of it that may have to be computed twice.
+
+    Attributes:
+        step: Forward and backward.
+        encoding: The student's forward pass, up to what sends gradient back.
+        insides: What checkpointing computes again in backward passes: the student's blocks, up to
+            the last tensor that a backward pass needs.
+    """
+
+    step: float
+    encoding: float
+    insides: float
+
+    def again(self, recipe: Recipe) -> float:
+        """What a recipe has computed twice."""
+        train = recipe.train
+        encoding = self.encoding if train.accumulate > 1 else 0.0
+        return encoding + (self.insides if train.checkpointing == "blocks" else 0.0)
 
 
 @dataclass(frozen=True)
@@ -91,12 +125,13 @@ def count_flops(recipe: Recipe, objective: Objective | None = None) -> StepFlops
     with distributed.alone():
         full = on_meta(recipe) if objective is None else objective
         parameters = trainable_parameters(full)
-        step = _count(recipe, full)
+        counted = _count(recipe, full)
+        step, again = counted.step, counted.again(recipe)
         if full.addon is None:
-            return StepFlops(step, step, step, parameters)
-        control = _count(recipe, full, without_term=True)
-        none = _count_none(without_addon(recipe))
-        return StepFlops(step, none, control, parameters)
+            return StepFlops(step, step, step, parameters, again)
+        control = _count(recipe, full, without_term=True).step
+        none = _count_none(without_addon(recipe)).step
+        return StepFlops(step, none, control, parameters, again)
 
 
 def on_meta(recipe: Recipe) -> Objective:
@@ -148,7 +183,7 @@ def _views(recipe: Recipe, plan: ViewPlan) -> Views:
     )
 
 
-def _count_none(recipe: Recipe) -> float:
+def _count_none(recipe: Recipe) -> _Counted:
     """FLOPs of a recipe without an add-on; it is built only if its shape is new."""
     model, method = recipe.model, method_class(recipe.method)
     plan = plan_views(recipe.views, image_size=recipe.data.image_size, patch_size=model.patch_size)
@@ -159,7 +194,7 @@ def _count_none(recipe: Recipe) -> float:
     return _count(recipe, on_meta(recipe))
 
 
-def _count(recipe: Recipe, objective: Objective, *, without_term: bool = False) -> float:
+def _count(recipe: Recipe, objective: Objective, *, without_term: bool = False) -> _Counted:
     """FLOPs of a step of an objective; without its add-on's term, for the λ = 0 control."""
     student, views = objective.student, _views(recipe, objective.plan)
     addon = student.addon
@@ -196,22 +231,34 @@ def _shape(
 # -- A step ---------------------------------------------------------------------------------------
 
 
-def _count_step(objective: Objective, views: Views) -> float:
+def _count_step(objective: Objective, views: Views) -> _Counted:
     """FLOPs of forward and backward; the blocks of an encoder, all alike, are counted once."""
+    with _tallied(objective) as tally, FlopCounterMode(display=False) as counter, torch.no_grad():
+        objective.encode_student(objective.batch(views), trained_only=True)
+    encoding = counter.get_total_flops() + tally.flops()
+    with _tallied(objective) as tally, FlopCounterMode(display=False) as counter:
+        objective(views).total.backward()
+    return _Counted(
+        float(counter.get_total_flops() + tally.flops()), float(encoding), float(tally.insides())
+    )
+
+
+@contextlib.contextmanager
+def _tallied(objective: Objective) -> Iterator[_BlockTally]:
+    """Inside, blocks are not run: their calls are tallied."""
     tally = _BlockTally()
     encoders = [objective.encoder]
     if objective.teacher is not None:
         encoders.append(objective.teacher.encoder)
-    blocks = [encoder.blocks for encoder in encoders]
+    own = [(encoder.blocks, encoder.checkpointing) for encoder in encoders]
     try:
         for encoder in encoders:
             encoder.blocks = nn.ModuleList(_StandIn(block, tally) for block in encoder.blocks)
-        with FlopCounterMode(display=False) as counter:
-            objective(views).total.backward()
+            encoder.checkpointing = False
+        yield tally
     finally:
-        for encoder, own in zip(encoders, blocks, strict=True):
-            encoder.blocks = own
-    return float(counter.get_total_flops() + tally.flops())
+        for encoder, (blocks, checkpointing) in zip(encoders, own, strict=True):
+            encoder.blocks, encoder.checkpointing = blocks, checkpointing
 
 
 @dataclass(frozen=True)
@@ -241,15 +288,33 @@ class _BlockTally:
         """Of all calls: each kind is made once, and counted."""
         total = 0
         for call, block in self.blocks.items():
-            tokens = torch.empty(call.tokens, device="meta", requires_grad=call.takes_gradient)
-            with FlopCounterMode(display=False) as counter:
-                passed = block(tokens)
-                ahead = counter.get_total_flops()
-                if self.backward[call]:
-                    passed.backward(torch.empty_like(passed))
-            back = counter.get_total_flops() - ahead
+            ahead, back = _flops_of(block, call, backward=self.backward[call] > 0)
             total += self.forward[call] * ahead + self.backward[call] * back
         return total
+
+    def insides(self) -> int:
+        """What checkpointing would add to the backward passes."""
+        total = 0
+        for call, times in self.backward.items():
+            block = self.blocks[call]
+            plain, again = (
+                _flops_of(block, call, backward=True, again=again)[1] for again in (False, True)
+            )
+            total += times * (again - plain)
+        return total
+
+
+def _flops_of(
+    block: nn.Module, call: _BlockCall, *, backward: bool, again: bool = False
+) -> tuple[int, int]:
+    """FLOPs of a call of a block, forward and (0 if not wanted) backward."""
+    tokens = torch.empty(call.tokens, device="meta", requires_grad=call.takes_gradient)
+    with FlopCounterMode(display=False) as counter:
+        passed = through(block, tokens, again=again)
+        ahead = counter.get_total_flops()
+        if backward:
+            passed.backward(torch.empty_like(passed))
+    return ahead, counter.get_total_flops() - ahead
 
 
 class _StandIn(nn.Module):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from sercli import distributed
 from sercli.data.cores import most_loaders
 from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
+from sercli.engine.accumulation import Passes, require_images
 from sercli.engine.agreement import Agreed
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.pace import Pace
@@ -61,6 +61,7 @@ class Trainer:
         self.objective = Objective(recipe).to(runtime.device)
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
+        require_images(recipe.train, self.part)
         self.images = TrainingImages(source, recipe.views, plan, seed=recipe.seed)
         self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
         self.optimiser = make_optimiser(self.objective, recipe.train)
@@ -68,9 +69,9 @@ class Trainer:
         if _wants_compile(recipe.train.compile, runtime):
             for block in self.objective.blocks():
                 block.compile()
-        self.module: nn.Module = self.objective
-        if distributed.active():
-            self.module = distributed.data_parallel(self.objective, gradient_as_bucket_view=True)
+        self.passes = Passes(
+            self.objective, accumulate=recipe.train.accumulate, autocast=runtime.autocast
+        )
         self.unreadable: set[str] = set()
         self.stepper = self._stepper(monitor, guard)
 
@@ -192,11 +193,7 @@ class Trainer:
         self.objective.move_teacher(moment, when="after")
 
     def _forward_backward(self, views: Views, moment: Moment) -> Losses:
-        self.optimiser.zero_grad(set_to_none=not distributed.active())
-        with self.runtime.autocast():
-            losses: Losses = self.module(views, moment)
-        losses.total.backward()
-        return losses
+        return self.passes(views, moment)
 
     def _facts(self, step: int) -> dict[str, float]:
         """What else the row of a step says."""
