@@ -1,4 +1,4 @@
-"""Intervals and tests for tables: Wilson, percentile bootstrap, exact McNemar, Holm.
+"""Intervals and tests for tables: Wilson, bootstrap, exact McNemar, Holm, medians of ratios.
 
 NumPy and the standard library only. Proportions are in 0…1 here; tables multiply by 100.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, median
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,21 @@ class Interval:
 
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times the one costs what the other does, from pairs of one run.
+
+    Attributes:
+        value: Median of the ratios.
+        interval: Exact interval of that median; None where there are too few pairs for one.
+        rounds: Pairs.
+    """
+
+    value: float
+    interval: Interval | None
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -122,6 +137,41 @@ def _resampled_means(
         for start in range(0, resamples, rows)
     ]
     return np.concatenate(parts)
+
+
+def median_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval | None:
+    """Exact interval of a median, from order statistics: of any distribution, outliers or not.
+
+    The number of values below the median is binomial(n, ½). From the k-th smallest to the k-th
+    largest value it lies with 1 − 2·P(binomial < k); k is the largest with `confidence` at least.
+
+    Returns:
+        None where not even all n values have that confidence (n < 6 for 95 %).
+    """
+    count, ordered = len(values), sorted(values)
+    missed, below = 0.0, 0
+    for successes in range(count // 2):  # one more value is left out at each end
+        missed += 2 * math.comb(count, successes) / 2**count
+        if missed > 1 - confidence:
+            break
+        below = successes + 1
+    return None if below == 0 else Interval(ordered[below - 1], ordered[count - below])
+
+
+def paired_ratio(seconds: Sequence[float], reference: Sequence[float]) -> Ratio:
+    """`seconds` over `reference`, pair by pair, so that what slows down both cancels.
+
+    Args:
+        seconds: [n] of what is compared, one a round.
+        reference: [n] of what it is compared with, in the same rounds.
+
+    Raises:
+        ValueError: They do not pair, or there are none.
+    """
+    if not seconds or len(seconds) != len(reference):
+        raise ValueError(f"{len(seconds)} and {len(reference)} values; as many, > 0, are needed")
+    ratios = [one / other for one, other in zip(seconds, reference, strict=True)]
+    return Ratio(median(ratios), median_interval(ratios), len(ratios))
 
 
 def mcnemar_p_value(only_first: int, only_second: int) -> float:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from sercli.benchmarks.record import Machine, Tell
+from sercli.benchmarks.rounds import interleaved
 from sercli.benchmarks.step import StepTimer
+from sercli.benchmarks.table import Column, Row, Table
 from sercli.engine.flops import count_flops
-from sercli.engine.runtime import Runtime
+from sercli.families import addon_names, default_recipe, resolve
 from sercli.recipe.schema import Recipe
+from sercli.statistics import Ratio, paired_ratio
 
 
 @dataclass(frozen=True)
@@ -18,60 +23,95 @@ class AddonRow:
 
     Attributes:
         name: The add-on as the table shows it, with what sets it apart: "ser (fraction 0.01)".
+        views: View setting.
         parameters: Trainable parameters beyond the first variant's.
         flops: Counted FLOPs of a step, over the first variant's.
         seconds: Median time of a step over the rounds.
-        ratio: Median over rounds of (step / step of the first variant in the same round).
-        low, high: Lower and upper quartile of that ratio over rounds.
+        ratio: A step over a step of the first variant in the same round.
     """
 
     name: str
+    views: str
     parameters: int
     flops: float
     seconds: float
-    ratio: float
-    low: float
-    high: float
+    ratio: Ratio
+
+
+def recipes_of(
+    method: str, layer: int, *, batch_size: int, fraction: float, plugins: Sequence[Path] = ()
+) -> list[tuple[str, Recipe]]:
+    """The embedded world's recipe without an add-on and with each, by what it is called.
+
+    Raises:
+        UserError: No such method, or no such layer.
+    """
+    recipes = []
+    for name in addon_names(plugins):  # none is the first
+        settings = [f"train.batch_size={batch_size}"]
+        if name == "ser":
+            settings.append(f"addon.fraction={fraction}")
+        if name != "none":
+            settings.append(f"addon.layer={layer}")
+        start = default_recipe(method=method, addon=name, data=None, plugins=plugins)
+        resolved = resolve(start.recipe, tuple(settings), start.flags, plugins=plugins)
+        label = f"{name} (fraction {fraction:g})" if name == "ser" else name
+        recipes.append((label, resolved.recipe))
+    return recipes
 
 
 def run(
-    recipes: Sequence[tuple[str, Recipe]],
-    *,
-    runtime: Runtime,
-    rounds: int,
-    report: Callable[[int], None],
+    recipes: Sequence[tuple[str, Recipe]], *, machine: Machine, rounds: int, tell: Tell
 ) -> list[AddonRow]:
     """Time the variants in turn, a step each a round, so that they share the machine's moods.
 
     Args:
         recipes: Name and recipe of each variant; the first is the reference.
-        runtime: The device that steps run on, and the precision of their products.
+        machine: What steps run on.
         rounds: Timed rounds, after one to warm up.
-        report: Called after every round with its number.
+        tell: Shows how far it is.
     """
-    timers = [StepTimer(recipe, runtime) for _, recipe in recipes]
-    times: list[list[float]] = []
-    for number in range(rounds + 1):
-        # Every other round runs backwards: whatever drifts within a round hits all alike.
-        order = range(len(timers)) if number % 2 else range(len(timers) - 1, -1, -1)
-        measured = {which: timers[which].step() for which in order}
-        if number:
-            times.append([measured[which] for which in range(len(timers))])
-        report(number)
+    timers = [StepTimer(recipe, machine.runtime) for _, recipe in recipes]
+    times = interleaved(
+        [timer.step for timer in timers],
+        rounds=rounds,
+        report=lambda number: tell(f"round {number} of {rounds}"),
+    )
     counted = [count_flops(recipe) for _, recipe in recipes]
-    rows = []
-    for which, (name, _) in enumerate(recipes):
-        ratios = [each[which] / each[0] for each in times]
-        low, _, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
-        rows.append(
-            AddonRow(
-                name,
-                counted[which].parameters - counted[0].parameters,
-                counted[which].step / counted[0].step,
-                statistics.median(each[which] for each in times),
-                statistics.median(ratios),
-                low,
-                high,
-            )
+    return [
+        AddonRow(
+            name,
+            recipe.views.setting,
+            flops.parameters - counted[0].parameters,
+            flops.step / counted[0].step,
+            statistics.median(seconds),
+            paired_ratio(seconds, times[0]),
         )
-    return rows
+        for (name, recipe), flops, seconds in zip(recipes, counted, times, strict=True)
+    ]
+
+
+def tabled(rows: Sequence[AddonRow], *, title: str) -> Table:
+    """The rows as a table."""
+    columns = (
+        Column("addon", "add-on"),
+        Column("views", "views"),
+        Column("parameters", "extra parameters", form="+,"),
+        Column("flops", "FLOPs / none", form=".3f"),
+        Column("seconds", "seconds", "s", ".3f"),
+        Column("ratio", "time / none", form=".3f"),
+    )
+    lines: list[Row] = [
+        {
+            "addon": row.name,
+            "views": row.views,
+            "parameters": row.parameters,
+            "flops": row.flops,
+            "seconds": row.seconds,
+            "ratio": row.ratio,
+        }
+        for row in rows
+    ]
+    rounds = rows[0].ratio.rounds
+    notes = [f"time / none: median over rounds ({rounds}), each variant once a round"]
+    return Table("addons", title, columns, lines, notes)

@@ -5,92 +5,114 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import torch
 
+_T = TypeVar("_T")
 
-@dataclass(frozen=True)
+
 class Measured:
-    """What a call cost.
-
-    Attributes:
-        seconds: The fastest of the timed calls.
-        peak_bytes: Largest extra memory during a call (None where it cannot be measured).
-        value: What the function returned, a plain number.
-    """
-
-    seconds: float
-    peak_bytes: int | None
-    value: float
-
-
-def measure(
-    prepare: Callable[..., Callable[[], float]],
-    *arguments: Any,
-    device: str,
-    threads: int,
-    repeats: int,
-) -> Measured:
-    """Run `prepare(*arguments, device)()` in a fresh process: its peak is nobody else's.
+    """A function in a fresh process, whose peak of memory is nobody else's; a context manager.
 
     Args:
-        prepare: A module-level function that makes the inputs and returns what is measured.
+        prepare: A module-level function that makes the inputs and returns what is measured: a
+            function of plain values that returns a number.
         arguments: What `prepare` is called with, before the device; they are pickled.
         device: "cpu" or "cuda", the last argument of `prepare`.
         threads: CPU threads of the fresh process.
-        repeats: Timed calls, after one to warm up.
+        first: What the first call is given, which warms up and tells the memory.
+
+    Attributes:
+        value: What the first call returned.
+        peak_bytes: Largest extra memory during it (None where it cannot be measured).
+
+    Raises:
+        MemoryError: The process ended.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    job = (prepare, arguments, device, threads, repeats)
-    process = context.Process(target=_child, args=(sender, *job), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        measured: Measured = receiver.recv()
-    except EOFError:
-        process.join()
-        raise MemoryError(f"the measured process ended with status {process.exitcode}") from None
-    process.join()
-    return measured
+
+    def __init__(
+        self,
+        prepare: Callable[..., Callable[..., float]],
+        *arguments: Any,
+        device: str,
+        threads: int,
+        first: tuple[Any, ...] = (),
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        job = (prepare, arguments, device, threads, first)
+        self._process = context.Process(target=_child, args=(other, *job), daemon=True)
+        self._process.start()
+        other.close()
+        self.value: float
+        self.peak_bytes: int | None
+        self.value, self.peak_bytes = self._answer()
+
+    def __call__(self, *given: Any) -> float:
+        """Seconds of a call."""
+        self._pipe.send(given)
+        seconds: float = self._answer()
+        return seconds
+
+    def _answer(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            ended = self._process.exitcode
+            raise MemoryError(f"the measured process ended with status {ended}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()
+        self._process.join()
 
 
 def _child(
-    sender: Any,
-    prepare: Callable[..., Callable[[], float]],
+    pipe: Any,
+    prepare: Callable[..., Callable[..., float]],
     arguments: tuple[Any, ...],
     device: str,
     threads: int,
-    repeats: int,
+    first: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(threads)
     call = prepare(*arguments, device)
-    before = _reset_peak(device)
-    value = call()
-    peak = _peak(device, before)
-    times = []
-    for _ in range(repeats):
-        _synchronise(device)
-        start = time.perf_counter()
-        call()
-        _synchronise(device)
-        times.append(time.perf_counter() - start)
-    sender.send(Measured(min(times), peak, value))
+    before = reset_peak(device)
+    value = call(*first)
+    pipe.send((value, peak_above(before, device)))
+    while True:
+        try:
+            given = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(seconds_of(lambda: call(*given), device)[0])  # noqa: B023
 
 
-def _synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+def seconds_of(call: Callable[[], _T], device: str | torch.device) -> tuple[float, _T]:
+    """How long a call takes on a device, and what it gives."""
+    synchronise(device)
+    start = time.perf_counter()
+    given = call()
+    synchronise(device)
+    return time.perf_counter() - start, given
 
 
-def _reset_peak(device: str) -> int | None:
+def synchronise(device: str | torch.device) -> None:
+    """Wait for the device."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_peak(device: str | torch.device) -> int | None:
     """Bytes in use now, with the peak counter set back; None where the system has none."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")
@@ -98,10 +120,13 @@ def _reset_peak(device: str) -> int | None:
         return None
 
 
-def _peak(device: str, before: int | None) -> int | None:
+def peak_above(before: int | None, device: str | torch.device) -> int | None:
+    """Most bytes in use since `reset_peak`, beyond what it gave."""
     if before is None:
         return None
-    return (torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")) - before
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) - before
+    return _status("VmHWM") - before
 
 
 def _status(field: str) -> int:

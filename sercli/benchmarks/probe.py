@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from sercli.benchmarks.measure import synchronise
+from sercli.benchmarks.record import Machine, Tell
+from sercli.benchmarks.rounds import interleaved
+from sercli.benchmarks.table import Column, Row, Table
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, normalise
+from sercli.data.registry import find_kind
 from sercli.encoders.vit import Encoder, final_norm
 from sercli.engine.runtime import Runtime
 from sercli.evals.linear.classifiers import HeadRow
 from sercli.evals.linear.features import layers_of, parts_of, plan_features
+from sercli.evals.linear.options import PRESETS
+from sercli.families import resolve
+from sercli.statistics import Ratio, paired_ratio
+from sercli.visible import counted
 
 
 @dataclass(frozen=True)
@@ -27,8 +37,7 @@ class ProbeRow:
         parameters: Trainable parameters of all heads of the grid together.
         seconds: Median time of a step over the rounds.
         heads_seconds: Median of the part of it that is not the encoder's.
-        ratio: Median over rounds of (step / step of the first grid in the same round).
-        low, high: Lower and upper quartile of that ratio over rounds.
+        ratio: A step over a step of the first grid in the same round.
         by_parts: (encoder + these heads) / (encoder + the first grid's heads) from medians; the
             encoder's is over all grids, since its work is the same. Steadier on a busy machine.
     """
@@ -38,70 +47,128 @@ class ProbeRow:
     parameters: int
     seconds: float
     heads_seconds: float
-    ratio: float
-    low: float
-    high: float
+    ratio: Ratio
     by_parts: float
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is probed.
+
+    Attributes:
+        name: Of the model.
+        encoder: What is frozen below the heads, on the machine's device.
+        image_size: Side of an image, pixels.
+        num_classes: Outputs of a head.
+        grids: Feature sets and learning rates of each grid of heads; the first is the reference.
+    """
+
+    name: str
+    encoder: Encoder
+    image_size: int
+    num_classes: int
+    grids: Sequence[tuple[Sequence[str], Sequence[float]]]
+
+
+def subject(recipe: str, classes: int | None, *, machine: Machine) -> Subject:
+    """A recipe's model with random weights, and the grids: one of each, all of one, all of both.
+
+    Raises:
+        UserError: No such recipe.
+    """
+    resolved = resolve(recipe, (), {}).recipe
+    model, size = resolved.model, resolved.data.image_size
+    kind = find_kind(resolved.data.path)
+    number = classes or (kind and kind.num_classes) or 1000
+    encoder = Encoder.from_model(model, image_size=size).initialise(0).to(machine.device).eval()
+    preset = PRESETS["ser"]
+    grids = [
+        (sets, rates)
+        for sets in (("cls4",), preset.feature_sets)
+        for rates in (preset.learning_rates[:1], preset.learning_rates)
+    ]
+    return Subject(model.name, encoder.requires_grad_(False), size, number, grids)
+
+
 def run(
-    encoder: Encoder,
-    grids: Sequence[tuple[Sequence[str], Sequence[float]]],
-    *,
-    image_size: int,
-    num_classes: int,
-    batch_size: int,
-    runtime: Runtime,
-    rounds: int,
-    report: Callable[[int], None],
+    subject: Subject, *, batch_size: int, machine: Machine, rounds: int, tell: Tell
 ) -> list[ProbeRow]:
     """Time the grids in turn, a step each a round, so that they share the machine's moods.
 
     Args:
-        encoder: What is frozen below the heads, on the runtime's device.
-        grids: Feature sets and learning rates of each; the first is the reference.
-        image_size: Side of an image, pixels.
-        num_classes: Outputs of a head.
+        subject: What is probed.
         batch_size: Images of noise that a step takes, the same in every step.
-        runtime: The device that steps run on, and the precision of their products.
+        machine: What steps run on.
         rounds: Timed rounds, after one to warm up.
-        report: Called after every round with its number.
+        tell: Shows how far it is.
     """
+    num_classes, size = subject.num_classes, subject.image_size
     timers = [
-        ProbeTimer(encoder, sets, rates, num_classes=num_classes, runtime=runtime)
-        for sets, rates in grids
+        ProbeTimer(subject.encoder, sets, rates, num_classes=num_classes, runtime=machine.runtime)
+        for sets, rates in subject.grids
     ]
     draws = torch.Generator().manual_seed(0)
-    shape = (batch_size, 3, image_size, image_size)
+    shape = (batch_size, 3, size, size)
     images = torch.randint(256, shape, generator=draws, dtype=torch.uint8)
     labels = torch.randint(num_classes, (batch_size,), generator=draws)
-    times: list[list[tuple[float, float]]] = []
-    for number in range(rounds + 1):
-        # Every other round runs backwards: whatever drifts within a round hits all alike.
-        order = range(len(timers)) if number % 2 else range(len(timers) - 1, -1, -1)
-        measured = {which: timers[which].step(images, labels) for which in order}
-        if number:
-            times.append([measured[which] for which in range(len(timers))])
-        report(number)
+    times = interleaved(
+        [partial(timer.step, images, labels) for timer in timers],
+        rounds=rounds,
+        report=lambda number: tell(f"round {number} of {rounds}"),
+    )
     encoding = statistics.median(step - heads for each in times for step, heads in each)
-    of_heads = [statistics.median(each[w][1] for each in times) for w in range(len(timers))]
-    rows = []
-    for which, timer in enumerate(timers):
-        ratios = [each[which][0] / each[0][0] for each in times]
-        low, _, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
-        rows.append(
-            ProbeRow(
-                *timer.shape,
-                timer.parameters,
-                statistics.median(each[which][0] for each in times),
-                of_heads[which],
-                statistics.median(ratios),
-                low,
-                high,
-                (encoding + of_heads[which]) / (encoding + of_heads[0]),
-            )
+    steps = [[step for step, _ in each] for each in times]
+    of_heads = [statistics.median(heads for _, heads in each) for each in times]
+    return [
+        ProbeRow(
+            *timer.shape,
+            timer.parameters,
+            statistics.median(own),
+            heads,
+            paired_ratio(own, steps[0]),
+            (encoding + heads) / (encoding + of_heads[0]),
         )
-    return rows
+        for timer, own, heads in zip(timers, steps, of_heads, strict=True)
+    ]
+
+
+def tabled(
+    rows: Sequence[ProbeRow], *, subject: Subject, batch_size: int, machine: Machine
+) -> Table:
+    """The rows as a table."""
+    title = (
+        f"One step of the linear probe of {subject.name}, {subject.image_size} px, "
+        f"{counted(subject.num_classes, 'class')}: batch {batch_size}, {machine.title}"
+    )
+    columns = (
+        Column("sets", "sets", form="d"),
+        Column("rates", "rates", form="d"),
+        Column("parameters", "weights", form=",d"),
+        Column("seconds", "seconds", "s", ".3f"),
+        Column("heads_seconds", "heads", "s", ".4f"),
+        Column("ratio", "time/one", form=".3f"),
+        Column("by_parts", "by parts", form=".3f"),
+    )
+    lines: list[Row] = [
+        {
+            "sets": row.sets,
+            "rates": row.rates,
+            "parameters": row.parameters,
+            "seconds": row.seconds,
+            "heads_seconds": row.heads_seconds,
+            "ratio": row.ratio,
+            "by_parts": row.by_parts,
+        }
+        for row in rows
+    ]
+    rounds = rows[0].ratio.rounds
+    notes = [
+        "one: cls4 with one rate; sets: feature sets; rates: learning rates; heads: the part of "
+        "the seconds that is not the encoder's",
+        f"time/one: median over rounds ({rounds}), each grid once a round; by parts: from medians "
+        "of the encoder's seconds, alike for all grids, and of the heads'",
+    ]
+    return Table("probe", title, columns, lines, notes)
 
 
 class ProbeTimer:
@@ -144,23 +211,18 @@ class ProbeTimer:
     def step(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """One step; returns the seconds of it, and of what is not the encoder's."""
         device = self.runtime.device
-        _synchronise(device)
+        synchronise(device)
         start = time.perf_counter()
         pixels = normalise(images.to(device).float() / 255, IMAGENET_MEAN, IMAGENET_STD)
         with self.runtime.autocast():
             features = self.encoder(pixels, layers_of(self.plan.parts))
-        _synchronise(device)
+        synchronise(device)
         encoded = time.perf_counter()
         with self.runtime.autocast():
             parts = parts_of(features, self.plan.parts, final_norm(self.encoder))
         own = labels.to(device)
         for name, row in self.rows.items():
             row.step(self.plan.join(name, parts), own, factor=0.5)
-        _synchronise(device)
+        synchronise(device)
         end = time.perf_counter()
         return end - start, end - encoded
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sercli.benchmarks.measure import seconds_of, synchronise
 from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.runtime import Runtime
@@ -126,11 +127,7 @@ class StepTimer:
 
     def step(self) -> float:
         """A step by itself; returns seconds."""
-        synchronise(self.runtime.device)
-        start = time.perf_counter()
-        self.take()
-        synchronise(self.runtime.device)
-        return time.perf_counter() - start
+        return seconds_of(self.take, self.runtime.device)[0]
 
     def take(self) -> None:
         """Views, forward, backward, optimiser and teacher; does not wait for the device."""
@@ -150,9 +147,3 @@ class StepTimer:
         clip_gradients(self.parameters, self.recipe.train)
         self.optimiser.step()
         self.objective.move_teacher(moment, when="after")
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -264,6 +264,13 @@ class MeasuringOptions:
         ),
     ] = "cpu"
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Write the numbers, their units and what they depend on as well.",
+        ),
+    ] = None
 
 
 # -- How a command takes them ----------------------------------------------------------------------

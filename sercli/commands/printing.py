@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -19,6 +19,7 @@ from sercli.visible import READABLE, json_text, say, spelled, visible, visible_l
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from sercli.benchmarks.table import Table as Measurements
     from sercli.screen import Screen
 
 Progress = Callable[[str, int, int], None]
@@ -148,23 +149,19 @@ def shown(text: str) -> str:
     return spelled(visible(text), sys.stdout.encoding)
 
 
-def aligned(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> list[str]:
-    """Rows as lines of columns; of numbers all columns but the first are flush right."""
+def aligned(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
+    """Rows as lines of columns; the columns `right`, of numbers, are flush right."""
     from rich.cells import cell_len
 
     rows = [[shown(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
 
-    def padded(cell: str, width: int, *, right: bool) -> str:
-        space = " " * (width - cell_len(cell))
-        return space + cell if right else cell + space
+    def padded(index: int, cell: str) -> str:
+        space = " " * (widths[index] - cell_len(cell))
+        return space + cell if index in right else cell + space
 
     return [
-        "  ".join(
-            padded(cell, width, right=numbers and index > 0)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
+        "  ".join(padded(index, cell) for index, cell in enumerate(row)).rstrip() for row in rows
     ]
 
 
@@ -189,7 +186,7 @@ def print_table(
         marked: Row to set off on a terminal.
     """
     if not sys.stdout.isatty():
-        say(title, *aligned([headings, *rows], numbers=True), *caption.split("\n"))
+        say(title, *aligned([headings, *rows], right=range(1, len(headings))), *caption.split("\n"))
         return
     from rich.text import Text
 
@@ -206,24 +203,28 @@ def print_table(
     console.print(Text(caption, style="dim"))
 
 
-def print_measurements(
-    title: str,
-    headings: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    texts: Sequence[str] = (),
-) -> None:
-    """Print what was measured in a framed table; columns are flush right, but for `texts`."""
-    from rich.table import Table
+def print_measurements(measured: Measurements) -> None:
+    """Print what was measured: a ruled table on a terminal, aligned text elsewhere."""
+    headings = [column.heading for column in measured.printed]
+    if not sys.stdout.isatty():
+        right = [which for which, one in enumerate(measured.printed) if one.form is not None]
+        say(measured.title, *aligned([headings, *measured.cells], right=right), *measured.notes)
+        return
+    from rich.text import Text
 
     from sercli.screen import Screen
 
-    table = Table(title=shown(title))
-    for heading in headings:
-        table.add_column(shown(heading), justify="left" if heading in texts else "right")
-    for row in rows:
+    table = ruled_table()
+    table.title, table.title_justify = Text(shown(measured.title)), "left"
+    for column in measured.printed:
+        justify: Literal["left", "right"] = "left" if column.form is None else "right"
+        table.add_column(shown(column.heading), justify=justify, overflow="fold")
+    for row in measured.cells:
         table.add_row(*map(shown, row))
-    Screen().print(table)
+    console = Screen()
+    console.print(table)
+    for note in measured.notes:
+        console.print(Text(shown(note), style="dim"))
 
 
 @contextmanager

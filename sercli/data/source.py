@@ -62,6 +62,15 @@ class ImageSource(abc.ABC):
             IndexError: `index` is not in 0…len-1.
         """
 
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """The same image as uint8 [H, W, 3], by whichever decoder is fastest.
+
+        Raises:
+            UnreadableImage: As `load`.
+            IndexError: As `load`.
+        """
+        return np.array(self.load(index))
+
     @abc.abstractmethod
     def describe(self, index: int) -> str:
         """Where the image is, for messages: a path, or "shapes/train/123"."""

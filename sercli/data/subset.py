@@ -50,6 +50,9 @@ class Subset(ImageSource):
     def load(self, index: int) -> Image.Image:
         return self._source.load(self._whose(index))
 
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        return self._source.pixels(self._whose(index))
+
     def describe(self, index: int) -> str:
         return self._source.describe(self._whose(index))
 

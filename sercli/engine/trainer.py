@@ -62,7 +62,9 @@ class Trainer:
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
         require_images(recipe.train, self.part)
-        self.images = TrainingImages(source, recipe.views, plan, seed=recipe.seed)
+        self.images = TrainingImages(
+            source, recipe.views, plan, seed=recipe.seed, decoder=recipe.data.decoder
+        )
         self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]

@@ -28,12 +28,15 @@ class Problem:
         anchor_offset: The anchors' image i is the keys' image `anchor_offset + i`.
         far: bool [N, N], tokens of the same image that count as negatives; None: none do.
         with_gradient: Whether gradients are found in the sweep, for the backward pass.
+        tiles: Do the first so many only, which gives no loss but tells what a tile costs; None:
+            all.
     """
 
     temperature: float
     anchor_offset: int
     far: Tensor | None
     with_gradient: bool
+    tiles: int | None = None
 
 
 class PatchNTXent(torch.autograd.Function):
@@ -80,6 +83,12 @@ def _through_normalisation(gradient: Tensor, unit: Tensor, norms: Tensor) -> Non
     gradient.addcmul_(unit.to(gradient.dtype), radial, value=-1).div_(norms)
 
 
+def rows_of_tile(width: int, device: torch.device, wide: torch.dtype) -> int:
+    """How many anchors a tile holds, for `width` columns."""
+    tile_bytes = _TILE_BYTES.get(device.type, _TILE_BYTES["cpu"])
+    return max(64, tile_bytes // max(1, width * torch.finfo(wide).bits // 8))
+
+
 def _sweep(
     problem: Problem,
     units: tuple[Tensor, ...],
@@ -92,10 +101,10 @@ def _sweep(
     anchors, columns = units[0], units[1:]
     rows, width = len(anchors), sum(len(c) for c in columns)
     scale = 1 / problem.temperature
-    tile_bytes = _TILE_BYTES.get(anchors.device.type, _TILE_BYTES["cpu"])
-    step = max(64, tile_bytes // max(1, width * torch.finfo(wide).bits // 8))
+    step = rows_of_tile(width, anchors.device, wide)
+    last = rows if problem.tiles is None else min(rows, problem.tiles * step)
     total = torch.zeros((), dtype=wide, device=anchors.device)
-    for start in range(0, rows, step):
+    for start in range(0, last, step):
         tile = anchors[start : start + step]
         parts = [(tile @ column.T).to(wide).mul_(scale) for column in columns]
         positives = parts[0].diagonal(start + problem.anchor_offset * tokens)[: len(tile)]

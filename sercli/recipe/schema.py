@@ -43,6 +43,9 @@ class Section(BaseModel):
     )
 
 
+Decoder = Literal["pil", "fast"]
+
+
 class Data(Section):
     """What is trained on."""
 
@@ -65,6 +68,11 @@ class Data(Section):
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None,
         description="loader processes a rank, at most as many as cores; default: by their number",
+    )
+    decoder: Decoder = Field(
+        "pil",
+        description="who decodes and resizes training images: pil; fast (libjpeg-turbo and torch, "
+        "equal to a level of 255)",
     )
 
     @field_validator("classes")

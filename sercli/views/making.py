@@ -112,7 +112,8 @@ class ViewMaker:
             colours = photometrics.draw(uniforms, spec.colours)
             if spec.crop not in made:
                 crops = samples.crops[spec.crop].to(device, non_blocking=True)
-                images = photometrics.apply(crops.float().div_(255), colours)
+                planes = crops.to(torch.float32, memory_format=torch.contiguous_format)
+                images = photometrics.apply(planes.div_(255), colours)
                 made = {spec.crop: normalise(images, IMAGENET_MEAN, IMAGENET_STD)}
             images = made[spec.crop]
             mirrored = uniforms[:split, -1] < self.hflip_p

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from sercli.benchmarks import loss
 from sercli.benchmarks.loss import full_matrix_loss, prepare
-from sercli.benchmarks.measure import measure
+from sercli.benchmarks.measure import Measured
+from sercli.benchmarks.record import Machine
 from sercli.benchmarks.step import matmul_flops_per_s, measure_steps
 from sercli.engine.runtime import runtime_for
 from sercli.losses import patch_nt_xent
@@ -20,10 +22,70 @@ def test_the_reference_is_the_same_loss():
 
 
 @pytest.mark.run
-def test_measure_sees_memory_of_its_own_process():
-    measured = measure(prepare, "tiled", 4, device="cpu", threads=1, repeats=1)
-    assert measured.seconds > 0
-    assert 5 < measured.value < 8  # the log of 784 tokens and some
+def test_memory_is_that_of_the_measured_process():
+    with Measured(prepare, "tiled", 4, device="cpu", threads=1, first=(None,)) as measured:
+        assert measured(None) > 0
+        assert 5 < measured.value < 8  # the log of 784 tokens and some
+
+
+def exits(_device):
+    raise SystemExit(7)
+
+
+@pytest.mark.run
+def test_a_measured_process_that_ends_is_told_of():
+    with pytest.raises(MemoryError, match="ended with status 7"):
+        Measured(exits, device="cpu", threads=1)
+
+
+class Fake:
+    """A measured function that takes 1 s, and 2 s a tile of 5."""
+
+    def __init__(self, _prepare, variant, images, *, first, **_):
+        self.value, self.peak_bytes, self.full = 6.5, 1000 * images, variant == "full matrix"
+        self.first = first
+
+    def __call__(self, tiles):
+        return 100.0 if self.full else 1 + 2.0 * (5 if tiles is None else tiles)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def table_of_loss(monkeypatch, tiles):
+    monkeypatch.setattr(loss, "Measured", Fake)
+    monkeypatch.setattr(loss, "rows_of_tile", lambda width, *_: width / 5)
+    machine = Machine(runtime_for(torch.device("cpu")), 1)
+    rows = loss.run(
+        [784, 3136], full_up_to=784, machine=machine, rounds=6, tiles=tiles, tell=lambda _: None
+    )
+    return loss.tabled(rows, machine=machine)
+
+
+@pytest.mark.parametrize("tiles", [None, 5, 2])
+def test_the_first_tiles_stand_for_all_and_the_table_says_so(monkeypatch, tiles):
+    table = table_of_loss(monkeypatch, tiles)
+    rows = {(row["variant"], row["tokens"]): row for row in table.to_json()["rows"]}
+    small, large = rows["tiled", 784], rows["tiled", 3136]
+    assert small["seconds"] == large["seconds"] == pytest.approx(11)
+    assert small["speed"]["value"] == pytest.approx(100 / 11)
+    assert large["speed"] is None
+    assert large["per_square"]["value"] == pytest.approx(1 / 16)
+    some = tiles == 2
+    assert (small["loss"], small["tiles_run"]) == ((None, 2) if some else (6.5, 5))
+    assert any("extrapolated" in note for note in table.notes) == some
+    assert rows["full matrix", 784]["loss"] == 6.5
+    assert ["784", "tiled", "11.000", "2 of 5" if some else "all"] == table.cells[1][:4]
+
+
+def test_the_first_tiles_are_the_work_of_a_part_of_the_anchors():
+    call = prepare("tiled", 4, "cpu")
+    whole = call(None)
+    assert call(1000) == whole
+    assert call(0) == 0
 
 
 def test_steps_are_timed_and_their_work_is_counted():
@@ -46,8 +108,10 @@ def test_the_ceiling_is_that_of_products():
 
 @pytest.mark.slow
 def test_memory_and_speed_at_12544_tokens():
-    tiled = measure(prepare, "tiled", 64, device="cpu", threads=1, repeats=2)
-    full = measure(prepare, "full matrix", 64, device="cpu", threads=1, repeats=2)
-    assert tiled.peak_bytes < 400e6 < full.peak_bytes
-    assert tiled.seconds < full.seconds
-    assert tiled.value == pytest.approx(full.value, rel=1e-5)
+    with (
+        Measured(prepare, "tiled", 64, device="cpu", threads=1, first=(None,)) as tiled,
+        Measured(prepare, "full matrix", 64, device="cpu", threads=1, first=(None,)) as full,
+    ):
+        assert tiled.peak_bytes < 400e6 < full.peak_bytes
+        assert tiled(None) < full(None)
+        assert tiled.value == pytest.approx(full.value, rel=1e-5)

@@ -18,6 +18,7 @@ from sercli.views.colours import NUM_UNIFORMS
 from sercli.views.making import ViewMaker, draw_actions
 from sercli.views.plan import PairedViews, ViewRequest, partition, plan_views
 from sercli.views.reading import Samples, Ticket, TrainingImages, batches
+from tests.data.images.test_native import photo
 from tests.support.pictures import PLAIN, Pictures, normalised
 from tests.support.reading import read_all, read_one
 
@@ -138,6 +139,11 @@ def test_ranks_share_the_batch_of_the_single_process(ranks):
 # -- reading --------------------------------------------------------------------------------------
 
 
+class Photos(Pictures):
+    def load(self, index):
+        return photo(*self.sizes[index % len(self.sizes)], seed=index)
+
+
 def plan_of(config, paired=None, *, size=16):
     return plan_views(config, image_size=size, patch_size=4, request=ViewRequest(paired))
 
@@ -175,6 +181,24 @@ def test_a_ticket_is_a_sample_whatever_came_before():
         read_one(images, Ticket(0, 0, False)),
         read_one(images_of(Pictures(), seed=1), Ticket(0, 0, False)),
     )
+
+
+@pytest.mark.parametrize("base", ["crop", "full"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_fast_decoder_draws_the_same_and_shows_it_to_a_level(base, interpolation):
+    config = ViewsConfig(interpolation=interpolation, rot90_p=0.5)
+    plan = plan_of(config, PairedViews(0.5, base=base))
+    source, tickets = Photos(), [Ticket(i, 2, i > 5) for i in range(12)]
+    pil, fast = (
+        read_all(TrainingImages(source, config, plan, seed=3, decoder=decoder), tickets)
+        for decoder in ("pil", "fast")
+    )
+    for name in ("uniforms", "boxes", "turns"):
+        assert torch.equal(getattr(pil, name), getattr(fast, name))
+    for one, two in zip(pil.crops, fast.crops, strict=True):
+        assert one.shape == two.shape == (12, 3, 16, 16)
+        assert one.float().std() > 10
+        assert (one.int() - two.int()).abs().max() <= (1 if interpolation == "bilinear" else 2)
 
 
 def test_loader_processes_read_what_this_process_reads():

@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from sercli.data.images.decode import Header, read_header, read_rgb
+from sercli.data.images.decode import Header, read_header, read_pixels, read_rgb
 from sercli.data.images.listing import SUFFIXES, is_directory, list_directory, printable
 from sercli.data.images.manifest import Fault, Manifest, read_manifest
 from sercli.data.source import ImageSource
@@ -44,6 +46,9 @@ class ImageFolder(ImageSource):
 
     def load(self, index: int) -> Image.Image:
         return read_rgb(self.path(index), called=self.describe(index))
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        return read_pixels(self.path(index), called=self.describe(index))
 
     def header(self, index: int, *, decode: bool) -> Header:
         """Size and pixel format of an image; with `decode`, all of it is decoded as well.

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from sercli.benchmarks import probe as benchmark
+from sercli.benchmarks.record import Machine
 from sercli.encoders.loading import encoder_sha256
 from sercli.encoders.vit import Encoder, final_norm
 from sercli.engine.runtime import Runtime
@@ -349,15 +350,15 @@ def test_a_norm_that_cannot_be_kept_is_refused() -> None:
 
 
 def test_the_benchmark_trains_every_head_of_every_grid() -> None:
-    rounds: list[int] = []
-    rows = benchmark.run(
-        small_encoder(), [(("cls4",), (0.1,)), (SETS, (0.1, 0.2, 0.3))], image_size=16,
-        num_classes=5, batch_size=4, runtime=Runtime(torch.device("cpu"), None), rounds=3,
-        report=rounds.append,
-    )  # fmt: skip
-    assert rounds == [0, 1, 2, 3]
+    told: list[str] = []
+    subject = benchmark.Subject(
+        "small", small_encoder(), 16, 5, [(("cls4",), (0.1,)), (SETS, (0.1, 0.2, 0.3))]
+    )
+    machine = Machine(Runtime(torch.device("cpu"), None), 1)
+    rows = benchmark.run(subject, batch_size=4, machine=machine, rounds=3, tell=told.append)
+    assert told == [f"round {number} of 3" for number in range(4)]
     assert [(r.sets, r.rates) for r in rows] == [(1, 1), (3, 3)]
     assert [r.parameters for r in rows] == [(64 + 1) * 5, 3 * (16 + 64 + 32 + 3) * 5]
-    assert (rows[0].ratio, rows[0].by_parts) == (1, 1)
+    assert (rows[0].ratio.value, rows[0].by_parts) == (1, 1)
     assert all(0 < r.heads_seconds < r.seconds for r in rows)
     assert rows[1].by_parts > 0

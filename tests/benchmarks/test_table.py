@@ -1,0 +1,112 @@
+"""What benchmarks find: as cells, as Markdown, as JSON; and where it was measured."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from sercli import statistics
+from sercli.benchmarks import record
+from sercli.benchmarks.rounds import interleaved
+from sercli.benchmarks.table import Column, Table
+from sercli.cli import app
+from sercli.engine.runtime import Runtime
+from sercli.statistics import Interval, Ratio
+
+TABLE = Table(
+    "step",
+    "A step",
+    (
+        Column("what", "what"),
+        Column("seconds", "ms", "s", ",.1f", 1e-3),
+        Column("ratio", "time / none", form=".2f"),
+        Column("tiles", "", form="d", printed=False),
+    ),
+    [
+        {"what": "a|b", "seconds": 1.5, "ratio": Ratio(1.25, Interval(1.0, 1.5), 9), "tiles": 3},
+        {"what": "few rounds", "seconds": None, "ratio": Ratio(0.5, None, 2)},
+    ],
+    ("a note",),
+)
+
+
+def test_cells_have_units_of_people_and_json_those_of_physics():
+    assert TABLE.cells == [["a|b", "1,500.0", "1.25 [1.00, 1.50]"], ["few rounds", "-", "0.50"]]
+    found = TABLE.to_json()
+    assert found["units"] == {"seconds": "s"}
+    ratio = {"value": 1.25, "low": 1.0, "high": 1.5, "rounds": 9}
+    assert found["rows"][0] == {"what": "a|b", "seconds": 1.5, "ratio": ratio, "tiles": 3}
+    assert found["rows"][1]["ratio"] == {"value": 0.5, "low": None, "high": None, "rounds": 2}
+    assert found["rows"][1]["tiles"] is None
+    json.dumps(found, allow_nan=False)
+
+
+def test_markdown_is_a_table():
+    lines = TABLE.to_markdown().splitlines()
+    assert lines[0] == "### A step"
+    assert lines[2] == "| what | ms | time / none |"
+    assert lines[3] == "| :-- | --: | --: |"
+    assert lines[4] == "| a\\|b | 1,500.0 | 1.25 [1.00, 1.50] |"
+    assert "a note" in lines
+
+
+def test_a_record_says_what_its_numbers_depend_on(tmp_path):
+    machine = record.Machine(Runtime(torch.device("cpu"), None), 3)
+    found = record.record(machine, [TABLE])
+    assert (found["threads"], found["tables"]) == (3, [TABLE.to_json()])
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["device"]
+    assert found["command"].startswith("ser ")
+    record.write(tmp_path / "found.json", found)
+    assert json.loads((tmp_path / "found.json").read_text()) == found
+    record.write_page(tmp_path / "found.md", found, [TABLE])
+    page = (tmp_path / "found.md").read_text()
+    assert TABLE.to_markdown() in page
+    assert torch.__version__ in page
+
+
+def test_every_other_round_runs_backwards():
+    called = []
+    variants = [lambda name=name: called.append(name) or len(called) for name in "abc"]
+    told = []
+    found = interleaved(variants, rounds=2, report=told.append)
+    assert "".join(called) == "cba" + "abc" + "cba"
+    assert found == [[4, 9], [5, 8], [6, 7]]  # the warm-up does not count
+    assert told == [0, 1, 2]
+
+
+@pytest.mark.parametrize("count", [6, 9, 15, 40])
+def test_the_median_lies_between_order_statistics_as_the_binomial_says(count):
+    stats = pytest.importorskip("scipy.stats")
+    values = [float(value) for value in torch.randn(count, dtype=torch.float64)]
+    interval = statistics.median_interval(values)
+    ordered = sorted(values)
+    low = ordered.index(interval.low)  # so many values lie below the interval
+    assert interval.high == ordered[count - 1 - low]
+    assert 1 - 2 * stats.binom.cdf(low, count, 0.5) >= 0.95
+    assert 1 - 2 * stats.binom.cdf(low + 1, count, 0.5) < 0.95
+
+
+def test_five_pairs_have_no_interval_and_outliers_do_not_count():
+    assert statistics.median_interval([1.0] * 5) is None
+    ratio = statistics.paired_ratio([2.0, 4, 6, 8, 10, 12, 1400], [1.0, 2, 3, 4, 5, 6, 7])
+    assert ratio == Ratio(2.0, Interval(2.0, 200.0), 7)
+    assert statistics.paired_ratio([3.0], [2.0]) == Ratio(1.5, None, 1)
+    with pytest.raises(ValueError, match="2 and 1 values"):
+        statistics.paired_ratio([1.0, 2.0], [1.0])
+
+
+def test_the_command_prints_a_table_and_writes_its_numbers(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    file = tmp_path / "addons.json"
+    words = "bench addons --batch-size 8 --fraction 0.25 --rounds 1 --json"
+    app([*words.split(), str(file)], prog_name="ser", standalone_mode=False)
+    said = capsys.readouterr().out
+    (table,) = json.loads(file.read_text())["tables"]
+    none = table["rows"][0]
+    assert none["addon"] == "none"
+    assert none["ratio"]["value"] == 1
+    assert f"{none['seconds']:.3f}" in said
+    assert re.search(r"none +2 +\+0 +1\.000", said)
+    assert f"wrote {file}" in said
