@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from sercli.benchmarks.measure import seconds_of, synchronise
+from sercli.engine.accumulation import Passes
 from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.runtime import Runtime
@@ -103,6 +104,9 @@ class StepTimer:
         if compiled:
             for block in self.objective.blocks():
                 block.compile()
+        self.passes = Passes(
+            self.objective, accumulate=recipe.train.accumulate, autocast=runtime.autocast
+        )
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
         self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
@@ -139,11 +143,8 @@ class StepTimer:
             lr=self.schedule.lr_at(step),
             weight_decay=self.schedule.weight_decay_at(step),
         )
-        self.optimiser.zero_grad()
         self.objective.move_teacher(moment, when="before")
-        with self.runtime.autocast():
-            losses = self.objective(views, moment)
-        losses.total.backward()
+        self.passes(views, moment)
         clip_gradients(self.parameters, self.recipe.train)
         self.optimiser.step()
         self.objective.move_teacher(moment, when="after")

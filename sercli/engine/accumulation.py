@@ -14,14 +14,14 @@ that is done twice. Stochastic depth is drawn for the whole batch, so both passe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sercli import distributed
-from sercli.encoders.batches import Encoded
+from sercli.encoders.batches import Batch, Encoded
 from sercli.errors import UserError
 from sercli.objective import Losses, Objective
 from sercli.recipe.schedule import Moment
@@ -71,7 +71,7 @@ class Passes:
         self.objective.zero_grad(set_to_none=not distributed.active())
         with self.autocast():
             losses: Losses = self.module(views, moment)
-        losses.total.backward()
+        torch.autograd.backward(losses.total)
         return losses
 
     def _in_micro_batches(self, views: Views, moment: Moment) -> Losses:
@@ -84,20 +84,42 @@ class Passes:
         objective.zero_grad()
         parts = list(objective.batch(views).micro_batches(self.accumulate))
         with torch.no_grad(), self.autocast():
-            encoded = Encoded.joined([objective.encode_student(part) for part in parts])
-            taught = [one for part in parts if (one := objective.encode_teacher(part))]
-        leaves = encoded.map(lambda tensor: tensor.detach().requires_grad_())
-        with self.autocast():
+            leaves = Encoded.joined([self.encoded(part) for part in parts])
+            taught = [one for part in parts if (one := self.taught(part))]
             teacher = Encoded.joined(taught) if taught else None
+        leaves = leaves.map(lambda tensor: tensor.requires_grad_())
+        with self.autocast():
             losses = objective.losses(leaves, teacher, views, moment)
-        losses.total.backward()
+        torch.autograd.backward(losses.total)
         gradients = [leaf.grad for leaf in leaves.tensors()]
+        del taught, leaves, teacher
+        self.send_back(parts, gradients)
+        distributed.average_gradients(
+            [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        )
+        return losses
+
+    def encoded(self, part: Batch) -> Encoded:
+        """What the losses look at of a micro-batch, without a graph."""
+        return _kept(self.objective.encode_student(part))
+
+    def taught(self, part: Batch) -> Encoded | None:
+        """Likewise of the teacher."""
+        encoded = self.objective.encode_teacher(part)
+        return None if encoded is None else _kept(encoded)
+
+    def send_back(self, parts: Sequence[Batch], gradients: Sequence[Tensor | None]) -> None:
+        """Encode micro-batches again, and take gradients of what comes out further.
+
+        Args:
+            parts: All micro-batches.
+            gradients: Of each tensor of `Encoded` (None: it has none), for all images.
+        """
         starts = [0] * len(gradients)
-        del encoded, taught, leaves, teacher
         for part in parts:
             # A context of its own: it keeps casts of weights, which belong to one graph.
             with self.autocast():
-                again = list(objective.encode_student(part, trained_only=True).tensors())
+                again = list(self.objective.encode_student(part, trained_only=True).tensors())
             outputs, sent = [], []
             for index, output in enumerate(again):
                 gradient, start = gradients[index], starts[index]
@@ -105,8 +127,10 @@ class Passes:
                 if gradient is not None:
                     outputs.append(output)
                     sent.append(gradient[start : starts[index]])
+            del again
             torch.autograd.backward(outputs, sent)
-        distributed.average_gradients(
-            [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        )
-        return losses
+
+
+def _kept(encoded: Encoded) -> Encoded:
+    """The same, in memory of its own: what is tapped is part of all tokens of a pass."""
+    return encoded.map(torch.clone)

@@ -154,13 +154,13 @@ def without_addon(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"addon": none, "views": views})
 
 
-def _views(recipe: Recipe, plan: ViewPlan) -> Views:
-    """Views of the sizes of a step, without values."""
+def views_on_meta(recipe: Recipe, plan: ViewPlan, *, processes: int = 1) -> Views:
+    """Views of the sizes of a step, without values; of several processes, the first one's."""
     request = plan.request
     if request.paired is not None:
         unscaled = replace(request.paired, scale=(1.0, 1.0), aspect=(1.0, 1.0))
         plan = replace(plan, request=replace(request, paired=unscaled))
-    part = plan.split(recipe.train.batch_size)
+    part = plan.split(recipe.train.batch_size, world=processes)
     actions = ViewMaker(recipe.views, plan, part, seed=recipe.seed).actions(0)
     batch, patch = len(part.positions), plan.patch_size
     element = GeometricAction.identity(batch, plan.grid(0))
@@ -175,7 +175,7 @@ def _views(recipe: Recipe, plan: ViewPlan) -> Views:
         part,
         standard=tuple(blank(part.num_standard, s.size, s.size) for s in plan.specs),
         paired=tuple(
-            blank(part.total_paired, a.grid[0] * patch, a.grid[1] * patch) for a in actions
+            blank(len(part.paired_rows), a.grid[0] * patch, a.grid[1] * patch) for a in actions
         ),
         actions=actions,
         parameters=(parameters,) * plan.num_views,
@@ -188,7 +188,7 @@ def _count_none(recipe: Recipe) -> _Counted:
     model, method = recipe.model, method_class(recipe.method)
     plan = plan_views(recipe.views, image_size=recipe.data.image_size, patch_size=model.patch_size)
     cls_after = cls_after_of(model, layer=None, taps_cls=False)
-    shape = _shape(recipe, _views(recipe, plan), cls_after, (method,))
+    shape = _shape(recipe, views_on_meta(recipe, plan), cls_after, (method,))
     if shape in _counts:
         return _counts[shape]
     return _count(recipe, on_meta(recipe))
@@ -196,7 +196,7 @@ def _count_none(recipe: Recipe) -> _Counted:
 
 def _count(recipe: Recipe, objective: Objective, *, without_term: bool = False) -> _Counted:
     """FLOPs of a step of an objective; without its add-on's term, for the λ = 0 control."""
-    student, views = objective.student, _views(recipe, objective.plan)
+    student, views = objective.student, views_on_meta(recipe, objective.plan)
     addon = student.addon
     student.addon = None if without_term else addon
     parts = [part for part in (objective.method, student.addon) if part is not None]

@@ -14,6 +14,7 @@ from sercli import distributed
 from sercli.data.source import ImageSource
 from sercli.engine.accumulation import require_images
 from sercli.engine.flops import StepFlops, on_meta, trainable_parameters
+from sercli.engine.memory import StepMemory, less
 from sercli.objective import Objective
 from sercli.recipe.files import Resolved
 from sercli.recipe.schedule import Schedule
@@ -174,8 +175,35 @@ def print_flops(recipe: Recipe, flops: StepFlops, console: Screen) -> None:
         )
     rows = {"FLOPs a step": f"{flops.step:.3e}{ratios}"}
     if flops.again:
-        rows["computed twice"] = computed_twice(recipe, flops)
+        rows["recomputed"] = computed_twice(recipe, flops)
     _print_rows(rows, console)
+
+
+def print_memory(
+    recipe: Recipe, memory: StepMemory, console: Screen, *, size: int | None, images: int
+) -> None:
+    """Print what memory a step takes of a process.
+
+    Args:
+        recipe: Resolved.
+        memory: As counted.
+        console: Where.
+        size: Bytes of the device; None: not known.
+        images: Of a process.
+    """
+    text = f"{gib(memory.peak)} of tensors at its peak, {gib(memory.held)} of them all the time"
+    if size is not None:
+        text += f"; the device has {gib(size)}"
+        if memory.peak > size:
+            enough = memory.micro_batches_for(size, recipe.train.accumulate)
+            helps = less(recipe, images, accumulate=enough)
+            text += f": too little{'; use ' if helps else ''}{' or '.join(helps)}"
+    _print_rows({"memory a step": text}, console)
+
+
+def gib(size: float) -> str:
+    """Bytes as people read them."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"
 
 
 def computed_twice(recipe: Recipe, flops: StepFlops) -> str:

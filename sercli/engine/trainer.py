@@ -13,6 +13,7 @@ from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
 from sercli.engine.accumulation import Passes, require_images
 from sercli.engine.agreement import Agreed
+from sercli.engine.memory import Peak, saying_what_helps
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.pace import Pace
 from sercli.engine.progress import TrainingProgress
@@ -75,6 +76,7 @@ class Trainer:
             self.objective, accumulate=recipe.train.accumulate, autocast=runtime.autocast
         )
         self.unreadable: set[str] = set()
+        self.peak = Peak(runtime.device)
         self.stepper = self._stepper(monitor, guard)
 
     def _stepper(self, monitor: Monitor, guard: Callable[[], None]) -> Stepper:
@@ -104,7 +106,8 @@ class Trainer:
             optimiser=self.optimiser,
             how_to_go_on=f"continue with: ser pretrain --resume {self.run.path}",
             remedy="a lower train.lr or train.clip_norm",
-            measure=lambda: monitor(self.objective.evaluated_encoder),
+            measure=lambda: self._monitored(monitor),
+            gauge=self.peak.take,
             judge=self._fail_if_unreadable,
             tensorboard=train.tensorboard,
             guard=guard,
@@ -138,11 +141,15 @@ class Trainer:
             RunFailed: Three non-finite steps in a row, or too many unreadable images.
         """
         self.stepper.attend(request, progress)
+        self.peak.forget()
         with self._samples() as loaded:
             for samples in self.stepper.waiting(loaded):
                 self._note_unreadable(samples, progress)
                 step = self.stepper.step
-                self._train_step(step, samples)
+                with saying_what_helps(
+                    self.recipe, self.run.path, step + 1, len(self.part.positions)
+                ):
+                    self._train_step(step, samples)
                 self.stepper.done(**self._facts(step))
 
     @contextlib.contextmanager
@@ -196,6 +203,11 @@ class Trainer:
 
     def _forward_backward(self, views: Views, moment: Moment) -> Losses:
         return self.passes(views, moment)
+
+    def _monitored(self, monitor: Monitor) -> dict[str, float]:
+        numbers = monitor(self.objective.evaluated_encoder)
+        self.peak.forget()  # the monitor's memory is not a step's
+        return numbers
 
     def _facts(self, step: int) -> dict[str, float]:
         """What else the row of a step says."""

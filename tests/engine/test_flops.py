@@ -41,7 +41,7 @@ def recipe(case):
 def everything(made_of, *, addon=True):
     """FLOPs of a whole step, every block of it run."""
     objective = flops.on_meta(made_of)
-    views = flops._views(made_of, objective.plan)
+    views = flops.views_on_meta(made_of, objective.plan)
     if not addon:
         objective.student.addon = None
     with FlopCounterMode(display=False) as counter:
@@ -76,7 +76,7 @@ def test_what_is_computed_twice_is_counted_beside_the_step(case, settings):
     assert flops.count_flops(plain).again == 0
     assert counted.step == flops.count_flops(plain).step
     objective = flops.on_meta(saving)
-    views = flops._views(saving, objective.plan)
+    views = flops.views_on_meta(saving, objective.plan)
     passes = Passes(objective, accumulate=saving.train.accumulate, autocast=nullcontext)
     with FlopCounterMode(display=False) as counter:
         passes(views, START)

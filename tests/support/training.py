@@ -21,7 +21,7 @@ TINY = (
 SER = (*TINY, "addon.projector_width=8")
 
 
-TIMES = ("images_per_s", "data_wait")
+TIMES = ("images_per_s", "data_wait", "peak_memory_gib")
 MONITORED = ("knn_top1", "embedding_std", "effective_rank")  # by the command line alone
 
 

@@ -193,6 +193,14 @@ def in_float64(views: Views) -> Views:
     )
 
 
+def in_float32(views: Views) -> Views:
+    return dataclasses.replace(
+        views,
+        standard=tuple(view.float() for view in views.standard),
+        paired=tuple(view.float() for view in views.paired),
+    )
+
+
 def run_objective(case: Case) -> dict[str, Any]:
     """Losses (this rank's) and gradients, through DDP where there are other ranks."""
     objective = build(case)
