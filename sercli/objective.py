@@ -13,7 +13,7 @@ from sercli import randomness
 from sercli.addons import Addon, AddonInput, TermConfig
 from sercli.encoders.batches import Batch, Encoded
 from sercli.encoders.sizes import cls_after_of, size_of
-from sercli.encoders.vit import Encoder, Features, encode
+from sercli.encoders.vit import Encoder, Features
 from sercli.errors import UserError
 from sercli.families import addon_class, method_class
 from sercli.methods import Method
@@ -155,29 +155,37 @@ class Objective(nn.Module):
     def encode_student(self, batch: Batch, *, trained_only: bool = False) -> Encoded:
         """The student's outputs for the losses.
 
+        All views go through the encoder in one pass. Those that only the add-on looks at leave it
+        after its layer; if its term is only watched, they go by themselves, without gradient.
+
         Args:
             batch: Any of the images of a step.
             trained_only: Leave out views that send back no gradient (of a term that is watched).
         """
-        split = self.plan.num_invariant
+        split, keeps = self.plan.num_invariant, batch.keeps
         standard, others = batch.standard[:split], batch.standard[split:]
-        encoded = encode(
-            self.encoder,
-            [*standard, *batch.paired],
-            self.layers,
-            keeps=None if batch.keeps is None else [*batch.keeps[:split], *batch.paired_keeps],
+        if self.addon is None or (trained_only and self.weight == 0):
+            others = ()
+        whole, last = [*standard, *batch.paired], max(self.layers, default=None)
+        kept = None if keeps is None else [*keeps[:split], *batch.paired_keeps]
+        kept_others = None if keeps is None else list(keeps[split : split + len(others)])
+        if others and self.weight > 0:
+            found = self.encoder.encode(
+                [*whole, *others],
+                self.layers,
+                keeps=None if kept is None or kept_others is None else [*kept, *kept_others],
+                until=[None] * len(whole) + [last] * len(others),
+            )
+        else:
+            found = self.encoder.encode(whole, self.layers, keeps=kept)
+            if others:
+                with torch.no_grad():
+                    found += self.encoder.encode(
+                        others, self.layers, keeps=kept_others, until=[last] * len(others)
+                    )
+        return Encoded.of(
+            found[: len(whole)], num_standard=len(standard), others=found[len(whole) :]
         )
-        alone: list[Features] = []
-        if others and self.addon is not None and not (trained_only and self.weight == 0):
-            with self._term_gradient():
-                alone = encode(
-                    self.encoder,
-                    others,
-                    self.layers,
-                    keeps=None if batch.keeps is None else batch.keeps[split:],
-                    until=max(self.layers),
-                )
-        return Encoded.of(encoded, num_standard=len(standard), others=alone)
 
     @torch.no_grad()
     def encode_teacher(self, batch: Batch) -> Encoded | None:
@@ -185,7 +193,7 @@ class Objective(nn.Module):
         if self.teacher is None:
             return None
         standard = batch.standard[:2]
-        encoded = encode(self.teacher.encoder, [*standard, *batch.paired], self.layers)
+        encoded = self.teacher.encoder.encode([*standard, *batch.paired], self.layers)
         return Encoded.of(encoded, num_standard=len(standard))
 
     def losses(
@@ -245,12 +253,10 @@ class Objective(nn.Module):
         kept = 1 - torch.linspace(0, self.drop_path, depth)[:, None]
         draws = randomness.generator(views.generator_seed, "drop-path")
         positions = torch.tensor(views.part.positions, dtype=torch.long)
-        device = views.standard[0].device
-        keeps = []
-        for _ in views.standard:
-            uniforms = torch.rand(total, depth, 2, generator=draws)[positions]
-            keeps.append(((uniforms < kept) / kept).to(device))
-        return keeps
+        drawn = torch.stack(
+            [torch.rand(total, depth, 2, generator=draws)[positions] for _ in views.standard]
+        )
+        return list(_to_device((drawn < kept) / kept, views.standard[0].device))
 
     def move_teacher(self, moment: Moment, *, when: TeacherMoves) -> None:
         """Average the teacher with this step's momentum, if that is when its method does so."""
@@ -273,6 +279,13 @@ class Objective(nn.Module):
         averaged: list[Tensor] = [p for teacher, _ in pairs for p in teacher.parameters()]
         current: list[Tensor] = [p for _, student in pairs for p in student.parameters()]
         torch._foreach_lerp_(averaged, current, 1 - momentum)
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The same values there, without waiting for the device."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 class Student(nn.Module):

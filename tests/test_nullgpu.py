@@ -6,6 +6,7 @@ What a GPU would refuse raises here: a dtype, a device, a shape. Values mean not
 is not computed, and the host reads small copies as 0. So no test looks at a number of the device.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from typer.testing import CliRunner
 
 from sercli.benchmarks.step import StepTimer
 from sercli.cli import app
-from sercli.data.loading import load_images
+from sercli.data.loading import load_images, load_rows
+from sercli.encoders import attention
 from sercli.engine import pretraining
 from sercli.engine import state as states
 from sercli.engine.memory import count_memory
@@ -35,10 +37,12 @@ from sercli.evals.linear import classifiers, heads
 from sercli.evals.linear import evaluate as linear
 from sercli.evals.linear.features import Reader
 from sercli.families import addon_configs, method_configs, resolve
+from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
 from sercli.report.figures import equivariance as figures
 from sercli.runs.run_dir import RunDir
 from sercli.signals import StopRequest
+from sercli.views.reading import Samples, TrainingImages, batches
 from tests.support import detection, recipes
 from tests.support.mixed_precision import OBJECTIVES, operators_of
 from tests.support.paths import ROOT
@@ -78,12 +82,15 @@ def launches():
 STORAGE = {
     "_to_copy", "copy_", "clone", "empty", "empty_like", "new_empty", "zeros", "ones", "full",
     "arange", "view", "_unsafe_view", "expand", "t", "detach", "lift_fresh", "alias",
+    "_pin_memory", "is_pinned",
 }  # fmt: skip
 
 
 @pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_autocast_gives_the_dtypes_that_it_gives_on_a_cpu(name):
+def test_autocast_gives_the_dtypes_that_it_gives_on_a_cpu(monkeypatch, name):
+    # A CPU attends size by size; `attend` says which dtype all sizes at once are given.
+    monkeypatch.setattr(attention, "takes_all_sizes", lambda *_: False)
     found = []
     for device in ("cpu", "cuda"):
         calls = operators_of(name, device)
@@ -180,6 +187,37 @@ def test_two_steps(tmp_path, name, precision):
     moments = [v for state in trainer.optimiser.state.values() for v in state.values()]
     assert moments
     assert all(moment.device == CUDA for moment in moments)
+
+
+# -- Kernels of a step ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kernels_of():
+    """Kernels of a step of a recipe, 256 images, bf16, uncompiled; and those of its views alone."""
+
+    @functools.cache
+    def count(name):
+        timer = StepTimer(resolve(name, ("train.batch_size=256",), {}).recipe, runtime_for(CUDA))
+        timer.take()
+        with nullgpu.operators() as step:
+            timer.take()
+        with nullgpu.operators() as views:
+            timer.make_views(timer.samples, timer.done, CUDA)
+        return sum(step.kernels.values()), sum(views.kernels.values())
+
+    return count
+
+
+def test_ser_takes_a_quarter_more_kernels_than_none_at_most(kernels_of):
+    """b₂ is on grids of its own, but goes through the blocks with b₁."""
+    (none, _), (ser, _) = kernels_of("imagenet/moco-none"), kernels_of("imagenet/moco-ser")
+    assert none < ser <= 1.25 * none
+
+
+def test_kernels_of_multi_crop_but_for_its_views(kernels_of):
+    step, views = kernels_of("imagenet/dino-ser-crops")
+    assert step - views <= 3200
 
 
 # -- Memory, which the allocator counts here as on a GPU -------------------------------------------
@@ -416,4 +454,62 @@ def test_batches_are_copied_from_page_locked_memory(workers):
         assert on_host[:, 0, 0, 0].tolist() == some
     after = nullgpu.counters()
     assert after["h2d_pinned"] - before["h2d_pinned"] == len(keys)
+    assert after["h2d_pageable"] == before["h2d_pageable"]
+
+
+def test_the_next_batch_is_copied_before_the_last_is_given(monkeypatch):
+    """On its own stream; the taker's stream waits for the copy, and the slot for its event."""
+    told = []
+    record_event, wait_event = torch.cuda.Stream.record_event, torch.cuda.Stream.wait_event
+    record_stream = torch.Tensor.record_stream
+
+    def records(stream, event=None):
+        told.append(("records", stream))
+        return record_event(stream, event)
+
+    def waits(stream, event):
+        told.append(("waits", stream))
+        wait_event(stream, event)
+
+    def keeps(tensor, stream):
+        told.append(("keeps", stream))
+        record_stream(tensor, stream)
+
+    monkeypatch.setattr(torch.cuda.Stream, "record_event", records)
+    monkeypatch.setattr(torch.cuda.Stream, "wait_event", waits)
+    monkeypatch.setattr(torch.Tensor, "record_stream", keeps)
+    copies, given = nullgpu.counters()["h2d_pinned"], []
+    main = torch.cuda.current_stream(CUDA)
+    keys = [[k, k + 1] for k in range(0, 12, 2)]
+    for images in load_images(Grey(), keys, size=16, rows=2, workers=1, device=CUDA):
+        given.append(nullgpu.counters()["h2d_pinned"] - copies)
+        assert told[-2:] == [("waits", main), ("keeps", main)]
+        del images
+    assert given == [2, 3, 4, 5, 6, 6]
+    copying = {stream for what, stream in told if what == "records"}
+    assert len(copying) == 1
+    assert main not in copying
+    # A copy's event, and one for its slot once the batch after it is asked for.
+    assert sum(what == "records" for what, _ in told) == 2 * len(keys)
+
+
+def test_samples_of_training_wait_on_the_device():
+    """Their crops lie there; what the CPU draws from stays on the CPU, and is not overwritten."""
+    recipe = recipes.recipe_of("moco", "ser", BATCH)
+    objective = Objective(recipe)
+    part = objective.plan.split(BATCH)
+    images = TrainingImages(Pictures(), recipe.views, objective.plan, seed=0)
+    tickets = list(batches(24, part, batch_size=BATCH, seed=0, steps=range(9)))
+    on_device = load_rows(images, tickets, rows=BATCH, workers=2, device=CUDA)
+    here = load_rows(images, tickets, rows=BATCH, workers=0)
+    before = nullgpu.counters()
+    for there, one in zip(map(Samples.of, on_device), map(Samples.of, here), strict=True):
+        assert torch.equal(there.uniforms, one.uniforms)
+        assert torch.equal(there.boxes, one.boxes)
+        assert there.indices == one.indices
+        for crop, gold in zip(there.crops, one.crops, strict=True):
+            assert crop.device == CUDA
+            assert torch.equal(crop.cpu(), gold)
+    after = nullgpu.counters()
+    assert after["h2d_pinned"] - before["h2d_pinned"] == 2 * 9
     assert after["h2d_pageable"] == before["h2d_pageable"]

@@ -199,15 +199,18 @@ def test_every_view_is_encoded_once():
 
     def count(who):
         def hook(_module, arguments):
-            rows[who] += len(arguments[0])
+            rows[who] += arguments[1].num_images
 
         return hook
 
-    objective.encoder.register_forward_pre_hook(count("student"))
-    objective.teacher.encoder.register_forward_pre_hook(count("teacher"))
+    for block, other in zip(
+        objective.encoder.blocks, objective.teacher.encoder.blocks, strict=True
+    ):
+        block.register_forward_pre_hook(count("student"))
+        other.register_forward_pre_hook(count("teacher"))
     views = make_views()
     losses = objective(views)
-    assert rows == {"student": 14, "teacher": 14}
+    assert rows == {"student": 14 * BLOCKS, "teacher": 14 * BLOCKS}
     # [CLS] of the first view, b₁ first.
     expected = torch.cat(
         [objective.encoder(views.standard[0]).cls, objective.encoder(views.paired[0]).cls]

@@ -9,6 +9,7 @@ import torch
 
 from sercli.benchmarks.measure import seconds_of, synchronise
 from sercli.engine.accumulation import Passes
+from sercli.engine.compiling import compile_blocks
 from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.runtime import Runtime
@@ -102,8 +103,7 @@ class StepTimer:
         self.recipe, self.runtime = recipe, runtime
         self.objective = Objective(recipe).to(runtime.device)
         if compiled:
-            for block in self.objective.blocks():
-                block.compile()
+            compile_blocks(self.objective.blocks())
         self.passes = Passes(
             self.objective, accumulate=recipe.train.accumulate, autocast=runtime.autocast
         )

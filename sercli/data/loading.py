@@ -6,7 +6,7 @@ import abc
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -15,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from sercli import stages
+from sercli.data import spent
+from sercli.data.copies import SlotsInUse, copied_ahead
 from sercli.data.cores import cores
 from sercli.data.ring import Column, Ring, Row
 from sercli.data.source import ImageSource
@@ -57,13 +59,15 @@ class Batch(Generic[_Note]):
     """What was read for the keys of a batch.
 
     Attributes:
-        columns: name → [B, *shape] on the CPU. They lie in memory that is used again: they are
+        columns: name → [B, *shape]. On the CPU they lie in memory that is used again: they are
             valid until the batch after the next is asked for.
         notes: What the reader returned for each key, in their order.
+        spent: Seconds of `spent.PARTS` that reading it took, of all processes together.
     """
 
     columns: dict[str, Tensor]
     notes: list[_Note]
+    spent: tuple[float, ...] = (0.0,) * len(spent.PARTS)
 
 
 @dataclass(frozen=True)
@@ -81,32 +85,15 @@ class _Reading:
     def __init__(self, reader: RowReader[Any, Any], ring: Ring) -> None:
         self.reader, self.ring = reader, ring
 
-    def __call__(self, task: _Task) -> list[Any]:
+    def __call__(self, task: _Task) -> tuple[list[Any], tuple[float, ...]]:
+        spent.here.lap("idle")
         columns = self.ring.slot(task.slot)
-        return [
+        notes = [
             self.reader.read(key, {name: column[row, ...] for name, column in columns.items()})
             for row, key in enumerate(task.keys, task.first)
         ]
-
-
-class _Uses:
-    """Which slots the device still copies from."""
-
-    def __init__(self, *, on_cuda: bool) -> None:
-        self._on_cuda = on_cuda
-        self._events: dict[int, Any] = {}
-
-    def note(self, slot: int) -> None:
-        """What has been launched so far may read the slot."""
-        if self._on_cuda:
-            self._events[slot] = torch.cuda.Event()
-            self._events[slot].record()
-
-    def wait(self, slot: int) -> None:
-        """Return when the slot may be written."""
-        event = self._events.pop(slot, None)
-        if event is not None:
-            event.synchronize()
+        spent.here.lap("crop")
+        return notes, spent.here.take()
 
 
 _LARGEST_PIECE = 64  # images: a large batch is read by all processes together
@@ -132,26 +119,34 @@ def load_rows(
         batches: The keys of each batch, asked for as they are needed.
         rows: How many the largest batch has, for which room is made.
         workers: Loader processes.
-        device: Where the batches go next: for CUDA the slots are page-locked, so that copies from
-            them need not wait.
+        device: Where the batches go: to CUDA the columns for it are copied from page-locked slots,
+            one batch ahead (see `copies`).
 
     Raises:
         SerError: As the reader raised it.
         RunFailed: A loader process ended, or a limit of this machine is reached.
     """
-    on_cuda = device is not None and device.type == "cuda"
     piece = max(1, min(_LARGEST_PIECE, -(-rows // workers))) if workers else max(1, rows)
     ahead = workers * _AHEAD or 1
     slots = -(-ahead // -(-max(1, rows) // piece)) + 2
     with ExitStack() as stack:
         ring = Ring(reader.layout(), rows=max(1, rows), slots=slots)
         reading = _Reading(reader, ring)
+        spent.here.begin()  # also of the processes, which are forked from this one
         pool: Workers = InProcesses(reading, workers) if workers else InThisProcess(reading)
         stack.callback(pool.close)
-        if on_cuda:  # after the processes have started: they need no locked pages
-            ring.page_lock()
-            stack.callback(ring.page_unlock)
-        yield from _in_order(batches, ring, pool, piece, ahead, _Uses(on_cuda=on_cuda))
+        if device is None or device.type != "cuda":
+            yield from _in_order(batches, ring, pool, piece, ahead, SlotsInUse(None))
+            return
+        ring.page_lock()  # after the processes have started: they need no locked pages
+        stack.callback(ring.page_unlock)
+        stream = torch.cuda.Stream(device)
+        stack.callback(stream.synchronize)  # before that, and before the processes end
+        found = _in_order(batches, ring, pool, piece, ahead, SlotsInUse(stream))
+        names = frozenset(name for name, column in ring.layout.items() if column.for_device)
+        pairs = ((batch.columns, batch) for batch in found)
+        for columns, batch in copied_ahead(pairs, names, device=device, stream=stream):
+            yield replace(batch, columns=columns)
 
 
 def _in_order(
@@ -160,7 +155,7 @@ def _in_order(
     pool: Workers,
     piece: int,
     ahead: int,
-    uses: _Uses,
+    uses: SlotsInUse,
 ) -> Iterator[Batch[Any]]:
     """Keep `ahead` pieces submitted and put their answers together to batches."""
     keys_of = enumerate(batches)
@@ -197,14 +192,17 @@ def _in_order(
     while begun:
         slot, count, pieces = begun.popleft()
         notes: list[Any] = []
+        seconds = []
         for _ in range(pieces):
             submit()
-            notes += pool.take()
+            more, spent_on_it = pool.take()
+            notes += more
+            seconds.append(spent_on_it)
             stages.moved()
             submitted -= 1
         submit()
         columns = {n: torch.from_numpy(column[:count]) for n, column in ring.slot(slot).items()}
-        yield Batch(columns, notes)
+        yield Batch(columns, notes, tuple(map(sum, zip(*seconds, strict=True))))
         uses.note(slot)
         current += 1
         submit()
@@ -241,7 +239,7 @@ class _Pictures(RowReader[Any, None]):
         self._dataset, self._size = dataset, size
 
     def layout(self) -> Mapping[str, Column]:
-        return {"pixels": Column((3, self._size, self._size), "uint8")}
+        return {"pixels": Column((3, self._size, self._size), "uint8", for_device=True)}
 
     def read(self, key: Any, row: Row) -> None:
         row["pixels"][...] = np.asarray(self._dataset[key])
@@ -271,7 +269,7 @@ def load_images(
     """
     pictures = _Pictures(dataset, size)
     for batch in load_rows(pictures, batches, rows=rows, workers=workers, device=device):
-        yield batch.columns["pixels"].to(device, non_blocking=True)
+        yield batch.columns["pixels"].to(device)
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:

@@ -32,10 +32,12 @@ class Column:
     Attributes:
         shape: What one row holds, without the batch.
         dtype: NumPy's name of the type, e.g. "uint8".
+        for_device: Whether batches of it go to the device that they are loaded for.
     """
 
     shape: tuple[int, ...]
     dtype: str
+    for_device: bool = False
 
     def nbytes(self, rows: int) -> int:
         return rows * math.prod(self.shape) * np.dtype(self.dtype).itemsize

@@ -26,6 +26,11 @@ class Spent:
         self.seconds[part] += now - self._since
         self._since = now
 
+    def begin(self) -> None:
+        """What has passed so far is nothing."""
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._since = time.perf_counter()
+
     def take(self) -> tuple[float, ...]:
         """Seconds of `PARTS`, from zero again."""
         found = tuple(self.seconds[part] for part in PARTS)

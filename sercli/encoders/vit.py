@@ -10,18 +10,21 @@ import copy
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import torch
 from timm.layers import LayerScale
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sercli.actions import grid_of
+from sercli.encoders.blocks import TokenBlock, ViTBlock, size_by_size, understood
 from sercli.encoders.checkpointing import through
 from sercli.encoders.positions import resampled, sincos
 from sercli.encoders.sizes import size_of
+from sercli.encoders.tokens import Layout, Span, joined, split
 from sercli.errors import UserError
 from sercli.randomness import seeded, truncated_normal_
 from sercli.recipe.schema import Initialiser, Model, PosResize
@@ -50,14 +53,6 @@ class Features:
             {layer: token.detach() for layer, token in self.cls_tokens.items()},
         )
 
-    def rows(self, start: int, stop: int) -> Features:
-        """Some of the images."""
-        return Features(
-            self.cls[start:stop],
-            {layer: grid[start:stop] for layer, grid in self.grids.items()},
-            {layer: token[start:stop] for layer, token in self.cls_tokens.items()},
-        )
-
 
 class PatchEmbedding(nn.Module):
     """Non-overlapping patches through one linear map."""
@@ -69,20 +64,6 @@ class PatchEmbedding(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         embedded: Tensor = self.proj(images)
         return embedded
-
-
-class StochasticBlock(Block):
-    """timm's block, whose two branches can be dropped image by image (stochastic depth)."""
-
-    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
-        """[B, N, D] → [B, N, D]; `keep` [B, 2] multiplies the branches (attention, MLP)."""
-        if keep is None:
-            passed: Tensor = super().forward(tokens)
-            return passed
-        attention, perceptron = keep.to(tokens.dtype)[:, :, None, None].unbind(1)
-        tokens = tokens + attention * self.ls1(self.attn(self.norm1(tokens)))
-        dropped: Tensor = tokens + perceptron * self.ls2(self.mlp(self.norm2(tokens)))
-        return dropped
 
 
 class Encoder(nn.Module):
@@ -161,9 +142,7 @@ class Encoder(nn.Module):
             )
         return cls(
             patch_embed=nn.Conv2d(3, width, model.patch_size, stride=model.patch_size),
-            blocks=[
-                StochasticBlock(width, heads, qkv_bias=True, norm_layer=_norm) for _ in range(depth)
-            ],
+            blocks=[ViTBlock(width, heads, qkv_bias=True, norm_layer=_norm) for _ in range(depth)],
             norm=_norm(width),
             pos_embed=nn.Parameter(torch.zeros(1, grid[0] * grid[1], width)),
             cls_token=nn.Parameter(torch.zeros(1, 1, width)),
@@ -207,7 +186,7 @@ class Encoder(nn.Module):
                 reg_token = nn.Parameter(reg_token.detach() + parts[:, first:])
         return cls(
             patch_embed=vit.patch_embed.proj,
-            blocks=list(vit.blocks),
+            blocks=[ViTBlock.of(b) if understood(b) else b for b in vit.blocks],
             norm=vit.norm,
             pos_embed=nn.Parameter(position[:, prefix:]),
             cls_token=cls_token,
@@ -264,56 +243,127 @@ class Encoder(nn.Module):
         keep: Tensor | None = None,
         until: int | None = None,
     ) -> Features:
-        """Encode images and return the token grids of the `layers` asked for.
+        """Encode images of one size and return the token grids of the `layers` asked for.
 
         Args:
             images: float [B, 3, H, W], normalised; H and W are multiples of the patch size.
             layers: Blocks whose raw output is wanted, 0 (the embedding) to depth.
             keep: [B, depth, 2], what the two branches of each block are multiplied by, image by
-                image (stochastic depth; a recipe's encoder only). None: nothing is dropped.
+                image (stochastic depth; blocks of ours only). None: nothing is dropped.
             until: End after this block; `cls` of the result is empty then.
 
         Raises:
             UserError: A side is no multiple of the patch, or a layer does not exist.
         """
+        (features,) = self.encode(
+            [images], layers, keeps=None if keep is None else [keep], until=[until]
+        )
+        return features
+
+    def encode(
+        self,
+        views: Sequence[Tensor],
+        layers: Iterable[int],
+        *,
+        keeps: Sequence[Tensor] | None = None,
+        until: Sequence[int | None] | None = None,
+    ) -> list[Features]:
+        """Encode views [n, 3, H, W] of any sizes in one pass, see `tokens.Layout`.
+
+        `keeps` and `until` are those of `forward`, for each view.
+
+        Raises:
+            UserError: As there.
+        """
         wanted = set(layers)
         if not wanted <= set(range(self.depth + 1)):
             raise UserError(f"layers {sorted(wanted)}", f"they must be in 0…{self.depth}")
-        grid = grid_of((int(images.shape[-2]), int(images.shape[-1])), self.patch_size)
-        tokens = self.patch_embed(images).flatten(2).transpose(1, 2) + self.positions(grid)
-        tokens = tokens.contiguous()  # as between blocks, or compiled ones are compiled twice
-        tokens = self._join(tokens, 0)
-        tokens = self.norm_pre(tokens)
-        grids: dict[int, Tensor] = {}
-        cls_tokens: dict[int, Tensor] = {}
-        for layer in range(self.depth + 1):
-            if layer and keep is not None:
-                dropped = keep[:, layer - 1]
-                tokens = through(self.blocks[layer - 1], tokens, dropped, again=self.checkpointing)
-            elif layer:
-                tokens = through(self.blocks[layer - 1], tokens, again=self.checkpointing)
-            if layer in wanted:
-                patches = tokens[:, tokens.shape[1] - grid[0] * grid[1] :]
-                grids[layer] = patches.transpose(1, 2).unflatten(2, grid)
-                if self.cls_after is not None and layer > self.cls_after:
-                    cls_tokens[layer] = tokens[:, 0]
-            if layer == until and layer < self.depth:
-                return Features(tokens.new_zeros(len(tokens), 0), grids, cls_tokens)
-            if 0 < layer < self.depth:
-                tokens = self._join(tokens, layer)
-        tokens = self.norm(tokens)
-        patches = tokens[:, tokens.shape[1] - grid[0] * grid[1] :]
-        summary = patches.mean(1) if self.pools_mean else tokens[:, 0]
-        return Features(self.fc_norm(summary), grids, cls_tokens)
+        ends = [self.depth if last is None else last for last in until or [None] * len(views)]
+        # Views that end early lie last, and those of one size next to each other.
+        order = sorted(range(len(views)), key=lambda i: (-ends[i], *_size(views[i])))
+        kept = None if keeps is None else torch.cat([keeps[i] for i in order])
+        found = self._pass([views[i] for i in order], [ends[i] for i in order], wanted, kept)
+        by_view = dict(zip(order, found, strict=True))
+        return [by_view[index] for index in range(len(views))]
 
-    def _join(self, tokens: Tensor, layer: int) -> Tensor:
+    def _pass(
+        self, views: Sequence[Tensor], ends: Sequence[int], wanted: set[int], kept: Tensor | None
+    ) -> list[Features]:
+        """`encode` of views as they lie: each ends no earlier than the one behind it."""
+        tokens, layout = self._embed(views)
+        tokens, layout = self._join(tokens, layout, 0)
+        tokens = self.norm_pre(tokens)
+        spread = _spread(kept, layout, tokens)
+        found = [Features(tokens.new_zeros(len(view), 0), {}, {}) for view in views]
+        for layer in range(self.depth + 1):
+            if layer:
+                keep = None if spread is None else spread[layer - 1]
+                tokens = self._through(self.blocks[layer - 1], tokens, layout, keep)
+            if layer in wanted:
+                self._tap(found, layer, tokens, layout)
+            if layer == self.depth:
+                break
+            before = layout
+            if (staying := sum(end > layer for end in ends)) < len(layout.spans):
+                if not staying:
+                    return found
+                layout = layout.first_views(staying)
+                tokens = tokens[: layout.num_tokens]
+            if layer:
+                tokens, layout = self._join(tokens, layout, layer)
+            if layout is not before:
+                spread = _spread(kept, layout, tokens)
+        summaries = self._summaries(tokens, layout)
+        whole = [replace(f, cls=cls) for f, cls in zip(found, summaries, strict=False)]
+        return whole + found[len(whole) :]
+
+    def _embed(self, views: Sequence[Tensor]) -> tuple[Tensor, Layout]:
+        """Patch tokens [T, D] with their positions, and where they lie."""
+        pieces: list[Tensor] = []
+        spans: list[Span] = []
+        for (height, width), members in groupby(views, key=lambda view: tuple(view.shape[2:])):
+            images = list(members)
+            grid = grid_of((int(height), int(width)), self.patch_size)
+            embedded = self.patch_embed(joined(images)).flatten(2).transpose(1, 2)
+            pieces.append((embedded + self.positions(grid)).flatten(0, 1))
+            spans += [Span(len(view), grid) for view in images]
+        tokens = joined(pieces).contiguous()
+        return tokens, Layout(tuple(spans), 0, tokens.device)
+
+    def _join(self, tokens: Tensor, layout: Layout, layer: int) -> tuple[Tensor, Layout]:
         """Put [CLS] (and registers) in front, if this is the block after which they join."""
-        if layer != (self.cls_after or 0):
-            return tokens
-        prefix = [
-            t.expand(len(tokens), -1, -1) for t in (self.cls_token, self.reg_token) if t is not None
-        ]
-        return torch.cat([*(p.to(tokens.dtype) for p in prefix), tokens], dim=1)
+        prefix = [t[0].to(tokens.dtype) for t in (self.cls_token, self.reg_token) if t is not None]
+        if layer != (self.cls_after or 0) or not prefix:
+            return tokens, layout
+        return layout.with_prefix(tokens, joined(prefix))
+
+    def _through(
+        self, block: nn.Module, tokens: Tensor, layout: Layout, keep: Tensor | None
+    ) -> Tensor:
+        """The one place where a block is called."""
+        if isinstance(block, TokenBlock):
+            return through(block, tokens, layout, keep, again=self.checkpointing)
+        if keep is not None:
+            raise UserError(f"stochastic depth in a {type(block).__name__}", "ser's blocks have it")
+        return size_by_size(block, tokens, layout)
+
+    def _tap(self, found: Sequence[Features], layer: int, tokens: Tensor, layout: Layout) -> None:
+        """Note what the tokens of each view are after a block."""
+        views = zip(layout.spans, layout.by_view(tokens), strict=True)
+        for features, (span, view) in zip(found, views, strict=False):
+            patches = view[:, layout.prefix :].transpose(1, 2)
+            features.grids[layer] = patches.unflatten(2, span.grid)
+            if self.cls_after is not None and layer > self.cls_after:
+                features.cls_tokens[layer] = view[:, 0]
+
+    def _summaries(self, tokens: Tensor, layout: Layout) -> Sequence[Tensor]:
+        """[n, D] of each view, after the final norm, which [CLS] alone needs, if it is taken."""
+        if self.pools_mean:
+            normed = layout.by_view(self.norm(tokens))
+            rows = joined([view[:, layout.prefix :].mean(1) for view in normed])
+        else:
+            rows = self.norm(tokens.index_select(0, layout.firsts))
+        return split(self.fc_norm(rows), [span.count for span in layout.spans])
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """The positional embedding for a grid, [1, h·w, D], resampled if need be.
@@ -324,34 +374,17 @@ class Encoder(nn.Module):
         return resampled(self.pos_embed, self.grid, grid, way=self.pos_resize)
 
 
-def encode(
-    encoder: nn.Module,
-    views: Sequence[Tensor],
-    layers: Iterable[int],
-    *,
-    keeps: Sequence[Tensor] | None = None,
-    until: int | None = None,
-) -> list[Features]:
-    """Encode views [n, 3, H, W] of any sizes; those of equal size go through in one call.
+def _size(view: Tensor) -> tuple[int, int]:
+    """What views that share attention have in common, then what those of one grid do."""
+    height, width = view.shape[2:]
+    return height * width, height
 
-    `keeps` [n, depth, 2] for each view, and `until`, are those of `Encoder.forward`.
-    """
-    layers = tuple(layers)
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, view in enumerate(views):
-        groups.setdefault(tuple(view.shape[1:]), []).append(index)
-    encoded: dict[int, Features] = {}
-    for members in groups.values():
-        images = torch.cat([views[i] for i in members])
-        options: dict[str, Any] = {} if until is None else {"until": until}
-        if keeps is not None:
-            options["keep"] = torch.cat([keeps[i] for i in members])
-        together = encoder(images, layers, **options)
-        start = 0
-        for index in members:
-            encoded[index] = together.rows(start, start + len(views[index]))
-            start += len(views[index])
-    return [encoded[index] for index in range(len(views))]
+
+def _spread(kept: Tensor | None, layout: Layout, like: Tensor) -> Tensor | None:
+    """What each token's branches are multiplied by, [depth, 2, T]; of the views still there."""
+    if kept is None:
+        return None
+    return layout.spread(kept[: layout.num_images].to(like.dtype))
 
 
 def final_norm(encoder: Encoder) -> nn.Module:

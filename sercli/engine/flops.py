@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from sercli import distributed
 from sercli.actions import GeometricAction
 from sercli.addons.none import NoneConfig
+from sercli.encoders.blocks import TokenBlock
 from sercli.encoders.checkpointing import through
 from sercli.encoders.sizes import cls_after_of
+from sercli.encoders.tokens import Layout
 from sercli.families import method_class
 from sercli.objective import Objective
 from sercli.recipe.schema import Recipe
@@ -253,7 +255,8 @@ def _tallied(objective: Objective) -> Iterator[_BlockTally]:
     own = [(encoder.blocks, encoder.checkpointing) for encoder in encoders]
     try:
         for encoder in encoders:
-            encoder.blocks = nn.ModuleList(_StandIn(block, tally) for block in encoder.blocks)
+            own_blocks = (cast(TokenBlock, block) for block in encoder.blocks)
+            encoder.blocks = nn.ModuleList(_StandIn(block, tally) for block in own_blocks)
             encoder.checkpointing = False
         yield tally
     finally:
@@ -266,12 +269,14 @@ class _BlockCall:
     """All that the FLOPs of one call of a block depend on.
 
     Attributes:
-        tokens: [B, N, D].
+        tokens: [T, D].
+        groups: How many images there are of which number of tokens.
         takes_gradient: Whether gradient goes on to what comes before.
         trained: Whether the block's own parameters take gradient.
     """
 
     tokens: torch.Size
+    groups: tuple[tuple[int, int], ...]
     takes_gradient: bool
     trained: bool
 
@@ -280,15 +285,15 @@ class _BlockCall:
 class _BlockTally:
     """How often blocks are called, and how often gradient comes back through them."""
 
-    blocks: dict[_BlockCall, nn.Module] = field(default_factory=dict)
+    blocks: dict[_BlockCall, tuple[TokenBlock, Layout]] = field(default_factory=dict)
     forward: Counter[_BlockCall] = field(default_factory=Counter)
     backward: Counter[_BlockCall] = field(default_factory=Counter)
 
     def flops(self) -> int:
         """Of all calls: each kind is made once, and counted."""
         total = 0
-        for call, block in self.blocks.items():
-            ahead, back = _flops_of(block, call, backward=self.backward[call] > 0)
+        for call in self.blocks:
+            ahead, back = self._flops_of(call, backward=self.backward[call] > 0)
             total += self.forward[call] * ahead + self.backward[call] * back
         return total
 
@@ -296,40 +301,38 @@ class _BlockTally:
         """What checkpointing would add to the backward passes."""
         total = 0
         for call, times in self.backward.items():
-            block = self.blocks[call]
             plain, again = (
-                _flops_of(block, call, backward=True, again=again)[1] for again in (False, True)
+                self._flops_of(call, backward=True, again=again)[1] for again in (False, True)
             )
             total += times * (again - plain)
         return total
 
+    def _flops_of(
+        self, call: _BlockCall, *, backward: bool, again: bool = False
+    ) -> tuple[int, int]:
+        """FLOPs of a call of a block, forward and (0 if not wanted) backward."""
+        block, layout = self.blocks[call]
+        tokens = torch.empty(call.tokens, device="meta", requires_grad=call.takes_gradient)
+        with FlopCounterMode(display=False) as counter:
+            passed = through(block, tokens, layout, again=again)
+            ahead = counter.get_total_flops()
+            if backward:
+                passed.backward(torch.empty_like(passed))
+        return ahead, counter.get_total_flops() - ahead
 
-def _flops_of(
-    block: nn.Module, call: _BlockCall, *, backward: bool, again: bool = False
-) -> tuple[int, int]:
-    """FLOPs of a call of a block, forward and (0 if not wanted) backward."""
-    tokens = torch.empty(call.tokens, device="meta", requires_grad=call.takes_gradient)
-    with FlopCounterMode(display=False) as counter:
-        passed = through(block, tokens, again=again)
-        ahead = counter.get_total_flops()
-        if backward:
-            passed.backward(torch.empty_like(passed))
-    return ahead, counter.get_total_flops() - ahead
 
-
-class _StandIn(nn.Module):
+class _StandIn(TokenBlock):
     """Takes a block's place while calls are tallied: its output has the shape of its input."""
 
-    def __init__(self, block: nn.Module, tally: _BlockTally) -> None:
+    def __init__(self, block: TokenBlock, tally: _BlockTally) -> None:
         super().__init__()
         self.block, self.tally = block, tally
 
-    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
-        """[B, N, D] → [B, N, D]."""
+    def forward(self, tokens: Tensor, layout: Layout, keep: Tensor | None = None) -> Tensor:
         del keep  # it multiplies: no FLOPs are counted
         trained = [p for p in self.block.parameters() if p.requires_grad]
-        call = _BlockCall(tokens.shape, tokens.requires_grad, bool(trained))
-        self.tally.blocks.setdefault(call, self.block)
+        call = _BlockCall(tokens.shape, layout.groups, tokens.requires_grad, bool(trained))
+        self.tally.blocks.setdefault(call, (self.block, layout))
         passed: Tensor = _Tallied.apply(tokens, call, self.tally, *trained)
         return passed
 

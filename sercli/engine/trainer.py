@@ -13,6 +13,7 @@ from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
 from sercli.engine.accumulation import Passes, require_images
 from sercli.engine.agreement import Agreed
+from sercli.engine.compiling import compile_blocks
 from sercli.engine.memory import Peak, saying_what_helps
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.pace import Pace
@@ -70,8 +71,7 @@ class Trainer:
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
         if _wants_compile(recipe.train.compile, runtime):
-            for block in self.objective.blocks():
-                block.compile()
+            compile_blocks(self.objective.blocks())
         self.passes = Passes(
             self.objective, accumulate=recipe.train.accumulate, autocast=runtime.autocast
         )

@@ -158,7 +158,7 @@ class TrainingImages(RowReader[Ticket, Note]):
         crops = self.plan.crops(paired=False)
         return {
             **{
-                _crop_name(i): Column((spec.size, spec.size, 3), "uint8")
+                _crop_name(i): Column((spec.size, spec.size, 3), "uint8", for_device=True)
                 for i, spec in enumerate(crops)
             },
             "uniforms": Column((len(crops), photometrics.NUM_UNIFORMS + 1), "float32"),

@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from sercli.encoders.sizes import cls_after_of, size_of
-from sercli.encoders.vit import Encoder, encode
+from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
 from sercli.recipe.schema import Model
 
@@ -169,7 +169,8 @@ def test_the_forward_pass_written_out(cls_after):
     for number, block in enumerate(encoder.blocks):
         if number == cls_after:
             tokens = torch.cat([encoder.cls_token.expand(2, 1, 32), tokens], 1)
-        tokens = block(tokens)
+        tokens = tokens + block.attn(block.norm1(tokens))  # timm's attention
+        tokens = tokens + block.mlp(block.norm2(tokens))
         grids.append(tokens[:, -16:])
     features = encoder(images, range(5))
     torch.testing.assert_close(features.cls, encoder.norm(tokens)[:, 0], rtol=1e-12, atol=1e-12)
@@ -251,10 +252,11 @@ def test_views_of_mixed_sizes_are_encoded_as_if_one_by_one():
     sizes = [(3, 32, 32), (2, 24, 40), (1, 32, 32), (2, 40, 24), (4, 24, 40), (0, 16, 16)]
     views = [pictures(*size, dtype=torch.float64) for size in sizes]
     calls = []
-    hook = encoder.register_forward_pre_hook(lambda _, arguments: calls.append(arguments[0].shape))
-    together = encode(encoder, views, iter((0, 2, 3)))
-    hook.remove()
-    assert len(calls) == 4  # equal sizes in one call
+    for part in (encoder.patch_embed, *encoder.blocks):
+        part.register_forward_pre_hook(lambda part, _arguments: calls.append(part))
+    together = encoder.encode(views, iter((0, 2, 3)))
+    # Equal sizes are embedded in one call, and go through a block in one, whatever their size.
+    assert calls == [encoder.patch_embed] * 4 + list(encoder.blocks)
     for view, features in zip(views, together, strict=True):
         alone = encoder(view, (0, 2, 3))
         torch.testing.assert_close(features.cls, alone.cls, rtol=1e-11, atol=1e-11)

@@ -101,7 +101,9 @@ def test_the_students_encoder_is_all_that_is_run_twice():
     views = workers.make_views(objective.plan, BATCH, seed=7)
     rows = {"student": [], "teacher": []}
     for who, encoder in (("student", objective.encoder), ("teacher", objective.teacher.encoder)):
-        encoder.register_forward_pre_hook(lambda _, given, w=who: rows[w].append(len(given[0])))
+        encoder.patch_embed.register_forward_pre_hook(
+            lambda _, given, w=who: rows[w].append(len(given[0]))
+        )
     heads = []
     objective.method.projector.register_forward_pre_hook(lambda _, given: heads.append(given[0]))
     Passes(objective, accumulate=3, autocast=contextlib.nullcontext)(views, START)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sercli import distributed
+from sercli.encoders.tokens import Layout, Span
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
@@ -534,15 +535,25 @@ def test_without_a_norm_nothing_is_clipped():
 # -- drop path ------------------------------------------------------------------------------------
 
 
+def by_image(layout, keep):
+    """[2, T] of tokens → [B, 2] of images."""
+    if keep is None:
+        return None
+    images = [tokens.T for tokens in keep.tensor_split(layout.boundaries[1:-1].tolist(), dim=1)]
+    assert all((tokens == tokens[0]).all() for tokens in images)
+    return torch.stack([tokens[0] for tokens in images])
+
+
 def kept(objective, views, *, who=None):
-    """What the blocks were given for each call: [calls][block] a tensor [B, 2], or None."""
+    """What the blocks were given for each call: [calls][block] a tensor [B, 2], or None.
+
+    Every token of an image has the same.
+    """
     encoder = who or objective.encoder
     seen = [[] for _ in encoder.blocks]
     hooks = [
         block.register_forward_pre_hook(
-            lambda _module, arguments, calls=calls: calls.append(
-                arguments[1] if len(arguments) > 1 else None
-            )
+            lambda _module, arguments, calls=calls: calls.append(by_image(*arguments[1:]))
         )
         for block, calls in zip(encoder.blocks, seen, strict=True)
     ]
@@ -581,13 +592,16 @@ def test_a_dropped_branch_adds_nothing_and_a_kept_one_more():
     tokens = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     keep = torch.tensor([[0, 0], [2.5, 0], [2.5, 2.5]], dtype=torch.float64)
     with torch.no_grad():
-        ours = block(tokens, keep)
+        layout = Layout((Span(3, (1, 5)),), 0, tokens.device)
+        flat = tokens.flatten(0, 1)
+        ours = block(flat, layout, keep.T.repeat_interleave(5, dim=1)).view_as(tokens)
         attended = tokens + 2.5 * block.attn(block.norm1(tokens))
         both = attended + 2.5 * block.mlp(block.norm2(attended))
         torch.testing.assert_close(ours[0], tokens[0], rtol=0, atol=0)
         torch.testing.assert_close(ours[1], attended[1], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(ours[2], both[2], rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(block(tokens), block(tokens, torch.ones(3, 2)))
+        all_kept = block(flat, layout, torch.ones(2, 15, dtype=torch.float64))
+        torch.testing.assert_close(block(flat, layout), all_kept)
 
 
 @pytest.mark.parametrize("addon", [None, SER])
@@ -609,11 +623,12 @@ def test_nothing_is_dropped_in_evaluation_or_by_the_teacher(addon):
 
 def by_position(objective, views):
     """What each image's views were given, by its global position: [views, blocks, 2]."""
-    calls = [torch.stack(call, dim=1) for call in kept(objective, views)]
+    (call,) = kept(objective, views)
     split, factors = len(views.standard[0]), {}
-    rows = [calls[0].split(lengths_of(views, (0, 1)))]
-    if len(calls) == 2:
-        rows.append(calls[1].split(lengths_of(views, (2, 3, 4, 5))))
+    # Small crops lie in front of global ones.
+    small = lengths_of(views, range(2, len(views.standard)))
+    rows = torch.stack(call, dim=1).split(small + lengths_of(views, (0, 1)))
+    rows = [rows[len(small) :], rows[: len(small)]]
     standard = [part for parts in rows for part in parts[: len(parts) // (1 + bool(views.paired))]]
     paired = [part for parts in rows for part in parts[len(parts) // 2 :]]
     for row, position in enumerate(views.part.positions):
@@ -623,7 +638,7 @@ def by_position(objective, views):
 
 
 def lengths_of(views, members):
-    """Rows of each view in one call of the encoder: of b₁, then of b₂."""
+    """Rows of some of the views: of b₁, then of b₂."""
     paired = [len(views.paired[v]) for v in members] if views.paired else []
     return [len(views.standard[v]) for v in members] + paired
 

@@ -13,6 +13,7 @@ from timm.layers import Mlp, SwiGLUPacked
 from torch import Tensor, nn
 
 from sercli.encoders.asked import Hints
+from sercli.encoders.blocks import ViTBlock
 from sercli.encoders.files import require_finite
 from sercli.encoders.foreign.architecture import (
     Architecture,
@@ -28,7 +29,7 @@ from sercli.encoders.foreign.finding import (
     require_like_its_twin,
 )
 from sercli.encoders.foreign.layouts import EXPORT_LAYOUT, UNKNOWN, Role
-from sercli.encoders.vit import Encoder, StochasticBlock
+from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
 from sercli.recipe.schema import Initialiser
 
@@ -196,7 +197,7 @@ def _empty(
     pooled = "norm.weight" not in given and "fc_norm.weight" in given  # as timm's and MAE's
     with torch.device("meta"):
         blocks = [
-            StochasticBlock(
+            ViTBlock(
                 width,
                 architecture.num_heads,
                 mlp_ratio=(widened + 0.5) / width,  # rounded down to `widened` by the block

@@ -12,7 +12,6 @@ from torch import Tensor
 from sercli.actions import GeometricAction, grid_of, transport
 from sercli.data import ImageSource
 from sercli.encoders.loading import LoadedEncoder
-from sercli.encoders.vit import encode
 from sercli.evals.equivariance.evaluate import checked_layers, sample, square_batches
 from sercli.evals.equivariance.sums import TRANSFORMATIONS
 
@@ -73,7 +72,7 @@ def picture(
     ):
         view = g.on_image(images, patch)
         with torch.no_grad():
-            observed, seen = (f.grids[layer] for f in encode(encoder, [images, view], (layer,)))
+            observed, seen = (f.grids[layer] for f in encoder.encode([images, view], (layer,)))
         action = g.action(1, grid)
         moved = transport(seen, source=action, target=GeometricAction.identity(1, grid))
         rows.append(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sercli.actions import GeometricAction, Grid, grid_of, transport
-from sercli.encoders.vit import Encoder, Features, encode
+from sercli.encoders.vit import Encoder, Features
 from sercli.errors import UserError
 from sercli.randomness import generator
 
@@ -251,7 +251,7 @@ def accumulate(
         count += len(images)
         for encoder, tally in zip(encoders, tallies, strict=True):
             with torch.no_grad():
-                tally.add(encode(encoder, views, layers), actions, orders)
+                tally.add(encoder.encode(views, layers), actions, orders)
     return [tally.sums() for tally in tallies]
 
 

@@ -30,7 +30,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,11 @@ def prepare_torch() -> None:
 
     torch.backends.cudnn.enabled = False
     torch.backends.cuda.enable_cudnn_sdp(False)
+    with suppress(ImportError):  # attention over several lengths chooses its back end by itself
+        from torch.nn.attention import varlen
+
+        if hasattr(varlen, "_should_use_cudnn"):
+            varlen._should_use_cudnn = lambda *_: False
     for name in ("svdvals", "eigvalsh"):  # by cuSOLVER: on the host instead
         setattr(torch.linalg, name, _on_host(getattr(torch.linalg, name)))
     # Ranks compare the shapes of their parameters over the device, which computes nothing.

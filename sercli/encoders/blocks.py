@@ -1,0 +1,133 @@
+"""Transformer blocks over the tokens of images of several sizes.
+
+Modules and parameter names are timm's (`norm1`, `attn.qkv`, …); the pass is ours.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.layers import Attention
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from sercli.encoders.attention import attend
+from sercli.encoders.tokens import Layout, joined
+
+
+class TokenBlock(nn.Module, ABC):
+    """A block that takes the tokens of all images of a pass at once."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, layout: Layout, keep: Tensor | None = None) -> Tensor:
+        """[T, D] → [T, D].
+
+        Args:
+            tokens: Of all images.
+            layout: Where which image lies.
+            keep: [2, T], what the two branches (attention, MLP) are multiplied by, token by token;
+                alike for all tokens of an image (stochastic depth). None: nothing is dropped.
+        """
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The two parts of a block that work token by token, around its attention.
+
+    They are functions of the block, so that all blocks share what they are compiled to.
+
+    Attributes:
+        before: (block, tokens [T, D]) → queries, keys and values, packed, [T, 3, H, d].
+        after: (block, tokens [T, D], attended [T, H·d], keep) → [T, D].
+    """
+
+    before: Callable[[ViTBlock, Tensor], Tensor]
+    after: Callable[[ViTBlock, Tensor, Tensor, Tensor | None], Tensor]
+
+
+class ViTBlock(TokenBlock, Block):
+    """timm's pre-norm block, with LayerScale, norms of q and k, and any MLP that timm gives it.
+
+    Its own dropout and stochastic depth are not used: `understood` says of which blocks of timm's
+    it is the equal.
+
+    Attributes:
+        parts: What runs it; `EAGER` unless something compiled takes its place.
+    """
+
+    parts: Parts
+    norm1: nn.Module
+    attn: Any
+    ls1: nn.Module
+    norm2: nn.Module
+    mlp: nn.Module
+    ls2: nn.Module
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        Block.__init__(self, *arguments, **options)
+        self.parts = EAGER
+
+    @classmethod
+    def of(cls, block: Block) -> ViTBlock:
+        """The modules (not copies) of a block of timm's that is `understood`."""
+        ours = cls.__new__(cls)
+        nn.Module.__init__(ours)
+        for name, module in block.named_children():
+            ours.add_module(name, module)
+        ours.parts = EAGER
+        return ours.train(block.training)
+
+    def forward(self, tokens: Tensor, layout: Layout, keep: Tensor | None = None) -> Tensor:
+        attended = attend(self.parts.before(self, tokens), layout)
+        return self.parts.after(self, tokens, attended, keep)
+
+
+def before_attention(block: ViTBlock, tokens: Tensor) -> Tensor:
+    """Norm, then queries, keys and values of each head: [T, D] → [T, 3, H, d]."""
+    attention = block.attn
+    packed: Tensor = attention.qkv(block.norm1(tokens)).unflatten(1, (3, attention.num_heads, -1))
+    if isinstance(attention.q_norm, nn.Identity) and isinstance(attention.k_norm, nn.Identity):
+        return packed
+    q, k, v = packed.unbind(1)
+    q, k = attention.q_norm(q), attention.k_norm(k)
+    return torch.stack([q.to(v.dtype), k.to(v.dtype), v], dim=1)
+
+
+def after_attention(
+    block: ViTBlock, tokens: Tensor, attended: Tensor, keep: Tensor | None
+) -> Tensor:
+    """Projection and residual, then the MLP and its own: [T, D]."""
+    attention = block.attn
+    branch = block.ls1(attention.proj(attention.norm(attended)))
+    tokens = tokens + (branch if keep is None else keep[0][:, None] * branch)
+    branch = block.ls2(block.mlp(block.norm2(tokens)))
+    passed: Tensor = tokens + (branch if keep is None else keep[1][:, None] * branch)
+    return passed
+
+
+EAGER = Parts(before_attention, after_attention)
+
+
+def understood(block: nn.Module) -> bool:
+    """Whether `ViTBlock` computes what this block does.
+
+    True of timm's plain block with its plain attention, where nothing is dropped and nothing stands
+    in it that is not known here (a gate, say).
+    """
+    theirs: Any = block
+    if type(theirs) is not Block or type(theirs.attn) is not Attention:
+        return False
+    drops = any(isinstance(m, nn.Dropout) and m.p > 0 for m in block.modules())
+    paths = (theirs.drop_path1, theirs.drop_path2)
+    known = {"qkv", "q_norm", "k_norm", "attn_drop", "norm", "proj", "proj_drop"}
+    own = {name for name, _ in theirs.attn.named_children()}
+    return not drops and own == known and all(isinstance(path, nn.Identity) for path in paths)
+
+
+def size_by_size(block: nn.Module, tokens: Tensor, layout: Layout) -> Tensor:
+    """Any other block [n, N, D] → [n, N, D], for images of each size: [T, D] → [T, D]."""
+    return joined([block(batch).flatten(0, 1) for batch in layout.by_group(tokens)])

@@ -1,0 +1,140 @@
+"""The tokens of one pass: those of all its views, of any sizes, in one flat tensor [T, D].
+
+    view 0: image 0 [prefix, patches], image 1, …; view 1: image 0, …
+
+What works token by token (norms, linear maps, MLP, residuals) sees [T, D] and needs no more. A
+`Layout` says where which image lies, for what does not: attention, [CLS], the taps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, groupby
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Span:
+    """Images of one view, which lie next to each other.
+
+    Attributes:
+        count: How many images n there are.
+        grid: (h, w) of their patches.
+    """
+
+    count: int
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of which image lie.
+
+    Attributes:
+        spans: The views, in the order of their tokens.
+        prefix: Tokens in front of the patches of each image: [CLS] and registers, once they joined.
+        device: Where indices are made; they are made there, nothing is copied.
+    """
+
+    spans: tuple[Span, ...]
+    prefix: int
+    device: torch.device
+
+    def length(self, span: Span) -> int:
+        """Tokens N of an image."""
+        return self.prefix + span.grid[0] * span.grid[1]
+
+    @cached_property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """(n, N) of neighbours that have the same number of tokens, whatever their view and grid.
+
+        To attention an image is a sequence; where its patches lie is in the positions.
+        """
+        lengths = groupby(self.spans, key=self.length)
+        return tuple((sum(s.count for s in spans), length) for length, spans in lengths)
+
+    @property
+    def num_images(self) -> int:
+        return sum(span.count for span in self.spans)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(count * length for count, length in self.groups)
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of an image."""
+        return max(length for _, length in self.groups)
+
+    @cached_property
+    def boundaries(self) -> Tensor:
+        """int32 [B + 1], where each image begins; at the end T, as `varlen_attn` wants them."""
+        ends = list(accumulate(count * length for count, length in self.groups))
+        starts = [
+            torch.arange(end - count * length, end, length, device=self.device, dtype=torch.int32)
+            for (count, length), end in zip(self.groups, ends, strict=True)
+        ]
+        end = torch.full((1,), ends[-1], device=self.device, dtype=torch.int32)
+        return torch.cat([*starts, end])
+
+    @property
+    def firsts(self) -> Tensor:
+        """int32 [B], the first token of each image: its [CLS], once there is one."""
+        return self.boundaries[:-1]
+
+    def by_view(self, tokens: Tensor) -> list[Tensor]:
+        """[T, D] → [n, N, D] of each view, without a copy.
+
+        One split, as a slice of each would have a gradient as large as all tokens.
+        """
+        lengths = [self.length(span) for span in self.spans]
+        sizes = [s.count * length for s, length in zip(self.spans, lengths, strict=True)]
+        return [
+            piece.unflatten(0, (span.count, length))
+            for piece, span, length in zip(split(tokens, sizes), self.spans, lengths, strict=True)
+        ]
+
+    def by_group(self, tokens: Tensor) -> list[Tensor]:
+        """[T, …] → [n, N, …] of each group, without a copy."""
+        sizes = [count * length for count, length in self.groups]
+        return [
+            piece.unflatten(0, group)
+            for piece, group in zip(split(tokens, sizes), self.groups, strict=True)
+        ]
+
+    def spread(self, factors: Tensor) -> Tensor:
+        """What images have, for each of their tokens: [B, K, 2] → [K, 2, T]."""
+        pieces = split(factors.permute(1, 2, 0), [count for count, _ in self.groups], dim=2)
+        return joined(
+            [
+                piece[..., None].expand(-1, -1, -1, length).flatten(2)
+                for piece, (_, length) in zip(pieces, self.groups, strict=True)
+            ],
+            dim=2,
+        )
+
+    def with_prefix(self, tokens: Tensor, prefix: Tensor) -> tuple[Tensor, Layout]:
+        """Put tokens [p, D] in front of each image that has none yet; returns the new layout."""
+        pieces = [
+            torch.cat([prefix.expand(len(piece), -1, -1), piece], dim=1).flatten(0, 1)
+            for piece in self.by_group(tokens)
+        ]
+        return joined(pieces), Layout(self.spans, len(prefix), self.device)
+
+    def first_views(self, number: int) -> Layout:
+        """Without the views behind the first so many."""
+        return Layout(self.spans[:number], self.prefix, self.device)
+
+
+def split(tensor: Tensor, sizes: Sequence[int], dim: int = 0) -> Sequence[Tensor]:
+    """`torch.split` into these sizes, or the tensor itself if that is one."""
+    return [tensor] if len(sizes) == 1 else torch.split(tensor, list(sizes), dim)
+
+
+def joined(pieces: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """`torch.cat`, which would copy one tensor, too."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), dim)
