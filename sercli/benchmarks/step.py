@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from sercli.benchmarks.measure import seconds_of, synchronise
-from sercli.engine.accumulation import Passes
+from sercli.engine.accumulation import Passes, require_images
 from sercli.engine.compiling import compile_blocks
 from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
@@ -109,6 +109,7 @@ class StepTimer:
         )
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
+        require_images(recipe.train, self.part)
         self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]

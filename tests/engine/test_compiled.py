@@ -22,13 +22,19 @@ def _traced_anew():
     torch._dynamo.reset()
 
 
-def test_blocks_are_traced_in_the_first_step_whatever_the_grids():
+# Micro-batches run the student without gradient, too.
+SAVING = [({}, 4), ({"accumulate": 3, "checkpointing": "blocks"}, 6)]
+
+
+@pytest.mark.parametrize(("settings", "graphs"), SAVING)
+def test_blocks_are_traced_in_the_first_step_whatever_the_grids(settings, graphs):
     """The two parts of all blocks share a cache of `recompile_limit` graphs each.
 
     Grids differ by view and by step, b₁ and b₂ have other images, small crops have no teacher, and
     the monitor evaluates other sizes.
     """
     recipe = recipe_of("dino", "ser", 2, setting="2+4-crops", depth=4, model={"drop_path": 0.1})
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=settings)})
     stepper = StepTimer(recipe, runtime_for(torch.device("cpu"), "bf16"))
     assert compile_blocks(stepper.objective.blocks(), backend="eager") == 8
     found = []
@@ -41,7 +47,7 @@ def test_blocks_are_traced_in_the_first_step_whatever_the_grids():
         encoder.train()
         found.append((trained, traced()))
     # Each of the two parts for the student and for the teacher; the MLP's dropout in evaluation.
-    assert found == [(4, 5)] + [(5, 5)] * 3
+    assert found == [(graphs, graphs + 1)] + [(graphs + 1, graphs + 1)] * 3
 
 
 def test_compiling_changes_neither_values_nor_names():
