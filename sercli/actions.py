@@ -10,9 +10,11 @@ On a grid, D4 permutes cells exactly; scaling resamples them, which no later res
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +22,10 @@ from torch import Tensor
 
 from sercli.errors import UserError
 from sercli.precision import widened
+from sercli.transfer import send
 
 Grid = tuple[int, int]
+SENT = ("code", "order", "back")  # names of what an action has to send to a device
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,9 @@ class GeometricAction:
     hflip: Tensor
     rot90: Tensor
     grid: Grid
+    _sent: dict[torch.device, Mapping[str, Tensor]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         if self.hflip.dim() != 1 or self.hflip.shape != self.rot90.shape:
@@ -111,6 +118,42 @@ class GeometricAction:
         """The element that leads back to a source of `grid` patches."""
         return GeometricAction(self.hflip, torch.where(self.hflip, self.rot90, -self.rot90), grid)
 
+    @functools.cached_property
+    def code(self) -> Tensor:
+        """int64 [B] on the CPU, k + 4f for R^k F^f."""
+        return (self.rot90 + 4 * self.hflip).cpu()
+
+    @functools.cached_property
+    def is_identity(self) -> bool:
+        """Whether no image is mirrored or turned."""
+        return not self.code.any()
+
+    @functools.cached_property
+    def num_odd(self) -> int:
+        """How many images are turned by an odd number of quarters."""
+        return int((self.code % 2).sum())
+
+    def to_send(self) -> dict[str, Tensor]:
+        """What a device needs to act: tensors on the CPU, to go there with others; see `sent`.
+
+        Returns:
+            "code", as above; "order", int64 [B], the images with even quarter turns first; "back",
+            its inverse.
+        """
+        order = torch.argsort(self.code % 2, stable=True)
+        return {"code": self.code, "order": order, "back": torch.argsort(order)}
+
+    def sent(self, there: Mapping[str, Tensor], device: torch.device) -> GeometricAction:
+        """This action, with what it has `to_send` being on a device already."""
+        self._sent[device] = there
+        return self
+
+    def on(self, device: torch.device) -> Mapping[str, Tensor]:
+        """What it has `to_send`, on a device; copied now if nobody has sent it before."""
+        if device not in self._sent:
+            self._sent[device] = send(self.to_send(), device)
+        return self._sent[device]
+
     def on_image(self, images: Tensor, patch: int = 16) -> Tensor:
         """Act on images.
 
@@ -143,13 +186,25 @@ def grid_of(size: tuple[int, int], patch: int) -> tuple[int, int]:
     return size[0] // patch, size[1] // patch
 
 
-def transport(tokens: Tensor, *, source: GeometricAction, target: GeometricAction) -> Tensor:
+def moving(source: GeometricAction, target: GeometricAction) -> GeometricAction:
+    """What moves a view made by `source` to the frame of one made by `target`."""
+    return target.compose(source.inverse(source.grid))
+
+
+def transport(
+    tokens: Tensor,
+    *,
+    source: GeometricAction,
+    target: GeometricAction,
+    sent: Mapping[str, Tensor] | None = None,
+) -> Tensor:
     """Move a token map from one view's frame to another's: ρ_target ∘ ρ_source⁻¹.
 
     Args:
         tokens: [B, D, h, w] on `source.grid`.
         source: The element that made the view the tokens come from.
         target: The element of the view they go to.
+        sent: What `moving` of these has `to_send`, if the tokens' device has it already.
 
     Returns:
         [B, D, *target.grid]: an exact permutation when no resize is needed, one bicubic resize
@@ -161,7 +216,13 @@ def transport(tokens: Tensor, *, source: GeometricAction, target: GeometricActio
     """
     if tuple(tokens.shape[-2:]) != source.grid:
         raise ValueError(f"tokens on a {tuple(tokens.shape[-2:])} grid, source.grid {source.grid}")
-    return _act(target.compose(source.inverse(source.grid)), tokens, target.grid)
+    move = moving(source, target)
+    if sent is not None:
+        move.sent(sent, tokens.device)
+    return _act(move, tokens, target.grid)
+
+
+# -- Permutations ---------------------------------------------------------------------------------
 
 
 def _act(action: GeometricAction, maps: Tensor, size: Grid) -> Tensor:
@@ -170,23 +231,95 @@ def _act(action: GeometricAction, maps: Tensor, size: Grid) -> Tensor:
         raise ValueError(f"{len(action)} elements for {len(maps)} images")
     if not len(maps):  # a rank without a share stays in the graph: others wait for its backward
         return maps.new_zeros(0, maps.shape[1], *size) + 0 * maps.sum()
-    code = (action.rot90 + 4 * action.hflip).cpu()
-    present = torch.unique(code).tolist()
-    if len(present) == 1:
-        return _element(maps, present[0], size)
-    out = maps.new_empty(*maps.shape[:2], *size)
-    for value in present:
-        rows = torch.nonzero(code == value).flatten().to(maps.device)
-        out = out.index_copy(0, rows, _element(maps.index_select(0, rows), value, size))
-    return out
+    height, width = maps.shape[-2:]
+    if action.is_identity:
+        return _resized(maps, size)
+    sent = action.on(maps.device)
+    odd = action.num_odd
+    if height == width or odd in (0, len(action)):
+        moved = _permuted(maps, sent["code"], (width, height) if odd else (height, width))
+        return _resized(moved, size)
+    # Even and odd quarter turns have different shapes in between.
+    sorted_maps = _Reordered.apply(maps, sent["order"], sent["back"])
+    codes = sent["code"].index_select(0, sent["order"])
+    shapes, counts = ((height, width), (width, height)), (len(action) - odd, odd)
+    parts = [
+        _resized(_permuted(some, code, shape), size)
+        for some, code, shape in zip(
+            sorted_maps.split(counts), codes.split(counts), shapes, strict=True
+        )
+    ]
+    joined: Tensor = _Reordered.apply(torch.cat(parts), sent["back"], sent["order"])
+    return joined
 
 
-def _element(maps: Tensor, code: int, size: Grid) -> Tensor:
-    mirror: Callable[[Tensor], Tensor] = (lambda x: x.flip(-1)) if code >= 4 else (lambda x: x)
-    turned = torch.rot90(mirror(maps), code % 4, dims=(-2, -1))
-    if tuple(turned.shape[-2:]) == tuple(size):
-        return turned.contiguous()
+def _resized(maps: Tensor, size: Grid) -> Tensor:
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps.contiguous()
     resized = F.interpolate(
-        widened(turned), size=size, mode="bicubic", align_corners=False, antialias=False
+        widened(maps), size=size, mode="bicubic", align_corners=False, antialias=False
     )
     return resized.to(maps.dtype)
+
+
+def _permuted(maps: Tensor, code: Tensor, shape: Grid) -> Tensor:
+    """Each map with its cells permuted, [B, C, *shape]; elements by `_table`'s row."""
+    moved: Tensor = _Permuted.apply(maps.flatten(2), code, tuple(maps.shape[-2:]))
+    return moved.view(*moved.shape[:2], *shape)
+
+
+class _Permuted(torch.autograd.Function):
+    """Cells gathered through a table; gradient is gathered through the inverse table."""
+
+    @staticmethod
+    def forward(ctx: Any, cells: Tensor, code: Tensor, grid: Grid) -> Tensor:
+        ctx.save_for_backward(code)
+        ctx.grid = grid
+        there, _ = _table(grid, cells.device)
+        return _gather(cells, there, code)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (code,) = ctx.saved_tensors
+        _, back = _table(ctx.grid, gradient.device)
+        return _gather(gradient, back, code), None, None
+
+
+def _gather(cells: Tensor, table: Tensor, code: Tensor) -> Tensor:
+    places = table.index_select(0, code)[:, None]
+    return cells.gather(2, places.expand(-1, cells.shape[1], -1))
+
+
+class _Reordered(torch.autograd.Function):
+    """Rows in an order; `back` is the inverse order, in which gradient comes."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(order, back)
+        chosen: Tensor = rows.index_select(0, order)
+        return chosen
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        order, back = ctx.saved_tensors
+        return _Reordered.apply(gradient, back, order), None, None
+
+
+@functools.lru_cache(maxsize=256)
+def _table(grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The eight permutations of the cells of a grid, and their inverses, int64 [8, h·w].
+
+    Row k + 4f is of R^k F^f: where each cell of the result comes from. It is made on the device,
+    as copies of tables of ever new grids would have the host wait.
+    """
+    with torch.inference_mode(mode=False), torch.no_grad():
+        cells = torch.arange(grid[0] * grid[1], device=device)
+        mirrored = cells.view(grid).flip(-1)
+        rows = [
+            torch.rot90(first, turns, dims=(-2, -1)).flatten()
+            for first in (cells.view(grid), mirrored)
+            for turns in range(4)
+        ]
+        there = torch.stack(rows)
+        back = torch.empty_like(there).scatter_(1, there, cells.expand(8, -1))
+        return there, back

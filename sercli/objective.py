@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sercli import randomness
 from sercli.addons import Addon, AddonInput, TermConfig
+from sercli.addons.base import SENT
 from sercli.encoders.batches import Batch, Encoded
 from sercli.encoders.sizes import cls_after_of, size_of
 from sercli.encoders.vit import Encoder, Features
@@ -20,8 +21,11 @@ from sercli.methods import Method
 from sercli.methods.base import MethodInput, TeacherMoves
 from sercli.recipe.schedule import START, Moment
 from sercli.recipe.schema import Recipe
-from sercli.views.making import Views
+from sercli.transfer import send
+from sercli.views.making import ViewRecord, Views
 from sercli.views.plan import ViewPlan, plan_views
+
+_DROP_PATH = "drop path"
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,15 @@ class Objective(nn.Module):
         """Inside, gradients are taken if the term has a weight."""
         return torch.set_grad_enabled(self.weight > 0 and torch.is_grad_enabled())
 
+    def prepare(self, record: ViewRecord) -> dict[str, Tensor]:
+        """What the CPU draws for a step beside the views, to travel with them (`Views.sent`)."""
+        found: dict[str, Tensor] = {}
+        if self.drop_path:
+            found[_DROP_PATH] = self._draw_drop_path(record)
+        if self.addon is not None:
+            found |= {SENT + name: t for name, t in self.addon.prepare(record).items()}
+        return found
+
     def _keeps(self, views: Views) -> list[Tensor] | None:
         """Stochastic depth: what each image's branches are multiplied by, [B, depth, 2] a view.
 
@@ -249,14 +262,21 @@ class Objective(nn.Module):
         """
         if not self.drop_path or not self.training:
             return None
-        depth, total = self.encoder.depth, sum(views.part.counts)
+        keeps = views.sent.get(_DROP_PATH)
+        if keeps is None:  # of views that were made without `prepare`
+            keeps = send({"": self._draw_drop_path(views)}, views.standard[0].device)[""]
+        return list(keeps.unbind())
+
+    def _draw_drop_path(self, record: ViewRecord) -> Tensor:
+        """[views, B, depth, 2] on the CPU."""
+        depth, total = self.encoder.depth, sum(record.part.counts)
         kept = 1 - torch.linspace(0, self.drop_path, depth)[:, None]
-        draws = randomness.generator(views.generator_seed, "drop-path")
-        positions = torch.tensor(views.part.positions, dtype=torch.long)
-        drawn = torch.stack(
-            [torch.rand(total, depth, 2, generator=draws)[positions] for _ in views.standard]
-        )
-        return list(_to_device((drawn < kept) / kept, views.standard[0].device))
+        draws = randomness.generator(record.generator_seed, "drop-path")
+        positions = torch.tensor(record.part.positions, dtype=torch.long)
+        uniforms = [
+            torch.rand(total, depth, 2, generator=draws)[positions] for _ in record.plan.specs
+        ]
+        return (torch.stack(uniforms) < kept) / kept
 
     def move_teacher(self, moment: Moment, *, when: TeacherMoves) -> None:
         """Average the teacher with this step's momentum, if that is when its method does so."""
@@ -279,13 +299,6 @@ class Objective(nn.Module):
         averaged: list[Tensor] = [p for teacher, _ in pairs for p in teacher.parameters()]
         current: list[Tensor] = [p for _, student in pairs for p in student.parameters()]
         torch._foreach_lerp_(averaged, current, 1 - momentum)
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The same values there, without waiting for the device."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 class Student(nn.Module):

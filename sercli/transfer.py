@@ -7,16 +7,19 @@ and cut into tensors there; what never changes is copied once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+_Name = TypeVar("_Name", bound=Hashable)
 
 _ALIGNMENT = 16  # bytes; more than any element takes
 _constants: dict[tuple[tuple[float, ...], torch.device, torch.dtype], Tensor] = {}
 
 
-def send(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+def send(tensors: Mapping[_Name, Tensor], device: torch.device) -> dict[_Name, Tensor]:
     """Copy tensors from the CPU to a device in one block, without waiting.
 
     Args:
@@ -39,11 +42,20 @@ def send(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tenso
     return {name: place for name, place, _ in _cut(there, tensors)}
 
 
+def send_all(
+    parcels: Mapping[str, Mapping[str, Tensor]], device: torch.device
+) -> dict[str, Mapping[str, Tensor]]:
+    """Copy several mappings of tensors in one block; see `send`."""
+    block = {(key, name): t for key, parcel in parcels.items() for name, t in parcel.items()}
+    sent = send(block, device)
+    return {key: {name: sent[key, name] for name in parcel} for key, parcel in parcels.items()}
+
+
 def _padded(tensor: Tensor) -> int:
     return -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
 
 
-def _cut(block: Tensor, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _cut(block: Tensor, tensors: Mapping[_Name, Tensor]) -> Iterator[tuple[_Name, Tensor, Tensor]]:
     """Each tensor with its name and its place in the block."""
     start = 0
     for name, tensor in tensors.items():

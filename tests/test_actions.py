@@ -1,5 +1,7 @@
 """D4 × scaling: against the authors' arrays, group laws, and the patch-mean map."""
 
+import collections
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +10,14 @@ from hypothesis import strategies as st
 
 from sercli.actions import GeometricAction, transport
 from tests.support.golden import CASES, golden_action
+from tests.support.operators import Operators
 
 elements = st.tuples(st.booleans(), st.integers(0, 3))
 
 
 def action(items, grid):
-    return GeometricAction(
-        torch.tensor([f for f, _ in items]), torch.tensor([k for _, k in items]), grid
-    )
+    mirrors, turns = ([item[i] for item in items] for i in range(2))
+    return GeometricAction(torch.tensor(mirrors).bool(), torch.tensor(turns).long(), grid)
 
 
 @pytest.mark.parametrize("file", CASES, ids=lambda f: f.stem)
@@ -109,6 +111,72 @@ def test_gradient_of_transport_is_the_inverse_permutation():
     weights = torch.randn(2, 4, 3, 3)
     (transport(tokens, source=a, target=b) * weights).sum().backward()
     assert torch.equal(tokens.grad, transport(weights, source=b, target=a))
+
+
+ALL = [(mirror, turns) for turns in range(4) for mirror in (False, True)]
+
+
+def one_by_one(items, maps, size):
+    """Each image by torch's own flip, rot90 and interpolate."""
+    moved = []
+    for (mirror, turns), one in zip(items, maps, strict=True):
+        turned = torch.rot90(one.flip(-1) if mirror else one, turns, dims=(-2, -1))[None]
+        if turned.shape[-2:] != size:
+            turned = torch.nn.functional.interpolate(turned, size, mode="bicubic")
+        moved.append(turned)
+    return torch.cat(moved)
+
+
+@pytest.mark.parametrize("items", [ALL, ALL[::2] * 2, ALL[2:4], ALL[:1] * 3], ids=len)
+@pytest.mark.parametrize("shape", [(4, 4), (3, 5), (1, 6)])
+@pytest.mark.parametrize("size", [None, (4, 7)])
+def test_a_batch_is_moved_as_its_images_are_and_so_is_its_gradient(items, shape, size):
+    if size is None and shape[0] != shape[1]:
+        size = shape  # even quarter turns are exact, odd ones are resized
+    size = size or shape
+    maps = torch.randn(len(items), 2, *shape, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(len(items), 2, *size, dtype=torch.float64)
+    gold = one_by_one(items, maps, size)
+    (wanted,) = torch.autograd.grad((gold * weights).sum(), maps)
+    moved = action(items, size).on_image(maps, patch=1)
+    (found,) = torch.autograd.grad((moved * weights).sum(), maps)
+    assert torch.equal(moved, gold)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-14)
+
+
+def test_a_batch_needs_two_resizes_at_most_and_writes_through_no_index():
+    """What sums by index has no order on a device, and the rows that go where are known here."""
+    maps = torch.randn(8, 2, 3, 5, requires_grad=True)
+    element = action(ALL, (4, 7))
+    element.on_image(maps, patch=1)
+    with Operators() as seen:
+        element.on_image(maps, patch=1).sum().backward()
+    names = collections.Counter()
+    for call, times in seen.calls.items():
+        names[call.name] += times
+    assert names["upsample_bicubic2d"] == 2
+    assert names["gather"] == 4  # two forward, two backward
+    forbidden = {"nonzero", "index", "index_put_", "index_copy", "index_add_", "scatter_add_"}
+    assert not forbidden & set(names)
+
+
+def test_what_a_device_needs_can_be_sent_with_other_things():
+    element = action(ALL[::-1], (4, 4))
+    parts = element.to_send()
+    assert parts["code"].tolist() == [7, 3, 6, 2, 5, 1, 4, 0]
+    assert (element.rot90[parts["order"]] % 2).tolist() == [0] * 4 + [1] * 4
+    assert parts["order"][parts["back"]].tolist() == list(range(8))
+    other = {name: tensor.clone() for name, tensor in parts.items()}
+    cpu = torch.device("cpu")
+    assert element.sent(other, cpu).on(cpu) is other
+
+
+def test_a_rank_without_a_share_stays_in_the_graph():
+    maps = torch.zeros(0, 2, 3, 5, requires_grad=True)
+    moved = action([], (4, 7)).on_image(maps, patch=1)
+    assert moved.shape == (0, 2, 4, 7)
+    moved.sum().backward()
+    assert maps.grad.shape == maps.shape
 
 
 def test_sample_covers_the_group_and_the_ranges():

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sercli.actions import transport
 from sercli.losses import info_nce, patch_nt_xent
+from sercli.losses.tiles import PatchNTXent, Problem
 from tests.support.golden import CASES, golden_action
 
 
@@ -114,18 +116,79 @@ def test_anchors_without_negatives_lose_nothing():
         assert torch.autograd.grad(ours, leaf)[0][0, 1].abs().max() == 0
 
 
-@pytest.mark.parametrize("negatives", FORMS)
-def test_tiles_do_not_change_the_loss(negatives, monkeypatch):
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of 64 rows, which cut through images of 40 tokens, and products of 48 columns."""
+    monkeypatch.setattr("sercli.losses.tiles._TILE_BYTES", {"cpu": 1})
+    monkeypatch.setattr("sercli.losses.tiles._LEAST_ROWS", 64)
+    monkeypatch.setattr("sercli.losses.tiles._COLUMNS", {"cpu": 48})
+
+
+def tokens_of_five_images(dtype):
     torch.manual_seed(0)
-    anchors = torch.randn(5, 40, 8, dtype=torch.float64, requires_grad=True)
-    keys = torch.randn(5, 40, 8, dtype=torch.float64, requires_grad=True)
-    results = []
-    for tile in (10**9, 1):  # one tile; tiles of 64 rows, which cut through images of 40 tokens
-        monkeypatch.setattr("sercli.losses.tiles._TILE_BYTES", {"cpu": tile})
-        loss = patch_nt_xent(anchors, keys, temperature=0.3, negatives=negatives, grid=(5, 8))
-        results.append((loss, *torch.autograd.grad(loss, [anchors, keys])))
-    for whole, tiled in zip(*results, strict=True):
-        torch.testing.assert_close(whole, tiled, rtol=1e-12, atol=1e-15)
+    return [torch.randn(5, 40, 8, dtype=dtype, requires_grad=True) for _ in range(2)]
+
+
+@pytest.mark.parametrize("negatives", FORMS)
+@pytest.mark.parametrize("temperature", [0.3, 0.01])  # with a fixed shift, and with a row's own
+def test_tiles_do_not_change_the_loss(negatives, temperature, request):
+    anchors, keys = tokens_of_five_images(torch.float64)
+
+    def found():
+        loss = patch_nt_xent(
+            anchors, keys, temperature=temperature, negatives=negatives, grid=(5, 8)
+        )
+        return loss, *torch.autograd.grad(loss, [anchors, keys])
+
+    whole = found()
+    request.getfixturevalue("small_tiles")
+    for one, tiled in zip(whole, found(), strict=True):
+        torch.testing.assert_close(one, tiled, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("negatives", ["cross-view", "both-views"])
+def test_bf16_products_are_summed_in_fp32(negatives):
+    """The rounding is that of inputs and results, not of sums over tiles."""
+    anchors, keys = (x.detach().bfloat16().requires_grad_() for x in tokens_of_five_images(None))
+    form = dict(temperature=0.4, negatives=negatives, grid=(5, 8))
+    loss = patch_nt_xent(anchors, keys, **form)
+    expected = closed_form(anchors.double(), keys.double(), **form)
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-3)
+    found = torch.autograd.grad(loss, [anchors, keys])
+    wanted = torch.autograd.grad(expected, [anchors, keys])
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert (mine - theirs).double().norm() < 0.01 * theirs.double().norm()
+
+
+class LargeResults(TorchDispatchMode):
+    """How many operators made something new of a size."""
+
+    def __init__(self, least):
+        super().__init__()
+        self.least, self.made = least, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
+        fresh = isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() not in given
+        self.made += fresh and out.numel() >= self.least
+        return out
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_tile_makes_anything_as_large_as_the_keys(dtype):
+    """Such a temporary for every tile made time grow faster than N²."""
+    torch.manual_seed(0)
+    anchors, keys = (torch.randn(8, 40, 320, dtype=dtype, requires_grad=True) for _ in range(2))
+    made = []
+    for tiles in (0, 1, 5):
+        with LargeResults(keys.numel()) as seen:
+            PatchNTXent.apply(Problem(0.4, 0, None, with_gradient=True, tiles=tiles), anchors, keys)
+        made.append(seen.made)
+    assert made[0] > 0  # unit vectors and gradients
+    assert made == made[:1] * 3
 
 
 @pytest.mark.parametrize("file", CASES, ids=lambda f: f.stem)

@@ -6,6 +6,7 @@ What a GPU would refuse raises here: a dtype, a device, a shape. Values mean not
 is not computed, and the host reads small copies as 0. So no test looks at a number of the device.
 """
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -187,6 +188,78 @@ def test_two_steps(tmp_path, name, precision):
     moments = [v for state in trainer.optimiser.state.values() for v in state.values()]
     assert moments
     assert all(moment.device == CUDA for moment in moments)
+
+
+# -- What a step costs ----------------------------------------------------------------------------
+
+
+class Watched:
+    """Counts one step of a trainer, from asking for its images to what comes after it."""
+
+    def __init__(self, trainer, step):
+        self.trainer, self.step = trainer, step
+        self.done, self.stack = trainer.stepper.done, contextlib.ExitStack()
+        self.waits, self.before, self.counts = {}, {}, {}
+
+    def __call__(self, **facts):
+        self.done(**facts)
+        if self.trainer.step == self.step - 1:
+            self.waits = self.stack.enter_context(nullgpu.waits())
+            self.before = nullgpu.counters()
+        elif self.trainer.step == self.step:
+            after = nullgpu.counters()
+            self.stack.close()
+            self.counts = {name: after[name] - self.before[name] for name in after}
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [*((name, 0) for name in MATRIX), ("moco ser", 2), ("dino ser small crops", 2)],
+)
+def test_a_step_does_not_wait_and_copies_from_page_locked_memory_alone(tmp_path, name, workers):
+    recipe = recipe_of(name, "bf16")
+    train = recipe.train.model_copy(update={"log_steps": 100, "epochs": 4, "checkpoint_epochs": 4})
+    data = recipe.data.model_copy(update={"workers": workers})
+    recipe = recipe.model_copy(update={"train": train, "data": data})
+    run = RunDir.create(tmp_path / "run", recipe=recipe.to_yaml(), run={"status": "running"})
+    source, runtime = Pictures(BATCH), runtime_for(CUDA, "bf16")
+    trainer = Trainer(run, recipe, source, runtime, monitor=pytest.fail)
+    watched = trainer.stepper.done = Watched(trainer, step=3)
+    with TrainingProgress(4, quiet=True) as progress:
+        trainer.train(StopRequest(), progress)
+    assert dict(watched.waits) == {}
+    assert watched.counts["h2d_pageable"] == 0
+    # Pictures straight from the loader's slots, and one block with all that the CPU drew.
+    assert watched.counts["h2d_pinned"] == len(trainer.objective.plan.crops(paired=False)) + 1
+    assert watched.counts["sync_stream"] == watched.counts["sync_device"] == 0
+
+
+MOST_KERNELS_OF_VIEWS = {  # of 256 images
+    "imagenet/moco-none": 250,
+    "imagenet/moco-ser": 250,
+    "imagenet/barlow-twins-ser": 250,
+    "imagenet/dino-ser-crops": 500,
+}
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("name", MOST_KERNELS_OF_VIEWS)
+def test_a_large_step_does_not_wait_and_its_views_are_few_kernels(name):
+    """ViT-S/16, 256 images in bf16, as `ser bench` measures it."""
+    recipe = resolve(name, ("train.batch_size=256",), {}).recipe
+    timer = StepTimer(recipe, runtime_for(CUDA))
+    timer.take()
+    with nullgpu.waits() as waits:
+        before = nullgpu.counters()
+        timer.take()
+        after = nullgpu.counters()
+    assert dict(waits) == {}
+    assert after["h2d_pageable"] == before["h2d_pageable"]
+    with nullgpu.operators() as seen:
+        timer.make_views(timer.samples, timer.done, CUDA)
+    assert sum(seen.kernels.values()) <= MOST_KERNELS_OF_VIEWS[name]
+    assert sum(seen.gigabytes.values()) <= 33
 
 
 # -- Kernels of a step ----------------------------------------------------------------------------

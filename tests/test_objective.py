@@ -414,9 +414,9 @@ def test_a_placebo_never_has_the_right_frame(monkeypatch):
     targets = []
     transport = ser.transport
 
-    def spy(tokens, *, source, target):
+    def spy(tokens, *, source, target, sent):
         targets.append(target)
-        return transport(tokens, source=source, target=target)
+        return transport(tokens, source=source, target=target, sent=sent)
 
     monkeypatch.setattr(ser, "transport", spy)
     elements = set()

@@ -14,9 +14,8 @@ PRODUCTS = {"addmm", "mm", "bmm", "convolution", ATTENTION}
 BETWEEN = {"gelu", "relu", "relu_"}
 # Say nothing of precision: they move values or make room for them.
 MOVES = {
-    "_unsafe_view", "cat", "clone", "detach", "expand", "flip", "index_copy", "index_select",
-    "new_empty", "permute", "rot90", "select", "slice", "t", "transpose", "unbind", "unsqueeze",
-    "view",
+    "_unsafe_view", "cat", "clone", "detach", "expand", "flip", "gather", "index_select", "permute",
+    "select", "slice", "split_with_sizes", "t", "transpose", "unbind", "unsqueeze", "view",
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,8 +15,11 @@ from sercli.encoders.vit import Features
 from sercli.heads import LayerNorm
 from sercli.losses import nt_xent
 from sercli.precision import widened
-from sercli.views.making import Views
+from sercli.transfer import send
+from sercli.views.making import ViewRecord, Views
 from sercli.views.plan import ViewRequest
+
+SENT = "add-on: "  # so begin the names in `Views.sent` of what an add-on prepared
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,27 @@ class Addon(nn.Module, abc.ABC):
     def shared_head(self) -> nn.Module | None:
         """The head that the teacher has an averaged copy of, if any."""
         return None
+
+    def prepare(self, record: ViewRecord) -> Mapping[str, Tensor]:
+        """What the loss needs of a step that the CPU makes: it travels with the views, in one copy.
+
+        Args:
+            record: What is drawn for the step.
+
+        Returns:
+            Tensors on the CPU, by name; `prepared` has them on the device.
+        """
+        del record
+        return {}
+
+    def prepared(self, given: AddonInput) -> Mapping[str, Tensor]:
+        """What `prepare` made of this step, on the device."""
+        sent = {
+            name.removeprefix(SENT): tensor
+            for name, tensor in given.views.sent.items()
+            if name.startswith(SENT)
+        }
+        return sent or send(self.prepare(given.views), given.views.standard[0].device)
 
     @abc.abstractmethod
     def loss(self, given: AddonInput) -> Tensor:

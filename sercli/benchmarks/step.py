@@ -6,18 +6,20 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from sercli.benchmarks.measure import seconds_of, synchronise
-from sercli.engine.accumulation import Passes, require_images
+from sercli.engine.accumulation import Gradients, require_images
 from sercli.engine.compiling import compile_blocks
 from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.runtime import Runtime
-from sercli.objective import Objective
-from sercli.recipe.schedule import Schedule
+from sercli.methods.base import TeacherMoves
+from sercli.objective import Losses, Objective
+from sercli.recipe.schedule import Moment, Schedule
 from sercli.recipe.schema import Recipe
 from sercli.views.colours import NUM_UNIFORMS
-from sercli.views.making import ViewMaker
+from sercli.views.making import ViewMaker, Views
 from sercli.views.reading import Samples
 
 
@@ -72,12 +74,19 @@ def measure_steps(
     return StepSpeed(seconds, recipe.train.batch_size / seconds, flops, peak)
 
 
-def matmul_flops_per_s(device: torch.device, *, side: int = 8192, repeats: int = 20) -> float:
-    """FLOP/s of square bf16 products on a device: the ceiling that a step is held against.
+def matmul_flops_per_s(
+    device: torch.device,
+    *,
+    side: int = 8192,
+    repeats: int = 20,
+    dtype: torch.dtype | None = torch.bfloat16,
+) -> float:
+    """FLOP/s of square products on a device: the ceiling that a step is held against.
 
-    The best of three rounds of `repeats` products of side × side matrices.
+    The best of three rounds of `repeats` products of side × side matrices, in the `dtype` that a
+    step has its products in (None: fp32).
     """
-    one, two = torch.randn(2, side, side, device=device).to(torch.bfloat16)
+    one, two = torch.randn(2, side, side, device=device).to(dtype or torch.float32)
     torch.mm(one, two)
     best = float("inf")
     for _ in range(3):
@@ -104,31 +113,33 @@ class StepTimer:
         self.objective = Objective(recipe).to(runtime.device)
         if compiled:
             compile_blocks(self.objective.blocks())
-        self.passes = Passes(
+        self.gradients = Gradients(
             self.objective, accumulate=recipe.train.accumulate, autocast=runtime.autocast
         )
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
         require_images(recipe.train, self.part)
-        self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
+        self.make_views = ViewMaker(
+            recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
+        )
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.schedule = Schedule.of(recipe.train, 100 * recipe.train.batch_size)
         draws = torch.Generator().manual_seed(0)
         crops, rows = plan.crops(paired=False), len(self.part.positions)
         self.samples = Samples(
-            crops=[
-                torch.randint(
-                    256, (rows, 3, spec.size, spec.size), generator=draws, dtype=torch.uint8
-                )
-                for spec in crops
-            ],
+            crops=[self._picture(rows, spec.size, draws) for spec in crops],
             uniforms=torch.rand(rows, len(crops), NUM_UNIFORMS + 1, generator=draws),
             boxes=torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(rows, len(crops), 1),
             turns=torch.zeros(rows, len(crops), dtype=torch.long),
             indices=self.part.positions,
         )
         self.done = 0
+
+    def _picture(self, rows: int, side: int, draws: torch.Generator) -> Tensor:
+        """Noise in memory as the loader's, whose slots are page-locked for a CUDA device."""
+        noise = torch.randint(256, (rows, 3, side, side), generator=draws, dtype=torch.uint8)
+        return noise.pin_memory() if self.runtime.device.type == "cuda" else noise
 
     def step(self) -> float:
         """A step by itself; returns seconds."""
@@ -144,8 +155,15 @@ class StepTimer:
             lr=self.schedule.lr_at(step),
             weight_decay=self.schedule.weight_decay_at(step),
         )
-        self.objective.move_teacher(moment, when="before")
-        self.passes(views, moment)
+        self._move_teacher(moment, when="before")
+        self._losses(views, moment)
         clip_gradients(self.parameters, self.recipe.train)
         self.optimiser.step()
-        self.objective.move_teacher(moment, when="after")
+        self._move_teacher(moment, when="after")
+
+    def _losses(self, views: Views, moment: Moment) -> Losses:
+        """Forward and backward."""
+        return self.gradients(views, moment)
+
+    def _move_teacher(self, moment: Moment, *, when: TeacherMoves) -> None:
+        self.objective.move_teacher(moment, when=when)

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sercli.commands.options import MeasuringOptions, Plugins, method_option, option_objects
+from sercli.commands.options import (
+    MeasuringOptions,
+    Plugins,
+    Settings,
+    method_option,
+    option_objects,
+)
 from sercli.commands.printing import measuring, print_measurements
 from sercli.errors import UserError
 from sercli.methods import DEFAULT
@@ -84,6 +90,74 @@ def loss(
 
 @app.command()
 @option_objects
+def step(
+    options: MeasuringOptions,
+    recipe: Annotated[
+        str, typer.Option(help="Name under `recipes/` or a YAML file: what others are held to.")
+    ] = "shapes/moco-none",
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RECIPE",
+            help="Others (may be given several times).",
+            show_default="shapes/moco-ser; with --recipe none",
+        ),
+    ] = None,
+    modes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE,…",
+            help="How steps are taken: eager, compiled, reference (as public code does: a forward "
+            "for each view, loops over parameters).",
+            show_default="eager; on cuda all",
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 256,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="K", help="Also the last recipe in so many micro-batches."),
+    ] = None,
+    count_only: Annotated[
+        bool,
+        typer.Option("--count-only", help="FLOPs, operators and bytes; nothing is timed."),
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 15,
+    set_: Settings = None,
+) -> None:
+    """A training step: SER's against none's, or any recipes'; FLOPs, operators, bytes, time.
+
+    A step is views, forward, backward, optimiser and teacher. Reading images is left out: loader
+    processes do it meanwhile.
+    """
+    others = against
+    if others is None:
+        others = ["shapes/moco-ser"] if recipe == "shapes/moco-none" else []
+
+    def measure(machine: Machine, tell: Tell) -> list[Table]:
+        from sercli.benchmarks import steps
+
+        cuda = machine.device.type == "cuda"
+        variants = steps.variants_of(
+            [recipe, *others],
+            modes=steps.parse_modes(modes, cuda=cuda),
+            batch_size=batch_size,
+            settings=tuple(set_ or ()),
+            accumulate=accumulate,
+        )
+        found = steps.run(
+            variants,
+            machine=machine,
+            rounds=0 if count_only else rounds,
+            steps=10 if cuda else 1,
+            tell=tell,
+        )
+        return [steps.tabled(found, machine=machine)]
+
+    measured(options, measure)
+
+
+@app.command()
+@option_objects
 def addons(
     options: MeasuringOptions,
     method: Annotated[str, method_option()] = DEFAULT,
@@ -140,5 +214,44 @@ def probe(
         given = subject(recipe, classes, machine=machine)
         rows = run(given, batch_size=batch_size, machine=machine, rounds=rounds, tell=tell)
         return [tabled(rows, subject=given, batch_size=batch_size, machine=machine)]
+
+    measured(options, measure)
+
+
+@app.command()
+@option_objects
+def data(
+    options: MeasuringOptions,
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Images a batch (repeat it). Default: 256 and 2048."),
+    ] = None,
+    files: Annotated[int, typer.Option(min=1, help="JPEG files that are made and read.")] = 64,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Loader processes; default: as pretraining has.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 9,
+) -> None:
+    """From JPEG files to batches: a core of ours and of PIL's pipeline, and the training process.
+
+    The files are made for it, 500 × 375 pixels at quality 90, in the temporary folder. Each image
+    gives two random crops of 224 pixels.
+    """
+    from sercli.data.cores import require_loaders
+
+    require_loaders(workers, "--workers")
+
+    def measure(machine: Machine, tell: Tell) -> list[Table]:
+        from sercli.benchmarks import data
+        from sercli.data.loading import default_workers
+
+        return data.run(
+            machine=machine,
+            files=files,
+            batch_sizes=batch_size or [256, 2048],
+            workers=default_workers() if workers is None else workers,
+            rounds=rounds,
+            tell=tell,
+        )
 
     measured(options, measure)

@@ -21,6 +21,7 @@ from sercli.data.cores import cores
 from sercli.data.ring import Column, Ring, Row
 from sercli.data.source import ImageSource
 from sercli.data.workers import InProcesses, InThisProcess, Workers
+from sercli.transfer import constant
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -88,11 +89,11 @@ class _Reading:
     def __call__(self, task: _Task) -> tuple[list[Any], tuple[float, ...]]:
         spent.here.lap("idle")
         columns = self.ring.slot(task.slot)
-        notes = [
-            self.reader.read(key, {name: column[row, ...] for name, column in columns.items()})
-            for row, key in enumerate(task.keys, task.first)
-        ]
-        spent.here.lap("crop")
+        notes = []
+        for row, key in enumerate(task.keys, task.first):
+            place = {name: column[row, ...] for name, column in columns.items()}
+            notes.append(self.reader.read(key, place))
+            spent.here.lap("crop")
         return notes, spent.here.take()
 
 
@@ -280,7 +281,8 @@ def image_to_tensor(image: Image.Image) -> Tensor:
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x − mean) / std by channel; images float [B, 3, H, W] in 0…1."""
     shape = (1, 3, 1, 1)
-    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
+    shift, scale = (constant(v, images.device, images.dtype).view(shape) for v in (mean, std))
+    return (images - shift) / scale
 
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -42,7 +42,7 @@ here = Spent()  # of this process
 
 
 def shares(seconds: Iterable[float]) -> Mapping[str, float]:
-    """Of each of `PARTS` in their sum; empty where nothing was spent."""
-    by_part = dict(zip(PARTS, seconds, strict=True))
+    """Of each of `PARTS` in their sum; empty where nothing was spent, or measured."""
+    by_part = dict(zip(PARTS, seconds, strict=False))
     total = sum(by_part.values())
     return {part: value / total for part, value in by_part.items()} if total else {}

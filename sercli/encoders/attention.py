@@ -39,7 +39,7 @@ def attend(packed: Tensor, layout: Layout) -> Tensor:
 def _size_by_size(packed: Tensor, layout: Layout) -> Tensor:
     pieces = []
     for images in layout.by_group(packed):
-        q, k, v = images.permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (x.transpose(1, 2) for x in images.unbind(2))
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         pieces.append(attended.flatten(2).flatten(0, 1))
     return joined(pieces)

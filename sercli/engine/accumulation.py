@@ -48,8 +48,8 @@ def require_images(train: Train, part: Partition) -> None:
         )
 
 
-class Passes:
-    """Forward and backward passes of one step after the other.
+class Gradients:
+    """Takes one step after the other: forward and backward, at once or in micro-batches.
 
     Args:
         objective: What is trained.

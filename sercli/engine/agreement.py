@@ -92,7 +92,11 @@ class Agreement:
             means = torch.stack([value.detach().to(wide) for value in named])
         else:
             means = torch.zeros(0, device=device if distributed.active() else None)
-        values = torch.cat([means, means.new_tensor(list(flags.values()))])
+        raised = means.new_zeros(len(flags))  # filled in place: a copy would wait
+        for place, flag in enumerate(flags.values()):
+            if flag:
+                raised[place].fill_(1)
+        values = torch.cat([means, raised])
         values = distributed.sum_over_ranks(values)
         values[: len(named)] /= distributed.world_size()
         bad = (~values[: len(named)].isfinite().all()).float()

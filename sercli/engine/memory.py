@@ -23,13 +23,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sercli import distributed
 from sercli.encoders.batches import Batch, Encoded
-from sercli.engine.accumulation import Autocast, Passes
+from sercli.engine.accumulation import Autocast, Gradients
 from sercli.engine.flops import on_meta, views_on_meta
 from sercli.errors import RunFailed, lacks_memory
 from sercli.families import addon_class, method_class
 from sercli.objective import Objective
 from sercli.recipe.schedule import START
 from sercli.recipe.schema import Recipe
+from sercli.views.colours import NUM_UNIFORMS
+from sercli.views.making import ViewMaker
+from sercli.views.plan import ViewPlan
+from sercli.views.reading import Samples
 
 _ROUNDING = 512  # bytes, of PyTorch's CUDA allocator
 
@@ -72,25 +76,46 @@ def count_memory(
         return _counts[key]
     with distributed.alone():
         objective = on_meta(recipe) if objective is None else objective
-        views = views_on_meta(recipe, objective.plan, processes=processes)
         trained = [p for p in objective.parameters() if p.requires_grad]
         tensors = _LiveTensors()
-        for tensor in (*objective.state_dict().values(), *views.standard, *views.paired):
+        for tensor in objective.state_dict().values():
             tensors.note(tensor)
         with tensors:
             moments = [torch.empty_like(p) for p in trained for _ in range(2)]
             if processes > 1 and recipe.train.accumulate == 1:  # DDP's buckets stay
                 moments += [torch.empty_like(p) for p in trained]
-            held = tensors.now
+            _make_views(recipe, objective.plan, processes)
+        views = views_on_meta(recipe, objective.plan, processes=processes)
+        for tensor in (*views.standard, *views.paired):
+            tensors.note(tensor)
+        held = tensors.now
+        with tensors:
             products = _Products(torch.bfloat16 if mixed else None)
-            passes = _Sketch(
+            gradients = _Sketch(
                 objective, accumulate=recipe.train.accumulate, autocast=products.autocast
             )
             with products.around(objective.blocks()):
-                passes(views, START)
+                gradients(views, START)
         objective.zero_grad()
     _counts[key] = StepMemory(tensors.peak, held)
     return _counts[key]
+
+
+def _make_views(recipe: Recipe, plan: ViewPlan, processes: int) -> None:
+    """Make views of a step without values, and drop them: what that takes, too, is followed."""
+    part, crops = plan.split(recipe.train.batch_size, world=processes), plan.crops(paired=False)
+    rows, shape = len(part.positions), (len(part.positions), len(crops))
+    samples = Samples(
+        crops=[
+            torch.empty(rows, 3, one.size, one.size, dtype=torch.uint8, device="meta")
+            for one in crops
+        ],
+        uniforms=torch.rand(*shape, NUM_UNIFORMS + 1, generator=torch.Generator().manual_seed(0)),
+        boxes=torch.zeros(*shape, 4),
+        turns=torch.zeros(shape, dtype=torch.long),
+        indices=part.positions,
+    )
+    ViewMaker(recipe.views, plan, part, seed=recipe.seed)(samples, 0, torch.device("meta"))
 
 
 # What a process has counted: tests start many runs of a few shapes.
@@ -110,8 +135,8 @@ def _key(recipe: Recipe, **others: object) -> tuple[object, ...]:
     )
 
 
-class _Sketch(Passes):
-    """Passes that leave out what takes no more memory than what came before."""
+class _Sketch(Gradients):
+    """A step that leaves out what takes no more memory than what came before."""
 
     def __init__(self, objective: Objective, *, accumulate: int, autocast: Autocast) -> None:
         super().__init__(objective, accumulate=accumulate, autocast=autocast)

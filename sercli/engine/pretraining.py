@@ -15,8 +15,10 @@ import torch
 
 from sercli import distributed, signals, stages
 from sercli.data.cores import most_loaders, require_loaders
+from sercli.data.registry import rendering_kind
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
+from sercli.engine.bottleneck import advice
 from sercli.engine.flops import count_flops
 from sercli.engine.memory import count_memory
 from sercli.engine.plan import Plan, make_plan, print_flops, print_memory, print_plan
@@ -213,7 +215,16 @@ def train(
             runtime = runtimes.runtime_for(device, recipe.train.precision)
             monitor = make_monitor(recipe, source, runtime)
             trainer = Trainer(run, recipe, source, runtime, monitor=monitor, guard=guard)
-            progress = TrainingProgress(trainer.schedule.total_steps, quiet=not first)
+            progress = TrainingProgress(
+                trainer.schedule.total_steps,
+                quiet=not first,
+                advise=partial(
+                    advice,
+                    data=recipe.data,
+                    workers=trainer.workers,
+                    rendered=rendering_kind(recipe.data.path) is not None,
+                ),
+            )
             for note in notes:
                 progress.message(note)
             trainer.resume(progress.message)

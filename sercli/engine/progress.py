@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, Task, TimeRemainingColumn
 from rich.table import Table
 
+from sercli.engine.bottleneck import bottleneck
 from sercli.screen import Screen
 from sercli.visible import say, visible
 
@@ -26,10 +27,18 @@ class TrainingProgress:
     Args:
         total_steps: Steps of the whole run, for the bar and the time that is left.
         quiet: Show nothing (ranks other than 0).
+        advise: A line on a row that tells of a problem; None: it tells of none.
     """
 
-    def __init__(self, total_steps: int, *, quiet: bool) -> None:
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        quiet: bool,
+        advise: Callable[[Mapping[str, Any]], str | None] = lambda _row: None,
+    ) -> None:
         self.total_steps = total_steps
+        self._advise, self._rows, self._advised = advise, 0, False
         self.first_row: int | None = None
         self.quiet = quiet
         self.console = Screen(err=True)
@@ -59,6 +68,10 @@ class TrainingProgress:
 
     def row(self, row: Mapping[str, Any]) -> None:
         """A row of metrics.jsonl is known."""
+        self._rows += 1  # the first one's time is that of starting
+        if self._rows > 1 and not self._advised and (line := self._advise(row)) is not None:
+            self._advised = True
+            self.message(line)
         if self.live:
             self.progress.update(
                 self.task,
@@ -144,7 +157,8 @@ def row_texts(row: Mapping[str, Any]) -> tuple[str, ...]:
     parts.append(f"{row['images_per_s']:.0f} images/s")
     if "peak_memory_gib" in row:
         parts.append(f"{row['peak_memory_gib']:.1f} GiB")
-    parts.append(f"data {100 * row['data_wait']:.0f}%")
+    part = bottleneck(row)
+    parts.append(f"data {100 * row['data_wait']:.0f}%" + ("" if part is None else f" ({part})"))
     return tuple(parts)
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sercli import distributed, stages
+from sercli.engine import bottleneck
 from sercli.engine.agreement import Agreed, Agreement
 from sercli.engine.pace import Pace
 from sercli.engine.tracking import Tracker
@@ -142,6 +143,7 @@ class Stepper:
     def _begin(self) -> None:
         self._since = self._started = self._saved = self.clock()
         self._waited, self._images, self._earlier = 0.0, 0, self.train_seconds
+        self._spent: list[float] = []
 
     # -- state --------------------------------------------------------------------------------
 
@@ -227,6 +229,12 @@ class Stepper:
             stages.enter(*before)
             if self._tracker is not None:
                 self._tracker.close()
+
+    def loaded(self, spent: Sequence[float]) -> None:
+        """Say what loader processes spent on this step's batch: seconds of `spent.PARTS`."""
+        self._spent = [
+            a + b for a, b in zip(self._spent or (0.0,) * len(spent), spent, strict=True)
+        ]
 
     def set_lr(self) -> None:
         """Give the optimiser the learning rate of the step that begins."""
@@ -356,6 +364,7 @@ class Stepper:
             "skipped": bool(agreed.culprits),
             "images_per_s": self._images / elapsed,
             "data_wait": min(1.0, self._waited / elapsed),
+            **bottleneck.row_of(self._spent),
             **facts,
             **self.gauge(),
         }
@@ -372,6 +381,7 @@ class Stepper:
         if self.display is not None:
             self.display.row(row)
         self._since, self._waited, self._images = self.clock(), 0.0, 0
+        self._spent = []
 
 
 def _number(value: float) -> float | None:

@@ -11,7 +11,7 @@ from sercli.data.cores import most_loaders
 from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
-from sercli.engine.accumulation import Passes, require_images
+from sercli.engine.accumulation import Gradients, require_images
 from sercli.engine.agreement import Agreed
 from sercli.engine.compiling import compile_blocks
 from sercli.engine.memory import Peak, saying_what_helps
@@ -67,12 +67,14 @@ class Trainer:
         self.images = TrainingImages(
             source, recipe.views, plan, seed=recipe.seed, decoder=recipe.data.decoder
         )
-        self.make_views = ViewMaker(recipe.views, plan, self.part, seed=recipe.seed)
+        self.make_views = ViewMaker(
+            recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
+        )
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
         if _wants_compile(recipe.train.compile, runtime):
             compile_blocks(self.objective.blocks())
-        self.passes = Passes(
+        self.gradients = Gradients(
             self.objective, accumulate=recipe.train.accumulate, autocast=runtime.autocast
         )
         self.unreadable: set[str] = set()
@@ -123,6 +125,14 @@ class Trainer:
         """What they took, in all attempts."""
         return self.stepper.train_seconds
 
+    @property
+    def workers(self) -> int:
+        """Loader processes of this rank."""
+        workers = self.recipe.data.workers
+        if workers is None:
+            workers = default_workers(self.runtime.ranks_here)
+        return min(workers, most_loaders())  # of a run that a larger machine started
+
     def resume(self, say: Callable[[str], None]) -> None:
         """Take up the last checkpoint that verifies; without one, start anew.
 
@@ -144,6 +154,7 @@ class Trainer:
         self.peak.forget()
         with self._samples() as loaded:
             for samples in self.stepper.waiting(loaded):
+                self.stepper.loaded(samples.spent)
                 self._note_unreadable(samples, progress)
                 step = self.stepper.step
                 with saying_what_helps(
@@ -155,10 +166,6 @@ class Trainer:
     @contextlib.contextmanager
     def _samples(self) -> Iterator[Iterator[Samples]]:
         """This rank's samples of each step that is left."""
-        workers = self.recipe.data.workers
-        if workers is None:
-            workers = default_workers(self.runtime.ranks_here)
-        workers = min(workers, most_loaders())  # of a run that a larger machine started
         tickets = batches(
             len(self.source),
             self.part,
@@ -170,7 +177,7 @@ class Trainer:
             self.images,
             tickets,
             rows=len(self.part.positions),
-            workers=workers,
+            workers=self.workers,
             device=self.runtime.device,
         )
         with contextlib.closing(loader):
@@ -202,7 +209,7 @@ class Trainer:
         self.objective.move_teacher(moment, when="after")
 
     def _forward_backward(self, views: Views, moment: Moment) -> Losses:
-        return self.passes(views, moment)
+        return self.gradients(views, moment)
 
     def _monitored(self, monitor: Monitor) -> dict[str, float]:
         numbers = monitor(self.objective.evaluated_encoder)

@@ -78,7 +78,7 @@ def nt_xent(
         in_first = torch.arange(len(first), device=first.device) + offset
         in_second = in_first + len(all_first)
         own, twin = torch.cat([in_first, in_second]), torch.cat([in_second, in_first])
-        logits[torch.arange(len(anchors), device=first.device), own] = -torch.inf
+        logits.scatter_(1, own[:, None], -torch.inf)
         return _mean_cross_entropy(logits, twin)
 
 

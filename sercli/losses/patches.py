@@ -95,6 +95,8 @@ def _require_fit(
 
 def _distances(grid: tuple[int, int], device: torch.device) -> Tensor:
     """Euclidean distances between the cells of a grid, [N, N], in patches."""
-    rows, cols = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    places = torch.stack([rows.flatten(), cols.flatten()], dim=1).double()
-    return torch.cdist(places, places).to(device)
+    height, width = grid
+    cells = torch.arange(height * width, device=device)  # made there: a copy would wait
+    rows, columns = cells.div(width, rounding_mode="floor"), cells % width
+    squares = sum((x[:, None] - x).square() for x in (rows, columns))
+    return torch.as_tensor(squares).double().sqrt()

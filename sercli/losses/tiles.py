@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,13 @@ from sercli.precision import at_least_fp32
 _EPS = 1e-12  # as in torch.nn.functional.normalize
 # Logits lie in [-1/τ, 1/τ]: below this width of the range, exp(s - 1/τ) cannot underflow in fp32.
 _SAFE_LOGIT_RANGE = 80.0
-# A tile holds whole rows of logits, so that softmax needs no running sums: bytes of one tile.
+# A tile holds whole rows of logits, so that softmax needs no running sums: bytes of one tile, and
+# rows that it has at least. Fewer make products thin, and the gradient of all keys is read and
+# written for every tile; with as many as tokens are long, a tile is as large as the keys.
 _TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20, "meta": 2**62}  # meta: shapes alone
+_LEAST_ROWS = 512
+# Columns that are converted and multiplied at a time, so that a CPU's cache holds them.
+_COLUMNS = {"cpu": 4096}
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def _through_normalisation(gradient: Tensor, unit: Tensor, norms: Tensor) -> Non
 def rows_of_tile(width: int, device: torch.device, wide: torch.dtype) -> int:
     """How many anchors a tile holds, for `width` columns."""
     tile_bytes = _TILE_BYTES.get(device.type, _TILE_BYTES["cpu"])
-    return max(64, tile_bytes // max(1, width * torch.finfo(wide).bits // 8))
+    return max(_LEAST_ROWS, tile_bytes // max(1, width * torch.finfo(wide).bits // 8))
 
 
 def _sweep(
@@ -103,10 +109,15 @@ def _sweep(
     scale = 1 / problem.temperature
     step = rows_of_tile(width, anchors.device, wide)
     last = rows if problem.tiles is None else min(rows, problem.tiles * step)
+    # One memory for all tiles: a fresh one costs a page fault for each of its pages.
+    memory = [anchors.new_empty(min(step, last), len(c), dtype=wide) for c in columns]
     total = torch.zeros((), dtype=wide, device=anchors.device)
     for start in range(0, last, step):
         tile = anchors[start : start + step]
-        parts = [(tile @ column.T).to(wide).mul_(scale) for column in columns]
+        parts = [one[: len(tile)] for one in memory]
+        for part, column in zip(parts, columns, strict=True):
+            _cosines(tile, column, part)
+            part.mul_(scale)
         positives = parts[0].diagonal(start + problem.anchor_offset * tokens)[: len(tile)]
         positive = positives.clone()
         _exclude(parts, start, problem, tokens)
@@ -129,7 +140,9 @@ def _sweep(
             for part in parts:
                 part.mul_(weight)
             positives.copy_(wrong.neg_())
-            _accumulate(parts, tile, columns, gradients, start)
+            to_tile = None if gradients[0] is None else gradients[0][start : start + step]
+            for part, column, to_column in zip(parts, columns, gradients[1:], strict=True):
+                _accumulate(part, tile, column, to_tile, to_column)
     return total / max(rows, 1)
 
 
@@ -149,18 +162,45 @@ def _exclude(parts: list[Tensor], start: int, problem: Problem, tokens: int) -> 
                 )
 
 
+def _cosines(tile: Tensor, column: Tensor, out: Tensor) -> None:
+    """Write tile · columnᵀ, [rows, columns], in `out`'s dtype."""
+    if out.dtype == tile.dtype:
+        torch.mm(tile, column.T, out=out)
+        return
+    for some in _slices(column):
+        out[:, some].copy_(tile @ column[some].T)
+
+
 def _accumulate(
-    parts: list[Tensor],
+    softmax: Tensor,
     tile: Tensor,
-    columns: tuple[Tensor, ...],
-    gradients: list[Tensor | None],
-    start: int,
+    column: Tensor,
+    to_tile: Tensor | None,
+    to_column: Tensor | None,
 ) -> None:
-    """Add a tile's share: ∂/∂anchor = Σ_column P·column, ∂/∂column = Pᵀ·anchor."""
-    to_anchors = gradients[0]
-    for part, column, to_column in zip(parts, columns, gradients[1:], strict=True):
-        softmax = part.to(tile.dtype)
-        if to_anchors is not None:
-            to_anchors[start : start + len(tile)] += softmax @ column
+    """Add a tile's share: ∂/∂anchor = Σ_column P·column, ∂/∂column = Pᵀ·anchor.
+
+    In place where products have the dtype of the sums; else of some columns at a time, so that no
+    product as large as all keys is written and read again.
+    """
+    for some in _slices(column):
+        share = softmax[:, some].to(tile.dtype)
+        if to_tile is not None:
+            _add_product(to_tile, share, column[some])
         if to_column is not None:
-            to_column += softmax.T @ tile
+            _add_product(to_column[some], share.T, tile)
+
+
+def _add_product(to: Tensor, one: Tensor, other: Tensor) -> None:
+    """to += one @ other; the sum is in `to`'s dtype."""
+    if to.dtype == one.dtype:
+        to.addmm_(one, other)
+    else:
+        to += one @ other
+
+
+def _slices(column: Tensor) -> Iterator[slice]:
+    """Columns that are taken at a time."""
+    step = _COLUMNS.get(column.device.type, max(1, len(column)))
+    for start in range(0, len(column), step):
+        yield slice(start, start + step)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 import torch
 from PIL import Image
@@ -11,15 +12,12 @@ from torch import Tensor
 from sercli import randomness
 from sercli.actions import GeometricAction, Grid
 from sercli.data.crops import cut
-from sercli.data.loading import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    image_to_tensor,
-    normalise,
-)
+from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, image_to_tensor
 from sercli.recipe.schema import Views as ViewsConfig
+from sercli.transfer import send_all
 from sercli.views import colours as photometrics
 from sercli.views.colours import PhotometricParameters
+from sercli.views.passes import EAGER, Passes
 from sercli.views.plan import PairedViews, Partition, ViewPlan, ViewSpec
 from sercli.views.reading import Samples
 
@@ -46,23 +44,19 @@ class ViewParameters:
 
 
 @dataclass(frozen=True)
-class Views:
-    """The views of this rank's share of one global batch, normalised.
+class ViewRecord:
+    """What is drawn for this rank's share of one global batch, before there is a pixel.
 
     Attributes:
         plan: Which views these are.
         part: How the global batch splits into b₁ and b₂, and over ranks.
-        standard: b₁, a tensor [n₁, 3, S, S] for each view.
-        paired: b₂, a tensor [n₂, 3, h·patch, w·patch] for each view (none without b₂).
         actions: The group elements of b₂, one action for each view.
-        parameters: What made the views, of b₁ ∪ b₂, for each view.
+        parameters: What makes the views, of b₁ ∪ b₂, for each view.
         generator_seed: Seeds whatever noise an objective or an add-on draws in this step.
     """
 
     plan: ViewPlan
     part: Partition
-    standard: tuple[Tensor, ...]
-    paired: tuple[Tensor, ...]
     actions: tuple[GeometricAction, ...]
     parameters: tuple[ViewParameters, ...]
     generator_seed: int
@@ -73,21 +67,57 @@ class Views:
         return self.part.counts if self.plan.paired is None else self.part.paired_counts
 
 
+@dataclass(frozen=True)
+class Views(ViewRecord):
+    """The views of this rank's share of one global batch, normalised.
+
+    Attributes:
+        standard: b₁, a tensor [n₁, 3, S, S] for each view.
+        paired: b₂, a tensor [n₂, 3, h·patch, w·patch] for each view (none without b₂).
+        sent: What else was prepared of this step, on the device, by name (see `ViewMaker`).
+    """
+
+    standard: tuple[Tensor, ...]
+    paired: tuple[Tensor, ...]
+    sent: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+Prepare = Callable[[ViewRecord], Mapping[str, Tensor]]
+
+
 class ViewMaker:
     """Turns samples as read into views on the device.
+
+    All that is drawn for a step goes there in one block of page-locked memory, and views of one
+    size are made together.
 
     Args:
         config: The recipe's section: how often b₁ is mirrored.
         plan: Which views there are.
         part: Which rows of the global batch this rank holds, and which of them are b₂.
         seed: What the elements of b₂ are drawn from, with the step.
+        prepare: Makes what else of a step is to travel with the views: tensors on the CPU, by
+            name. They come out as `Views.sent`.
+
+    Attributes:
+        passes: What runs over pixels, eager unless it is replaced.
     """
 
-    def __init__(self, config: ViewsConfig, plan: ViewPlan, part: Partition, *, seed: int) -> None:
+    def __init__(
+        self,
+        config: ViewsConfig,
+        plan: ViewPlan,
+        part: Partition,
+        *,
+        seed: int,
+        prepare: Prepare = lambda _record: {},
+    ) -> None:
         self.hflip_p = config.hflip_p
         self.plan = plan
         self.part = part
         self.seed = seed
+        self.prepare = prepare
+        self.passes = EAGER
 
     def actions(self, step: int) -> tuple[GeometricAction, ...]:
         """The group elements of this rank's b₂ in a step, for each view."""
@@ -103,43 +133,71 @@ class ViewMaker:
 
     def __call__(self, samples: Samples, step: int, device: torch.device) -> Views:
         """Views of one step from this rank's samples."""
-        split = self.part.num_standard
+        standard = self._elements(samples)
         actions = self.actions(step)
-        standard, paired, parameters = [], [], []
-        made: dict[int, Tensor] = {}  # views of one crop differ by a turn only
+        record = ViewRecord(
+            self.plan,
+            self.part,
+            actions,
+            self._parameters(samples, standard, actions),
+            randomness.derive(self.seed, "step", step),
+        )
+        sizes = [
+            _OfOneSize.of(record, views, standard, device) for views in _views_by_size(self.plan)
+        ]
+        parcels: dict[str, Mapping[str, Tensor]] = {"": self.prepare(record)}
+        for view, action in enumerate(actions):
+            parcels[f"action {view}"] = action.to_send()
+        for index, one in enumerate(sizes):
+            parcels[f"colours {index}"] = one.work.tensors
+            parcels[f"elements {index}"] = one.elements.to_send()
+        parcels = send_all(parcels, device)
+        for view, action in enumerate(actions):
+            action.sent(parcels[f"action {view}"], device)
+        made: dict[int, tuple[Tensor, ...]] = {}
+        for index, one in enumerate(sizes):
+            one.elements.sent(parcels[f"elements {index}"], device)
+            made |= one.make(samples, record, parcels[f"colours {index}"], self.passes, device)
+        views = [made[view] for view in range(self.plan.num_views)]
+        return Views(
+            **{f.name: getattr(record, f.name) for f in fields(record)},
+            standard=tuple(view[0] for view in views),
+            paired=tuple(view[1] for view in views) if actions else (),
+            sent=parcels[""],
+        )
+
+    def _elements(self, samples: Samples) -> list[GeometricAction]:
+        """Mirrors and turns of the rows of b₁, for each view."""
+        split = self.part.num_standard
+        return [
+            self._element(
+                spec,
+                samples.uniforms[:split, spec.crop, -1] < self.hflip_p,
+                samples.turns[:split, spec.crop],
+                view,
+            )
+            for view, spec in enumerate(self.plan.specs)
+        ]
+
+    def _parameters(
+        self,
+        samples: Samples,
+        standard: Sequence[GeometricAction],
+        actions: Sequence[GeometricAction],
+    ) -> tuple[ViewParameters, ...]:
+        """The record of each view."""
+        parameters = []
         for view, spec in enumerate(self.plan.specs):
-            uniforms = samples.uniforms[:, spec.crop]
-            colours = photometrics.draw(uniforms, spec.colours)
-            if spec.crop not in made:
-                crops = samples.crops[spec.crop].to(device, non_blocking=True)
-                planes = crops.to(torch.float32, memory_format=torch.contiguous_format)
-                images = photometrics.apply(planes.div_(255), colours)
-                made = {spec.crop: normalise(images, IMAGENET_MEAN, IMAGENET_STD)}
-            images = made[spec.crop]
-            mirrored = uniforms[:split, -1] < self.hflip_p
-            element = self._element(spec, mirrored, samples.turns[:split, spec.crop], view)
-            elements = [element]
-            standard.append(element.on_image(images[:split], patch=self.plan.patch_size))
-            if actions:
-                elements.append(actions[view])
-                paired.append(actions[view].on_image(images[split:], patch=self.plan.patch_size))
+            elements = [standard[view], *actions[view : view + 1]]
             parameters.append(
                 ViewParameters(
                     samples.boxes[:, spec.crop],
                     torch.cat([e.hflip for e in elements]),
                     torch.cat([e.rot90 for e in elements]),
-                    colours,
+                    photometrics.draw(samples.uniforms[:, spec.crop], spec.colours),
                 )
             )
-        return Views(
-            self.plan,
-            self.part,
-            standard=tuple(standard),
-            paired=tuple(paired),
-            actions=actions,
-            parameters=tuple(parameters),
-            generator_seed=randomness.derive(self.seed, "step", step),
-        )
+        return tuple(parameters)
 
     def _element(
         self, spec: ViewSpec, mirrored: Tensor, turns: Tensor, view: int
@@ -150,6 +208,89 @@ class ViewMaker:
         if spec.kind == "turned":
             turns = torch.full((len(mirrored),), spec.turns)
         return GeometricAction(mirrored, turns, self.plan.grid(view))
+
+
+def _views_by_size(plan: ViewPlan) -> list[list[int]]:
+    """Which views have one size, for each size."""
+    found: dict[int, list[int]] = {}
+    for view, spec in enumerate(plan.specs):
+        found.setdefault(spec.size, []).append(view)
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class _OfOneSize:
+    """Views that are made together.
+
+    Pixels are coloured once a crop, b₁ of all crops before b₂ of all crops; views of one crop
+    differ by a turn only.
+
+    Attributes:
+        views: Which these are.
+        crops: Their crops, each once.
+        work: What is done to the colours.
+        elements: Of the rows of b₁ of all these views, one view after the other.
+    """
+
+    views: Sequence[int]
+    crops: Sequence[int]
+    work: photometrics.Work
+    elements: GeometricAction
+
+    @classmethod
+    def of(
+        cls,
+        record: ViewRecord,
+        views: Sequence[int],
+        standard: Sequence[GeometricAction],
+        device: torch.device,
+    ) -> _OfOneSize:
+        split, specs = record.part.num_standard, record.plan.specs
+        first: dict[int, int] = {}
+        for view in views:
+            first.setdefault(specs[view].crop, view)
+        colours = [record.parameters[view].colours for view in first.values()]
+        rows = [c.take(slice(0, split)) for c in colours]
+        rows += [c.take(slice(split, None)) for c in colours]
+        side = specs[views[0]].size
+        work = photometrics.plan_work(
+            PhotometricParameters.join(rows), size=(side, side), device=device
+        )
+        own = [standard[view] for view in views]
+        elements = GeometricAction(
+            torch.cat([e.hflip for e in own]), torch.cat([e.rot90 for e in own]), own[0].grid
+        )
+        return cls(views, tuple(first), work, elements)
+
+    def make(
+        self,
+        samples: Samples,
+        record: ViewRecord,
+        sent: Mapping[str, Tensor],
+        passes: Passes,
+        device: torch.device,
+    ) -> dict[int, tuple[Tensor, ...]]:
+        """b₁, and b₂ where there is one, of each view."""
+        split, patch = record.part.num_standard, record.plan.patch_size
+        crops = [samples.crops[crop].to(device, non_blocking=True) for crop in self.crops]
+        pixels = torch.cat([crop[:split] for crop in crops] + [crop[split:] for crop in crops])
+        images = photometrics.carry_out(
+            self.work, pixels, sent, mean=IMAGENET_MEAN, std=IMAGENET_STD, by=passes
+        )
+        cut_at = split * len(crops)
+        standard = images[:cut_at]
+        place = [self.crops.index(record.plan.specs[view].crop) for view in self.views]
+        if len(place) > len(crops):
+            standard = torch.cat([standard[split * at : split * (at + 1)] for at in place])
+        moved = self.elements.on_image(standard, patch=patch).unflatten(0, (len(place), split))
+        made: dict[int, tuple[Tensor, ...]] = {}
+        for index, view in enumerate(self.views):
+            made[view] = (moved[index],)
+            if record.actions:
+                bases = images[cut_at:].unflatten(0, (len(crops), len(crops[0]) - split))
+                action = record.actions[view]
+                made[view] += (action.on_image(bases[place[index]], patch=patch),)
+        return made
 
 
 def replay(
@@ -180,8 +321,9 @@ def replay(
     x, y, w, h = (round(float(b) * s) for b, s in zip(parameters.box[row], sides, strict=True))
     crop = image_to_tensor(cut(image, (x, y, w, h), size, interpolation))
     rows = slice(row, row + 1)
-    pixels = photometrics.apply(crop[None].float().div_(255), parameters.colours.take(rows))
-    pixels = normalise(pixels, IMAGENET_MEAN, IMAGENET_STD)
+    pixels = photometrics.apply(
+        crop[None], parameters.colours.take(rows), mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
     grid = grid or (size // patch, size // patch)
     action = GeometricAction(parameters.hflip[rows], parameters.rot90[rows], grid)
     return action.on_image(pixels, patch=patch)[0]

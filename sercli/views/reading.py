@@ -66,6 +66,7 @@ class Samples:
         turns: int64 [B, crops], quarter turns of b₁.
         indices: Which images of the source the rows are, for messages.
         unreadable: Messages of images that could not be read and were replaced.
+        spent: Seconds of `spent.PARTS` that reading them took, of all processes together.
     """
 
     crops: Sequence[Tensor]
@@ -74,6 +75,7 @@ class Samples:
     turns: Tensor
     indices: tuple[int, ...]
     unreadable: tuple[str, ...] = ()
+    spent: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.uniforms)
@@ -91,6 +93,7 @@ class Samples:
             columns["turns"].clone(),
             tuple(note.image for note in batch.notes),
             tuple(message for note in batch.notes for message in note.unreadable),
+            batch.spent,
         )
 
 
@@ -186,7 +189,6 @@ class TrainingImages(RowReader[Ticket, Note]):
                 written[shown] = target
             row["boxes"][place] = np.array(boxes[shown], dtype=np.float32) / scale
         row["turns"][...] = self._turns(ticket.epoch, key, len(crops))
-        spent.here.lap("crop")
         return Note(index, unreadable)
 
     def _box(
@@ -213,7 +215,10 @@ class TrainingImages(RowReader[Ticket, Note]):
         for offset in range(_MAX_REPLACEMENTS):
             candidate = (index + offset) % len(self.source)
             try:
-                return self._cutter.of(self.source, candidate), candidate, tuple(unreadable)
+                cutter = self._cutter.of(self.source, candidate)
             except UnreadableImage as error:
                 unreadable.append(str(error))
+            else:
+                spent.here.lap("decode")
+                return cutter, candidate, tuple(unreadable)
         raise RunFailed(f"{_MAX_REPLACEMENTS} images in a row cannot be read: {unreadable[0]}")

@@ -126,6 +126,7 @@ def test_output_in_ascii_is_spelled(words: list[str]) -> None:
 ROW = {
     "step": 12345, "epoch": 3.4, "loss": 7.1, "loss_inv": 1.2, "loss_equiv": 5.9,
     "knn_top1": 45.1, "images_per_s": 1234.0, "data_wait": 0.04,
+    "data_read": 0.1, "data_decode": 0.6, "data_crop": 0.1, "data_idle": 0.2,
 }  # fmt: skip
 
 

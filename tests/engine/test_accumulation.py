@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sercli.encoders.batches import Batch
-from sercli.engine.accumulation import Passes, require_images
+from sercli.engine.accumulation import Gradients, require_images
 from sercli.errors import UserError
 from sercli.recipe.schedule import START
 from sercli.recipe.schema import Train
@@ -106,7 +106,7 @@ def test_the_students_encoder_is_all_that_is_run_twice():
         )
     heads = []
     objective.method.projector.register_forward_pre_hook(lambda _, given: heads.append(given[0]))
-    Passes(objective, accumulate=3, autocast=contextlib.nullcontext)(views, START)
+    Gradients(objective, accumulate=3, autocast=contextlib.nullcontext)(views, START)
     assert sum(rows["student"]) == 2 * 2 * BATCH
     assert sum(rows["teacher"]) == 2 * BATCH
     assert max(rows["student"]) <= 2 * 2  # two views of two images of b₁

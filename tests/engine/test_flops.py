@@ -6,7 +6,7 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from sercli.engine import flops
-from sercli.engine.accumulation import Passes
+from sercli.engine.accumulation import Gradients
 from sercli.objective import Objective
 from sercli.recipe.schedule import START
 from tests.support.recipes import recipe_of
@@ -77,9 +77,9 @@ def test_what_is_computed_twice_is_counted_beside_the_step(case, settings):
     assert counted.step == flops.count_flops(plain).step
     objective = flops.on_meta(saving)
     views = flops.views_on_meta(saving, objective.plan)
-    passes = Passes(objective, accumulate=saving.train.accumulate, autocast=nullcontext)
+    gradients = Gradients(objective, accumulate=saving.train.accumulate, autocast=nullcontext)
     with FlopCounterMode(display=False) as counter:
-        passes(views, START)
+        gradients(views, START)
     assert counter.get_total_flops() == counted.step + counted.again
     assert 1.1 < counted.ratio_again < 1.6
 

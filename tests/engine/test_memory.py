@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sercli.engine import memory, pretraining
-from sercli.engine.accumulation import Passes
+from sercli.engine.accumulation import Gradients
 from sercli.engine.memory import StepMemory, count_memory, less
 from sercli.engine.trainer import Trainer
 from sercli.errors import RunFailed
@@ -45,12 +45,14 @@ def measured(made_of):
     objective = Objective(made_of)
     views = workers.make_views(objective.plan, BATCH, seed=0)
     views = workers.in_float32(views)
-    passes = Passes(objective, accumulate=made_of.train.accumulate, autocast=contextlib.nullcontext)
-    passes(views, START)
+    gradients = Gradients(
+        objective, accumulate=made_of.train.accumulate, autocast=contextlib.nullcontext
+    )
+    gradients(views, START)
     objective.zero_grad()
     with torch.autograd.profiler.profile(profile_memory=True, use_cpu=True) as profile:
         start = torch.empty(1)
-        passes(views, START)
+        gradients(views, START)
     totals = [
         event.extra_fields.total_allocated
         for event in flat(profile.kineto_results.experimental_event_tree())

@@ -27,6 +27,7 @@ from sercli.runs.run_dir import RunDir
 from sercli.signals import StopRequest
 from tests.support import recipes, workers
 from tests.support.pictures import Pictures
+from tests.support.training import TIMES
 
 METHODS = {
     "moco": {"hidden_width": 12, "output_width": 6},
@@ -363,9 +364,8 @@ def steps_of(trainer, *, after=lambda: None, request=None):
 
 
 def numbers(trainer):
-    timed = ("images_per_s", "data_wait")
     rows = trainer.run.read_metrics()
-    return [{k: v for k, v in row.items() if k not in timed} for row in rows]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
 
 
 def copied(parameters):

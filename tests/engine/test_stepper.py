@@ -187,6 +187,17 @@ def test_waiting_for_batches_is_a_share_of_the_time(tmp_path):
     assert training.stepper.train_seconds == 4.0
 
 
+def test_what_loaders_spend_is_in_the_row_by_shares(tmp_path):
+    training = Training(tmp_path / "run", total_steps=4, log_steps=2)
+    spent = [(1.0, 2.0, 1.0, 0.0), (0.0, 3.0, 0.0, 1.0), (0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 1.0, 3.0)]
+    training.train(before=lambda step: training.stepper.loaded(spent[step]))
+    names = ("data_read", "data_decode", "data_crop", "data_idle")
+    assert [tuple(row[name] for name in names) for row in training.run.read_metrics()] == [
+        (1 / 8, 5 / 8, 1 / 8, 1 / 8),
+        (0.0, 0.0, 1 / 4, 3 / 4),
+    ]
+
+
 def test_measurements_have_rows_of_their_own(tmp_path):
     options = {"measure": lambda: {"top1": 50.0}}
     training = Training(tmp_path / "run", log_steps=5, measure_steps=4, options=options)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from sercli import distributed
-from sercli.engine.accumulation import Passes
+from sercli.engine.accumulation import Gradients
 from sercli.families import addon_configs, method_configs
 from sercli.heads import BatchNorm
 from sercli.losses import patch_nt_xent
@@ -217,8 +217,8 @@ def run_objective(case: Case) -> dict[str, Any]:
     }
     for _ in range(1 + case.small_buckets):  # then DDP has its buckets in their final order
         if case.accumulate > 1:
-            passes = Passes(objective, accumulate=case.accumulate, autocast=nullcontext)
-            losses = passes(views, START)
+            gradients = Gradients(objective, accumulate=case.accumulate, autocast=nullcontext)
+            losses = gradients(views, START)
             continue
         module.zero_grad(set_to_none=not distributed.active())
         losses = module(views)

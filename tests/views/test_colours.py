@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from sercli.recipe.schema import Photometrics
 from sercli.views import colours as photometrics
+from sercli.views import passes
 from sercli.views.colours import NUM_UNIFORMS, PhotometricParameters, apply, draw
 
 ALL_ON = Photometrics(
@@ -107,10 +108,24 @@ def test_solarise_inverts_the_threshold_itself():
 def test_blur_is_torchvisions_with_three_sigma(sigma, size):
     images = batch(6, *size)
     kernel = 2 * math.ceil(3 * sigma) + 1
-    blurred = apply(images, only(3, blur_sigma=torch.full((6,), sigma)))
+    blurred = apply(images, only(6, blur_sigma=torch.full((6,), sigma)))
     torch.testing.assert_close(
         blurred, tv.gaussian_blur(images, [kernel, kernel], [sigma, sigma]), rtol=0, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("size", [(20, 17), (1, 1), (2, 5), (7, 7)])
+def test_blur_by_products_is_that_by_shifts(size):
+    """The latter is what a CPU does, the former what a device does."""
+    images = batch(6, 20, 17)[..., : size[0], : size[1]].contiguous()
+    radius = min(6, *(side - 1 for side in size))
+    places = torch.arange(radius + 1)
+    kernel = torch.exp(-0.5 * (places / torch.linspace(0.1, 2, 6)[:, None]).square())
+    shifts, products = (
+        by(images.double(), kernel.double())
+        for by in (passes.blur_by_shifts, passes.blur_by_products)
+    )
+    torch.testing.assert_close(shifts, products, rtol=0, atol=1e-12)
 
 
 def test_blur_of_images_smaller_than_the_kernel():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from sercli.addons.augself import AugSelfConfig
 from sercli.addons.base import Addon, AddonInput, Tap
 from sercli.heads import mlp
 from sercli.precision import at_least_fp32
-from sercli.views.making import ViewParameters
+from sercli.views.making import ViewParameters, ViewRecord
 
 
 class AugSelf(Addon):
@@ -48,17 +48,22 @@ class AugSelf(Addon):
             }
         )
 
+    def prepare(self, record: ViewRecord) -> Mapping[str, Tensor]:
+        """The targets of both orders, one after the other."""
+        one, two = record.parameters[:2]
+        return {
+            name: torch.cat([TARGETS[name](one, two), TARGETS[name](two, one)])
+            for name in self.heads
+        }
+
     def loss(self, given: AddonInput) -> Tensor:
         """Σ over targets of weight · error, mean over images, both orders and components."""
         first, second = (self.tap(features) for features in given.students[:2])
         pairs = torch.cat([torch.cat([first, second], 1), torch.cat([second, first], 1)])
-        one, two = given.views.parameters[:2]
+        targets = self.prepared(given)
         loss: Tensor = pairs.new_zeros((), dtype=at_least_fp32(pairs))
         for name, head in self.heads.items():
-            target = torch.cat([TARGETS[name](one, two), TARGETS[name](two, one)])
-            predicted = head(pairs)
-            wide = predicted.to(loss.dtype)
-            error = _error(name, wide, target.to(wide.device))
+            error = _error(name, head(pairs).to(loss.dtype), targets[name])
             loss = loss + self.weights[name] * error
         return loss * distributed.share_of(given.counts)
 

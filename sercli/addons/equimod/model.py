@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from sercli.addons.base import Addon, AddonInput, Tap, contrast
 from sercli.addons.equimod import EquiModConfig
 from sercli.heads import BatchNorm, mlp
-from sercli.views.making import ViewParameters
+from sercli.views.making import ViewParameters, ViewRecord
 
 
 class EquiMod(Addon):
@@ -33,13 +34,17 @@ class EquiMod(Addon):
         self.parameters_projector = mlp([NUM_PARAMETERS, out], last_norm=True)
         self.predictor = mlp([2 * out, out], last_norm=True)
 
+    def prepare(self, record: ViewRecord) -> Mapping[str, Tensor]:
+        """What made the two views, as numbers."""
+        vectors = torch.cat([parameter_vectors(p) for p in record.parameters[:2]])
+        return {"parameters": vectors}
+
     def loss(self, given: AddonInput) -> Tensor:
         first, second, plain = (self.tap(features) for features in given.students)
         views = len(first) + len(second)
         embedded = self.projector(torch.cat([first, second, plain]))
         real, source = embedded[:views], embedded[views:]
-        vectors = torch.cat([parameter_vectors(p) for p in given.views.parameters[:2]])
-        vectors = self.standardise(vectors.to(real.device, real.dtype))
+        vectors = self.standardise(self.prepared(given)["parameters"].to(real.dtype))
         augmentation = self.parameters_projector(vectors)
         predicted = self.predictor(torch.cat([source.repeat(2, 1), augmentation], dim=1))
         counts = [2 * n for n in given.counts]

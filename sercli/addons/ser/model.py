@@ -8,19 +8,20 @@ encoder.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from sercli import distributed, randomness
-from sercli.actions import GeometricAction, transport
+from sercli.actions import SENT, GeometricAction, moving, transport
 from sercli.addons.base import Addon, AddonInput
 from sercli.addons.ser import SERConfig
 from sercli.heads import TokenProjector
 from sercli.losses import patch_nt_xent
 from sercli.negatives import Negatives
 from sercli.precision import at_least_fp32
+from sercli.views.making import ViewRecord
 from sercli.views.plan import PairedViews, ViewRequest
 
 
@@ -60,16 +61,22 @@ class SER(Addon):
         that every view's tokens weigh alike (within a pair, its two directions do).
         """
         layer, actions = self.config.layer, given.views.actions
+        prepared = self.prepared(given)
         anchors = [self.projector(features.grids[layer]) for features in given.students]
         keys = self._keys(given, anchors)
-        targets = self._targets(given)
+        targets = self._targets(given.views)
         sizes = [math.prod(action.grid) for action in actions]
         loss: Tensor = anchors[0].new_zeros((), dtype=at_least_fp32(*anchors))
         for first, second in given.views.plan.pairs:
             share = (sizes[first] + sizes[second]) / sum(sizes)
             for view, other in ((first, second), (second, first)):
                 grid = keys[other].transpose(1, 2).unflatten(2, actions[other].grid)
-                moved = transport(grid, source=actions[other], target=targets[view])
+                moved = transport(
+                    grid,
+                    source=actions[other],
+                    target=targets[view],
+                    sent={name: prepared[f"{name} to {view}"] for name in SENT},
+                )
                 loss = loss + share * self._direction(
                     anchors[view],
                     moved.flatten(2).transpose(1, 2),
@@ -111,17 +118,27 @@ class SER(Addon):
         )
         return mean * distributed.share_of(counts)
 
-    def _targets(self, given: AddonInput) -> tuple[GeometricAction, ...]:
+    def prepare(self, record: ViewRecord) -> Mapping[str, Tensor]:
+        """What moves the tokens of each view's partner to its frame."""
+        targets = self._targets(record)
+        found: dict[str, Tensor] = {}
+        for first, second in record.plan.pairs:
+            for view, other in ((first, second), (second, first)):
+                move = moving(record.actions[other], targets[view])
+                found |= {f"{name} to {view}": t for name, t in move.to_send().items()}
+        return found
+
+    def _targets(self, record: ViewRecord) -> tuple[GeometricAction, ...]:
         """The frames that keys are moved to: the anchors' own, or, as a placebo, wrong ones."""
-        actions = given.views.actions
+        actions = record.actions
         if self.config.action == "analytic":
             return actions
-        total = sum(given.counts)
-        draws = randomness.generator(given.views.generator_seed, "placebo")
+        total = record.part.total_paired
+        draws = randomness.generator(record.generator_seed, "placebo")
         wrong = []
         for action in actions:
             # One of the seven other elements of D4: composing with it never gives the right frame.
-            code = torch.randint(1, 8, (total,), generator=draws)[given.views.part.paired_rows]
+            code = torch.randint(1, 8, (total,), generator=draws)[record.part.paired_rows]
             error = GeometricAction(code >= 4, code % 4, action.grid)
             wrong.append(error.compose(action))
         return tuple(wrong)

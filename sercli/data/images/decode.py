@@ -79,11 +79,9 @@ def read_rgb(path: str | bytes, *, called: str) -> Image.Image:
     try:
         with _opened(path) as (_, image):
             image.load()
-            found = to_rgb(image)
+            return to_rgb(image)
     except Exception as error:
         raise _failure(called, error) from error
-    spent.here.lap("decode")
-    return found
 
 
 def read_pixels(path: str | bytes, *, called: str) -> NDArray[np.uint8]:
@@ -95,13 +93,12 @@ def read_pixels(path: str | bytes, *, called: str) -> NDArray[np.uint8]:
     try:
         with _opened(path) as (data, image):
             found = None if data is None else native.decode(data, image)
-            if found is None:
-                image.load()
-                found = np.array(to_rgb(image))
+            if found is not None:
+                return found
+            image.load()
+            return np.array(to_rgb(image))
     except Exception as error:
         raise _failure(called, error) from error
-    spent.here.lap("decode")
-    return found
 
 
 @contextlib.contextmanager
