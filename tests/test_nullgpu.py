@@ -314,7 +314,7 @@ def test_the_memory_that_is_counted_is_what_the_allocator_gives_out(saving):
     timer.take()
     taken = torch.cuda.max_memory_allocated()
     del timer
-    assert count_memory(recipe, mixed=True).peak == pytest.approx(taken, rel=0.1)
+    assert count_memory(recipe, runtime_for(CUDA)).peak == pytest.approx(taken, rel=0.1)
 
 
 def test_a_device_that_is_too_small_ends_the_run_in_a_line(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from sercli import distributed
 from sercli.encoders.batches import Batch, Encoded
 from sercli.engine.accumulation import Autocast, Gradients
 from sercli.engine.flops import on_meta, views_on_meta
+from sercli.engine.runtime import Runtime
 from sercli.errors import RunFailed, lacks_memory
 from sercli.families import addon_class, method_class
 from sercli.objective import Objective
@@ -36,6 +37,7 @@ from sercli.views.plan import ViewPlan
 from sercli.views.reading import Samples
 
 _ROUNDING = 512  # bytes, of PyTorch's CUDA allocator
+_WORKSPACES = 64 * 2**20  # bytes that torch has cuBLAS and cuBLASLt work in, on Hopper
 
 
 @dataclass(frozen=True)
@@ -61,41 +63,44 @@ class StepMemory:
 
 
 def count_memory(
-    recipe: Recipe, objective: Objective | None = None, *, mixed: bool, processes: int = 1
+    recipe: Recipe, runtime: Runtime, objective: Objective | None = None, *, processes: int = 1
 ) -> StepMemory:
     """Memory of a step: it is taken on shapes, and every tensor is followed from birth to death.
 
     Args:
         recipe: Resolved.
+        runtime: The device, which need not be there, and the precision.
         objective: Of the recipe, on the meta device, if there is one; None: it is built.
-        mixed: Whether products are in bfloat16.
         processes: How many share the batch. What they gather from each other is not counted.
     """
-    key = _key(recipe, mixed=mixed, processes=processes)
+    cuda, dtype = runtime.device.type == "cuda", runtime.autocast_dtype
+    key = _key(recipe, cuda, dtype, processes)
     if key in _counts:
         return _counts[key]
     with distributed.alone():
         objective = on_meta(recipe) if objective is None else objective
         trained = [p for p in objective.parameters() if p.requires_grad]
-        tensors = _LiveTensors()
+        tensors = _LiveTensors(taken=_WORKSPACES if cuda else 0)
         for tensor in objective.state_dict().values():
             tensors.note(tensor)
         with tensors:
             moments = [torch.empty_like(p) for p in trained for _ in range(2)]
             if processes > 1 and recipe.train.accumulate == 1:  # DDP's buckets stay
                 moments += [torch.empty_like(p) for p in trained]
+            gradients = [torch.empty_like(p) for p in trained]  # of the step before
             _make_views(recipe, objective.plan, processes)
+            del gradients
         views = views_on_meta(recipe, objective.plan, processes=processes)
         for tensor in (*views.standard, *views.paired):
             tensors.note(tensor)
         held = tensors.now
         with tensors:
-            products = _Products(torch.bfloat16 if mixed else None)
-            gradients = _Sketch(
+            products = _Products(dtype)
+            step = _Sketch(
                 objective, accumulate=recipe.train.accumulate, autocast=products.autocast
             )
             with products.around(objective.blocks()):
-                gradients(views, START)
+                step(views, START)
         objective.zero_grad()
     _counts[key] = StepMemory(tensors.peak, held)
     return _counts[key]
@@ -122,7 +127,7 @@ def _make_views(recipe: Recipe, plan: ViewPlan, processes: int) -> None:
 _counts: dict[tuple[object, ...], StepMemory] = {}
 
 
-def _key(recipe: Recipe, **others: object) -> tuple[object, ...]:
+def _key(recipe: Recipe, *others: object) -> tuple[object, ...]:
     """All that memory depends on."""
     sections = (recipe.data, recipe.model, recipe.views, recipe.method, recipe.addon)
     train = recipe.train
@@ -131,7 +136,7 @@ def _key(recipe: Recipe, **others: object) -> tuple[object, ...]:
         addon_class(recipe.addon),
         *(section.model_dump_json() for section in sections),
         *(train.batch_size, train.accumulate, train.checkpointing),
-        *others.items(),
+        *others,
     )
 
 
@@ -169,14 +174,17 @@ class _Sketch(Gradients):
 class _LiveTensors(TorchDispatchMode):
     """Follows the memory of tensors without values: each from its birth until nobody has it.
 
+    Args:
+        taken: Bytes that are taken already.
+
     Attributes:
         now: Bytes of those that live.
         peak: The most that ever lived at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, taken: int) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = taken
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def note(self, tensor: Tensor) -> None:

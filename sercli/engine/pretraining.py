@@ -129,8 +129,8 @@ def _announce_memory(
     run: RunDir, recipe: Recipe, plan: Plan, processes: int, device: torch.device
 ) -> None:
     """Count the memory of a step, say it, and note it in run.json."""
-    mixed = runtimes.runtime_for(device, recipe.train.precision).autocast_dtype is not None
-    memory = count_memory(recipe, plan.objective, mixed=mixed, processes=processes)
+    runtime = runtimes.runtime_for(device, recipe.train.precision)
+    memory = count_memory(recipe, runtime, plan.objective, processes=processes)
     run.update_run(memory={"counted_gib": round(memory.peak / 2**30, 3)})
     size = None
     if device.type == "cuda":
