@@ -314,12 +314,11 @@ def _table(grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
     """
     with torch.inference_mode(mode=False), torch.no_grad():
         cells = torch.arange(grid[0] * grid[1], device=device)
-        mirrored = cells.view(grid).flip(-1)
-        rows = [
-            torch.rot90(first, turns, dims=(-2, -1)).flatten()
-            for first in (cells.view(grid), mirrored)
-            for turns in range(4)
-        ]
-        there = torch.stack(rows)
+        kept = cells.view(grid)
+        across, down, both = kept.flip(-1), kept.flip(-2), kept.flip(-1, -2)
+        # A quarter turn is a transposed mirror: few kernels, as most steps have a new grid.
+        even = torch.stack([kept, both, across, down]).flatten(1)
+        odd = torch.stack([across, down, kept, both]).mT.flatten(1)
+        there = torch.stack([even, odd], dim=1).flatten(0, 1)
         back = torch.empty_like(there).scatter_(1, there, cells.expand(8, -1))
         return there, back

@@ -19,6 +19,7 @@ from sercli.errors import UserError
 from sercli.families import addon_class, method_class
 from sercli.methods import Method
 from sercli.methods.base import MethodInput, TeacherMoves
+from sercli.parts import step_part
 from sercli.recipe.schedule import START, Moment
 from sercli.recipe.schema import Recipe
 from sercli.transfer import send
@@ -156,6 +157,7 @@ class Objective(nn.Module):
         last = [keep[len(keep) - len(v) :] for keep, v in zip(keeps, views.paired, strict=False)]
         return Batch(views.standard, views.paired, tuple(first), tuple(last))
 
+    @step_part("forward, student")
     def encode_student(self, batch: Batch, *, trained_only: bool = False) -> Encoded:
         """The student's outputs for the losses.
 
@@ -191,6 +193,7 @@ class Objective(nn.Module):
             found[: len(whole)], num_standard=len(standard), others=found[len(whole) :]
         )
 
+    @step_part("forward, teacher")
     @torch.no_grad()
     def encode_teacher(self, batch: Batch) -> Encoded | None:
         """The teacher's outputs of the global views and of b₂, if there is a teacher."""
@@ -200,6 +203,7 @@ class Objective(nn.Module):
         encoded = self.teacher.encoder.encode([*standard, *batch.paired], self.layers)
         return Encoded.of(encoded, num_standard=len(standard))
 
+    @step_part("losses")
     def losses(
         self, student: Encoded, teacher: Encoded | None, views: Views, moment: Moment = START
     ) -> Losses:

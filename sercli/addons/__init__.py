@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sercli.distributed import gather_rows, share_of
     from sercli.encoders.vit import Features
     from sercli.heads import mlp
-    from sercli.views.making import ViewParameters, Views
+    from sercli.views.making import ViewParameters, ViewRecord, Views
     from sercli.views.plan import PairedViews, ViewRequest
 
 DEFAULT = "ser"
@@ -30,6 +30,7 @@ _FROM = {
     "Tap": "sercli.addons.base",
     "TermConfig": "sercli.addons.settings",
     "ViewParameters": "sercli.views.making",
+    "ViewRecord": "sercli.views.making",
     "ViewRequest": "sercli.views.plan",
     "Views": "sercli.views.making",
     "contrast": "sercli.addons.base",
@@ -48,6 +49,7 @@ __all__ = [
     "Tap",
     "TermConfig",
     "ViewParameters",
+    "ViewRecord",
     "ViewRequest",
     "Views",
     "contrast",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sercli.benchmarks.measure import seconds_of, synchronise
 from sercli.engine.accumulation import Gradients, require_images
-from sercli.engine.compiling import compile_blocks
+from sercli.engine.compiling import compile_encoders
 from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.runtime import Runtime
@@ -111,14 +111,19 @@ class StepTimer:
     def __init__(self, recipe: Recipe, runtime: Runtime, *, compiled: bool = False) -> None:
         self.recipe, self.runtime = recipe, runtime
         self.objective = Objective(recipe).to(runtime.device)
-        if compiled:
-            compile_blocks(self.objective.blocks())
-        self.gradients = Gradients(
-            self.objective, accumulate=recipe.train.accumulate, autocast=runtime.autocast
-        )
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
         require_images(recipe.train, self.part)
+        accumulate = recipe.train.accumulate
+        self.gradients = Gradients(self.objective, accumulate=accumulate, autocast=runtime.autocast)
+        if compiled:
+            compile_encoders(
+                self.objective,
+                runtime,
+                rows=len(self.part.positions),
+                accumulate=accumulate,
+                say=lambda _: None,
+            )
         self.make_views = ViewMaker(
             recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
         )

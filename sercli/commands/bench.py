@@ -90,6 +90,32 @@ def loss(
 
 @app.command()
 @option_objects
+def augment(
+    options: MeasuringOptions,
+    recipe: Annotated[
+        str, typer.Option(help="Whose views: imagenet/moco-none, shapes/moco-ser …")
+    ] = "imagenet/moco-none",
+    images: Annotated[int, typer.Option(min=2, help="Images a round.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 7,
+) -> None:
+    """Two views of an image, against torchvision, Pillow and (if installed) kornia.
+
+    Colours, mirror and normalisation, from crops as a loader hands them over. Cutting the crops
+    is left out of all: `ser bench data` has it.
+    """
+
+    def measure(machine: Machine, tell: Tell) -> list[Table]:
+        from sercli.benchmarks import augment
+
+        given = augment.subject(recipe, images)
+        rows = augment.run(given, machine=machine, rounds=rounds, tell=tell)
+        return [augment.tabled(rows, subject=given, machine=machine)]
+
+    measured(options, measure)
+
+
+@app.command()
+@option_objects
 def step(
     options: MeasuringOptions,
     recipe: Annotated[

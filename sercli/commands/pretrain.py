@@ -105,6 +105,17 @@ def pretrain(
     device: Device = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     bounds: Bounds = None,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Print where a step goes, and keep a trace of a few in the run directory "
+            "(trace.json.gz, for chrome://tracing or ui.perfetto.dev).",
+        ),
+    ] = False,
+    profile_steps: Annotated[
+        int, typer.Option(min=1, help="Steps that --profile looks at, after the first five.")
+    ] = 10,
     allow_changed: Annotated[
         bool,
         typer.Option(
@@ -134,15 +145,21 @@ def pretrain(
                 "it is for a run that is gone on with",
                 "add --resume RUNDIR, or leave it out",
             )
-        _start(new, device=device, nproc=nproc)
+        _start(new, device=device, nproc=nproc, profile_steps=profile_steps if profile else 0)
         return
     if new != NewRun():
         raise UserError(
             "--resume with options that describe a new run",
             "a run is resumed with the recipe it was started with",
-            "leave out all but --device, --nproc, --bounds, --allow-changed and --take-over",
+            "leave out all but --device, --nproc, --bounds, --profile, --allow-changed and "
+            "--take-over",
         )
-    again = _Again(resume, allow_changed=allow_changed, take_over=take_over)
+    again = _Again(
+        resume,
+        allow_changed=allow_changed,
+        take_over=take_over,
+        profile_steps=profile_steps if profile else 0,
+    )
     _resume(again, device=device, nproc=nproc)
 
 
@@ -163,7 +180,7 @@ def _set_bounds(bounds: str, nproc: int) -> None:
     os.environ[VARIABLE] = bounds
 
 
-def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
+def _start(new: NewRun, *, device: str | None, nproc: int, profile_steps: int) -> None:
     from sercli.engine.processes import launched_by
     from sercli.families import default_recipe, resolve
 
@@ -198,9 +215,11 @@ def _start(new: NewRun, *, device: str | None, nproc: int) -> None:
             until.enter_context(signals.at_boundaries(alone=False))
         run = runtime.decided_by_first(prepare)
         if nproc == 1:
-            _train(run, chosen, prepared=prepared[0] if prepared else None)
+            own = prepared[0] if prepared else None
+            _train(run, chosen, prepared=own, profile_steps=profile_steps)
         else:
-            launch.launch(run, nproc=nproc, device=device)
+            options = _profile_options(profile_steps)
+            launch.launch(run, nproc=nproc, device=device, options=options)
     _print_what_is_next(run)
 
 
@@ -236,6 +255,7 @@ class _Again:
     path: Path
     allow_changed: bool
     take_over: bool
+    profile_steps: int
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -243,7 +263,13 @@ class _Again:
         return (
             *(["--allow-changed"] if self.allow_changed else []),
             *(["--take-over"] if self.take_over else []),
+            *_profile_options(self.profile_steps),
         )
+
+
+def _profile_options(steps: int) -> tuple[str, ...]:
+    """`--profile`, as the processes of `--nproc` are told."""
+    return ("--profile", "--profile-steps", str(steps)) if steps else ()
 
 
 def _resume(again: _Again, *, device: str | None, nproc: int) -> None:
@@ -287,7 +313,10 @@ def _go_on(run: RunDir, again: _Again, *, device: str | None, nproc: int) -> Non
             if launched_by() is not None:
                 runtime.decided_by_first(lambda: examine(distributed.world_size()))
             own = going_on[0] if going_on else None
-            _train(run, chosen, going_on=own, take_over=again.take_over)
+            _train(
+                run, chosen, going_on=own,
+                take_over=again.take_over, profile_steps=again.profile_steps,
+            )  # fmt: skip
 
 
 def _train(
@@ -297,6 +326,7 @@ def _train(
     prepared: Prepared | None = None,
     going_on: GoingOn | None = None,
     take_over: bool = False,
+    profile_steps: int = 0,
 ) -> None:
     from sercli.engine import pretraining
     from sercli.evals.monitor import training_monitor
@@ -308,6 +338,7 @@ def _train(
         prepared=prepared,
         going_on=going_on,
         take_over=take_over,
+        profile_steps=profile_steps,
     )
 
 

@@ -24,6 +24,7 @@ from sercli import distributed
 from sercli.encoders.batches import Batch, Encoded
 from sercli.errors import UserError
 from sercli.objective import Losses, Objective
+from sercli.parts import step_part
 from sercli.recipe.schedule import Moment
 from sercli.recipe.schema import Train
 from sercli.views.making import Views
@@ -71,7 +72,8 @@ class Gradients:
         self.objective.zero_grad(set_to_none=not distributed.active())
         with self.autocast():
             losses: Losses = self.module(views, moment)
-        torch.autograd.backward(losses.total)
+        with step_part("backward"):
+            torch.autograd.backward(losses.total)
         return losses
 
     def _in_micro_batches(self, views: Views, moment: Moment) -> Losses:
@@ -90,7 +92,8 @@ class Gradients:
         leaves = leaves.map(lambda tensor: tensor.requires_grad_())
         with self.autocast():
             losses = objective.losses(leaves, teacher, views, moment)
-        torch.autograd.backward(losses.total)
+        with step_part("backward"):
+            torch.autograd.backward(losses.total)
         gradients = [leaf.grad for leaf in leaves.tensors()]
         del taught, leaves, teacher
         self.send_back(parts, gradients)
@@ -128,7 +131,8 @@ class Gradients:
                     outputs.append(output)
                     sent.append(gradient[start : starts[index]])
             del again
-            torch.autograd.backward(outputs, sent)
+            with step_part("backward"):
+                torch.autograd.backward(outputs, sent)
 
 
 def _kept(encoded: Encoded) -> Encoded:

@@ -1,26 +1,104 @@
 """Compiling what a step computes token by token: the parts of blocks around their attention.
 
 Attention stays as it is: it has kernels of its own. What lies around it has one dimension that
-varies, the number of tokens of a pass, whatever views and grids they are of.
+varies, the number of tokens of a pass, whatever views and grids they are of. It is compiled before
+the first step, and by nothing that a step draws again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch._dynamo
 from torch import Tensor, nn
 
-from sercli.encoders.blocks import Parts, ViTBlock, after_attention, before_attention
+from sercli.data.images.manifest import cache_directory
+from sercli.encoders.blocks import EAGER, Parts, ViTBlock, after_attention, before_attention
+from sercli.encoders.vit import Encoder
+from sercli.engine.runtime import Runtime
+from sercli.objective import Objective
+
+# Ways in which a part is called: with and without gradient, on tokens that take gradient or, behind
+# a frozen embedding, do not, branches dropped or not. torch allows 8, and runs what is beyond them
+# uncompiled, without a word.
+_WAYS = 32
+
+Backend = str | Callable[..., Any]  # as torch.compile takes them
 
 
-def compile_blocks(blocks: Iterable[nn.Module], *, backend: str = "inductor") -> int:
-    """Have the blocks run compiled, from their first call on; names of parameters do not change.
+@dataclass(frozen=True)
+class _Way:
+    """One way in which blocks are called in a step.
 
-    All blocks share what is compiled: once for each way they are called (with gradient or without,
-    training or evaluation, branches dropped or not).
+    Attributes:
+        encoder: Whose blocks.
+        num_tokens: About as many as in a step: kernels are made for what they are shown.
+        trained: Whether gradient is taken.
+        takes_gradient: Whether the tokens take it, too.
+        drops: Whether branches are dropped.
+    """
+
+    encoder: Encoder
+    num_tokens: int
+    trained: bool
+    takes_gradient: bool
+    drops: bool
+
+
+def compile_encoders(
+    objective: Objective,
+    runtime: Runtime,
+    *,
+    rows: int,
+    accumulate: int = 1,
+    say: Callable[[str], None],
+    backend: Backend = "inductor",
+) -> bool:
+    """Have the blocks of student and teacher run compiled in training, and compile them.
+
+    Where that fails (a machine without a compiler), it is said in a line and they stay as they are.
+
+    Args:
+        objective: On its device, in training mode; parameters and their names do not change.
+        runtime: Its device and precision.
+        rows: Images of a step on this rank.
+        accumulate: Micro-batches that they are encoded in.
+        say: Told what is done, and how long it took.
+        backend: Of `torch.compile`.
+
+    Returns:
+        Whether they run compiled.
+    """
+    _keep_what_is_compiled()
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _WAYS)
+    began, before = time.perf_counter(), _graphs()
+    number = compile_blocks(objective.blocks(), backend=backend)
+    say(f"compiling what {number} blocks compute around attention (train.compile=off: uncompiled)")
+    try:
+        for way in _ways(objective, -(-rows // accumulate), twice=accumulate > 1):
+            _call(way, runtime)
+    except (RuntimeError, ImportError, OSError) as error:
+        _run(objective.blocks(), EAGER)
+        reason = next(iter(str(error).strip().splitlines()), "")[:160]
+        say(
+            f"they run uncompiled, as they cannot be compiled here: {type(error).__name__} {reason}"
+        )
+        return False
+    seconds = time.perf_counter() - began
+    say(f"compiled {_graphs() - before} graphs in {seconds:.0f} s")
+    return True
+
+
+def compile_blocks(blocks: Iterable[nn.Module], *, backend: Backend = "inductor") -> int:
+    """Have blocks run compiled in training, from their first call on.
+
+    All share what is compiled, once for each way they are called. In evaluation they run as they
+    are: what a run is watched by does not depend on a compiler.
 
     Args:
         blocks: Of encoders; those that are not ours stay as they are.
@@ -29,23 +107,30 @@ def compile_blocks(blocks: Iterable[nn.Module], *, backend: str = "inductor") ->
     Returns:
         How many blocks run compiled.
     """
-    parts = _compiled(backend)
+    return _run(blocks, _compiled(backend))
+
+
+def _run(blocks: Iterable[nn.Module], parts: Parts) -> int:
     ours = [block for block in blocks if isinstance(block, ViTBlock)]
     for block in ours:
         block.parts = parts
     return len(ours)
 
 
-def _compiled(backend: str) -> Parts:
+def _compiled(backend: Backend) -> Parts:
     compiled_before: Any = torch.compile(before_attention, backend=backend)
     compiled_after: Any = torch.compile(after_attention, backend=backend)
 
     def before(block: ViTBlock, tokens: Tensor) -> Tensor:
+        if not block.training:
+            return before_attention(block, tokens)
         torch._dynamo.mark_dynamic(tokens, 0)
         packed: Tensor = compiled_before(block, tokens)
         return packed
 
     def after(block: ViTBlock, tokens: Tensor, attended: Tensor, keep: Tensor | None) -> Tensor:
+        if not block.training:
+            return after_attention(block, tokens, attended, keep)
         for varying, dim in ((tokens, 0), (attended, 0), (keep, 1)):
             if varying is not None:
                 torch._dynamo.mark_dynamic(varying, dim)
@@ -53,3 +138,70 @@ def _compiled(backend: str) -> Parts:
         return passed
 
     return Parts(before, after)
+
+
+def _keep_what_is_compiled() -> None:
+    """In the user's cache, where torch would take the machine's temporary folder."""
+    place = cache_directory()
+    if place is None or "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    folder = place / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+
+
+def _graphs() -> int:
+    """Graphs that were traced in this process."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+# -- Before the first step ------------------------------------------------------------------------
+
+
+def _ways(objective: Objective, rows: int, *, twice: bool) -> list[_Way]:
+    """The ways in which a step calls blocks; those of the first block, too.
+
+    Args:
+        objective: Whose.
+        rows: Images of a pass.
+        twice: Whether the student encodes without gradient first.
+    """
+    plan, student = objective.plan, objective.encoder
+    counts = [rows * plan.grid(view)[0] * plan.grid(view)[1] for view in range(len(plan.specs))]
+    drops = objective.drop_path > 0
+    trained = sum(counts[: plan.num_invariant])
+    ways = [_Way(student, trained, True, True, drops)]
+    embedding = (student.pos_embed, student.cls_token, *student.patch_embed.parameters())
+    joins = student.cls_after == 0
+    if not any(
+        p is not None and p.requires_grad and (joins or p is not student.cls_token)
+        for p in embedding
+    ):
+        ways.append(_Way(student, trained, True, False, drops))
+    if twice:
+        ways.append(_Way(student, trained, False, False, drops))
+    if objective.teacher is not None:
+        ways.append(_Way(objective.teacher.encoder, sum(counts[:2]), False, False, False))
+    return ways
+
+
+def _call(way: _Way, runtime: Runtime) -> None:
+    """Call the first block as a step does, forwards and backwards, on zeros."""
+    block = way.encoder.blocks[0]
+    if not isinstance(block, ViTBlock):
+        return
+    parameters = [p for p in block.parameters() if p.requires_grad]
+    number, device = way.num_tokens, runtime.device
+    tokens = torch.zeros(number, way.encoder.dim, device=device, requires_grad=way.takes_gradient)
+    keep = torch.ones(2, number, device=device) if way.drops else None
+    with runtime.autocast(), torch.set_grad_enabled(way.trained):
+        packed = block.parts.before(block, tokens)
+        attended = torch.zeros_like(packed[:, 0].flatten(1)).requires_grad_(way.trained)
+        passed = block.parts.after(block, tokens, attended, keep)
+    if way.trained:
+        inputs = [*([tokens] if way.takes_gradient else []), attended, *parameters]
+        outputs = [packed, passed]
+        torch.autograd.grad(outputs, inputs, [torch.zeros_like(x) for x in outputs])

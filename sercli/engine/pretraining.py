@@ -23,6 +23,7 @@ from sercli.engine.flops import count_flops
 from sercli.engine.memory import count_memory
 from sercli.engine.plan import Plan, make_plan, print_flops, print_memory, print_plan
 from sercli.engine.preemption import Stopping
+from sercli.engine.profiling import profiled
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.resuming import Comparison, GoingOn, read_resolved, record_of, training_source
 from sercli.engine.stops import stopped_outside, stops_recorded
@@ -176,6 +177,7 @@ def train(
     prepared: Prepared | None = None,
     going_on: GoingOn | None = None,
     take_over: bool = False,
+    profile_steps: int = 0,
 ) -> None:
     """Train a run directory to its end, from its last checkpoint if there is one.
 
@@ -188,6 +190,7 @@ def train(
         going_on: What this process has read and opened already, of a run that is resumed; None: as
             above, and what it was started with is not compared.
         take_over: Do not wait to see whether another machine's process still trains it.
+        profile_steps: Look at so many steps of the first process, and say where they go.
 
     Raises:
         Preempted, Interrupted: Stopped by a signal; resumable.
@@ -233,7 +236,9 @@ def train(
                 _record_start(run, recipe, device, news, trainer.step, progress.message)
             with at_boundaries(alone=not several) as request:
                 Stopping(request, device, stopped_outside(run)).check()
-                trainer.train(request, progress)
+                steps = profile_steps if first else 0
+                with profiled(run, device, steps, progress.message) as after_step:
+                    trainer.train(request, progress, after_step=after_step)
                 _record(run, trainer, progress.message)
                 signals.settle()
 

@@ -28,6 +28,7 @@ from sercli.engine.agreement import Agreed, Agreement
 from sercli.engine.pace import Pace
 from sercli.engine.tracking import Tracker
 from sercli.errors import Interrupted, Preempted, RunFailed, SerError, UserError
+from sercli.parts import step_part
 from sercli.runs.run_dir import RunDir
 from sercli.signals import StopRequest, deferred
 
@@ -217,7 +218,8 @@ class Stepper:
                 stage = "step" if self.step >= first + FIRST_STEPS else "compile"
                 stages.enter(stage, "waiting for images", self.step)
                 try:
-                    batch = next(iterator)
+                    with step_part("data wait"):
+                        batch = next(iterator)
                 except StopIteration:
                     break
                 self._waited += self.clock() - began

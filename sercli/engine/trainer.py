@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
+from sercli import stages
 from sercli.data.cores import most_loaders
 from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
 from sercli.engine.accumulation import Gradients, require_images
 from sercli.engine.agreement import Agreed
-from sercli.engine.compiling import compile_blocks
+from sercli.engine.compiling import compile_encoders
 from sercli.engine.memory import Peak, saying_what_helps
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.pace import Pace
@@ -23,6 +24,7 @@ from sercli.engine.state import PretrainingState
 from sercli.engine.stepper import Stepper
 from sercli.errors import RunFailed
 from sercli.objective import Losses, Objective
+from sercli.parts import step_part
 from sercli.recipe.schedule import Moment, Schedule
 from sercli.recipe.schema import Recipe
 from sercli.runs.run_dir import RunDir
@@ -72,8 +74,6 @@ class Trainer:
         )
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
-        if _wants_compile(recipe.train.compile, runtime):
-            compile_blocks(self.objective.blocks())
         self.gradients = Gradients(
             self.objective, accumulate=recipe.train.accumulate, autocast=runtime.autocast
         )
@@ -142,8 +142,14 @@ class Trainer:
         """
         self.stepper.resume(say)
 
-    def train(self, request: StopRequest, progress: TrainingProgress) -> None:
-        """Train to the end of the schedule.
+    def train(
+        self,
+        request: StopRequest,
+        progress: TrainingProgress,
+        *,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Train to the end of the schedule; `after_step` is called after each step.
 
         Raises:
             Preempted: A signal came; a checkpoint is written.
@@ -151,6 +157,15 @@ class Trainer:
             RunFailed: Three non-finite steps in a row, or too many unreadable images.
         """
         self.stepper.attend(request, progress)
+        if _wants_compile(self.recipe.train.compile, self.runtime):
+            with stages.inside("compile", "compiling"):
+                compile_encoders(
+                    self.objective,
+                    self.runtime,
+                    rows=len(self.part.positions),
+                    accumulate=self.recipe.train.accumulate,
+                    say=progress.message,
+                )
         self.peak.forget()
         with self._samples() as loaded:
             for samples in self.stepper.waiting(loaded):
@@ -162,6 +177,7 @@ class Trainer:
                 ):
                     self._train_step(step, samples)
                 self.stepper.done(**self._facts(step))
+                after_step()
 
     @contextlib.contextmanager
     def _samples(self) -> Iterator[Iterator[Samples]]:
@@ -184,7 +200,8 @@ class Trainer:
             yield map(Samples.of, loader)
 
     def _train_step(self, step: int, samples: Samples) -> None:
-        views = self.make_views(samples, step, self.runtime.device)
+        with step_part("views"):
+            views = self.make_views(samples, step, self.runtime.device)
         moment = self.schedule.moment(step)
         set_schedule(
             self.optimiser,
@@ -193,6 +210,11 @@ class Trainer:
         )
         self.objective.move_teacher(moment, when="before")
         losses = self._forward_backward(views, moment)
+        self._agree_and_move(samples, losses, moment)
+
+    @step_part("optimiser, agreement")
+    def _agree_and_move(self, samples: Samples, losses: Losses, moment: Moment) -> None:
+        """The ranks agree on what they found, and the weights move."""
         held = {p: p.grad for p in self.objective.method.held_parameters(moment)}
         for parameter in held:
             parameter.grad = None

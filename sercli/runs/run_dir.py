@@ -3,6 +3,7 @@
 ```
 recipe.yaml  run.json  metrics.jsonl  encoder.safetensors
 lease.json: whose it is while it is trained
+trace.json.gz: a few steps of it, if a profile was asked for
 plugins/NAME.py: what the recipe needs that does not come with ser
 checkpoints/step-00000100.pt (+ .sha256)
 results/<protocol>[--<variant>].json (+ .npz); earlier/: what another rule or a trial replaced
@@ -69,6 +70,11 @@ class RunDir:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def trace(self) -> Path:
+        """Of a profile of its training."""
+        return self.path / "trace.json.gz"
 
     @property
     def encoder(self) -> Path:

@@ -1,9 +1,11 @@
 """The patch loss keeps its promise of memory and speed, measured beside the full matrix."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from sercli.benchmarks import loss
+from sercli.benchmarks import augment, loss
 from sercli.benchmarks.loss import full_matrix_loss, prepare
 from sercli.benchmarks.measure import Measured
 from sercli.benchmarks.record import Machine
@@ -115,3 +117,39 @@ def test_memory_and_speed_at_12544_tokens():
         assert tiled.peak_bytes < 400e6 < full.peak_bytes
         assert tiled(None) < full(None)
         assert tiled.value == pytest.approx(full.value, rel=1e-5)
+
+
+def test_views_are_timed_and_compared_with_torchvisions():
+    """On 3 images of the embedded world's size; kornia has a test of its own where it is."""
+    given = augment.subject("shapes/moco-none", 3)
+    machine = Machine(runtime_for(torch.device("cpu")), 1)
+    rows = augment.run(given, machine=machine, rounds=2, tell=lambda _: None)
+    table = augment.tabled(rows, subject=given, machine=machine).to_json()
+    found = {row["variant"]: row for row in table["rows"]}
+    assert set(found) - {"kornia, a batch"} == {
+        "ser", "torchvision v2, an image at a time", "Pillow, an image at a time",
+    }  # fmt: skip
+    ours = found["ser"]
+    assert ours["speed"]["value"] == 1
+    assert ours["images_per_s"] == pytest.approx(1 / ours["seconds"])
+    assert 0 < found["torchvision v2, an image at a time"]["difference"] < 1e-5
+    assert found["Pillow, an image at a time"]["difference"] is None
+
+
+@pytest.mark.parametrize("kind", ["tensor", "picture"])
+def test_what_ours_are_compared_with_makes_the_same_views(kind):
+    """The same work for all: Pillow's images have 256 levels, and its blur is of boxes."""
+    given = augment.subject("shapes/moco-none", 4)
+    plain = given.config.model_copy(
+        update={
+            name: getattr(given.config, name).model_copy(update={"blur_p": 0.0})
+            for name in ("view1", "view2")
+        }
+    )
+    given = dataclasses.replace(given, config=plain)
+    cpu = torch.device("cpu")
+    ours = augment._ours(given, cpu)().standard
+    theirs = augment._one_by_one(given, getattr(augment, f"_{kind}"))()
+    for view, others in zip(ours, theirs, strict=True):
+        difference = (view - torch.stack(others)).abs()
+        assert difference.mean() < (1e-5 if kind == "tensor" else 0.05)

@@ -1,11 +1,13 @@
 """Compiled blocks: how many times they are traced (by a back end that compiles nothing)."""
 
+import os
+
 import pytest
 import torch
 import torch._dynamo
 
 from sercli.benchmarks.step import StepTimer
-from sercli.engine.compiling import compile_blocks
+from sercli.engine.compiling import compile_encoders
 from sercli.engine.runtime import runtime_for
 from tests.support.recipes import recipe_of
 
@@ -15,51 +17,125 @@ def traced():
 
 
 @pytest.fixture(autouse=True)
-def _traced_anew():
+def _traced_anew(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
 
 
-# Micro-batches run the student without gradient, too.
-SAVING = [({}, 4), ({"accumulate": 3, "checkpointing": "blocks"}, 6)]
+RECIPES = {
+    "multi-crop": ("dino", "ser", dict(setting="2+4-crops", model={"drop_path": 0.1})),
+    "a frozen embedding": (
+        "moco",
+        "ser",
+        dict(model={"patch_embed": "frozen", "pos_embed": "sincos"}),
+    ),
+    "no teacher": ("barlow-twins", "essl", {}),
+    "saved memory": ("dino", "ser", dict(setting="2+4-crops", model={"drop_path": 0.1})),
+}
+SAVING = {"saved memory": {"accumulate": 3, "checkpointing": "blocks"}}  # fmt: skip
 
 
-@pytest.mark.parametrize(("settings", "graphs"), SAVING)
-def test_blocks_are_traced_in_the_first_step_whatever_the_grids(settings, graphs):
-    """The two parts of all blocks share a cache of `recompile_limit` graphs each.
+def stepper_of(name, precision="bf16"):
+    method, addon, options = RECIPES[name]
+    recipe = recipe_of(method, addon, 2, depth=3, **options)
+    train = recipe.train.model_copy(update=SAVING.get(name, {}))
+    recipe = recipe.model_copy(update={"train": train})
+    return StepTimer(recipe, runtime_for(torch.device("cpu"), precision))
+
+
+def compiled(stepper, backend, say=lambda _: None):
+    rows = len(stepper.part.positions)
+    return compile_encoders(
+        stepper.objective,
+        stepper.runtime,
+        rows=rows,
+        accumulate=stepper.recipe.train.accumulate,
+        say=say,
+        backend=backend,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "graphs"),
+    [("multi-crop", 4), ("a frozen embedding", 6), ("no teacher", 2), ("saved memory", 6)],
+)
+def test_nothing_is_traced_after_the_start_whatever_the_grids(name, graphs):
+    """Two parts for all blocks of the student, two of the teacher; two behind frozen embeddings.
+
+    Micro-batches run the student's without gradient, too.
 
     Grids differ by view and by step, b₁ and b₂ have other images, small crops have no teacher, and
     the monitor evaluates other sizes.
     """
-    recipe = recipe_of("dino", "ser", 2, setting="2+4-crops", depth=4, model={"drop_path": 0.1})
-    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=settings)})
-    stepper = StepTimer(recipe, runtime_for(torch.device("cpu"), "bf16"))
-    assert compile_blocks(stepper.objective.blocks(), backend="eager") == 8
-    found = []
-    for size in (32, 32, 48, 64):
+    stepper = stepper_of(name)
+    assert compiled(stepper, "eager")
+    found = [traced()]
+    for size in (32, 48, 64):
         stepper.take()
-        trained = traced()
         encoder = stepper.objective.evaluated_encoder.eval()
         with torch.no_grad(), stepper.runtime.autocast():
             encoder(torch.randn(size // 4, 3, size, size))
         encoder.train()
-        found.append((trained, traced()))
-    # Each of the two parts for the student and for the teacher; the MLP's dropout in evaluation.
-    assert found == [(graphs, graphs + 1)] + [(graphs + 1, graphs + 1)] * 3
+        found.append(traced())
+    assert found == [graphs] * 4
 
 
-def test_compiling_changes_neither_values_nor_names():
-    recipe = recipe_of("dino", "ser", 2, depth=4, model={"drop_path": 0.1})
+@pytest.mark.parametrize("name", ["multi-crop", "saved memory"])
+def test_compiling_changes_neither_values_nor_names(name):
     found = []
-    for compiled in (False, True):
-        stepper = StepTimer(recipe, runtime_for(torch.device("cpu"), "fp32"))
-        if compiled:
-            compile_blocks(stepper.objective.blocks(), backend="aot_eager")
+    for backend in (None, "aot_eager"):
+        stepper = stepper_of(name, "fp32")
+        if backend is not None:
+            assert compiled(stepper, backend)
+            assert all(p.grad is None for p in stepper.objective.parameters())
         stepper.take()
         stepper.take()
         found.append(stepper.objective.state_dict())
     assert list(found[0]) == list(found[1])
+    for parameter, value in found[0].items():
+        ours = found[1][parameter]
+        torch.testing.assert_close(ours, value, rtol=1e-4, atol=1e-5, msg=parameter)
+
+
+def test_where_nothing_can_be_compiled_blocks_run_as_they_are():
+    def refuses(_graph, _inputs):
+        raise RuntimeError("no compiler\nand a long story")
+
+    stepper, said = stepper_of("no teacher"), []
+    assert not compiled(stepper, refuses, said.append)
+    assert len(said) == 2
+    assert "train.compile=off" in said[0]
+    assert "uncompiled" in said[1]
+    assert "\n" not in said[1]
+    stepper.take()
+
+
+def test_what_is_compiled_is_kept_in_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    stepper = stepper_of("no teacher")
+    compiled(stepper, "eager")
+    assert os.environ.pop("TORCHINDUCTOR_CACHE_DIR") == str(tmp_path / "compiled")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
+    compiled(stepper, "eager")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
+
+
+@pytest.mark.run
+def test_compiled_by_inductor_it_is_the_same_step():
+    """The real compiler, on a CPU."""
+    found = []
+    for backend in (None, "inductor"):
+        stepper = stepper_of("multi-crop", "fp32")
+        if backend is not None:
+            assert compiled(stepper, backend)
+        stepper.take()
+        before = traced()
+        stepper.take()
+        assert traced() == before
+        found.append(stepper.objective.state_dict())
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-5, msg=name)

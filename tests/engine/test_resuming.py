@@ -135,6 +135,7 @@ EDITS = {
     "lr": ("\n  lr: 0.008", "\n  lr: 0.5", "train.lr was 0.008, is 0.5"),
     "batch": ("batch_size: 12", "batch_size: 8", "train.batch_size was 12, is 8"),
     "seed": ("seed: 0", "seed: 1", "seed was 0, is 1"),
+    "decoder": ("decoder: pil", "decoder: fast", 'data.decoder was "pil", is "fast"'),
     "world": ("num_train: 96", "num_train: 84", "data.num_train was 96, is 84"),
 }
 
@@ -222,6 +223,17 @@ def test_a_run_of_an_earlier_version_gets_a_record(run, resume):
     assert told["recipe"]["train"]["lr"] == 0.004
     assert told["data"]["images"] == 96
     assert told["saved_step"] == TOTAL
+
+
+def test_a_run_from_before_there_were_decoders_goes_on_with_pillow(run, resume):
+    told = run.read_run()
+    assert told["recipe"]["data"].pop("decoder") == "pil"
+    run.run.write_text(json.dumps(told))
+    run.recipe.write_text(run.recipe.read_text().replace("  decoder: pil\n", ""))
+    assert "decoder" not in run.recipe.read_text()
+    status, said = resume()
+    assert status == 0, said
+    assert pretraining.read_recipe(run).data.decoder == "pil"
 
 
 @pytest.fixture

@@ -122,6 +122,12 @@ def test_every_recipe_that_comes_with_ser_resolves_and_builds():
             assert built.weight == getattr(resolved.recipe.addon, "weight", 0)
 
 
+def test_imagenet_takes_the_fast_decoder_and_the_embedded_world_the_reference():
+    for name in ("imagenet/moco-ser", "imagenet/dino-none-crops", "imagenet/barlow-twins-stl"):
+        assert load(name).recipe.data.decoder == "fast"
+    assert load("shapes/moco-ser").recipe.data.decoder == small().data.decoder == "pil"
+
+
 def test_extends_is_merged_in_order(write):
     write("first", "extends: second\nseed: 1\ntrain: {lr: 0.1}\n")
     write("second", "extends: third\nseed: 2\ntrain: {lr: 0.2, epochs: 2}\n")

@@ -21,9 +21,12 @@ class Toy(Addon):
         self.tap = Tap(config, dim)
         self.head = mlp([2 * dim, config.width, 1], last_norm=False, last_bias=True)
 
+    def prepare(self, record):
+        first, second = record.parameters[:2]
+        return {"alike": (first.hflip == second.hflip).float()}
+
     def loss(self, given):
         vectors = torch.cat([self.tap(features) for features in given.students[:2]], dim=1)
         logits = self.head(vectors).squeeze(1)
-        first, second = given.views.parameters[:2]
-        alike = (first.hflip == second.hflip).to(logits)
+        alike = self.prepared(given)["alike"].to(logits)
         return binary_cross_entropy_with_logits(logits, alike) * share_of(given.counts)
