@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sercli.benchmarks.measure import seconds_of, synchronise
 from sercli.engine.accumulation import Gradients, require_images
-from sercli.engine.compiling import compile_encoders
+from sercli.engine.compiling import compile_step
 from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.runtime import Runtime
@@ -116,17 +116,17 @@ class StepTimer:
         require_images(recipe.train, self.part)
         accumulate = recipe.train.accumulate
         self.gradients = Gradients(self.objective, accumulate=accumulate, autocast=runtime.autocast)
-        if compiled:
-            compile_encoders(
-                self.objective,
-                runtime,
-                rows=len(self.part.positions),
-                accumulate=accumulate,
-                say=lambda _: None,
-            )
         self.make_views = ViewMaker(
             recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
         )
+        if compiled:
+            compile_step(
+                self.objective,
+                self.make_views,
+                runtime,
+                accumulate=accumulate,
+                say=lambda _: None,
+            )
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.schedule = Schedule.of(recipe.train, 100 * recipe.train.batch_size)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from sercli.benchmarks.counting import OperatorCount
+from sercli.benchmarks.counting import OperatorCount, launched_kernels
 from sercli.benchmarks.measure import peak_above, reset_peak, seconds_of
 from sercli.benchmarks.record import Machine, Tell
 from sercli.benchmarks.reference import ReferenceTimer
@@ -24,6 +24,9 @@ from sercli.statistics import paired_ratio
 
 Mode = Literal["eager", "compiled", "reference"]
 MODES: tuple[Mode, ...] = ("eager", "compiled", "reference")
+PAPER_FRACTION = (
+    "addon.fraction=0.01"  # of the batch in b₂; recipes of the embedded world have more
+)
 PAPER, EPOCHS, IMAGENET = "imagenet/moco-ser", 100, 1_281_167
 
 
@@ -110,6 +113,7 @@ class StepRow:
         variant: Which.
         flops: Counted, of a step, with what it computes twice.
         calls: Operators that compute or copy.
+        kernels: Launched by a step on a CUDA device; None elsewhere.
         num_bytes: What they read and write, an upper bound.
         peak_bytes: Largest extra memory of a step; None where it cannot be measured.
         seconds: Of a step, in each round; none if steps were only counted.
@@ -118,6 +122,7 @@ class StepRow:
     variant: Variant
     flops: float
     calls: int
+    kernels: int | None
     num_bytes: int
     peak_bytes: int | None
     seconds: list[float]
@@ -148,6 +153,7 @@ def run(
     for variant in variants:
         tell(f"counting a step of {variant.name}")
         timer = variant.timer(machine)
+        timer.take()  # the first makes what later ones find, such as moments and constants
         with OperatorCount() as seen:
             timer.take()
         before = reset_peak(machine.device)
@@ -158,7 +164,8 @@ def run(
             timers.append(timer)
         counted = count_flops(variant.recipe)
         flops = counted.step + counted.again
-        rows.append(StepRow(variant, flops, seen.calls.total(), seen.num_bytes, peak, []))
+        kernels = launched_kernels(timer.take, machine.device)
+        rows.append(StepRow(variant, flops, seen.calls.total(), kernels, seen.num_bytes, peak, []))
     if rounds:
         times = interleaved(
             [partial(_seconds, timer, steps, machine) for timer in timers],
@@ -180,8 +187,14 @@ def _seconds(timer: StepTimer, steps: int, machine: Machine) -> float:
     return seconds_of(take, machine.device)[0] / steps
 
 
-def tabled(rows: Sequence[StepRow], *, machine: Machine) -> Table:
-    """The rows as a table, with the device's matmul ceiling measured beside."""
+def tabled(rows: Sequence[StepRow], *, machine: Machine, settings: Sequence[str] = ()) -> Table:
+    """The rows as a table, with the device's matmul ceiling measured beside.
+
+    Args:
+        rows: The first is what the others are held to.
+        machine: What they were measured on.
+        settings: That their recipes were given, for the title.
+    """
     timed = bool(rows[0].seconds)
     side, repeats = (8192, 20) if machine.device.type == "cuda" else (1024, 3)
     dtype = machine.runtime.autocast_dtype
@@ -200,6 +213,7 @@ def tabled(rows: Sequence[StepRow], *, machine: Machine) -> Table:
                 "batch_size": row.variant.recipe.train.batch_size,
                 "flops": row.flops,
                 "operators": row.calls,
+                "kernels": row.kernels,
                 "bytes": row.num_bytes,
                 "peak_bytes": row.peak_bytes,
                 "seconds": row.median,
@@ -218,6 +232,7 @@ def tabled(rows: Sequence[StepRow], *, machine: Machine) -> Table:
         Column("flops_ratio", "/first", form=".3f"),
         Column("operators", "operators", form=",d"),
         Column("operators_ratio", "/first", form=".3f"),
+        Column("kernels", "kernels", form=",d", printed=any(row.kernels for row in rows)),
         Column("bytes", "GB", "bytes", ",.1f", 1e9),
         Column("peak_bytes", "peak MB", "bytes", ",.0f", 1e6, printed=timed),
         Column("seconds", "ms", "s", ",.1f", 1e-3, printed=timed),
@@ -240,7 +255,8 @@ def tabled(rows: Sequence[StepRow], *, machine: Machine) -> Table:
             f"hours: {EPOCHS} epochs of ImageNet, {IMAGENET:,} images, at a row's images/s; of the "
             f"embedded world's models by the FLOPs of {PAPER} at a row's FLOP/s",
         ]
-    title = f"A training step of {batch} images on {machine.title}"
+    given = f", {', '.join(settings)}" if settings else ""
+    title = f"A training step of {batch} images on {machine.title}{given}"
     return Table("step", title, columns, lines, notes)
 
 

@@ -1,8 +1,8 @@
-"""Compiling what a step computes token by token: the parts of blocks around their attention.
+"""Compiling what a step computes token by token and pixel by pixel, before the first step.
 
-Attention stays as it is: it has kernels of its own. What lies around it has one dimension that
-varies, the number of tokens of a pass, whatever views and grids they are of. It is compiled before
-the first step, and by nothing that a step draws again.
+Attention stays as it is: it has kernels of its own. What lies around it in a block has one
+dimension that varies, the number of tokens of a pass, whatever views and grids they are of; what
+runs over pixels has the number of images. So nothing that a step draws compiles anything again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from sercli.encoders.blocks import EAGER, Parts, ViTBlock, after_attention, befo
 from sercli.encoders.vit import Encoder
 from sercli.engine.runtime import Runtime
 from sercli.objective import Objective
+from sercli.views.making import ViewMaker
+from sercli.views.passes import Passes
 
 # Ways in which a part is called: with and without gradient, on tokens that take gradient or, behind
 # a frozen embedding, do not, branches dropped or not. torch allows 8, and runs what is beyond them
 # uncompiled, without a word.
 _WAYS = 32
+
+_FAILURES = (RuntimeError, ImportError, OSError)  # of compilers, and of their absence
 
 Backend = str | Callable[..., Any]  # as torch.compile takes them
 
@@ -50,24 +54,26 @@ class _Way:
     drops: bool
 
 
-def compile_encoders(
+def compile_step(
     objective: Objective,
+    maker: ViewMaker,
     runtime: Runtime,
     *,
-    rows: int,
     accumulate: int = 1,
     say: Callable[[str], None],
     backend: Backend = "inductor",
 ) -> bool:
     """Have the blocks of student and teacher run compiled in training, and compile them.
 
-    Where that fails (a machine without a compiler), it is said in a line and they stay as they are.
+    On a GPU what runs over the pixels of views does so, too; on a CPU it is in cache as it is.
+    Where compiling fails (a machine without a compiler), it is said in a line and all stays as it
+    is.
 
     Args:
         objective: On its device, in training mode; parameters and their names do not change.
+        maker: Of its views.
         runtime: Its device and precision.
-        rows: Images of a step on this rank.
-        accumulate: Micro-batches that they are encoded in.
+        accumulate: Micro-batches that images are encoded in.
         say: Told what is done, and how long it took.
         backend: Of `torch.compile`.
 
@@ -80,18 +86,32 @@ def compile_encoders(
     number = compile_blocks(objective.blocks(), backend=backend)
     say(f"compiling what {number} blocks compute around attention (train.compile=off: uncompiled)")
     try:
-        for way in _ways(objective, -(-rows // accumulate), twice=accumulate > 1):
+        rows = -(-len(maker.part.positions) // accumulate)
+        for way in _ways(objective, rows, twice=accumulate > 1):
             _call(way, runtime)
-    except (RuntimeError, ImportError, OSError) as error:
+        if runtime.device.type == "cuda":
+            compile_passes(maker, runtime.device, backend=backend)
+    except _FAILURES as error:
         _run(objective.blocks(), EAGER)
         reason = next(iter(str(error).strip().splitlines()), "")[:160]
-        say(
-            f"they run uncompiled, as they cannot be compiled here: {type(error).__name__} {reason}"
-        )
+        say(f"they cannot be compiled here and run uncompiled: {type(error).__name__}: {reason}")
         return False
     seconds = time.perf_counter() - began
     say(f"compiled {_graphs() - before} graphs in {seconds:.0f} s")
     return True
+
+
+def compile_passes(
+    maker: ViewMaker, device: torch.device, *, backend: Backend = "inductor"
+) -> None:
+    """Compile what runs over the pixels of views, and have it run so.
+
+    It has a graph for each size of views and each choice of terms.
+    """
+    compiled = _compiled_passes(backend)
+    for size in sorted({spec.size for spec in maker.plan.specs}):
+        _call_passes(compiled, size, device)
+    maker.passes = compiled
 
 
 def compile_blocks(blocks: Iterable[nn.Module], *, backend: Backend = "inductor") -> int:
@@ -138,6 +158,37 @@ def _compiled(backend: Backend) -> Parts:
         return passed
 
     return Parts(before, after)
+
+
+def _compiled_passes(backend: Backend) -> Passes:
+    eager = Passes()
+    blend: Any = torch.compile(eager.blend, backend=backend)
+    turn_hue: Any = torch.compile(eager.turn_hue, backend=backend)
+    finish: Any = torch.compile(eager.finish, backend=backend)
+
+    def several(images: Tensor, *numbers: tuple[Tensor | None, int]) -> bool:
+        """Note what varies; one image, to which torch makes a graph of its own, stays eager."""
+        if len(images) < 2:
+            return False
+        for varying, dim in ((images, 0), *numbers):
+            if varying is not None:
+                torch._dynamo.mark_dynamic(varying, dim)
+        return True
+
+    def blended(images: Tensor, numbers: Tensor, *, grey: bool, mean: bool) -> None:
+        numbers = numbers.contiguous()  # of some of all images, else
+        by = blend if several(images, (numbers, 1)) else eager.blend
+        by(images, numbers, grey=grey, mean=mean)
+
+    def turned(images: Tensor, shift: Tensor) -> None:
+        by = turn_hue if several(images, (shift, 0)) else eager.turn_hue
+        by(images, shift)
+
+    def finished(images: Tensor, limit: Tensor | None, scale: Tensor, shift: Tensor) -> None:
+        by = finish if several(images, (limit, 0)) else eager.finish
+        by(images, limit, scale, shift)
+
+    return Passes(blended, turned, finished)
 
 
 def _keep_what_is_compiled() -> None:
@@ -205,3 +256,15 @@ def _call(way: _Way, runtime: Runtime) -> None:
         inputs = [*([tokens] if way.takes_gradient else []), attended, *parameters]
         outputs = [packed, passed]
         torch.autograd.grad(outputs, inputs, [torch.zeros_like(x) for x in outputs])
+
+
+def _call_passes(passes: Passes, size: int, device: torch.device) -> None:
+    """Call what runs over pixels with each choice of its terms, on grey images."""
+    images = torch.full((8, 3, size, size), 0.5, device=device)
+    numbers = torch.full((7, 8), 0.1, device=device)
+    for grey, mean in ((False, False), (True, False), (False, True), (True, True)):
+        passes.blend(images, numbers, grey=grey, mean=mean)
+    passes.turn_hue(images, torch.full((8, 1, 1), 0.1, device=device))
+    scale, shift = (torch.ones(3, 1, 1, device=device) for _ in range(2))
+    for limit in (None, torch.full((8, 1, 1, 1), 2.0, device=device)):
+        passes.finish(images, limit, scale, shift)

@@ -14,7 +14,7 @@ from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
 from sercli.engine.accumulation import Gradients, require_images
 from sercli.engine.agreement import Agreed
-from sercli.engine.compiling import compile_encoders
+from sercli.engine.compiling import compile_step
 from sercli.engine.memory import Peak, saying_what_helps
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.pace import Pace
@@ -159,10 +159,10 @@ class Trainer:
         self.stepper.attend(request, progress)
         if _wants_compile(self.recipe.train.compile, self.runtime):
             with stages.inside("compile", "compiling"):
-                compile_encoders(
+                compile_step(
                     self.objective,
+                    self.make_views,
                     self.runtime,
-                    rows=len(self.part.positions),
                     accumulate=self.recipe.train.accumulate,
                     say=progress.message,
                 )

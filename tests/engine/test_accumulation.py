@@ -101,15 +101,15 @@ def test_the_students_encoder_is_all_that_is_run_twice():
     views = workers.make_views(objective.plan, BATCH, seed=7)
     rows = {"student": [], "teacher": []}
     for who, encoder in (("student", objective.encoder), ("teacher", objective.teacher.encoder)):
-        encoder.patch_embed.register_forward_pre_hook(
-            lambda _, given, w=who: rows[w].append(len(given[0]))
+        encoder.blocks[-1].register_forward_pre_hook(
+            lambda _, given, w=who: rows[w].append(given[1].num_images)
         )
     heads = []
     objective.method.projector.register_forward_pre_hook(lambda _, given: heads.append(given[0]))
     Gradients(objective, accumulate=3, autocast=contextlib.nullcontext)(views, START)
     assert sum(rows["student"]) == 2 * 2 * BATCH
     assert sum(rows["teacher"]) == 2 * BATCH
-    assert max(rows["student"]) <= 2 * 2  # two views of two images of b₁
+    assert max(rows["student"]) <= 2 * 3  # two views of a third of seven images
     assert [len(rows) for rows in heads] == [BATCH, BATCH]
 
 

@@ -7,8 +7,9 @@ import torch
 import torch._dynamo
 
 from sercli.benchmarks.step import StepTimer
-from sercli.engine.compiling import compile_encoders
+from sercli.engine.compiling import compile_passes, compile_step
 from sercli.engine.runtime import runtime_for
+from sercli.views.passes import Passes
 from tests.support.recipes import recipe_of
 
 
@@ -47,11 +48,10 @@ def stepper_of(name, precision="bf16"):
 
 
 def compiled(stepper, backend, say=lambda _: None):
-    rows = len(stepper.part.positions)
-    return compile_encoders(
+    return compile_step(
         stepper.objective,
+        stepper.make_views,
         stepper.runtime,
-        rows=rows,
         accumulate=stepper.recipe.train.accumulate,
         say=say,
         backend=backend,
@@ -122,6 +122,29 @@ def test_what_is_compiled_is_kept_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
     compiled(stepper, "eager")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
+
+
+def test_pixels_compiled_are_those_that_are_not_whatever_the_images():
+    """For both sizes of views, any number of images, and each choice of terms."""
+    maker, eager = stepper_of("multi-crop").make_views, Passes()
+    compile_passes(maker, torch.device("cpu"), backend="aot_eager")
+    at_the_start = traced()
+    draws = torch.Generator().manual_seed(0)
+    for size in {spec.size for spec in maker.plan.specs}:
+        for count in (1, 2, 5, 9):
+            images = torch.rand(count, 3, size, size, generator=draws)
+            numbers = torch.rand(7, 20, generator=draws)[:, 3 : 3 + count]
+            shift = torch.rand(count, 1, 1, generator=draws) - 0.5
+            limit = torch.rand(count, 1, 1, 1, generator=draws) + 1
+            scale, bias = torch.rand(2, 3, 1, 1, generator=draws)
+            for grey, mean in ((False, False), (True, False), (False, True), (True, True)):
+                found = [images.clone(), images.clone()]
+                for passes, one in zip((eager, maker.passes), found, strict=True):
+                    passes.blend(one, numbers, grey=grey, mean=mean)
+                    passes.turn_hue(one, shift)
+                    passes.finish(one, limit if grey else None, scale, bias)
+                torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-6)
+    assert traced() == at_the_start
 
 
 @pytest.mark.run
