@@ -7,7 +7,7 @@ which every rank can work out, so no sizes are sent.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -185,6 +185,38 @@ def data_parallel(module: nn.Module, **options: Any) -> DistributedDataParallel:
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options[name] = False
     return DistributedDataParallel(module, **options)
+
+
+_BUCKET = 2**23  # numbers that are sent at once
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace gradients by their means over the ranks, as DDP does; all ranks must call it.
+
+    Args:
+        parameters: The same on every rank. One that has no gradient counts, and gets, zeros.
+    """
+    if not active():
+        return
+    bucket: list[Tensor] = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        bucket.append(parameter.grad)
+        if sum(one.numel() for one in bucket) >= _BUCKET:
+            _average(bucket)
+            bucket = []
+    if bucket:
+        _average(bucket)
+
+
+def _average(gradients: Sequence[Tensor]) -> None:
+    joined = torch.cat([one.flatten() for one in gradients]).div_(world_size())
+    stages.take_turn()
+    dist.all_reduce(joined)
+    parts = joined.split([one.numel() for one in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def any_rank(flag: int, device: torch.device) -> int:

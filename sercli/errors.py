@@ -127,12 +127,12 @@ def exhausted(error: BaseException, doing: str) -> RunFailed | None:
     if number == errno.EAGAIN:
         limit = f"this user may have {_limit('RLIMIT_NPROC')} processes"
         return RunFailed(f"{doing}: {limit}; use {FEWER_LOADERS} or raise ulimit -u")
-    if number == errno.ENOMEM or _lacks_memory(error):
+    if number == errno.ENOMEM or lacks_memory(error):
         return RunFailed(f"{doing}: memory is short; use a smaller batch or {FEWER_LOADERS}")
     return None
 
 
-def _lacks_memory(error: BaseException) -> bool:
+def lacks_memory(error: BaseException) -> bool:
     """Python's, torch's on a GPU, or torch's on a CPU: of the last only the text tells."""
     of_torch = isinstance(error, RuntimeError) and (
         type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sercli import randomness
 from sercli.addons import Addon, AddonInput, TermConfig
 from sercli.addons.base import SENT
+from sercli.encoders.batches import Batch, Encoded
 from sercli.encoders.sizes import cls_after_of, size_of
 from sercli.encoders.vit import Encoder, Features
 from sercli.errors import UserError
@@ -111,6 +112,7 @@ class Objective(nn.Module):
                 copy.deepcopy(addon.shared_head()) if addon is not None else None,
             )
             self.teacher.requires_grad_(False)
+        encoder.checkpointing = recipe.train.checkpointing == "blocks"
 
     @property
     def encoder(self) -> Encoder:
@@ -143,78 +145,93 @@ class Objective(nn.Module):
         The student encodes all views, the teacher the two global ones and all of b₂. Views that
         only the add-on looks at go no further than its layer.
         """
-        student, teacher = self._encode_student(views), self._encode_teacher(views)
-        return self._losses(student, teacher, views, moment)
+        batch = self.batch(views)
+        return self.losses(self.encode_student(batch), self.encode_teacher(batch), views, moment)
+
+    def batch(self, views: Views) -> Batch:
+        """What there is to encode of a step, with its draws of stochastic depth."""
+        keeps = self._keeps(views)
+        if keeps is None:
+            return Batch(views.standard, views.paired)
+        first = [keep[: len(v)] for keep, v in zip(keeps, views.standard, strict=False)]
+        last = [keep[len(keep) - len(v) :] for keep, v in zip(keeps, views.paired, strict=False)]
+        return Batch(views.standard, views.paired, tuple(first), tuple(last))
+
+    @step_part("forward, student")
+    def encode_student(self, batch: Batch, *, trained_only: bool = False) -> Encoded:
+        """The student's outputs for the losses.
+
+        All views go through the encoder in one pass. Those that only the add-on looks at leave it
+        after its layer; if its term is only watched, they go by themselves, without gradient.
+
+        Args:
+            batch: Any of the images of a step.
+            trained_only: Leave out views that send back no gradient (of a term that is watched).
+        """
+        split, keeps = self.plan.num_invariant, batch.keeps
+        standard, others = batch.standard[:split], batch.standard[split:]
+        if self.addon is None or (trained_only and self.weight == 0):
+            others = ()
+        whole, last = [*standard, *batch.paired], max(self.layers, default=None)
+        kept = None if keeps is None else [*keeps[:split], *batch.paired_keeps]
+        kept_others = None if keeps is None else list(keeps[split : split + len(others)])
+        if others and self.weight > 0:
+            found = self.encoder.encode(
+                [*whole, *others],
+                self.layers,
+                keeps=None if kept is None or kept_others is None else [*kept, *kept_others],
+                until=[None] * len(whole) + [last] * len(others),
+            )
+        else:
+            found = self.encoder.encode(whole, self.layers, keeps=kept)
+            if others:
+                with torch.no_grad():
+                    found += self.encoder.encode(
+                        others, self.layers, keeps=kept_others, until=[last] * len(others)
+                    )
+        return Encoded.of(
+            found[: len(whole)], num_standard=len(standard), others=found[len(whole) :]
+        )
+
+    @step_part("forward, teacher")
+    @torch.no_grad()
+    def encode_teacher(self, batch: Batch) -> Encoded | None:
+        """The teacher's outputs of the global views and of b₂, if there is a teacher."""
+        if self.teacher is None:
+            return None
+        standard = batch.standard[:2]
+        encoded = self.teacher.encoder.encode([*standard, *batch.paired], self.layers)
+        return Encoded.of(encoded, num_standard=len(standard))
 
     @step_part("losses")
-    def _losses(
-        self,
-        student: tuple[list[Tensor], list[Features]],
-        teacher: tuple[list[Tensor] | None, list[Features] | None],
-        views: Views,
-        moment: Moment,
+    def losses(
+        self, student: Encoded, teacher: Encoded | None, views: Views, moment: Moment = START
     ) -> Losses:
-        """The student's heads, and the losses."""
-        (students, features), (targets, teacher_features) = student, teacher
+        """Heads and losses on what the encoders made of all images of this rank."""
+        students = student.cls
         online = [self.method.student(cls) for cls in students]
         invariance = self.method.loss(
             MethodInput(
                 students=online,
-                teachers=online if targets is None else targets,
+                teachers=online if teacher is None else self._targets(teacher),
                 counts=views.part.counts,
                 moment=moment,
             )
         )
-        equivariance = self._term(features, teacher_features, views)
+        equivariance = self._term(
+            student.features, None if teacher is None else teacher.features, views
+        )
         total = invariance
         if equivariance is not None and self.weight > 0:
             total = invariance + self.weight * equivariance
         detached = None if equivariance is None else equivariance.detach()
         return Losses(total, invariance.detach(), detached, students[0].detach())
 
-    @step_part("forward, student")
-    def _encode_student(self, views: Views) -> tuple[list[Tensor], list[Features]]:
-        """[CLS] of each view of the invariance loss, and the features for the add-on.
-
-        All views go through the encoder in one pass. Those that only the add-on looks at leave it
-        after its layer; if its term is only watched, they go by themselves, without gradient.
-        """
-        split = self.plan.num_invariant
-        standard, rest = views.standard[:split], views.standard[split:]
-        if self.addon is None:
-            rest = ()
-        keeps = self._keeps(views)
-        encoded, whole = [*standard, *views.paired], len(standard) + len(views.paired)
-        kept = None if keeps is None else _keeps_of(keeps, standard, views.paired)
-        kept_rest = None if keeps is None else keeps[split : split + len(rest)]
-        last = max(self.layers, default=None)
-        if rest and self.weight > 0:
-            found = self.encoder.encode(
-                [*encoded, *rest],
-                self.layers,
-                keeps=None if kept is None or kept_rest is None else [*kept, *kept_rest],
-                until=[None] * whole + [last] * len(rest),
-            )
-        else:
-            found = self.encoder.encode(encoded, self.layers, keeps=kept)
-            if rest:
-                with torch.no_grad():
-                    found += self.encoder.encode(
-                        rest, self.layers, keeps=kept_rest, until=[last] * len(rest)
-                    )
-        cls, features = _joined(found[:whole], len(standard))
-        return cls, [*features, *found[whole:]]
-
-    @step_part("forward, teacher")
     @torch.no_grad()
-    def _encode_teacher(self, views: Views) -> tuple[list[Tensor] | None, list[Features] | None]:
-        """The teacher's embeddings of the global views, and its features for the add-on, if any."""
-        if self.teacher is None:
-            return None, None
-        standard = views.standard[:2]
-        encoded = self.teacher.encoder.encode([*standard, *views.paired], self.layers)
-        cls, features = _joined(encoded, len(standard))
-        return [self.teacher.method(one) for one in cls[:2]], features
+    def _targets(self, encoded: Encoded) -> list[Tensor]:
+        """The teacher's embeddings of the global views."""
+        assert self.teacher is not None
+        return [self.teacher.method(cls) for cls in encoded.cls[:2]]
 
     def _term(
         self, features: list[Features], teacher_features: list[Features] | None, views: Views
@@ -286,28 +303,6 @@ class Objective(nn.Module):
         averaged: list[Tensor] = [p for teacher, _ in pairs for p in teacher.parameters()]
         current: list[Tensor] = [p for _, student in pairs for p in student.parameters()]
         torch._foreach_lerp_(averaged, current, 1 - momentum)
-
-
-def _joined(features: Sequence[Features], num_standard: int) -> tuple[list[Tensor], list[Features]]:
-    """[CLS] of each view, b₁ and b₂ joined, and the features of b₂ (without b₂: of all images).
-
-    Args:
-        features: Of the views of b₁, then of those of b₂.
-        num_standard: How many views of b₁ there are.
-    """
-    standard, paired = features[:num_standard], features[num_standard:]
-    if not paired:
-        return [f.cls for f in standard], list(standard)
-    cls = [torch.cat([s.cls, p.cls]) for s, p in zip(standard, paired, strict=False)]
-    return cls, list(paired)
-
-
-def _keeps_of(
-    keeps: Sequence[Tensor], standard: Sequence[Tensor], paired: Sequence[Tensor]
-) -> list[Tensor]:
-    """The rows of b₁ and those of b₂, as encoded, of what has the rows of b₁ ∪ b₂ of each view."""
-    first = [keep[: len(view)] for keep, view in zip(keeps, standard, strict=False)]
-    return first + [keep[len(keep) - len(v) :] for keep, v in zip(keeps, paired, strict=False)]
 
 
 class Student(nn.Module):

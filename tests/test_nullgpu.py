@@ -23,11 +23,12 @@ from sercli.data.loading import load_images, load_rows
 from sercli.encoders import attention
 from sercli.engine import pretraining
 from sercli.engine import state as states
+from sercli.engine.memory import count_memory
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
 from sercli.engine.stepper import Stepper
 from sercli.engine.trainer import Trainer
-from sercli.errors import Preempted
+from sercli.errors import Preempted, RunFailed
 from sercli.evals.detection.backbone import FrozenEncoder
 from sercli.evals.detection.detector import make_optimiser
 from sercli.evals.detection.evaluate import make_detector
@@ -57,6 +58,7 @@ import nullgpu  # noqa: E402
 pytestmark = pytest.mark.nullgpu
 CUDA = torch.device("cuda", 0)
 BATCH = 8
+STEPS = (*SER, "train.compile=off", "train.max_steps=4")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -128,6 +130,14 @@ MATRIX = {
        for c in ("global", "each")},
     "no clip": ("moco", "ser", {"train": {"clip_norm": None}}),
     "decay of weights": ("moco", "ser", {"train": {"decay": "weights"}}),
+    "micro-batches": ("dino", "ser", {"train": {"accumulate": 3}, "setting": "2+4-crops"}),
+    "micro-batches of views of the add-on": ("moco", "essl", {"train": {"accumulate": 2}}),
+    "checkpointing": ("moco", "ser", {"train": {"checkpointing": "blocks"}}),
+    "micro-batches, checkpointing, drop path": (
+        "dino",
+        "ser",
+        {"train": {"accumulate": 3, "checkpointing": "blocks"}, "model": {"drop_path": 0.2}},
+    ),
     "drop path": ("dino", "ser", {"model": {"drop_path": 0.2}}),
     "drop path, small crops": (
         "dino", "none", {"model": {"drop_path": 0.2}, "setting": "2+4-crops"}
@@ -283,9 +293,53 @@ def test_kernels_of_multi_crop(kernels_of):
     assert kernels_of("imagenet/dino-ser-crops") <= 4000
 
 
-# -- A run and its evaluations --------------------------------------------------------------------
+# -- Memory, which the allocator counts here as on a GPU -------------------------------------------
 
-STEPS = (*SER, "train.compile=off", "train.max_steps=4")
+SAVING = {
+    "all at once": ("imagenet/moco-ser", ()),
+    "micro-batches": ("imagenet/moco-ser", ("train.accumulate=4",)),
+    "checkpointing": ("imagenet/dino-ser-crops", ("train.checkpointing=blocks",)),
+    "small crops": ("imagenet/dino-ser-crops", ()),
+    "Barlow Twins": ("imagenet/barlow-twins-ser", ()),
+}
+
+
+@pytest.mark.parametrize("saving", SAVING)
+def test_the_memory_that_is_counted_is_what_the_allocator_gives_out(saving):
+    name, settings = SAVING[saving]
+    recipe = resolve(name, (*settings, "train.batch_size=128", "addon.fraction=0.05"), {}).recipe
+    timer = StepTimer(recipe, runtime_for(CUDA))
+    timer.take()
+    torch.cuda.reset_peak_memory_stats()
+    timer.take()
+    taken = torch.cuda.max_memory_allocated()
+    del timer
+    assert count_memory(recipe, runtime_for(CUDA)).peak == pytest.approx(taken, rel=0.1)
+
+
+def test_a_device_that_is_too_small_ends_the_run_in_a_line(tmp_path, monkeypatch):
+    run = start(tmp_path / "run", (*STEPS, "train.batch_size=96", "model.width=128"))
+    step = Trainer._train_step
+
+    def with_less(*given):
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(1e-6)
+        step(*given)
+
+    monkeypatch.setattr(Trainer, "_train_step", with_less)
+    words = (
+        r"memory is short in step 1: Tried to allocate .*, total capacity of 80.00 GiB; "
+        r"use train.accumulate=2 or train.checkpointing=blocks in "
+    )
+    try:
+        with pytest.raises(RunFailed, match=words):
+            pretraining.train(run, device=CUDA, make_monitor=no_monitor)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert run.read_run()["exit_status"] == 3
+
+
+# -- A run and its evaluations --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +371,11 @@ def ser(*arguments):
 def test_a_run_is_saved_and_resumed(run):
     assert run.read_run()["status"] == "done"
     assert run.read_run()["device"] == "NULL H100"
-    assert [row["step"] for row in run.read_metrics()] == [1, 2, 3, 4]
+    rows = list(run.read_metrics())
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    peaks = [row["peak_memory_gib"] for row in rows]
+    assert all(0 < peak < 1 for peak in peaks)
+    assert run.read_run()["memory"]["peak_gib"] == max(peaks)
     assert run.encoder.is_file()
 
 

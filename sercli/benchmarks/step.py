@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sercli.benchmarks.measure import seconds_of, synchronise
+from sercli.engine.accumulation import Gradients, require_images
 from sercli.engine.compiling import compile_step
 from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
@@ -112,11 +113,20 @@ class StepTimer:
         self.objective = Objective(recipe).to(runtime.device)
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
+        require_images(recipe.train, self.part)
+        accumulate = recipe.train.accumulate
+        self.gradients = Gradients(self.objective, accumulate=accumulate, autocast=runtime.autocast)
         self.make_views = ViewMaker(
             recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
         )
         if compiled:
-            compile_step(self.objective, self.make_views, runtime, say=lambda _: None)
+            compile_step(
+                self.objective,
+                self.make_views,
+                runtime,
+                accumulate=accumulate,
+                say=lambda _: None,
+            )
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.schedule = Schedule.of(recipe.train, 100 * recipe.train.batch_size)
@@ -158,11 +168,7 @@ class StepTimer:
 
     def _losses(self, views: Views, moment: Moment) -> Losses:
         """Forward and backward."""
-        self.optimiser.zero_grad()
-        with self.runtime.autocast():
-            losses: Losses = self.objective(views, moment)
-        losses.total.backward()
-        return losses
+        return self.gradients(views, moment)
 
     def _move_teacher(self, moment: Moment, *, when: TeacherMoves) -> None:
         self.objective.move_teacher(moment, when=when)

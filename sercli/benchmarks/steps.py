@@ -111,7 +111,7 @@ class StepRow:
 
     Attributes:
         variant: Which.
-        flops: Counted, of a step.
+        flops: Counted, of a step, with what it computes twice.
         calls: Operators that compute or copy.
         kernels: Launched by a step on a CUDA device; None elsewhere.
         num_bytes: What they read and write, an upper bound.
@@ -162,7 +162,8 @@ def run(
             timer.take()
             peak = peak_above(before, machine.device)
             timers.append(timer)
-        flops = count_flops(variant.recipe).step
+        counted = count_flops(variant.recipe)
+        flops = counted.step + counted.again
         kernels = launched_kernels(timer.take, machine.device)
         rows.append(StepRow(variant, flops, seen.calls.total(), kernels, seen.num_bytes, peak, []))
     if rounds:

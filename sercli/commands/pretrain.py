@@ -203,7 +203,9 @@ def _start(new: NewRun, *, device: str | None, nproc: int, profile_steps: int) -
         resolved = early or resolve(name, settings, flags, plugins=plugins)
         processes = max(nproc, distributed.world_size())
         prepared.append(
-            pretraining.prepare(resolved, out=new.out, processes=processes, until=until)
+            pretraining.prepare(
+                resolved, out=new.out, processes=processes, device=chosen, until=until
+            )
         )
         return prepared[0].run
 

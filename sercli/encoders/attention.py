@@ -53,6 +53,10 @@ def _all_sizes(packed: Tensor, layout: Layout) -> Tensor:
     return attended.flatten(1)
 
 
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 @functools.lru_cache
 def takes_all_sizes(
     device: torch.device, dtype: torch.dtype, num_heads: int, head_dim: int
@@ -71,7 +75,12 @@ def takes_all_sizes(
     found = []
     try:
         for way in (_all_sizes, _size_by_size):
-            with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            with (
+                torch.enable_grad(),
+                torch.autocast(device.type, enabled=False),
+                # Of its own: activation checkpointing around this must not count what it keeps.
+                torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is),
+            ):
                 given = packed.clone().requires_grad_()
                 attended = way(given, layout)
                 attended.backward(weights)

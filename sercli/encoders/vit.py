@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sercli.actions import grid_of
 from sercli.encoders.blocks import TokenBlock, ViTBlock, size_by_size, understood
+from sercli.encoders.checkpointing import through
 from sercli.encoders.embedding import PatchEmbedding
 from sercli.encoders.initialising import draw_weights
 from sercli.encoders.positions import resampled, sincos
@@ -64,6 +65,8 @@ class Encoder(nn.Module):
         cls_after: Block after which [CLS] joins (0: ordinary ViT; None: it never does).
         init: How weights are drawn, see `initialise`.
         pos_resize: How the positional embedding is resampled for another grid, see `positions`.
+        checkpointing: Compute the insides of blocks again in a backward pass instead of keeping
+            them.
     """
 
     cls_token: Tensor | None
@@ -107,6 +110,7 @@ class Encoder(nn.Module):
         self.fixed_positions = fixed_positions
         self.pos_resize: PosResize = pos_resize
         self.pools_mean = pools_mean or cls_token is None
+        self.checkpointing = False
 
     # -- construction -------------------------------------------------------------------------
 
@@ -331,8 +335,7 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """The one place where a block is called."""
         if isinstance(block, TokenBlock):
-            passed: Tensor = block(tokens, layout, keep)
-            return passed
+            return through(block, tokens, layout, keep, again=self.checkpointing)
         if keep is not None:
             raise UserError(f"stochastic depth in a {type(block).__name__}", "ser's blocks have it")
         return size_by_size(block, tokens, layout)

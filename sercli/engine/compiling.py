@@ -59,6 +59,7 @@ def compile_step(
     maker: ViewMaker,
     runtime: Runtime,
     *,
+    accumulate: int = 1,
     say: Callable[[str], None],
     backend: Backend = "inductor",
 ) -> bool:
@@ -72,6 +73,7 @@ def compile_step(
         objective: On its device, in training mode; parameters and their names do not change.
         maker: Of its views.
         runtime: Its device and precision.
+        accumulate: Micro-batches that images are encoded in.
         say: Told what is done, and how long it took.
         backend: Of `torch.compile`.
 
@@ -84,7 +86,8 @@ def compile_step(
     number = compile_blocks(objective.blocks(), backend=backend)
     say(f"compiling what {number} blocks compute around attention (train.compile=off: uncompiled)")
     try:
-        for way in _ways(objective, len(maker.part.positions)):
+        rows = -(-len(maker.part.positions) // accumulate)
+        for way in _ways(objective, rows, twice=accumulate > 1):
             _call(way, runtime)
         if runtime.device.type == "cuda":
             compile_passes(maker, runtime.device, backend=backend)
@@ -209,8 +212,14 @@ def _graphs() -> int:
 # -- Before the first step ------------------------------------------------------------------------
 
 
-def _ways(objective: Objective, rows: int) -> list[_Way]:
-    """The ways in which a step calls blocks; those of the first block, too."""
+def _ways(objective: Objective, rows: int, *, twice: bool) -> list[_Way]:
+    """The ways in which a step calls blocks; those of the first block, too.
+
+    Args:
+        objective: Whose.
+        rows: Images of a pass.
+        twice: Whether the student encodes without gradient first.
+    """
     plan, student = objective.plan, objective.encoder
     counts = [rows * plan.grid(view)[0] * plan.grid(view)[1] for view in range(len(plan.specs))]
     drops = objective.drop_path > 0
@@ -223,6 +232,8 @@ def _ways(objective: Objective, rows: int) -> list[_Way]:
         for p in embedding
     ):
         ways.append(_Way(student, trained, True, False, drops))
+    if twice:
+        ways.append(_Way(student, trained, False, False, drops))
     if objective.teacher is not None:
         ways.append(_Way(objective.teacher.encoder, sum(counts[:2]), False, False, False))
     return ways

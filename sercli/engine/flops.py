@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from sercli import distributed
 from sercli.actions import GeometricAction
 from sercli.addons.none import NoneConfig
 from sercli.encoders.blocks import TokenBlock
+from sercli.encoders.checkpointing import through
 from sercli.encoders.sizes import cls_after_of
 from sercli.encoders.tokens import Layout
 from sercli.families import method_class
@@ -33,12 +36,15 @@ class StepFlops:
         none: Of the same recipe without the add-on: ordinary ViT, no b₂, no views of the add-on's.
         weight0: Of its λ = 0 control: the same invariance views, b₂ and delayed [CLS], but no term.
         parameters: Trainable parameters.
+        again: What is computed a second time besides, to save memory (`train.accumulate`,
+            `train.checkpointing`).
     """
 
     step: float
     none: float
     weight0: float
     parameters: int
+    again: float = 0.0
 
     @property
     def ratio_none(self) -> float:
@@ -48,9 +54,15 @@ class StepFlops:
     def ratio_weight0(self) -> float:
         return self.step / self.weight0
 
+    @property
+    def ratio_again(self) -> float:
+        """All that is computed, over a step that computes nothing twice."""
+        return 1 + self.again / self.step
+
     def to_json(self) -> dict[str, float]:
         return {
             "step": self.step,
+            "step_again": self.again,
             "step_none": self.none,
             "step_weight0": self.weight0,
             "ratio_none": self.ratio_none,
@@ -60,7 +72,29 @@ class StepFlops:
 
 # Counts by what they depend on. `ser recipe check` counts dozens of recipes of a few shapes, and a
 # run's references are often of one shape: each is counted once in a process.
-_counts: dict[_Shape, float] = {}
+_counts: dict[_Shape, _Counted] = {}
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """FLOPs of a step, and of parts of it that may have to be computed twice.
+
+    Attributes:
+        step: Forward and backward.
+        encoding: The student's forward pass, up to what sends gradient back.
+        insides: What checkpointing computes again in backward passes: the student's blocks, up to
+            the last tensor that a backward pass needs.
+    """
+
+    step: float
+    encoding: float
+    insides: float
+
+    def again(self, recipe: Recipe) -> float:
+        """What a recipe has computed twice."""
+        train = recipe.train
+        encoding = self.encoding if train.accumulate > 1 else 0.0
+        return encoding + (self.insides if train.checkpointing == "blocks" else 0.0)
 
 
 @dataclass(frozen=True)
@@ -93,12 +127,13 @@ def count_flops(recipe: Recipe, objective: Objective | None = None) -> StepFlops
     with distributed.alone():
         full = on_meta(recipe) if objective is None else objective
         parameters = trainable_parameters(full)
-        step = _count(recipe, full)
+        counted = _count(recipe, full)
+        step, again = counted.step, counted.again(recipe)
         if full.addon is None:
-            return StepFlops(step, step, step, parameters)
-        control = _count(recipe, full, without_term=True)
-        none = _count_none(without_addon(recipe))
-        return StepFlops(step, none, control, parameters)
+            return StepFlops(step, step, step, parameters, again)
+        control = _count(recipe, full, without_term=True).step
+        none = _count_none(without_addon(recipe)).step
+        return StepFlops(step, none, control, parameters, again)
 
 
 def on_meta(recipe: Recipe) -> Objective:
@@ -121,13 +156,13 @@ def without_addon(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"addon": none, "views": views})
 
 
-def _views(recipe: Recipe, plan: ViewPlan) -> Views:
-    """Views of the sizes of a step, without values."""
+def views_on_meta(recipe: Recipe, plan: ViewPlan, *, processes: int = 1) -> Views:
+    """Views of the sizes of a step, without values; of several processes, the first one's."""
     request = plan.request
     if request.paired is not None:
         unscaled = replace(request.paired, scale=(1.0, 1.0), aspect=(1.0, 1.0))
         plan = replace(plan, request=replace(request, paired=unscaled))
-    part = plan.split(recipe.train.batch_size)
+    part = plan.split(recipe.train.batch_size, world=processes)
     actions = ViewMaker(recipe.views, plan, part, seed=recipe.seed).actions(0)
     batch, patch = len(part.positions), plan.patch_size
     element = GeometricAction.identity(batch, plan.grid(0))
@@ -142,7 +177,7 @@ def _views(recipe: Recipe, plan: ViewPlan) -> Views:
         part,
         standard=tuple(blank(part.num_standard, s.size, s.size) for s in plan.specs),
         paired=tuple(
-            blank(part.total_paired, a.grid[0] * patch, a.grid[1] * patch) for a in actions
+            blank(len(part.paired_rows), a.grid[0] * patch, a.grid[1] * patch) for a in actions
         ),
         actions=actions,
         parameters=(parameters,) * plan.num_views,
@@ -150,20 +185,20 @@ def _views(recipe: Recipe, plan: ViewPlan) -> Views:
     )
 
 
-def _count_none(recipe: Recipe) -> float:
+def _count_none(recipe: Recipe) -> _Counted:
     """FLOPs of a recipe without an add-on; it is built only if its shape is new."""
     model, method = recipe.model, method_class(recipe.method)
     plan = plan_views(recipe.views, image_size=recipe.data.image_size, patch_size=model.patch_size)
     cls_after = cls_after_of(model, layer=None, taps_cls=False)
-    shape = _shape(recipe, _views(recipe, plan), cls_after, (method,))
+    shape = _shape(recipe, views_on_meta(recipe, plan), cls_after, (method,))
     if shape in _counts:
         return _counts[shape]
     return _count(recipe, on_meta(recipe))
 
 
-def _count(recipe: Recipe, objective: Objective, *, without_term: bool = False) -> float:
+def _count(recipe: Recipe, objective: Objective, *, without_term: bool = False) -> _Counted:
     """FLOPs of a step of an objective; without its add-on's term, for the λ = 0 control."""
-    student, views = objective.student, _views(recipe, objective.plan)
+    student, views = objective.student, views_on_meta(recipe, objective.plan)
     addon = student.addon
     student.addon = None if without_term else addon
     parts = [part for part in (objective.method, student.addon) if part is not None]
@@ -198,22 +233,35 @@ def _shape(
 # -- A step ---------------------------------------------------------------------------------------
 
 
-def _count_step(objective: Objective, views: Views) -> float:
+def _count_step(objective: Objective, views: Views) -> _Counted:
     """FLOPs of forward and backward; the blocks of an encoder, all alike, are counted once."""
+    with _tallied(objective) as tally, FlopCounterMode(display=False) as counter, torch.no_grad():
+        objective.encode_student(objective.batch(views), trained_only=True)
+    encoding = counter.get_total_flops() + tally.flops()
+    with _tallied(objective) as tally, FlopCounterMode(display=False) as counter:
+        objective(views).total.backward()
+    return _Counted(
+        float(counter.get_total_flops() + tally.flops()), float(encoding), float(tally.insides())
+    )
+
+
+@contextlib.contextmanager
+def _tallied(objective: Objective) -> Iterator[_BlockTally]:
+    """Inside, blocks are not run: their calls are tallied."""
     tally = _BlockTally()
     encoders = [objective.encoder]
     if objective.teacher is not None:
         encoders.append(objective.teacher.encoder)
-    blocks = [encoder.blocks for encoder in encoders]
+    own = [(encoder.blocks, encoder.checkpointing) for encoder in encoders]
     try:
         for encoder in encoders:
-            encoder.blocks = nn.ModuleList(_StandIn(block, tally) for block in encoder.blocks)
-        with FlopCounterMode(display=False) as counter:
-            objective(views).total.backward()
+            own_blocks = (cast(TokenBlock, block) for block in encoder.blocks)
+            encoder.blocks = nn.ModuleList(_StandIn(block, tally) for block in own_blocks)
+            encoder.checkpointing = False
+        yield tally
     finally:
-        for encoder, own in zip(encoders, blocks, strict=True):
-            encoder.blocks = own
-    return float(counter.get_total_flops() + tally.flops())
+        for encoder, (blocks, checkpointing) in zip(encoders, own, strict=True):
+            encoder.blocks, encoder.checkpointing = blocks, checkpointing
 
 
 @dataclass(frozen=True)
@@ -237,29 +285,46 @@ class _BlockCall:
 class _BlockTally:
     """How often blocks are called, and how often gradient comes back through them."""
 
-    blocks: dict[_BlockCall, tuple[nn.Module, Layout]] = field(default_factory=dict)
+    blocks: dict[_BlockCall, tuple[TokenBlock, Layout]] = field(default_factory=dict)
     forward: Counter[_BlockCall] = field(default_factory=Counter)
     backward: Counter[_BlockCall] = field(default_factory=Counter)
 
     def flops(self) -> int:
         """Of all calls: each kind is made once, and counted."""
         total = 0
-        for call, (block, layout) in self.blocks.items():
-            tokens = torch.empty(call.tokens, device="meta", requires_grad=call.takes_gradient)
-            with FlopCounterMode(display=False) as counter:
-                passed = block(tokens, layout)
-                ahead = counter.get_total_flops()
-                if self.backward[call]:
-                    passed.backward(torch.empty_like(passed))
-            back = counter.get_total_flops() - ahead
+        for call in self.blocks:
+            ahead, back = self._flops_of(call, backward=self.backward[call] > 0)
             total += self.forward[call] * ahead + self.backward[call] * back
         return total
+
+    def insides(self) -> int:
+        """What checkpointing would add to the backward passes."""
+        total = 0
+        for call, times in self.backward.items():
+            plain, again = (
+                self._flops_of(call, backward=True, again=again)[1] for again in (False, True)
+            )
+            total += times * (again - plain)
+        return total
+
+    def _flops_of(
+        self, call: _BlockCall, *, backward: bool, again: bool = False
+    ) -> tuple[int, int]:
+        """FLOPs of a call of a block, forward and (0 if not wanted) backward."""
+        block, layout = self.blocks[call]
+        tokens = torch.empty(call.tokens, device="meta", requires_grad=call.takes_gradient)
+        with FlopCounterMode(display=False) as counter:
+            passed = through(block, tokens, layout, again=again)
+            ahead = counter.get_total_flops()
+            if backward:
+                passed.backward(torch.empty_like(passed))
+        return ahead, counter.get_total_flops() - ahead
 
 
 class _StandIn(TokenBlock):
     """Takes a block's place while calls are tallied: its output has the shape of its input."""
 
-    def __init__(self, block: nn.Module, tally: _BlockTally) -> None:
+    def __init__(self, block: TokenBlock, tally: _BlockTally) -> None:
         super().__init__()
         self.block, self.tally = block, tally
 

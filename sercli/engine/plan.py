@@ -12,7 +12,9 @@ from rich.table import Table
 
 from sercli import distributed
 from sercli.data.source import ImageSource
+from sercli.engine.accumulation import require_images
 from sercli.engine.flops import StepFlops, on_meta, trainable_parameters
+from sercli.engine.memory import StepMemory, less
 from sercli.objective import Objective
 from sercli.recipe.files import Resolved
 from sercli.recipe.schedule import Schedule
@@ -83,7 +85,8 @@ def make_plan(recipe: Recipe, source: ImageSource, *, processes: int = 1) -> Pla
     with distributed.alone():
         plan = objective.plan
         part = plan.split(recipe.train.batch_size)
-        plan.split(recipe.train.batch_size, world=processes)  # refused now, not by the processes
+        # Refused now, not by the processes.
+        require_images(recipe.train, plan.split(recipe.train.batch_size, world=processes))
     encoder = objective.encoder
     tokens = encoder.grid[0] * encoder.grid[1]
     return Plan(
@@ -170,7 +173,47 @@ def print_flops(recipe: Recipe, flops: StepFlops, console: Screen) -> None:
             f" = {flops.ratio_none:.4f} × without the add-on, "
             f"{flops.ratio_weight0:.4f} × its λ = 0 control"
         )
-    _print_rows({"FLOPs a step": f"{flops.step:.3e}{ratios}"}, console)
+    rows = {"FLOPs a step": f"{flops.step:.3e}{ratios}"}
+    if flops.again:
+        rows["recomputed"] = computed_twice(recipe, flops)
+    _print_rows(rows, console)
+
+
+def print_memory(
+    recipe: Recipe, memory: StepMemory, console: Screen, *, size: int | None, images: int
+) -> None:
+    """Print what memory a step takes of a process.
+
+    Args:
+        recipe: Resolved.
+        memory: As counted.
+        console: Where.
+        size: Bytes of the device; None: not known.
+        images: Of a process.
+    """
+    text = f"{gib(memory.peak)} of tensors at its peak, {gib(memory.held)} of them all the time"
+    if size is not None:
+        text += f"; the device has {gib(size)}"
+        if memory.peak > size:
+            enough = memory.micro_batches_for(size, recipe.train.accumulate)
+            helps = less(recipe, images, accumulate=enough)
+            text += f": too little{'; use ' if helps else ''}{' or '.join(helps)}"
+    _print_rows({"memory a step": text}, console)
+
+
+def gib(size: float) -> str:
+    """Bytes as people read them."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"
+
+
+def computed_twice(recipe: Recipe, flops: StepFlops) -> str:
+    """What the settings that save memory cost: 1.25 × the FLOPs for train.accumulate=4."""
+    train = recipe.train
+    settings = [
+        *([f"train.accumulate={train.accumulate}"] if train.accumulate > 1 else []),
+        *([f"train.checkpointing={train.checkpointing}"] if train.checkpointing != "off" else []),
+    ]
+    return f"{flops.ratio_again:.2f} × the FLOPs, for less memory ({', '.join(settings)})"
 
 
 def _print_rows(rows: Mapping[str, str], console: Screen) -> None:

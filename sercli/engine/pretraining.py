@@ -20,7 +20,8 @@ from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
 from sercli.engine.bottleneck import advice
 from sercli.engine.flops import count_flops
-from sercli.engine.plan import Plan, make_plan, print_flops, print_plan
+from sercli.engine.memory import count_memory
+from sercli.engine.plan import Plan, make_plan, print_flops, print_memory, print_plan
 from sercli.engine.preemption import Stopping
 from sercli.engine.profiling import profiled
 from sercli.engine.progress import TrainingProgress
@@ -86,6 +87,7 @@ def prepare(
     *,
     out: Path | None,
     processes: int = 1,
+    device: torch.device | None = None,
     until: contextlib.ExitStack | None = None,
 ) -> Prepared:
     """Check everything, make the run directory, and print what was derived.
@@ -94,6 +96,7 @@ def prepare(
         resolved: The recipe.
         out: The run directory to make; None: the first free `runs/<recipe>`.
         processes: How many will train.
+        device: Of the first of them; None: the CPU.
         until: How the run ends is recorded until this closes; None: until it is prepared.
 
     Raises:
@@ -119,7 +122,22 @@ def prepare(
         flops = count_flops(resolved.recipe, plan.objective)  # a first pass through the loss
         run.update_run(flops=flops.to_json())
         print_flops(resolved.recipe, flops, console)
+        _announce_memory(run, resolved.recipe, plan, processes, device or torch.device("cpu"))
     return Prepared(run, resolved.recipe, source)
+
+
+def _announce_memory(
+    run: RunDir, recipe: Recipe, plan: Plan, processes: int, device: torch.device
+) -> None:
+    """Count the memory of a step, say it, and note it in run.json."""
+    runtime = runtimes.runtime_for(device, recipe.train.precision)
+    memory = count_memory(recipe, runtime, plan.objective, processes=processes)
+    run.update_run(memory={"counted_gib": round(memory.peak / 2**30, 3)})
+    size = None
+    if device.type == "cuda":
+        size = torch.cuda.get_device_properties(device).total_memory
+    images = recipe.train.batch_size // processes
+    print_memory(recipe, memory, Screen(), size=size, images=images)
 
 
 def create_run(resolved: Resolved, plan: Plan, out: Path | None, source: ImageSource) -> RunDir:
@@ -221,7 +239,7 @@ def train(
                 steps = profile_steps if first else 0
                 with profiled(run, device, steps, progress.message) as after_step:
                     trainer.train(request, progress, after_step=after_step)
-                _record(run, trainer)
+                _record(run, trainer, progress.message)
                 signals.settle()
 
 
@@ -281,9 +299,12 @@ def _alone_in(run: RunDir, take_over: bool) -> Iterator[Callable[[], None]]:
         yield guard
 
 
-def _record(run: RunDir, trainer: Trainer) -> None:
+def _record(run: RunDir, trainer: Trainer, say: Callable[[str], None]) -> None:
     if distributed.rank():
         return
+    if peaks := run.logged("peak_memory_gib"):
+        run.update_run(memory={**(run.read_run().get("memory") or {}), "peak_gib": max(peaks)})
+        say(f"peak memory: {max(peaks):.2f} GiB")
     rates = run.logged("images_per_s")
     waits = run.logged("data_wait")
     run.update_run(

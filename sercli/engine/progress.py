@@ -155,6 +155,8 @@ def row_texts(row: Mapping[str, Any]) -> tuple[str, ...]:
     if "knn_top1" in row:
         parts.append(f"kNN {row['knn_top1']:.1f}%")
     parts.append(f"{row['images_per_s']:.0f} images/s")
+    if "peak_memory_gib" in row:
+        parts.append(f"{row['peak_memory_gib']:.1f} GiB")
     part = bottleneck(row)
     parts.append(f"data {100 * row['data_wait']:.0f}%" + ("" if part is None else f" ({part})"))
     return tuple(parts)

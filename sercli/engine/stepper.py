@@ -96,6 +96,7 @@ class Stepper:
         how_to_go_on: For the message of a stop.
         remedy: What to try when steps are not finite, for the message.
         measure: Numbers for a row, every `measure_steps`, on rank 0; the others wait.
+        gauge: What else a row tells, asked when there is one.
         judge: Called with what the ranks agreed on; raises where that ends the run.
         tensorboard: Whether rows also go there.
         guard: Called on rank 0 before anything is written; raises where that may no longer be.
@@ -117,6 +118,7 @@ class Stepper:
         how_to_go_on: str = "the same command goes on from there",
         remedy: str = "a lower learning rate",
         measure: Callable[[], Mapping[str, float]] | None = None,
+        gauge: Callable[[], Mapping[str, float]] = dict,
         judge: Callable[[Agreed], None] = lambda _agreed: None,
         tensorboard: bool = False,
         guard: Callable[[], None] = lambda: None,
@@ -125,6 +127,7 @@ class Stepper:
         self.pace, self.state, self.run, self.optimiser = pace, state, run, optimiser
         self.device, self.how_to_go_on, self.remedy = device, how_to_go_on, remedy
         self.measure, self.judge, self.tensorboard, self.clock = measure, judge, tensorboard, clock
+        self.gauge = gauge
         self.request, self.display = StopRequest(), cast(Display | None, None)
         self.step, self.train_seconds = 0, 0.0
         self._agreement: Agreement | None = None  # of the step under way
@@ -365,6 +368,7 @@ class Stepper:
             "data_wait": min(1.0, self._waited / elapsed),
             **bottleneck.row_of(self._spent),
             **facts,
+            **self.gauge(),
         }
         if self._is_measured() and self.measure is not None:
             with stages.inside("monitor"):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from sercli import distributed, stages
+from sercli import stages
 from sercli.data.cores import most_loaders
 from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
+from sercli.engine.accumulation import Gradients, require_images
 from sercli.engine.agreement import Agreed
 from sercli.engine.compiling import compile_step
+from sercli.engine.memory import Peak, saying_what_helps
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.pace import Pace
 from sercli.engine.progress import TrainingProgress
@@ -63,6 +65,7 @@ class Trainer:
         self.objective = Objective(recipe).to(runtime.device)
         plan = self.objective.plan
         self.part = plan.split(recipe.train.batch_size)
+        require_images(recipe.train, self.part)
         self.images = TrainingImages(
             source, recipe.views, plan, seed=recipe.seed, decoder=recipe.data.decoder
         )
@@ -71,10 +74,11 @@ class Trainer:
         )
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
-        self.module: nn.Module = self.objective
-        if distributed.active():
-            self.module = distributed.data_parallel(self.objective, gradient_as_bucket_view=True)
+        self.gradients = Gradients(
+            self.objective, accumulate=recipe.train.accumulate, autocast=runtime.autocast
+        )
         self.unreadable: set[str] = set()
+        self.peak = Peak(runtime.device)
         self.stepper = self._stepper(monitor, guard)
 
     def _stepper(self, monitor: Monitor, guard: Callable[[], None]) -> Stepper:
@@ -104,7 +108,8 @@ class Trainer:
             optimiser=self.optimiser,
             how_to_go_on=f"continue with: ser pretrain --resume {self.run.path}",
             remedy="a lower train.lr or train.clip_norm",
-            measure=lambda: monitor(self.objective.evaluated_encoder),
+            measure=lambda: self._monitored(monitor),
+            gauge=self.peak.take,
             judge=self._fail_if_unreadable,
             tensorboard=train.tensorboard,
             guard=guard,
@@ -154,13 +159,23 @@ class Trainer:
         self.stepper.attend(request, progress)
         if _wants_compile(self.recipe.train.compile, self.runtime):
             with stages.inside("compile", "compiling"):
-                compile_step(self.objective, self.make_views, self.runtime, say=progress.message)
+                compile_step(
+                    self.objective,
+                    self.make_views,
+                    self.runtime,
+                    accumulate=self.recipe.train.accumulate,
+                    say=progress.message,
+                )
+        self.peak.forget()
         with self._samples() as loaded:
             for samples in self.stepper.waiting(loaded):
                 self.stepper.loaded(samples.spent)
                 self._note_unreadable(samples, progress)
                 step = self.stepper.step
-                self._train_step(step, samples)
+                with saying_what_helps(
+                    self.recipe, self.run.path, step + 1, len(self.part.positions)
+                ):
+                    self._train_step(step, samples)
                 self.stepper.done(**self._facts(step))
                 after_step()
 
@@ -216,12 +231,12 @@ class Trainer:
         self.objective.move_teacher(moment, when="after")
 
     def _forward_backward(self, views: Views, moment: Moment) -> Losses:
-        self.optimiser.zero_grad(set_to_none=not distributed.active())
-        with self.runtime.autocast():
-            losses: Losses = self.module(views, moment)
-        with step_part("backward"):
-            losses.total.backward()
-        return losses
+        return self.gradients(views, moment)
+
+    def _monitored(self, monitor: Monitor) -> dict[str, float]:
+        numbers = monitor(self.objective.evaluated_encoder)
+        self.peak.forget()  # the monitor's memory is not a step's
+        return numbers
 
     def _facts(self, step: int) -> dict[str, float]:
         """What else the row of a step says."""

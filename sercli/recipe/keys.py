@@ -26,7 +26,9 @@ WITHOUT_EFFECT = frozenset(
     {
         "data.path",
         "data.workers",
+        "train.accumulate",
         "train.checkpoint_epochs",
+        "train.checkpointing",
         "train.compile",
         "train.keep_epochs",
         "train.log_steps",

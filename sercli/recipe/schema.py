@@ -235,6 +235,16 @@ class Train(Section):
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile; auto: on CUDA"
     )
+    accumulate: Count = Field(
+        1,
+        description="micro-batches that the images of a process are encoded in: the same numbers "
+        "in less memory, for one more forward pass of the student",
+    )
+    checkpointing: Literal["off", "blocks"] = Field(
+        "off",
+        description="blocks: the student keeps what enters each block and computes the rest again "
+        "in the backward pass: less memory, one more forward pass of its blocks",
+    )
     tensorboard: bool = Field(False, description="also log to TensorBoard (extra `track`)")
     log_steps: Count = Field(10, description="steps between rows of metrics.jsonl")
     checkpoint_epochs: Positive = Field(1.0, description="epochs between checkpoints")

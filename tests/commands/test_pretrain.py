@@ -113,7 +113,7 @@ def test_the_table_comes_before_flops_are_counted_and_both_before_training(
     ]  # fmt: skip
     told = RunDir.open(path).read_run()
     assert set(told["flops"]) == {
-        "step", "step_none", "step_weight0", "ratio_none", "ratio_weight0",
+        "step", "step_again", "step_none", "step_weight0", "ratio_none", "ratio_weight0",
     }  # fmt: skip
     assert told["parameters"]["trainable"] > 10_000
     json.dumps(told)

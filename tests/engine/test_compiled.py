@@ -29,29 +29,43 @@ def _traced_anew(monkeypatch, tmp_path):
 RECIPES = {
     "multi-crop": ("dino", "ser", dict(setting="2+4-crops", model={"drop_path": 0.1})),
     "a frozen embedding": (
-        "moco", "ser", dict(model={"patch_embed": "frozen", "pos_embed": "sincos"})
+        "moco",
+        "ser",
+        dict(model={"patch_embed": "frozen", "pos_embed": "sincos"}),
     ),
     "no teacher": ("barlow-twins", "essl", {}),
-}  # fmt: skip
+    "saved memory": ("dino", "ser", dict(setting="2+4-crops", model={"drop_path": 0.1})),
+}
+SAVING = {"saved memory": {"accumulate": 3, "checkpointing": "blocks"}}  # fmt: skip
 
 
 def stepper_of(name, precision="bf16"):
     method, addon, options = RECIPES[name]
     recipe = recipe_of(method, addon, 2, depth=3, **options)
+    train = recipe.train.model_copy(update=SAVING.get(name, {}))
+    recipe = recipe.model_copy(update={"train": train})
     return StepTimer(recipe, runtime_for(torch.device("cpu"), precision))
 
 
 def compiled(stepper, backend, say=lambda _: None):
     return compile_step(
-        stepper.objective, stepper.make_views, stepper.runtime, say=say, backend=backend
+        stepper.objective,
+        stepper.make_views,
+        stepper.runtime,
+        accumulate=stepper.recipe.train.accumulate,
+        say=say,
+        backend=backend,
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "graphs"), [("multi-crop", 4), ("a frozen embedding", 6), ("no teacher", 2)]
+    ("name", "graphs"),
+    [("multi-crop", 4), ("a frozen embedding", 6), ("no teacher", 2), ("saved memory", 6)],
 )
 def test_nothing_is_traced_after_the_start_whatever_the_grids(name, graphs):
     """Two parts for all blocks of the student, two of the teacher; two behind frozen embeddings.
+
+    Micro-batches run the student's without gradient, too.
 
     Grids differ by view and by step, b₁ and b₂ have other images, small crops have no teacher, and
     the monitor evaluates other sizes.
@@ -69,10 +83,11 @@ def test_nothing_is_traced_after_the_start_whatever_the_grids(name, graphs):
     assert found == [graphs] * 4
 
 
-def test_compiling_changes_neither_values_nor_names():
+@pytest.mark.parametrize("name", ["multi-crop", "saved memory"])
+def test_compiling_changes_neither_values_nor_names(name):
     found = []
     for backend in (None, "aot_eager"):
-        stepper = stepper_of("multi-crop", "fp32")
+        stepper = stepper_of(name, "fp32")
         if backend is not None:
             assert compiled(stepper, backend)
             assert all(p.grad is None for p in stepper.objective.parameters())
@@ -80,8 +95,9 @@ def test_compiling_changes_neither_values_nor_names():
         stepper.take()
         found.append(stepper.objective.state_dict())
     assert list(found[0]) == list(found[1])
-    for name, value in found[0].items():
-        torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+    for parameter, value in found[0].items():
+        ours = found[1][parameter]
+        torch.testing.assert_close(ours, value, rtol=1e-4, atol=1e-5, msg=parameter)
 
 
 def test_where_nothing_can_be_compiled_blocks_run_as_they_are():

@@ -1,10 +1,14 @@
 """What a step costs: each shape counted once, with the numbers of counting everything."""
 
+from contextlib import nullcontext
+
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from sercli.engine import flops
+from sercli.engine.accumulation import Gradients
 from sercli.objective import Objective
+from sercli.recipe.schedule import START
 from tests.support.recipes import recipe_of
 
 CASES = {
@@ -37,7 +41,7 @@ def recipe(case):
 def everything(made_of, *, addon=True):
     """FLOPs of a whole step, every block of it run."""
     objective = flops.on_meta(made_of)
-    views = flops._views(made_of, objective.plan)
+    views = flops.views_on_meta(made_of, objective.plan)
     if not addon:
         objective.student.addon = None
     with FlopCounterMode(display=False) as counter:
@@ -57,6 +61,27 @@ def test_blocks_counted_once_give_what_all_of_them_give(case):
     assert counted.step == everything(made_of) > 0
     assert counted.none == everything(flops.without_addon(made_of))
     assert counted.weight0 == everything(made_of, addon=False)
+
+
+@pytest.mark.parametrize("case", ["ser", *(pytest.param(case, marks=pytest.mark.run) for case in (
+    "views of the add-on alone", "the same without weight", "multi-crop", "a third view",
+))])  # fmt: skip
+@pytest.mark.parametrize("settings", [
+    {"accumulate": 3}, {"checkpointing": "blocks"}, {"accumulate": 3, "checkpointing": "blocks"},
+])  # fmt: skip
+def test_what_is_computed_twice_is_counted_beside_the_step(case, settings):
+    plain = recipe(case)
+    saving = plain.model_copy(update={"train": plain.train.model_copy(update=settings)})
+    counted = flops.count_flops(saving)
+    assert flops.count_flops(plain).again == 0
+    assert counted.step == flops.count_flops(plain).step
+    objective = flops.on_meta(saving)
+    views = flops.views_on_meta(saving, objective.plan)
+    gradients = Gradients(objective, accumulate=saving.train.accumulate, autocast=nullcontext)
+    with FlopCounterMode(display=False) as counter:
+        gradients(views, START)
+    assert counter.get_total_flops() == counted.step + counted.again
+    assert 1.1 < counted.ratio_again < 1.6
 
 
 def test_the_objective_that_is_counted_is_as_it_was():

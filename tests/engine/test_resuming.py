@@ -181,6 +181,19 @@ def test_what_changes_no_number_is_said_and_allowed(run, resume, stopped_run):
     assert torch.equal(weights(run), weights(whole))
 
 
+def test_memory_may_be_saved_from_some_step_on(run, resume, stopped_run):
+    edited(run, "accumulate: 1", "accumulate: 3")
+    edited(run, "checkpointing: 'off'", "checkpointing: blocks")
+    status, said = resume()
+    assert status == 0, said
+    assert "train.accumulate was 1, is 3" in said
+    assert 'train.checkpointing was "off", is "blocks"' in said
+    whole = RunDir(stopped_run.path.with_name("undivided"))
+    shutil.copytree(stopped_run.path, whole.path)
+    train(whole)
+    torch.testing.assert_close(weights(run), weights(whole), rtol=1e-3, atol=1e-4)
+
+
 def test_the_same_run_goes_on_without_a_word(run, resume):
     status, said = resume()
     assert status == 0

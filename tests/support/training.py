@@ -23,6 +23,7 @@ SER = (*TINY, "addon.projector_width=8")
 
 TIMES = (
     "images_per_s", "data_wait", "data_read", "data_decode", "data_crop", "data_idle",
+    "peak_memory_gib",
 )  # fmt: skip
 MONITORED = ("knn_top1", "embedding_std", "effective_rank")  # by the command line alone
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from sercli import distributed
+from sercli.engine.accumulation import Gradients
 from sercli.families import addon_configs, method_configs
 from sercli.heads import BatchNorm
 from sercli.losses import patch_nt_xent
 from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
+from sercli.recipe.schedule import START
 from sercli.recipe.schema import Photometrics
 from sercli.recipe.schema import Views as ViewsConfig
 from sercli.views.colours import NUM_UNIFORMS
@@ -48,6 +51,8 @@ class Case:
     method: str = "moco"
     setting: str | None = None
     drop_path: float = 0.0
+    accumulate: int = 1
+    checkpointing: str = "off"
     quick: bool = False
 
     @property
@@ -56,6 +61,8 @@ class Case:
         parts += [f"{key}={value}" for key, value in self.addon]
         parts += [self.setting] if self.setting else []
         parts += [f"drop_path={self.drop_path}"] if self.drop_path else []
+        parts += [f"accumulate={self.accumulate}"] if self.accumulate > 1 else []
+        parts += [f"checkpointing={self.checkpointing}"] if self.checkpointing != "off" else []
         parts += ["small buckets"] if self.small_buckets else []
         return ", ".join(parts)
 
@@ -94,6 +101,14 @@ def cases(world: int) -> list[Case]:
                 6, addon=of("stl"), small_buckets=True, quick=True
             ),  # groups of two: four images and two
             Case(7, addon=of("equimod"), quick=True),
+            Case(7, 3 / 7, both, accumulate=3, quick=True),
+            Case(7, 3 / 7, both, method="dino", setting="2+4-crops", drop_path=0.2, accumulate=2),
+            Case(8, 0.375, both, method="barlow-twins", accumulate=2),
+            Case(8, 0.375, both, small_buckets=True, checkpointing="blocks"),
+            Case(6, addon=of("stl"), accumulate=2, quick=True),
+            Case(7, addon=of("equimod"), accumulate=2),
+            Case(7, addon=of("essl"), accumulate=3),
+            Case(8, 0.375, (("weight", 0),), accumulate=2),
             Case(7, addon=of("essl")),
             Case(7, addon=of("essl", form="predict-and-views")),
         ]
@@ -105,6 +120,8 @@ def cases(world: int) -> list[Case]:
         Case(8, 0.25, both, method="barlow-twins"),
         Case(8, addon=of("stl")),  # four groups: four images, two and two
         Case(8, addon=of("equimod")),
+        Case(9, 2 / 9, both, accumulate=2),
+        Case(8, 0.25, both, method="dino", drop_path=0.2, accumulate=2),
     ]
 
 
@@ -120,6 +137,7 @@ def build(case: Case) -> Objective:
         options["fraction"] = case.fraction
     tree = narrow(case.method, name, case.setting, **options)
     tree["model"]["drop_path"] = case.drop_path
+    tree["train"] = {"checkpointing": case.checkpointing}
     recipe = from_mapping(tree, methods=method_configs(), addons=addon_configs()).recipe
     objective = Objective(recipe).double()
     draws = torch.Generator().manual_seed(3)
@@ -175,13 +193,21 @@ def in_float64(views: Views) -> Views:
     )
 
 
+def in_float32(views: Views) -> Views:
+    return dataclasses.replace(
+        views,
+        standard=tuple(view.float() for view in views.standard),
+        paired=tuple(view.float() for view in views.paired),
+    )
+
+
 def run_objective(case: Case) -> dict[str, Any]:
     """Losses (this rank's) and gradients, through DDP where there are other ranks."""
     objective = build(case)
     views = make_views(objective.plan, case.batch_size, seed=7)
     module: torch.nn.Module = objective
-    if distributed.active():
-        # As engine/trainer.py wraps it.
+    if distributed.active() and case.accumulate == 1:
+        # As engine/accumulation.py wraps it.
         options = {"bucket_cap_mb": 0.001} if case.small_buckets else {}
         module = distributed.data_parallel(objective, gradient_as_bucket_view=True, **options)
     found: dict[str, Any] = {
@@ -190,6 +216,10 @@ def run_objective(case: Case) -> dict[str, Any]:
         "group": objective.plan.request.group,
     }
     for _ in range(1 + case.small_buckets):  # then DDP has its buckets in their final order
+        if case.accumulate > 1:
+            gradients = Gradients(objective, accumulate=case.accumulate, autocast=nullcontext)
+            losses = gradients(views, START)
+            continue
         module.zero_grad(set_to_none=not distributed.active())
         losses = module(views)
         losses.total.backward()
