@@ -255,7 +255,8 @@ def tabled(rows: Sequence[StepRow], *, machine: Machine, settings: Sequence[str]
             f"hours: {EPOCHS} epochs of ImageNet, {IMAGENET:,} images, at a row's images/s; of the "
             f"embedded world's models by the FLOPs of {PAPER} at a row's FLOP/s",
         ]
-    given = f", {', '.join(settings)}" if settings else ""
+    last = {one.partition("=")[0]: one for one in settings}  # the last of a key counts
+    given = "".join(f", {one}" for one in last.values())
     title = f"A training step of {batch} images on {machine.title}{given}"
     return Table("step", title, columns, lines, notes)
 
