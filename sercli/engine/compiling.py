@@ -1,8 +1,8 @@
-"""Compiling what a step computes token by token: the parts of blocks around their attention.
+"""Compiling what a step computes token by token, and the colours of views pixel by pixel.
 
-Attention stays as it is: it has kernels of its own. What lies around it has one dimension that
-varies, the number of tokens of a pass, whatever views and grids they are of. It is compiled before
-the first step, and by nothing that a step draws again.
+Attention stays as it is: it has kernels of its own. What lies around it in blocks has one
+dimension that varies, the number of tokens of a pass, whatever views and grids they are of. All is
+compiled before the first step, and by nothing that a step draws again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from sercli.encoders.blocks import EAGER, Parts, ViTBlock, after_attention, befo
 from sercli.encoders.vit import Encoder
 from sercli.engine.runtime import Runtime
 from sercli.objective import Objective
+from sercli.views import passes
+from sercli.views.making import ViewMaker
 
 # Ways in which a part is called: with and without gradient, on tokens that take gradient or, behind
 # a frozen embedding, do not, branches dropped or not. torch allows 8, and runs what is beyond them
@@ -72,16 +74,46 @@ def compile_encoders(
     Returns:
         Whether they run compiled.
     """
+    number = compile_blocks(objective.blocks(), backend=backend)
+
+    def call() -> None:
+        for way in _ways(objective, rows):
+            _call(way, runtime)
+
+    if not _first_call(f"what {number} blocks compute around attention", call, say):
+        _run(objective.blocks(), EAGER)
+        return False
+    return True
+
+
+def compile_views(
+    make_views: ViewMaker,
+    device: torch.device,
+    *,
+    say: Callable[[str], None],
+    backend: Backend = "inductor",
+) -> bool:
+    """Have the passes over the pixels of views run compiled, and compile them; see above.
+
+    On a CPU they are no faster for it, by measure (benchmarks/README.md): leave them there.
+    """
+    by = passes.compiled(backend)
+    size = make_views.plan.specs[0].size
+    if not _first_call("the colours of views", lambda: _call_passes(by, size, device), say):
+        return False
+    make_views.passes = by
+    return True
+
+
+def _first_call(what: str, call: Callable[[], None], say: Callable[[str], None]) -> bool:
+    """Call what was made to run compiled, so that it is compiled; whether that works."""
     _keep_what_is_compiled()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _WAYS)
     began, before = time.perf_counter(), _graphs()
-    number = compile_blocks(objective.blocks(), backend=backend)
-    say(f"compiling what {number} blocks compute around attention (train.compile=off: uncompiled)")
+    say(f"compiling {what} (train.compile=off: uncompiled)")
     try:
-        for way in _ways(objective, rows):
-            _call(way, runtime)
+        call()
     except (RuntimeError, ImportError, OSError) as error:
-        _run(objective.blocks(), EAGER)
         reason = next(iter(str(error).strip().splitlines()), "")[:160]
         say(
             f"they run uncompiled, as they cannot be compiled here: {type(error).__name__} {reason}"
@@ -176,6 +208,25 @@ def _ways(objective: Objective, rows: int) -> list[_Way]:
     if objective.teacher is not None:
         ways.append(_Way(objective.teacher.encoder, sum(counts[:2]), False, False, False))
     return ways
+
+
+@torch.no_grad()
+def _call_passes(by: passes.Passes, size: int, device: torch.device) -> None:
+    """Call each as a step does: on the first rows of a batch, on later ones, on a whole one.
+
+    No two sizes or tensors are alike that are not in a step: torch would take them for one.
+    """
+    batch, rows = 11, 6
+    images = torch.zeros(batch, 3, size, size, device=device)
+    numbers = torch.zeros(7, rows, device=device)
+    column = numbers[0].view(-1, 1, 1)
+    scale, shift = (torch.ones(3, 1, 1, device=device) for _ in range(2))
+    for some in (images[:rows], images[1 : rows + 1]):
+        by.blend(some, numbers, grey=True, mean=True)
+        by.turn_hue(some, column)
+    for some in (images[:rows], images[1 : rows + 1], images[:rows].clone()):
+        for limit in (None, column.unsqueeze(3)):
+            by.finish(some, limit, scale, shift)
 
 
 def _call(way: _Way, runtime: Runtime) -> None:

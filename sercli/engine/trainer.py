@@ -13,7 +13,7 @@ from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
 from sercli.engine.agreement import Agreed
-from sercli.engine.compiling import compile_encoders
+from sercli.engine.compiling import compile_encoders, compile_views
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.pace import Pace
 from sercli.engine.progress import TrainingProgress
@@ -160,6 +160,9 @@ class Trainer:
                     rows=len(self.part.positions),
                     say=progress.message,
                 )
+                if self.runtime.device.type == "cuda":
+                    device = self.runtime.device
+                    compile_views(self.make_views, device, say=progress.message)
         with self._samples() as loaded:
             for samples in self.stepper.waiting(loaded):
                 self.stepper.loaded(samples.spent)
