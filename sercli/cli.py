@@ -19,6 +19,7 @@ from sercli.commands import (
     data,
     equiv_score,
     export,
+    features,
     knn,
     linear_eval,
     pretrain,
@@ -31,7 +32,16 @@ from sercli.visible import one_line, say
 
 # What these make stands in files; of the others standard output is all that there is.
 _MAKE_FILES = frozenset(
-    {"pretrain", "linear-eval", "knn", "robustness", "coco-detect", "equiv-score", "export"}
+    {
+        "pretrain",
+        "linear-eval",
+        "knn",
+        "robustness",
+        "coco-detect",
+        "equiv-score",
+        "features",
+        "export",
+    }
 )
 
 # Typer raises the errors of click, in newer versions of its own copy: UsageError of either.
@@ -52,6 +62,7 @@ app.command("knn")(knn.knn)
 app.command("robustness")(robustness.robustness)
 app.command("coco-detect")(coco_detect.coco_detect)
 app.command("equiv-score")(equiv_score.equiv_score)
+app.command("features")(features.features)
 app.command("export")(export.export)
 app.command("compare")(compare.compare)
 app.add_typer(recipe.app, name="recipe")

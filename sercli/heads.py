@@ -148,7 +148,14 @@ class TokenProjector(nn.Module):
 
     def forward(self, grid: Tensor, *, norm: nn.Module | None = None) -> Tensor:
         """[B, D, h, w] → [B, h·w, width]; `norm` takes the place of its own LayerNorm."""
-        tokens = grid.flatten(2).transpose(1, 2)
-        normed = self.norm(tokens) if norm is None else norm(tokens)
-        projected: Tensor = self.project(F.gelu(self.expand(normed)))
-        return projected
+        return self.each([grid], norm=norm)[0]
+
+    def each(self, grids: Sequence[Tensor], *, norm: nn.Module | None = None) -> list[Tensor]:
+        """The same of several grids of any sizes, at once."""
+        tokens = [grid.flatten(2).transpose(1, 2) for grid in grids]
+        shapes = [one.shape[:2] for one in tokens]
+        together = torch.cat([one.flatten(0, 1) for one in tokens])
+        normed = self.norm(together) if norm is None else norm(together)
+        projected = self.project(F.gelu(self.expand(normed)))
+        parts = projected.split([batch * length for batch, length in shapes])
+        return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]

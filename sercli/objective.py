@@ -18,6 +18,7 @@ from sercli.errors import UserError
 from sercli.families import addon_class, method_class
 from sercli.methods import Method
 from sercli.methods.base import MethodInput, TeacherMoves
+from sercli.parts import step_part
 from sercli.recipe.schedule import START, Moment
 from sercli.recipe.schema import Recipe
 from sercli.transfer import send
@@ -142,9 +143,20 @@ class Objective(nn.Module):
         The student encodes all views, the teacher the two global ones and all of b₂. Views that
         only the add-on looks at go no further than its layer.
         """
-        students, features = self._encode_student(views)
+        student, teacher = self._encode_student(views), self._encode_teacher(views)
+        return self._losses(student, teacher, views, moment)
+
+    @step_part("losses")
+    def _losses(
+        self,
+        student: tuple[list[Tensor], list[Features]],
+        teacher: tuple[list[Tensor] | None, list[Features] | None],
+        views: Views,
+        moment: Moment,
+    ) -> Losses:
+        """The student's heads, and the losses."""
+        (students, features), (targets, teacher_features) = student, teacher
         online = [self.method.student(cls) for cls in students]
-        targets, teacher_features = self._encode_teacher(views)
         invariance = self.method.loss(
             MethodInput(
                 students=online,
@@ -160,6 +172,7 @@ class Objective(nn.Module):
         detached = None if equivariance is None else equivariance.detach()
         return Losses(total, invariance.detach(), detached, students[0].detach())
 
+    @step_part("forward, student")
     def _encode_student(self, views: Views) -> tuple[list[Tensor], list[Features]]:
         """[CLS] of each view of the invariance loss, and the features for the add-on.
 
@@ -192,6 +205,7 @@ class Objective(nn.Module):
         cls, features = _joined(found[:whole], len(standard))
         return cls, [*features, *found[whole:]]
 
+    @step_part("forward, teacher")
     @torch.no_grad()
     def _encode_teacher(self, views: Views) -> tuple[list[Tensor] | None, list[Features] | None]:
         """The teacher's embeddings of the global views, and its features for the add-on, if any."""

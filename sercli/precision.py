@@ -33,6 +33,15 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(at_least_fp32(tensor))
 
 
+def of_products(tensor: Tensor) -> torch.dtype:
+    """The dtype in which a linear map of the tensor is computed: autocast's, if it is on."""
+    device = tensor.device.type
+    there_is = torch.amp.is_autocast_available(device)  # not where there are shapes alone
+    if there_is and tensor.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
+
+
 def without_autocast(like: Tensor) -> torch.autocast:
     """A context in which products, too, are taken in the dtypes of their operands."""
     return torch.autocast("cuda" if like.is_cuda else "cpu", enabled=False)

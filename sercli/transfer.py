@@ -42,6 +42,11 @@ def send(tensors: Mapping[_Name, Tensor], device: torch.device) -> dict[_Name, T
     return {name: place for name, place, _ in _cut(there, tensors)}
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """One tensor on a device, without waiting; one that is there already stays as it is."""
+    return tensor if tensor.is_cuda else send({0: tensor}, device)[0]
+
+
 def send_all(
     parcels: Mapping[str, Mapping[str, Tensor]], device: torch.device
 ) -> dict[str, Mapping[str, Tensor]]:

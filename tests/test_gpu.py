@@ -9,6 +9,7 @@ import os
 import pytest
 import torch
 
+from sercli.encoders.vit import Encoder
 from sercli.engine import pretraining
 from sercli.engine.progress import TrainingProgress
 from sercli.engine.runtime import runtime_for
@@ -17,6 +18,7 @@ from sercli.evals.detection.evaluate import evaluate
 from sercli.evals.detection.images import Canvas
 from sercli.evals.detection.task import Options, prepare
 from sercli.losses import patch_nt_xent
+from sercli.recipe.schema import Model
 from sercli.runs.run_dir import RunDir
 from sercli.signals import StopRequest
 from tests.support import detection, recipes
@@ -42,6 +44,27 @@ def test_patch_loss_equals_the_cpu(negatives):
         found.append([x.cpu() for x in (loss, *torch.autograd.grad(loss, [anchors, keys]))])
     for on_cpu, on_cuda in zip(*found, strict=True):
         torch.testing.assert_close(on_cuda, on_cpu, rtol=2e-3, atol=1e-6)
+
+
+@of_values
+def test_views_of_all_sizes_in_one_pass_give_what_each_gives():
+    """By attention of all sizes at once, or, where this torch gets that wrong, size by size."""
+    model = Model(name="vit_tiny", depth=3)
+    encoder = Encoder.from_model(model, image_size=224, cls_after=1).initialise(0).cuda()
+    found = []
+    for together in (True, False):
+        torch.manual_seed(0)
+        views = [torch.randn(4, 3, *size).cuda() for size in ((224, 224), (208, 240), (96, 96))]
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            features = (
+                encoder.encode(views, (1,)) if together else [encoder(v, (1,)) for v in views]
+            )
+        total = sum(f.cls.square().sum() + f.grids[1].square().mean() for f in features)
+        gradients = torch.autograd.grad(total, list(encoder.parameters()))
+        found.append([*(f.cls for f in features), *gradients])
+    for one, alone in zip(*found, strict=True):
+        error = (one.float() - alone.float()).norm() / alone.float().norm()
+        assert error < 0.02
 
 
 @pytest.mark.parametrize("compiled", ["off", pytest.param("on", marks=of_values)])

@@ -276,7 +276,13 @@ def test_the_table_of_keys_is_that_of_recipes():
 
 
 # Facts of a result that look like recipe keys.
-OF_RESULTS = {"model.positions", "model.matched", "model.expected", "data.partial"}
+OF_RESULTS = {
+    "model.positions",
+    "model.matched",
+    "model.expected",
+    "data.partial",
+    "model.precision",
+}
 
 
 @every_page

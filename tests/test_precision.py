@@ -10,7 +10,7 @@ from tests.support.mixed_precision import HALF, OBJECTIVES, operators_of
 from tests.support.operators import ATTENTION, Operators
 from tests.support.recipes import recipe_of
 
-PRODUCTS = {"addmm", "mm", "bmm", "convolution", ATTENTION}
+PRODUCTS = {"addmm", "mm", "bmm", ATTENTION}
 BETWEEN = {"gelu", "relu", "relu_"}
 # Say nothing of precision: they move values or make room for them.
 MOVES = {

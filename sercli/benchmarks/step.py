@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sercli.benchmarks.measure import seconds_of, synchronise
-from sercli.engine.compiling import compile_encoders, compile_views
+from sercli.engine.compiling import compile_step
 from sercli.engine.flops import count_flops
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.runtime import Runtime
@@ -104,7 +104,7 @@ class StepTimer:
     Args:
         recipe: What is trained; its `train.batch_size` images are this process's.
         runtime: The device that steps run on, and the precision of their products.
-        compiled: Compile the encoder's blocks, and on CUDA the passes over views' pixels.
+        compiled: Compile the encoder's blocks.
     """
 
     def __init__(self, recipe: Recipe, runtime: Runtime, *, compiled: bool = False) -> None:
@@ -116,10 +116,7 @@ class StepTimer:
             recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
         )
         if compiled:
-            rows = len(self.part.positions)
-            compile_encoders(self.objective, runtime, rows=rows, say=lambda _: None)
-            if runtime.device.type == "cuda":
-                compile_views(self.make_views, runtime.device, say=lambda _: None)
+            compile_step(self.objective, self.make_views, runtime, say=lambda _: None)
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.schedule = Schedule.of(recipe.train, 100 * recipe.train.batch_size)

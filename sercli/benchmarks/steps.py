@@ -24,6 +24,9 @@ from sercli.statistics import paired_ratio
 
 Mode = Literal["eager", "compiled", "reference"]
 MODES: tuple[Mode, ...] = ("eager", "compiled", "reference")
+PAPER_FRACTION = (
+    "addon.fraction=0.01"  # of the batch in b₂; recipes of the embedded world have more
+)
 PAPER, EPOCHS, IMAGENET = "imagenet/moco-ser", 100, 1_281_167
 
 
@@ -148,6 +151,7 @@ def run(
     for variant in variants:
         tell(f"counting a step of {variant.name}")
         timer = variant.timer(machine)
+        timer.take()  # the first makes what later ones find, such as moments and constants
         with OperatorCount() as seen:
             timer.take()
         before = reset_peak(machine.device)
@@ -179,8 +183,14 @@ def _seconds(timer: StepTimer, steps: int, machine: Machine) -> float:
     return seconds_of(take, machine.device)[0] / steps
 
 
-def tabled(rows: Sequence[StepRow], *, machine: Machine) -> Table:
-    """The rows as a table, with the device's matmul ceiling measured beside."""
+def tabled(rows: Sequence[StepRow], *, machine: Machine, settings: Sequence[str] = ()) -> Table:
+    """The rows as a table, with the device's matmul ceiling measured beside.
+
+    Args:
+        rows: The first is what the others are held to.
+        machine: What they were measured on.
+        settings: That their recipes were given, for the title.
+    """
     timed = bool(rows[0].seconds)
     side, repeats = (8192, 20) if machine.device.type == "cuda" else (1024, 3)
     dtype = machine.runtime.autocast_dtype
@@ -239,7 +249,8 @@ def tabled(rows: Sequence[StepRow], *, machine: Machine) -> Table:
             f"hours: {EPOCHS} epochs of ImageNet, {IMAGENET:,} images, at a row's images/s; of the "
             f"embedded world's models by the FLOPs of {PAPER} at a row's FLOP/s",
         ]
-    title = f"A training step of {batch} images on {machine.title}"
+    given = f", {', '.join(settings)}" if settings else ""
+    title = f"A training step of {batch} images on {machine.title}{given}"
     return Table("step", title, columns, lines, notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,25 +31,61 @@ app = typer.Typer(
 Measurement = Callable[["Machine", "Tell"], "Sequence[Table]"]
 
 
-def measured(options: MeasuringOptions, measure: Measurement) -> None:
-    """Measure, print the tables, and write the JSON file that was asked for.
+def measured(options: MeasuringOptions, measure: Measurement, *, page: Path | None = None) -> None:
+    """Measure, print the tables, and write the files that were asked for.
 
     Raises:
-        UserError: The device or the file cannot be used; found out before anything is measured.
+        UserError: The device or a file cannot be used; found out before anything is measured.
     """
     from sercli.benchmarks import record
     from sercli.runs.files import require_writable
 
-    if options.json is not None:
-        require_writable(options.json.absolute().parent)
+    wanted = [file for file in (options.json, page) if file is not None]
+    for file in wanted:
+        require_writable(file.absolute().parent)
     machine = record.Machine.of(options.device, options.threads)
     with measuring() as tell:
         tables = measure(machine, tell)
     for table in tables:
         print_measurements(table)
+    found = record.record(machine, tables)
     if options.json is not None:
-        record.write(options.json, record.record(machine, tables))
-        say(f"wrote {options.json}")
+        record.write(options.json, found)
+    if page is not None:
+        record.write_page(page, found, tables)
+    for file in wanted:
+        say(f"wrote {file}")
+
+
+@app.command("all")
+@option_objects
+def all_(
+    options: MeasuringOptions,
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.md", help="Write the tables as a page of Markdown as well."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Some of them (may be given several times)."),
+    ] = None,
+) -> None:
+    """Every benchmark, small: minutes in all. Each command by itself measures more of it."""
+
+    def measure(machine: Machine, tell: Tell) -> list[Table]:
+        from sercli.benchmarks.suite import BENCHMARKS
+
+        if unknown := set(only or ()) - set(BENCHMARKS):
+            raise UserError(
+                f"--only {min(unknown)}", "no such benchmark", f"known: {', '.join(BENCHMARKS)}"
+            )
+
+        def one(name: str) -> Sequence[Table]:
+            return BENCHMARKS[name](machine, lambda text: tell(f"{name}: {text}"))
+
+        return [table for name in only or BENCHMARKS for table in one(name)]
+
+    measured(options, measure, page=page)
 
 
 @app.command()
@@ -126,7 +163,7 @@ def step(
         typer.Option(
             metavar="RECIPE",
             help="Others (may be given several times).",
-            show_default="shapes/moco-ser; with --recipe none",
+            show_default="shapes/moco-ser with addon.fraction=0.01; with --recipe none",
         ),
     ] = None,
     modes: Annotated[
@@ -155,19 +192,21 @@ def step(
     A step is views, forward, backward, optimiser and teacher. Reading images is left out: loader
     processes do it meanwhile.
     """
-    others = against
-    if others is None:
-        others = ["shapes/moco-ser"] if recipe == "shapes/moco-none" else []
+    others, settings = against or [], list(set_ or ())
+    as_usual = recipe == "shapes/moco-none" and not others
 
     def measure(machine: Machine, tell: Tell) -> list[Table]:
         from sercli.benchmarks import steps
 
         cuda = machine.device.type == "cuda"
+        if as_usual:
+            others.append("shapes/moco-ser")
+            settings.insert(0, steps.PAPER_FRACTION)  # one that is given comes later, and counts
         variants = steps.variants_of(
             [recipe, *others],
             modes=steps.parse_modes(modes, cuda=cuda),
             batch_size=batch_size,
-            settings=tuple(set_ or ()),
+            settings=settings,
             accumulate=accumulate,
         )
         found = steps.run(
@@ -177,7 +216,7 @@ def step(
             steps=10 if cuda else 1,
             tell=tell,
         )
-        return [steps.tabled(found, machine=machine)]
+        return [steps.tabled(found, machine=machine, settings=settings)]
 
     measured(options, measure)
 

@@ -213,7 +213,7 @@ def _evaluate(
             outcome = evaluate(
                 task,
                 directory,
-                runtime=runtime_for(chosen),
+                runtime=runtime_for(chosen, run.precision),
                 request=request,
                 restart=restart,
                 workers=loader_processes(run, chosen),

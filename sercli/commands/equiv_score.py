@@ -88,11 +88,12 @@ def equiv_score(score: ScoreOptions, run: RunOptions, model: ModelOptions) -> No
     """
     size, blocks = _size(score.image_size), _layers(score.layers)
     require_subject(model, run, score.data)
-    from sercli.engine.runtime import choose_device
+    from sercli.engine.runtime import choose_device, runtime_for
     from sercli.evals.equivariance.evaluate import evaluate
     from sercli.evals.equivariance.picture import picture
 
     chosen = choose_device(run.device)
+    runtime = runtime_for(chosen, run.precision)
     subject = resolve_subject(model, run, data=score.data, image_size=max(size) if size else None)
     say_what_was_read(subject.loaded)
     depth, tapped = subject.loaded.encoder.depth, subject.tapped_layer
@@ -101,12 +102,12 @@ def equiv_score(score: ScoreOptions, run: RunOptions, model: ModelOptions) -> No
     source = subject.images.open_unseen()
     if source.split != "val":
         say_to_stderr(f"{source.name} has no val split: train images are scored")
-    rows = picture(subject.loaded, source, layer=pictured, device=chosen, image_size=size)
+    rows = picture(subject.loaded, source, layer=pictured, runtime=runtime, image_size=size)
     with progress() as update:
         outcome = evaluate(
             subject.loaded,
             source,
-            device=chosen,
+            runtime=runtime,
             layers=blocks,
             image_size=size,
             batch_size=score.batch_size,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from sercli.commands.options import ModelOptions, RunOptions
+from sercli.commands.options import MachineOptions, ModelOptions, RunOptions
 from sercli.visible import say
 
 if TYPE_CHECKING:
@@ -45,8 +45,12 @@ def require_model(model: ModelOptions) -> None:
     )
 
 
-def require_usable(model: ModelOptions, run: RunOptions) -> None:
+def require_usable(model: ModelOptions, run: RunOptions | None) -> None:
     """Refuse a model as `require_model` does, or a place for its results that is not to be had.
+
+    Args:
+        model: The model.
+        run: Says the place; None: nobody does.
 
     Raises:
         UserError: In these cases.
@@ -54,7 +58,7 @@ def require_usable(model: ModelOptions, run: RunOptions) -> None:
     from sercli.commands.subject import destination, require_writable
 
     require_model(model)
-    require_writable(destination(asked_for(model), run.out))
+    require_writable(destination(asked_for(model), None if run is None else run.out))
 
 
 def require_images(model: ModelOptions, data: str | None, classes: str | None = None) -> None:
@@ -141,7 +145,7 @@ def say_what_was_read(loaded: LoadedEncoder) -> None:
         say_to_stderr(loaded.summary)
 
 
-def loader_processes(run: RunOptions, device: torch.device) -> int:
+def loader_processes(run: MachineOptions, device: torch.device) -> int:
     """As many as asked for, or this process's share of the cores."""
     from sercli.data.loading import default_workers
     from sercli.engine.runtime import runtime_for

@@ -57,7 +57,7 @@ def knn(
     share = parse_shots(shots)
     require_subject(model, run, images.data, images.classes)
     from sercli.engine.processes import is_first_process
-    from sercli.engine.runtime import process_group
+    from sercli.engine.runtime import process_group, runtime_for
     from sercli.evals.knn import evaluate
 
     first = is_first_process()
@@ -78,7 +78,7 @@ def knn(
             subject.loaded,
             subject.images.open("train"),
             subject.images.open("val") if has_val else None,
-            device=chosen,
+            runtime=runtime_for(chosen, run.precision),
             batch_size=batch_size,
             limit=run.limit,
             shots=share,

@@ -130,7 +130,7 @@ def linear_eval(
         with progress_of(first) as progress:
             outcome = evaluate(
                 prepared,
-                runtime=runtime_for(chosen),
+                runtime=runtime_for(chosen, run.precision),
                 unfinished=unfinished,
                 cache=None if options.augment else directory.feature_cache("train"),
                 request=request,

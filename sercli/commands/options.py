@@ -32,6 +32,12 @@ from sercli.errors import UserError
 
 def _device(name: str) -> str:
     """A device's name as PyTorch has it; whether the machine has one is found out later."""
+    if re.fullmatch(r"mps(:\d+)?", name):
+        raise UserError(
+            f"--device {name}",
+            "it has no float64, in which evaluators sum, and no training was tried on one",
+            "use cpu",
+        )
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise UserError(f"--device {name}", "it must be cpu or cuda")
     return name
@@ -127,6 +133,13 @@ def parse_shots(shots: str | None) -> float | None:
     return float(match[1]) / 100
 
 
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16"],
+    typer.Option(
+        help="In which precision the encoder runs; what follows is float32. auto: bf16 on CUDA, "
+        "fp32 on a CPU. The result says which it was.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images taken at a time.")]
 Settings = Annotated[
     list[str] | None,
@@ -220,19 +233,11 @@ class ImageOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """How an evaluation runs, and where its results go."""
+class MachineOptions:
+    """How an evaluation runs."""
 
     panel: ClassVar[str] = "The run"
 
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUNDIR",
-            help="Run directory that takes the results; made if it does not exist. Default: the "
-            "run directory itself, or `runs/NAME`, after the model.",
-        ),
-    ] = None
     device: Device = None
     workers: Annotated[
         int | None,
@@ -245,6 +250,21 @@ class RunOptions:
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Use at most this many images; the result is marked partial."),
+    ] = None
+    precision: Precision = "auto"
+
+
+@dataclass(frozen=True)
+class RunOptions(MachineOptions):
+    """How an evaluation runs, and where its results go."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUNDIR",
+            help="Run directory that takes the results; made if it does not exist. Default: the "
+            "run directory itself, or `runs/NAME`, after the model.",
+        ),
     ] = None
 
 

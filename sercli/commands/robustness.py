@@ -27,10 +27,11 @@ from sercli.runs.places import require_place
 from sercli.visible import say
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
     from sercli.data import ImageSource
     from sercli.encoders.loading import LoadedEncoder
+    from sercli.engine.runtime import Runtime
     from sercli.evals.common import Outcome
     from sercli.evals.robustness.classifier import Classifier
     from sercli.runs.result import Result
@@ -127,7 +128,7 @@ def robustness(
     _refuse_unusable(model, run, wanted, own_head=head == _OWN)
     from sercli.commands.subject import destination
     from sercli.engine.processes import is_first_process
-    from sercli.engine.runtime import process_group
+    from sercli.engine.runtime import process_group, runtime_for
     from sercli.evals.robustness.evaluate import evaluate
     from sercli.evals.robustness.opening import open_sets
     from sercli.evals.robustness.reading import Reading
@@ -139,7 +140,7 @@ def robustness(
     with process_group(run.device) as chosen, progress_of(first) as progress:
         asked = asked_for(model)
         target = destination(asked, run.out)
-        classifier = _classifier(model, head, target, chosen)
+        classifier = _classifier(model, head, target, runtime_for(chosen, run.precision))
         opened = open_sets(
             wanted.folders,
             classifier.classes,
@@ -271,7 +272,7 @@ def _open_val(wanted: _Wanted, classifier: Classifier, model: str) -> ImageSourc
 
 
 def _classifier(
-    model: ModelOptions, head: str | None, target: Path, device: torch.device
+    model: ModelOptions, head: str | None, target: Path, runtime: Runtime
 ) -> Classifier:
     """The model with its own head, or with a probe that was trained on it.
 
@@ -282,22 +283,21 @@ def _classifier(
     from sercli.evals.robustness.classifier import own_head
 
     if head == _OWN:
-        return own_head(model.source, device=device, random_init=model.random_init)
+        return own_head(model.source, runtime=runtime, random_init=model.random_init)
     file = _head_file(model.source, target) if head is None else Path(head)
-    classifier, loaded = _probe(model, file, device)
+    classifier, loaded = _probe(model, file, runtime)
     if is_first_process():
         say_what_was_read(loaded)
     return classifier
 
 
-def _probe(
-    model: ModelOptions, file: Path, device: torch.device
-) -> tuple[Classifier, LoadedEncoder]:
+def _probe(model: ModelOptions, file: Path, runtime: Runtime) -> tuple[Classifier, LoadedEncoder]:
     """The encoder with the probe in `file` that was trained on it.
 
     Raises:
         UserError: There is no probe, or it is another encoder's.
     """
+    from sercli.evals.common import model_of
     from sercli.evals.linear.heads import load_head
     from sercli.evals.robustness.classifier import CentreView, Classifier
 
@@ -305,10 +305,17 @@ def _probe(
     loaded = read_model(model)
     probe.require_encoder(loaded.encoder)
     facts = probe.facts
+    device = runtime.device
     encoder, probe = loaded.encoder.to(device).eval(), probe.to(device).eval()
     red, green, blue = facts.mean
+
+    def network(images: Tensor) -> Tensor:
+        with runtime.autocast():  # the head steps out of it
+            logits: Tensor = probe(encoder(images, probe.layers))
+        return logits
+
     classifier = Classifier(
-        network=lambda images: probe(encoder(images, probe.layers)),
+        network=network,
         classes=facts.classes,
         image_size=facts.image_size,
         view=CentreView(facts.resize, facts.image_size, facts.interpolation),
@@ -322,7 +329,7 @@ def _probe(
             "interpolation": facts.interpolation,
         },
         model={
-            **loaded.describe(),
+            **model_of(loaded, runtime),
             "head": {
                 "file": str(file),
                 "feature_set": facts.feature_set,

@@ -8,6 +8,7 @@ What works token by token (norms, linear maps, MLP, residuals) sees [T, D] and n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +38,7 @@ class Layout:
     Attributes:
         spans: The views, in the order of their tokens.
         prefix: Tokens in front of the patches of each image: [CLS] and registers, once they joined.
-        device: Where indices are made; they are made there, nothing is copied.
+        device: Where its tokens are.
     """
 
     spans: tuple[Span, ...]
@@ -70,16 +71,10 @@ class Layout:
         """Most tokens of an image."""
         return max(length for _, length in self.groups)
 
-    @cached_property
+    @property
     def boundaries(self) -> Tensor:
         """int32 [B + 1], where each image begins; at the end T, as `varlen_attn` wants them."""
-        ends = list(accumulate(count * length for count, length in self.groups))
-        starts = [
-            torch.arange(end - count * length, end, length, device=self.device, dtype=torch.int32)
-            for (count, length), end in zip(self.groups, ends, strict=True)
-        ]
-        end = torch.full((1,), ends[-1], device=self.device, dtype=torch.int32)
-        return torch.cat([*starts, end])
+        return _boundaries(self.groups, self.device)
 
     @property
     def firsts(self) -> Tensor:
@@ -91,20 +86,24 @@ class Layout:
 
         One split, as a slice of each would have a gradient as large as all tokens.
         """
-        lengths = [self.length(span) for span in self.spans]
-        sizes = [s.count * length for s, length in zip(self.spans, lengths, strict=True)]
-        return [
-            piece.unflatten(0, (span.count, length))
-            for piece, span, length in zip(split(tokens, sizes), self.spans, lengths, strict=True)
+        return self._cut(tokens, [(span.count, self.length(span)) for span in self.spans])
+
+    def by_grid(self, tokens: Tensor) -> tuple[list[tuple[int, int]], list[Tensor]]:
+        """The grids in their order, and [T, D] → [n, N, D] of neighbours of one grid."""
+        grids = [
+            (grid, sum(span.count for span in spans))
+            for grid, spans in groupby(self.spans, key=lambda span: span.grid)
         ]
+        shapes = [(count, self.prefix + grid[0] * grid[1]) for grid, count in grids]
+        return [grid for grid, _ in grids], self._cut(tokens, shapes)
 
     def by_group(self, tokens: Tensor) -> list[Tensor]:
         """[T, …] → [n, N, …] of each group, without a copy."""
-        sizes = [count * length for count, length in self.groups]
-        return [
-            piece.unflatten(0, group)
-            for piece, group in zip(split(tokens, sizes), self.groups, strict=True)
-        ]
+        return self._cut(tokens, self.groups)
+
+    def _cut(self, tokens: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        pieces = split(tokens, [count * length for count, length in shapes])
+        return [piece.unflatten(0, shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
     def spread(self, factors: Tensor) -> Tensor:
         """What images have, for each of their tokens: [B, K, 2] → [K, 2, T]."""
@@ -128,6 +127,21 @@ class Layout:
     def first_views(self, number: int) -> Layout:
         """Without the views behind the first so many."""
         return Layout(self.spans[:number], self.prefix, self.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _boundaries(groups: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """`Layout.boundaries`, made on the device; all blocks, and often student and teacher, share it.
+
+    Evaluators ask within inference mode, whose tensors no later step could differentiate by.
+    """
+    with torch.inference_mode(mode=False):
+        ends = list(accumulate(count * length for count, length in groups))
+        starts = [
+            torch.arange(end - count * length, end, length, device=device, dtype=torch.int32)
+            for (count, length), end in zip(groups, ends, strict=True)
+        ]
+        return torch.cat([*starts, torch.full((1,), ends[-1], device=device, dtype=torch.int32)])
 
 
 def split(tensor: Tensor, sizes: Sequence[int], dim: int = 0) -> Sequence[Tensor]:

@@ -11,16 +11,16 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import torch
-from timm.layers import LayerScale
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sercli.actions import grid_of
 from sercli.encoders.blocks import TokenBlock, ViTBlock, size_by_size, understood
+from sercli.encoders.embedding import PatchEmbedding
+from sercli.encoders.initialising import draw_weights
 from sercli.encoders.positions import resampled, sincos
 from sercli.encoders.sizes import size_of
 from sercli.encoders.tokens import Layout, Span, joined, split
@@ -51,18 +51,6 @@ class Features:
             {layer: grid.detach() for layer, grid in self.grids.items()},
             {layer: token.detach() for layer, token in self.cls_tokens.items()},
         )
-
-
-class PatchEmbedding(nn.Module):
-    """Non-overlapping patches through one linear map."""
-
-    def __init__(self, proj: nn.Conv2d) -> None:
-        super().__init__()
-        self.proj = proj
-
-    def forward(self, images: Tensor) -> Tensor:
-        embedded: Tensor = self.proj(images)
-        return embedded
 
 
 class Encoder(nn.Module):
@@ -206,7 +194,8 @@ class Encoder(nn.Module):
         """
         with seeded(seed, "encoder"), torch.no_grad():
             for name, module in self.named_modules():
-                _initialise_module(module, self.init, parts=3 if name.endswith(".qkv") else 1)
+                if module is not self:
+                    draw_weights(module, self.init, parts=3 if name.endswith(".qkv") else 1)
             if self.init is Initialiser.MOCO_V3:
                 projection = self.patch_embed.proj
                 limit = math.sqrt(6 / (projection.weight[0].numel() + projection.weight.shape[0]))
@@ -315,16 +304,20 @@ class Encoder(nn.Module):
 
     def _embed(self, views: Sequence[Tensor]) -> tuple[Tensor, Layout]:
         """Patch tokens [T, D] with their positions, and where they lie."""
-        pieces: list[Tensor] = []
-        spans: list[Span] = []
-        for (height, width), members in groupby(views, key=lambda view: tuple(view.shape[2:])):
-            images = list(members)
-            grid = grid_of((int(height), int(width)), self.patch_size)
-            embedded = self.patch_embed(joined(images)).flatten(2).transpose(1, 2)
-            pieces.append((embedded + self.positions(grid)).flatten(0, 1))
-            spans += [Span(len(view), grid) for view in images]
-        tokens = joined(pieces).contiguous()
-        return tokens, Layout(tuple(spans), 0, tokens.device)
+        sides = [(int(view.shape[2]), int(view.shape[3])) for view in views]
+        grids = [grid_of(side, self.patch_size) for side in sides]
+        layout = Layout(
+            tuple(Span(len(view), grid) for view, grid in zip(views, grids, strict=True)),
+            prefix=0,
+            device=views[0].device,
+        )
+        places = {grid: self.positions(grid) for grid in dict.fromkeys(grids)}
+        embedded = self.patch_embed(views)
+        pieces = [
+            (tokens + places[grid]).flatten(0, 1)
+            for grid, tokens in zip(*layout.by_grid(embedded), strict=True)
+        ]
+        return joined(pieces), layout
 
     def _join(self, tokens: Tensor, layout: Layout, layer: int) -> tuple[Tensor, Layout]:
         """Put [CLS] (and registers) in front, if this is the block after which they join."""
@@ -390,24 +383,3 @@ def final_norm(encoder: Encoder) -> nn.Module:
 
 
 _norm = functools.partial(nn.LayerNorm, eps=1e-6)
-
-
-def _initialise_module(module: nn.Module, scheme: Initialiser, *, parts: int) -> None:
-    """Draw a module's own weights; a linear layer may be `parts` maps of one input in one."""
-    match module:
-        case nn.Linear():
-            if scheme in (Initialiser.MOCO_V3, Initialiser.SER_MOCO):
-                limit = math.sqrt(6 / (module.in_features + module.out_features // parts))
-                module.weight.uniform_(-limit, limit)
-            else:
-                truncated_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                module.bias.zero_()
-        case nn.Conv2d() | nn.LayerNorm():
-            module.reset_parameters()
-        case LayerScale():
-            module.gamma.fill_(module.init_values)
-        case _ if any(True for _ in module.parameters(recurse=False)) and not isinstance(
-            module, Encoder
-        ):
-            raise UserError(f"cannot initialise a {type(module).__name__}")

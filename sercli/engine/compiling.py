@@ -1,8 +1,8 @@
-"""Compiling what a step computes token by token, and the colours of views pixel by pixel.
+"""Compiling what a step computes token by token and pixel by pixel, before the first step.
 
-Attention stays as it is: it has kernels of its own. What lies around it in blocks has one
-dimension that varies, the number of tokens of a pass, whatever views and grids they are of. All is
-compiled before the first step, and by nothing that a step draws again.
+Attention stays as it is: it has kernels of its own. What lies around it in a block has one
+dimension that varies, the number of tokens of a pass, whatever views and grids they are of; what
+runs over pixels has the number of images. So nothing that a step draws compiles anything again.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from sercli.encoders.blocks import EAGER, Parts, ViTBlock, after_attention, befo
 from sercli.encoders.vit import Encoder
 from sercli.engine.runtime import Runtime
 from sercli.objective import Objective
-from sercli.views import passes
 from sercli.views.making import ViewMaker
+from sercli.views.passes import Passes
 
 # Ways in which a part is called: with and without gradient, on tokens that take gradient or, behind
 # a frozen embedding, do not, branches dropped or not. torch allows 8, and runs what is beyond them
 # uncompiled, without a word.
 _WAYS = 32
+
+_FAILURES = (RuntimeError, ImportError, OSError)  # of compilers, and of their absence
 
 Backend = str | Callable[..., Any]  # as torch.compile takes them
 
@@ -52,76 +54,61 @@ class _Way:
     drops: bool
 
 
-def compile_encoders(
+def compile_step(
     objective: Objective,
+    maker: ViewMaker,
     runtime: Runtime,
     *,
-    rows: int,
     say: Callable[[str], None],
     backend: Backend = "inductor",
 ) -> bool:
     """Have the blocks of student and teacher run compiled in training, and compile them.
 
-    Where that fails (a machine without a compiler), it is said in a line and they stay as they are.
+    On a GPU what runs over the pixels of views does so, too; on a CPU it is in cache as it is.
+    Where compiling fails (a machine without a compiler), it is said in a line and all stays as it
+    is.
 
     Args:
         objective: On its device, in training mode; parameters and their names do not change.
+        maker: Of its views.
         runtime: Its device and precision.
-        rows: Images of a step on this rank.
         say: Told what is done, and how long it took.
         backend: Of `torch.compile`.
 
     Returns:
         Whether they run compiled.
     """
-    number = compile_blocks(objective.blocks(), backend=backend)
-
-    def call() -> None:
-        for way in _ways(objective, rows):
-            _call(way, runtime)
-
-    if not _first_call(f"what {number} blocks compute around attention", call, say):
-        _run(objective.blocks(), EAGER)
-        return False
-    return True
-
-
-def compile_views(
-    make_views: ViewMaker,
-    device: torch.device,
-    *,
-    say: Callable[[str], None],
-    backend: Backend = "inductor",
-) -> bool:
-    """Have the passes over the pixels of views run compiled, and compile them; see above.
-
-    On a CPU they are no faster for it, by measure (benchmarks/README.md): leave them there.
-    """
-    by = passes.compiled(backend)
-    size = make_views.plan.specs[0].size
-    if not _first_call("the colours of views", lambda: _call_passes(by, size, device), say):
-        return False
-    make_views.passes = by
-    return True
-
-
-def _first_call(what: str, call: Callable[[], None], say: Callable[[str], None]) -> bool:
-    """Call what was made to run compiled, so that it is compiled; whether that works."""
     _keep_what_is_compiled()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _WAYS)
     began, before = time.perf_counter(), _graphs()
-    say(f"compiling {what} (train.compile=off: uncompiled)")
+    number = compile_blocks(objective.blocks(), backend=backend)
+    say(f"compiling what {number} blocks compute around attention (train.compile=off: uncompiled)")
     try:
-        call()
-    except (RuntimeError, ImportError, OSError) as error:
+        for way in _ways(objective, len(maker.part.positions)):
+            _call(way, runtime)
+        if runtime.device.type == "cuda":
+            compile_passes(maker, runtime.device, backend=backend)
+    except _FAILURES as error:
+        _run(objective.blocks(), EAGER)
         reason = next(iter(str(error).strip().splitlines()), "")[:160]
-        say(
-            f"they run uncompiled, as they cannot be compiled here: {type(error).__name__} {reason}"
-        )
+        say(f"they cannot be compiled here and run uncompiled: {type(error).__name__}: {reason}")
         return False
     seconds = time.perf_counter() - began
     say(f"compiled {_graphs() - before} graphs in {seconds:.0f} s")
     return True
+
+
+def compile_passes(
+    maker: ViewMaker, device: torch.device, *, backend: Backend = "inductor"
+) -> None:
+    """Compile what runs over the pixels of views, and have it run so.
+
+    It has a graph for each size of views and each choice of terms.
+    """
+    compiled = _compiled_passes(backend)
+    for size in sorted({spec.size for spec in maker.plan.specs}):
+        _call_passes(compiled, size, device)
+    maker.passes = compiled
 
 
 def compile_blocks(blocks: Iterable[nn.Module], *, backend: Backend = "inductor") -> int:
@@ -170,6 +157,37 @@ def _compiled(backend: Backend) -> Parts:
     return Parts(before, after)
 
 
+def _compiled_passes(backend: Backend) -> Passes:
+    eager = Passes()
+    blend: Any = torch.compile(eager.blend, backend=backend)
+    turn_hue: Any = torch.compile(eager.turn_hue, backend=backend)
+    finish: Any = torch.compile(eager.finish, backend=backend)
+
+    def several(images: Tensor, *numbers: tuple[Tensor | None, int]) -> bool:
+        """Note what varies; one image, to which torch makes a graph of its own, stays eager."""
+        if len(images) < 2:
+            return False
+        for varying, dim in ((images, 0), *numbers):
+            if varying is not None:
+                torch._dynamo.mark_dynamic(varying, dim)
+        return True
+
+    def blended(images: Tensor, numbers: Tensor, *, grey: bool, mean: bool) -> None:
+        numbers = numbers.contiguous()  # of some of all images, else
+        by = blend if several(images, (numbers, 1)) else eager.blend
+        by(images, numbers, grey=grey, mean=mean)
+
+    def turned(images: Tensor, shift: Tensor) -> None:
+        by = turn_hue if several(images, (shift, 0)) else eager.turn_hue
+        by(images, shift)
+
+    def finished(images: Tensor, limit: Tensor | None, scale: Tensor, shift: Tensor) -> None:
+        by = finish if several(images, (limit, 0)) else eager.finish
+        by(images, limit, scale, shift)
+
+    return Passes(blended, turned, finished)
+
+
 def _keep_what_is_compiled() -> None:
     """In the user's cache, where torch would take the machine's temporary folder."""
     place = cache_directory()
@@ -210,25 +228,6 @@ def _ways(objective: Objective, rows: int) -> list[_Way]:
     return ways
 
 
-@torch.no_grad()
-def _call_passes(by: passes.Passes, size: int, device: torch.device) -> None:
-    """Call each as a step does: on the first rows of a batch, on later ones, on a whole one.
-
-    No two sizes or tensors are alike that are not in a step: torch would take them for one.
-    """
-    batch, rows = 11, 6
-    images = torch.zeros(batch, 3, size, size, device=device)
-    numbers = torch.zeros(7, rows, device=device)
-    column = numbers[0].view(-1, 1, 1)
-    scale, shift = (torch.ones(3, 1, 1, device=device) for _ in range(2))
-    for some in (images[:rows], images[1 : rows + 1]):
-        by.blend(some, numbers, grey=True, mean=True)
-        by.turn_hue(some, column)
-    for some in (images[:rows], images[1 : rows + 1], images[:rows].clone()):
-        for limit in (None, column.unsqueeze(3)):
-            by.finish(some, limit, scale, shift)
-
-
 def _call(way: _Way, runtime: Runtime) -> None:
     """Call the first block as a step does, forwards and backwards, on zeros."""
     block = way.encoder.blocks[0]
@@ -246,3 +245,16 @@ def _call(way: _Way, runtime: Runtime) -> None:
         inputs = [*([tokens] if way.takes_gradient else []), attended, *parameters]
         outputs = [packed, passed]
         torch.autograd.grad(outputs, inputs, [torch.zeros_like(x) for x in outputs])
+
+
+@torch.no_grad()
+def _call_passes(passes: Passes, size: int, device: torch.device) -> None:
+    """Call what runs over pixels with each choice of its terms, on grey images."""
+    images = torch.full((8, 3, size, size), 0.5, device=device)
+    numbers = torch.full((7, 8), 0.1, device=device)
+    for grey, mean in ((False, False), (True, False), (False, True), (True, True)):
+        passes.blend(images, numbers, grey=grey, mean=mean)
+    passes.turn_hue(images, torch.full((8, 1, 1), 0.1, device=device))
+    scale, shift = (torch.ones(3, 1, 1, device=device) for _ in range(2))
+    for limit in (None, torch.full((8, 1, 1, 1), 2.0, device=device)):
+        passes.finish(images, limit, scale, shift)

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from sercli.runs.run_dir import RunDir
 from sercli.visible import counted
 
 WARMUP = 2  # steps that the profiler runs in before it counts
-_PREFIX = "ser: "
+_PREFIX, _WHOLE = "ser: ", "ProfilerStep"
 _MOST_OPERATORS = 12
 _NAME = 38  # columns
 
@@ -51,20 +51,24 @@ class StepProfile:
         step_ms: Of one, by the host's clock.
         parts: In the order of a step; what is none of them comes last.
         operators: Those that take most, of the device where it is CUDA.
+        busy_ms: Of the device, a step; 0 on a CPU.
     """
 
     steps: int
     step_ms: float
     parts: Sequence[Line]
     operators: Sequence[Line]
+    busy_ms: float
 
     def lines(self) -> list[str]:
         """The table, for people; within 80 columns."""
-        device = any(line.device_ms for line in self.operators)
+        device = self.busy_ms > 0
         title = f"where a step of {self.step_ms:.1f} ms goes (mean of {self.steps})"
         found = [f"{title:<{_NAME}} {'ms':>9} {'%':>6}"]
         found += [self._line(line.name, line.host_ms) for line in self.parts]
         what = "operators by time on the device" if device else "operators by their own time"
+        if device:  # the process only launches what it computes, and waits for it where it must
+            found.append(self._line("the device computes meanwhile", self.busy_ms))
         found += ["", f"{what:<{_NAME}} {'ms':>9} {'%':>6} {'calls':>7}"]
         for line in self.operators:
             milliseconds = line.device_ms if device else line.host_ms
@@ -142,35 +146,26 @@ def summary(events: Any, steps: int) -> StepProfile:
     """From the profiler's averages.
 
     Args:
-        events: `torch.profiler`'s key averages of so many steps.
+        events: `torch.profiler`'s key averages of so many steps. Kernels are there twice: by
+            themselves, and as the device's time of the operator that launched them.
         steps: Looked at.
     """
-    lines = {
-        event.key: Line(
-            event.key,
-            event.cpu_time_total / 1e3 / steps,
-            event.self_device_time_total / 1e3 / steps,
-            event.count / steps,
-        )
-        for event in events
-    }
-    own = [
-        Line(
-            event.key,
-            event.self_cpu_time_total / 1e3 / steps,
-            event.self_device_time_total / 1e3 / steps,
-            event.count / steps,
-        )
-        for event in events
-        if not event.key.startswith((_PREFIX, "ProfilerStep"))
-    ]
-    whole = next(line.host_ms for name, line in lines.items() if name.startswith("ProfilerStep"))
-    parts = [
-        Line(name, *((one.host_ms, one.device_ms, one.calls) if one else (0.0, 0.0, 0.0)))
-        for name in PARTS
-        for one in [lines.get(f"{_PREFIX}{name}")]
-    ]
+    lines: dict[str, Line] = {}
+    own: list[Line] = []
+    for event in events:
+        if event.device_type.name != "CPU":
+            continue
+        device_ms, calls = event.self_device_time_total / 1e3 / steps, event.count / steps
+        if event.key.startswith((_PREFIX, _WHOLE)):
+            name = event.key.partition("#")[0]
+            lines[name] = Line(name, event.cpu_time_total / 1e3 / steps, device_ms, calls)
+        else:
+            own.append(Line(event.key, event.self_cpu_time_total / 1e3 / steps, device_ms, calls))
+    whole = lines[_WHOLE].host_ms if _WHOLE in lines else lines[f"{_WHOLE}*"].host_ms
+    nothing = Line("", 0.0, 0.0, 0.0)
+    parts = [replace(lines.get(f"{_PREFIX}{name}", nothing), name=name) for name in PARTS]
     rest = whole - sum(line.host_ms for line in parts)
     parts.append(Line("the rest: logging, saving, stops", max(0.0, rest), 0.0, 1.0))
     own.sort(key=lambda line: (line.device_ms, line.host_ms), reverse=True)
-    return StepProfile(steps, whole, parts, own[:_MOST_OPERATORS])
+    busy = sum(line.device_ms for line in own)
+    return StepProfile(steps, whole, parts, own[:_MOST_OPERATORS], busy)

@@ -41,6 +41,11 @@ class Runtime:
     autocast_dtype: torch.dtype | None
     ranks_here: int = 1
 
+    @property
+    def precision(self) -> str:
+        """What results say of it: "fp32" or "bf16"."""
+        return "fp32" if self.autocast_dtype is None else "bf16"
+
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """Mixed precision for a forward pass, where the run uses it."""

@@ -13,7 +13,7 @@ from sercli.data.loading import default_workers, load_rows
 from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
 from sercli.engine.agreement import Agreed
-from sercli.engine.compiling import compile_encoders, compile_views
+from sercli.engine.compiling import compile_step
 from sercli.engine.optimiser import clip_gradients, make_optimiser, set_schedule
 from sercli.engine.pace import Pace
 from sercli.engine.progress import TrainingProgress
@@ -154,15 +154,7 @@ class Trainer:
         self.stepper.attend(request, progress)
         if _wants_compile(self.recipe.train.compile, self.runtime):
             with stages.inside("compile", "compiling"):
-                compile_encoders(
-                    self.objective,
-                    self.runtime,
-                    rows=len(self.part.positions),
-                    say=progress.message,
-                )
-                if self.runtime.device.type == "cuda":
-                    device = self.runtime.device
-                    compile_views(self.make_views, device, say=progress.message)
+                compile_step(self.objective, self.make_views, self.runtime, say=progress.message)
         with self._samples() as loaded:
             for samples in self.stepper.waiting(loaded):
                 self.stepper.loaded(samples.spent)

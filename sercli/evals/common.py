@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.data import ImageSource
+from sercli.encoders.loading import LoadedEncoder
+from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
 from sercli.randomness import numpy_generator
 from sercli.runs.result import Result
@@ -78,6 +80,11 @@ class Right:
             values[f"{prefix}{name}/low"] = 100 * interval.low
             values[f"{prefix}{name}/high"] = 100 * interval.high
         return values
+
+
+def model_of(loaded: LoadedEncoder, runtime: Runtime) -> dict[str, Any]:
+    """The `model` field of a result: the weights, and in which precision they were used."""
+    return {**loaded.describe(), "precision": runtime.precision}
 
 
 def hold_out(source: ImageSource) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -5,6 +5,7 @@ Features are [CLS] after the final norm, L2-normalised; `neighbours` says how th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, evaluation_batches
 from sercli.data.subset import class_settings, share_of_each
 from sercli.encoders.loading import LoadedEncoder
 from sercli.encoders.vit import Encoder
+from sercli.engine.runtime import Runtime
 from sercli.evals.common import (
     HELD_OUT,
     SEED,
@@ -30,8 +32,10 @@ from sercli.evals.common import (
     at_most,
     commonest_share,
     hold_out,
+    model_of,
 )
 from sercli.evals.neighbours import NEIGHBOURS, REPORTED, TEMPERATURE, KnnScore, Votes, vote
+from sercli.protocols.contract import PRECISION
 from sercli.protocols.knn import PROTOCOL
 from sercli.randomness import numpy_generator
 from sercli.runs.result import Result
@@ -44,6 +48,7 @@ def extract(
     encoder: Encoder,
     source: ImageSource,
     *,
+    runtime: Runtime,
     image_size: int,
     indices: Sequence[int] | None = None,
     batch_size: int = 256,
@@ -57,8 +62,9 @@ def extract(
     The encoder is in evaluation mode meanwhile and left as it was.
 
     Args:
-        encoder: What gives the features; images go to its device.
+        encoder: What gives the features; it is on the runtime's device.
         source: Images.
+        runtime: Where, and in which precision, it encodes.
         image_size: Side in pixels.
         indices: Which images; None: all.
         batch_size: Images at a time.
@@ -72,6 +78,7 @@ def extract(
     features, labels = _extract_each(
         (encoder,),
         source,
+        runtime=runtime,
         indices=range(len(source)) if indices is None else indices,
         image_size=image_size,
         batch_size=batch_size,
@@ -87,6 +94,7 @@ def _extract_each(
     encoders: Sequence[Encoder],
     source: ImageSource,
     *,
+    runtime: Runtime,
     indices: Sequence[int],
     image_size: int,
     batch_size: int,
@@ -95,8 +103,8 @@ def _extract_each(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Tensor], Tensor]:
-    """`extract` for several encoders on one device, reading each image once."""
-    device = next(encoders[0].parameters()).device
+    """`extract` for several encoders, reading each image once."""
+    device = runtime.device
     features = [torch.empty(len(indices), encoder.dim, device=device) for encoder in encoders]
     batches = evaluation_batches(
         source,
@@ -115,7 +123,8 @@ def _extract_each(
         for images in batches:
             rows = slice(done, done + len(images))
             for encoder, table in zip(encoders, features, strict=True):
-                table[rows] = encoder(images).cls
+                with runtime.autocast():
+                    table[rows] = encoder(images).cls
             done += len(images)
             if progress is not None:
                 progress(source.split, done, len(indices))
@@ -177,7 +186,7 @@ def evaluate(
     train: ImageSource,
     val: ImageSource | None,
     *,
-    device: torch.device,
+    runtime: Runtime,
     batch_size: int = 256,
     limit: int | None = None,
     shots: float | None = None,
@@ -192,10 +201,10 @@ def evaluate(
     of the queries, which it classifies.
 
     Args:
-        loaded: The encoder; it is moved to `device`.
+        loaded: The encoder; it is moved to the runtime's device.
         train: Images of the bank, whose labels vote.
         val: The queries; None: a seeded fifth of each class of `train`, which leaves the bank.
-        device: Where to compute, in float32.
+        runtime: Where to compute, and the precision of the encoder; what follows is float32.
         batch_size: Images encoded at once.
         limit: At most this many images of the bank and of the queries each; the result is partial
             if that leaves any out.
@@ -211,19 +220,17 @@ def evaluate(
     """
     loaded = loaded.at(image_size)
     bank, queries = _images(train, val, limit, shots=shots)
-    encoders = [loaded.encoder]
-    if floor:
-        # Drawn on the CPU, where a seed gives the same weights on every machine.
-        encoders.append(loaded.encoder.cpu().random_twin(SEED))
-    encoders = [encoder.to(device) for encoder in encoders]
-
-    def features(images: _Images) -> tuple[list[Tensor], Tensor]:
-        return _own_features(
-            loaded, encoders, images, batch_size=batch_size, workers=workers, progress=progress
-        )
-
-    own_bank, own_bank_labels = features(bank)
-    own_queries, own_labels = features(queries)
+    features = functools.partial(
+        _own_features,
+        loaded,
+        _encoders(loaded, runtime, floor=floor),
+        runtime=runtime,
+        batch_size=batch_size,
+        workers=workers,
+        progress=progress,
+    )
+    own_bank, own_bank_labels = features(images=bank)
+    own_queries, own_labels = features(images=queries)
     bank_labels = distributed.gather_in_order(own_bank_labels, len(bank.indices))
     scores = []
     for own_part, asking in zip(own_bank, own_queries, strict=True):
@@ -231,19 +238,29 @@ def evaluate(
         voted = vote(known, bank_labels, asking, own_labels, num_classes=len(train.classes))
         scores.append(_gathered(voted, len(queries.indices)))
     protocol = _protocol(train, held_out=val is None, image_size=image_size, shots=shots)
-    return _outcome(protocol, loaded, bank, queries, scores)
+    return _outcome(protocol, loaded, runtime, bank, queries, scores)
+
+
+def _encoders(loaded: LoadedEncoder, runtime: Runtime, *, floor: bool) -> list[Encoder]:
+    """The encoder and its random twin, or it alone, on the device."""
+    encoders = [loaded.encoder]
+    if floor:
+        # Drawn on the CPU, where a seed gives the same weights on every machine.
+        encoders.append(loaded.encoder.cpu().random_twin(SEED))
+    return [encoder.to(runtime.device) for encoder in encoders]
 
 
 def _outcome(
     protocol: dict[str, Any],
     loaded: LoadedEncoder,
+    runtime: Runtime,
     bank: _Images,
     queries: _Images,
     scores: Sequence[dict[int, KnnScore]],
 ) -> KnnOutcome:
     result = Result(
         protocol=protocol,
-        model=loaded.describe(),
+        model=model_of(loaded, runtime),
         data={
             "path": bank.source.name,
             "n": len(queries.indices),
@@ -285,6 +302,7 @@ def _own_features(
     encoders: Sequence[Encoder],
     images: _Images,
     *,
+    runtime: Runtime,
     batch_size: int,
     workers: int | None,
     progress: Progress | None,
@@ -299,6 +317,7 @@ def _own_features(
     return _extract_each(
         encoders,
         images.source,
+        runtime=runtime,
         indices=images.indices[rank::world].tolist(),
         image_size=loaded.image_size,
         batch_size=batch_size,
@@ -343,7 +362,7 @@ def _protocol(
         "queries": f"a seeded {HELD_OUT:.0%} of each class of train" if held_out else "val",
         "image_size": image_size or "of training",
         "resize": "256/224 of the side, bicubic, central crop",
-        "precision": "float32",
+        "precision": PRECISION,
         "interval": "Wilson over queries",
         "confidence": CONFIDENCE,
         "seed": SEED,
@@ -351,4 +370,4 @@ def _protocol(
         **({} if shots is None else {"shots": shots}),
     }
     variant = None if shots is None else f"{100 * shots:g}pct"
-    return {"name": PROTOCOL.name, "variant": variant, "version": 1, "settings": settings}
+    return {"name": PROTOCOL.name, "variant": variant, "version": 2, "settings": settings}

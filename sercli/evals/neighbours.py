@@ -6,6 +6,7 @@ exp(cosine / temperature); the class with the most votes is predicted.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -144,16 +145,15 @@ def vote(
     temperature: float = TEMPERATURE,
 ) -> dict[int, Votes]:
     """k → what the k nearest say; arguments as of `knn_accuracy`, but M may be 0."""
-    bank = F.normalize(bank, dim=1)
     bank_labels, labels = bank_labels.to(bank.device), labels.to(bank.device)
     none = labels.new_empty(0)
     ranks: dict[int, list[Tensor]] = {k: [none] for k in ks}
     predictions: dict[int, list[Tensor]] = {k: [none] for k in ks}
+    similarity, index = nearest(bank, queries, max(ks))
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         rows = slice(start, start + _QUERIES_AT_ONCE)
-        similarity, index = nearest(bank, F.normalize(queries[rows], dim=1), max(ks))
-        logits = similarity.double() / temperature
-        voters = bank_labels[index]
+        logits = similarity[rows].double() / temperature
+        voters = bank_labels[index[rows]]
         for k in ks:
             logs = _log_votes(logits[:, :k], voters[:, :k], num_classes)
             predictions[k].append(logs.argmax(1))
@@ -164,23 +164,33 @@ def vote(
 def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k most similar rows of the bank, most similar first, the first of equal ones first.
 
+    Beside what is given and returned there are, at a time, one tile of cosines (256 × 65,536) with
+    what finds its largest, that tile's normalised rows of the bank, and the normalised queries.
+
     Args:
-        bank: [N, D], L2-normalised.
-        queries: [M, D], L2-normalised.
+        bank: [N, D]; need not be normalised.
+        queries: [M, D], likewise.
+        k: How many.
 
     Returns:
         Cosines and indices, [M, min(k, N)] each.
     """
-    best = queries.new_empty(len(queries), 0)
-    where = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    blocks = F.normalize(queries, dim=1).split(_QUERIES_AT_ONCE)
+    index_of = functools.partial(torch.empty, dtype=torch.long, device=queries.device)
+    best = [block.new_empty(len(block), 0) for block in blocks]
+    where = [index_of(len(block), 0) for block in blocks]
     for start in range(0, len(bank), _BANK_AT_ONCE):
-        similarity, index = _top_of(queries @ bank[start : start + _BANK_AT_ONCE].T, k)
-        best = torch.cat([best, similarity], dim=1)
-        where = torch.cat([where, index + start], dim=1)
-        # Both parts hold the first of equals first, and so does a stable sort of the two.
-        best, order = best.sort(dim=1, descending=True, stable=True)
-        best, where = best[:, :k], where.gather(1, order)[:, :k]
-    return best, where
+        tile = F.normalize(bank[start : start + _BANK_AT_ONCE], dim=1)
+        for number, block in enumerate(blocks):
+            similarity, index = _top_of(block @ tile.T, k)
+            both = torch.cat([best[number], similarity], dim=1)
+            places = torch.cat([where[number], index + start], dim=1)
+            # Both parts hold the first of equals first, and so does a stable sort of the two.
+            both, order = both.sort(dim=1, descending=True, stable=True)
+            # Clones: a view would keep all of it.
+            best[number] = both[:, :k].clone()
+            where[number] = places.gather(1, order[:, :k])
+    return torch.cat(best), torch.cat(where)
 
 
 def _top_of(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:

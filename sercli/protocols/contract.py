@@ -16,6 +16,8 @@ from typing import Literal
 
 Unit = Literal["percent", "score", "ratio", "duration", "rate"]
 BLOCK = "block"
+# Of every protocol that encodes images; `model.precision` of a result says which it was.
+PRECISION = "fp32 or bf16 encoder, sums in fp32/64"
 _ENDS = ("/low", "/high")
 _SLOT = re.compile(r"\{(\w+)(\*?)\}")
 

@@ -159,6 +159,10 @@ class RunDir:
         """Per-image predictions beside the result, for paired statistics."""
         return self.results / f"{name}.npz"
 
+    def features(self, split: str) -> Path:
+        """Features for people, of one split."""
+        return self.path / "features" / f"{split}.npz"
+
     # -- life cycle ---------------------------------------------------------------------------
 
     @classmethod
@@ -332,18 +336,20 @@ class RunDir:
     def keep_earlier(self, result: Result) -> None:
         """Move the result that `result` replaces to results/earlier/, if more than a repetition.
 
-        One of another rule, other images or other weights (a teacher's), or one of all images that
-        a trial replaces, is kept, with its predictions and the head that was trained for it.
+        One of another rule, other images, other weights (a teacher's) or another precision of the
+        encoder, or one of all images that a trial replaces, is kept, with its predictions and the
+        head that was trained for it.
         """
         path = self.result(result.name)
         if not path.is_file():
             return
         earlier = Result.from_file(path)
-        same = (earlier.protocol, earlier.data.get("path"), earlier.model.get("key")) == (
-            result.to_json()["protocol"],
-            result.data.get("path"),
-            result.model.get("key"),
-        )
+
+        def of(one: Result) -> tuple[Any, ...]:
+            told = (one.data.get("path"), one.model.get("key"), one.model.get("precision"))
+            return (one.protocol_id, *told)
+
+        same = of(earlier) == of(result)
         if same and not (result.data.get("partial") and not earlier.data.get("partial")):
             return
         stem = f"{result.name}--{earlier.created.replace(':', '')}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,34 +93,6 @@ class Passes:
 
 
 EAGER = Passes()
-
-
-def compiled(backend: str | Callable[..., Any]) -> Passes:
-    """The passes as `torch.compile` makes them, for any number and size of images.
-
-    Blends always have all their terms, which cost nothing there, and numbers are copied out of the
-    slices that they are: torch makes a graph for each way in which these lie in memory.
-    """
-    compiled_blend, compiled_hue, compiled_finish = (
-        torch.compile(function, dynamic=True, backend=backend)
-        for function in (blend, turn_hue, finish)
-    )
-
-    def whole_blend(images: Tensor, numbers: Tensor, *, grey: bool, mean: bool) -> None:
-        del grey, mean
-        compiled_blend(images, _by_itself(numbers), grey=True, mean=True)
-
-    def whole_hue(images: Tensor, shift: Tensor) -> None:
-        compiled_hue(images, _by_itself(shift))
-
-    def whole_finish(images: Tensor, limit: Tensor | None, scale: Tensor, shift: Tensor) -> None:
-        compiled_finish(images, None if limit is None else _by_itself(limit), scale, shift)
-
-    return Passes(whole_blend, whole_hue, whole_finish)
-
-
-def _by_itself(numbers: Tensor) -> Tensor:
-    return numbers.clone(memory_format=torch.contiguous_format)
 
 
 def blur(images: Tensor, sigma: Tensor, radius: int, *, out: Tensor | None = None) -> Tensor:

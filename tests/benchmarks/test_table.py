@@ -9,9 +9,11 @@ import torch
 from sercli import statistics
 from sercli.benchmarks import record
 from sercli.benchmarks.rounds import interleaved
+from sercli.benchmarks.suite import BENCHMARKS
 from sercli.benchmarks.table import Column, Table
 from sercli.cli import app
 from sercli.engine.runtime import Runtime
+from sercli.errors import UserError
 from sercli.statistics import Interval, Ratio
 
 TABLE = Table(
@@ -110,3 +112,41 @@ def test_the_command_prints_a_table_and_writes_its_numbers(tmp_path, capsys, mon
     assert f"{none['seconds']:.3f}" in said
     assert re.search(r"none +2 +\+0 +1\.000", said)
     assert f"wrote {file}" in said
+
+
+def test_all_of_them_in_one_json_and_one_page(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    called = []
+
+    def fake(name):
+        return lambda machine, _tell: called.append((name, machine.threads)) or [TABLE]
+
+    benchmarks = {name: fake(name) for name in ("step", "loss", "data")}
+    monkeypatch.setattr("sercli.benchmarks.suite.BENCHMARKS", benchmarks)
+
+    def bench_all(*words):
+        app(["bench", "all", *words], prog_name="ser", standalone_mode=False)
+
+    json_file, page = tmp_path / "all.json", tmp_path / "all.md"
+    bench_all("--json", str(json_file), "--page", str(page))
+    assert called == [("step", 1), ("loss", 1), ("data", 1)]
+    assert json.loads(json_file.read_text())["tables"] == 3 * [TABLE.to_json()]
+    assert page.read_text().count(TABLE.to_markdown()) == 3
+    bench_all("--only", "data")
+    assert [name for name, _ in called[3:]] == ["data"]
+    with pytest.raises(UserError, match="--only dta; no such benchmark; known: step, loss, data"):
+        bench_all("--only", "dta")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "file").touch()
+    words = ["bench", "all", "--json", str(tmp_path / "file" / "all.json")]
+    with pytest.raises(UserError, match="file"):
+        app(words, prog_name="ser", standalone_mode=False)
+
+
+def test_the_suite_is_made_of_every_benchmark():
+    from sercli.commands.bench import app as bench
+
+    commands = {command.name or command.callback.__name__ for command in bench.registered_commands}
+    assert commands - {"all"} <= set(BENCHMARKS)

@@ -69,6 +69,8 @@ REFUSED = {
     "export weights.pth out.bin": "its name must end in .safetensors",
     "pretrain --views 4": "2+4-crops",
     "pretrain --resume hollow --seed 1": "leave out all but --device, --nproc, --bounds",
+    "knn weights.pth --data shapes --device mps": "--device mps; it has no float64",
+    "pretrain --device mps": "no training was tried on one; use cpu",
     "bench loss --device tpu": "--device tpu; it must be cpu or cuda",
     "bench loss --tokens 5": "--tokens 5; at least 392 are needed",
     "knn": "MODEL",

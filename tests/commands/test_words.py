@@ -69,6 +69,7 @@ PATHS = [
     "compare X", "compare runs --baseline X", "knn X", "knn timm:x --random-init --out X",
     "knn timm:x --random-init --data X", "linear-eval X", "equiv-score X", "robustness X --all X",
     "robustness timm:x --random-init --all X", "coco-detect timm:x --random-init --coco X",
+    "features X", "features timm:x --random-init --data shapes --out X",
     "export X o.safetensors", "export timm:x X", "pretrain --out X", "pretrain --resume X",
     "pretrain --data X", "pretrain --recipe X", "pretrain --plugin X", "data check X",
     "data shapes X", "recipe show X", "recipe diff X base", "recipe check X", "recipe schema "

@@ -7,10 +7,10 @@ import torch
 import torch._dynamo
 
 from sercli.benchmarks.step import StepTimer
-from sercli.engine.compiling import compile_encoders, compile_views
+from sercli.engine.compiling import compile_passes, compile_step
 from sercli.engine.runtime import runtime_for
 from sercli.recipe.schema import Photometrics
-from sercli.views.passes import EAGER
+from sercli.views.passes import Passes
 from tests.support.recipes import recipe_of
 
 
@@ -43,8 +43,9 @@ def stepper_of(name, precision="bf16"):
 
 
 def compiled(stepper, backend, say=lambda _: None):
-    rows = len(stepper.part.positions)
-    return compile_encoders(stepper.objective, stepper.runtime, rows=rows, say=say, backend=backend)
+    return compile_step(
+        stepper.objective, stepper.make_views, stepper.runtime, say=say, backend=backend
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,47 +85,6 @@ def test_compiling_changes_neither_values_nor_names():
         torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def compiled_views(stepper, backend, say=lambda _: None):
-    return compile_views(stepper.make_views, torch.device("cpu"), say=say, backend=backend)
-
-
-def views_of_some_steps(stepper):
-    """Of as many chunks, slices and sizes as there may be."""
-    found = []
-    for step in range(3):
-        views = stepper.make_views(stepper.samples, step, torch.device("cpu"))
-        found += [*views.standard, *views.paired]
-    return found
-
-
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.run)])
-def test_colours_are_compiled_at_the_start_and_are_the_same(backend):
-    colours = {"jitter_p": 0.8, "grey_p": 0.3, "blur_p": 0.5, "solarise_p": 0.5}
-    recipe = recipe_of("moco", "none", setting="2+4-crops")
-    chosen = {f"view{i}": Photometrics(**colours) for i in (1, 2)}
-    views = recipe.views.model_copy(update=chosen)
-    recipe = recipe.model_copy(update={"views": views})
-    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": 32})})
-    steppers = [StepTimer(recipe, runtime_for(torch.device("cpu"))) for _ in range(2)]
-    assert compiled_views(steppers[1], backend)
-    before = traced()
-    assert 0 < before <= 8
-    eager, ours = (views_of_some_steps(stepper) for stepper in steppers)
-    assert traced() == before
-    for one, other in zip(ours, eager, strict=True):
-        assert (one - other).abs().max() < 1e-5  # over a standard deviation of 0.22 and more
-
-
-def test_where_colours_cannot_be_compiled_they_are_eager():
-    def refuses(_graph, _inputs):
-        raise RuntimeError("no compiler")
-
-    stepper, said = stepper_of("no teacher"), []
-    assert not compiled_views(stepper, refuses, said.append)
-    assert stepper.make_views.passes is EAGER
-    assert "uncompiled" in said[1]
-
-
 def test_where_nothing_can_be_compiled_blocks_run_as_they_are():
     def refuses(_graph, _inputs):
         raise RuntimeError("no compiler\nand a long story")
@@ -147,6 +107,56 @@ def test_what_is_compiled_is_kept_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
     compiled(stepper, "eager")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
+
+
+@torch.no_grad()
+def test_pixels_compiled_are_those_that_are_not_whatever_the_images():
+    """For both sizes of views, any number of images, and each choice of terms."""
+    maker, eager = stepper_of("multi-crop").make_views, Passes()
+    compile_passes(maker, torch.device("cpu"), backend="aot_eager")
+    at_the_start = traced()
+    draws = torch.Generator().manual_seed(0)
+    for size in {spec.size for spec in maker.plan.specs}:
+        for count in (1, 2, 5, 9):
+            images = torch.rand(count, 3, size, size, generator=draws)
+            numbers = torch.rand(7, 20, generator=draws)[:, 3 : 3 + count]
+            shift = torch.rand(count, 1, 1, generator=draws) - 0.5
+            limit = torch.rand(count, 1, 1, 1, generator=draws) + 1
+            scale, bias = torch.rand(2, 3, 1, 1, generator=draws)
+            for grey, mean in ((False, False), (True, False), (False, True), (True, True)):
+                found = [images.clone(), images.clone()]
+                for passes, one in zip((eager, maker.passes), found, strict=True):
+                    passes.blend(one, numbers, grey=grey, mean=mean)
+                    passes.turn_hue(one, shift)
+                    passes.finish(one, limit if grey else None, scale, bias)
+                torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-6)
+    assert traced() == at_the_start
+
+
+def views_of_some_steps(stepper):
+    """Of as many slices and sizes as there may be."""
+    found = []
+    for step in range(3):
+        views = stepper.make_views(stepper.samples, step, torch.device("cpu"))
+        found += [*views.standard, *views.paired]
+    return found
+
+
+def test_views_by_compiled_passes_are_the_same_and_trace_nothing_more():
+    """Slices of a batch lie in memory in other ways than the images of the first call."""
+    colours = {"jitter_p": 0.8, "grey_p": 0.3, "blur_p": 0.5, "solarise_p": 0.5}
+    recipe = recipe_of("moco", "none", setting="2+4-crops")
+    chosen = {f"view{i}": Photometrics(**colours) for i in (1, 2)}
+    views = recipe.views.model_copy(update=chosen)
+    train = recipe.train.model_copy(update={"batch_size": 32})
+    recipe = recipe.model_copy(update={"views": views, "train": train})
+    plain, fast = (StepTimer(recipe, runtime_for(torch.device("cpu"))) for _ in range(2))
+    compile_passes(fast.make_views, torch.device("cpu"), backend="aot_eager")
+    at_the_start = traced()
+    found = views_of_some_steps(fast)
+    assert traced() == at_the_start
+    for one, other in zip(found, views_of_some_steps(plain), strict=True):
+        assert (one - other).abs().max() < 1e-5  # over a standard deviation of 0.22 and more
 
 
 @pytest.mark.run

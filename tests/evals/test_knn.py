@@ -21,6 +21,7 @@ from sercli.commands.knn import knn
 from sercli.data import ShapesSource, open_source
 from sercli.encoders.loading import LoadedEncoder, encoder_metadata, read_encoder, write_encoder
 from sercli.encoders.vit import Encoder
+from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
 from sercli.evals import neighbours
 from sercli.evals.common import SEED, hold_out
@@ -31,7 +32,7 @@ from sercli.runs.run_dir import RunDir
 from tests.support.processes import run_ranks
 
 MODEL = Model(name="vit_micro", patch_size=8, width=16, depth=2, num_heads=2)
-CPU = torch.device("cpu")
+CPU = Runtime(torch.device("cpu"), None)
 
 
 def features(seed: int, count: int, classes: int = 7, dim: int = 12) -> tuple[torch.Tensor, ...]:
@@ -187,7 +188,9 @@ def test_extract_follows_the_indices_and_leaves_the_encoder_as_it_was() -> None:
     encoder = loaded().encoder.train()
     encoder.norm.eval()
     both = [
-        extract(encoder, source, image_size=32, indices=chosen, batch_size=size, workers=0)
+        extract(
+            encoder, source, runtime=CPU, image_size=32, indices=chosen, batch_size=size, workers=0
+        )
         for chosen, size in ((None, 4), ([5, 2, 7], 2))
     ]
     assert encoder.training
@@ -216,8 +219,11 @@ def test_evaluate_is_knn_of_the_extracted_features() -> None:
     train, val = (
         ShapesSource(s, image_size=32, num_images=n) for s, n in (("train", 90), ("val", 40))
     )
-    outcome = evaluate(subject, train, val, device=CPU)
-    parts = [extract(subject.encoder, source, image_size=32, workers=0) for source in (train, val)]
+    outcome = evaluate(subject, train, val, runtime=CPU)
+    parts = [
+        extract(subject.encoder, source, runtime=CPU, image_size=32, workers=0)
+        for source in (train, val)
+    ]
     score = knn_scores(*parts[0], *parts[1], num_classes=10)[20]
     values = outcome.result.metrics
     assert (values["top1"], values["top5"]) == (score.top1, score.top5)
@@ -233,16 +239,16 @@ def test_evaluate_is_knn_of_the_extracted_features() -> None:
 def test_floor_is_the_twin_and_can_be_left_out() -> None:
     subject = loaded(seed=SEED)  # drawn as the twin is: both must score the same
     train, val = (ShapesSource(s, image_size=32, num_images=30) for s in ("train", "val"))
-    values = evaluate(subject, train, val, device=CPU).result.metrics
+    values = evaluate(subject, train, val, runtime=CPU).result.metrics
     assert values["random/top1"] == values["top1"]
     assert values["random/top1/low"] == values["top1/low"]
-    without = evaluate(subject, train, val, device=CPU, floor=False).result
+    without = evaluate(subject, train, val, runtime=CPU, floor=False).result
     assert not [name for name in without.metrics if name.startswith("random")]
 
 
 def test_wilson_intervals_in_percent() -> None:
     train, val = (ShapesSource(s, image_size=32, num_images=50) for s in ("train", "val"))
-    values = evaluate(loaded(), train, val, device=CPU, floor=False).result.metrics
+    values = evaluate(loaded(), train, val, runtime=CPU, floor=False).result.metrics
     share, z = values["top1"] / 100, 1.959963984540054  # type: ignore[operator]
     middle = (share + z * z / 100) / (1 + z * z / 50)
     half = z * np.sqrt(share * (1 - share) / 50 + z * z / 10000) / (1 + z * z / 50)
@@ -253,29 +259,32 @@ def test_wilson_intervals_in_percent() -> None:
 def test_limit_and_hold_out_are_marked(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "set", {"a": 10, "b": 10})
     train = open_source(str(root), "train", image_size=32)
-    whole = evaluate(loaded(), train, None, device=CPU, floor=False).result
-    some = evaluate(loaded(), train, None, device=CPU, floor=False, limit=3).result
+    whole = evaluate(loaded(), train, None, runtime=CPU, floor=False).result
+    some = evaluate(loaded(), train, None, runtime=CPU, floor=False, limit=3).result
     assert (whole.data["n"], whole.data["bank"], whole.data["partial"]) == (4, 16, False)
     assert (some.data["n"], some.data["bank"], some.data["partial"]) == (3, 3, True)
     assert whole.protocol_id == some.protocol_id
     val = ShapesSource("val", image_size=32, num_images=5)
-    usual = evaluate(loaded(), val, val, device=CPU, floor=False).result
+    usual = evaluate(loaded(), val, val, runtime=CPU, floor=False).result
     assert usual.protocol_id != whole.protocol_id
 
 
 def test_another_image_size_is_another_protocol() -> None:
     subject = loaded()
     train, val = (ShapesSource(s, image_size=48, num_images=40) for s in ("train", "val"))
-    usual = evaluate(subject, train, val, device=CPU, floor=False).result
-    larger = evaluate(subject, train, val, device=CPU, floor=False, image_size=48)
+    usual = evaluate(subject, train, val, runtime=CPU, floor=False).result
+    larger = evaluate(subject, train, val, runtime=CPU, floor=False, image_size=48)
     assert (usual.data["image_size"], larger.result.data["image_size"]) == (32, 48)
     assert larger.result.protocol["settings"]["image_size"] == 48
     assert larger.result.protocol_id != usual.protocol_id
-    parts = [extract(subject.encoder, source, image_size=48, workers=0) for source in (train, val)]
+    parts = [
+        extract(subject.encoder, source, runtime=CPU, image_size=48, workers=0)
+        for source in (train, val)
+    ]
     score = knn_scores(*parts[0], *parts[1], num_classes=10)[20]
     assert larger.arrays["predictions"].tolist() == score.predictions.tolist()
     with pytest.raises(UserError, match=r"--image-size 50; it must be a multiple of the patch.* 8"):
-        evaluate(subject, train, val, device=CPU, image_size=50)
+        evaluate(subject, train, val, runtime=CPU, image_size=50)
 
 
 # -- Several processes ----------------------------------------------------------------------------
@@ -288,7 +297,7 @@ def shared_outcome(
         ShapesSource(s, image_size=32, num_images=n) for s, n in (("train", 61), ("val", 30))
     )
     outcome = evaluate(
-        loaded(), train, val, device=CPU, batch_size=batch_size, limit=queries, workers=0
+        loaded(), train, val, runtime=CPU, batch_size=batch_size, limit=queries, workers=0
     )
     arrays = outcome.arrays
     metrics = outcome.result.metrics
@@ -345,7 +354,7 @@ def test_command_writes_a_result_and_its_predictions(tmp_path: Path) -> None:
         open_source("shapes", s, image_size=32, num_images=n, seed=3)
         for s, n in (("train", 40), ("val", 20))
     )
-    direct = evaluate(read_encoder(run.path), train, val, device=CPU)
+    direct = evaluate(read_encoder(run.path), train, val, runtime=CPU)
     assert result.metrics == direct.result.metrics
 
 
@@ -399,7 +408,7 @@ def test_places_that_cannot_be_used_are_refused_before_any_work(tmp_path: Path) 
 def test_a_share_of_the_bank_is_another_quantity() -> None:
     loaded = read_encoder("timm:vit_tiny_patch16_224", random_init=True)
     train, val = (ShapesSource(split, image_size=32, num_images=60) for split in ("train", "val"))
-    options = {"device": CPU, "image_size": 32, "floor": False, "workers": 0}
+    options = {"runtime": CPU, "image_size": 32, "floor": False, "workers": 0}
     whole, few = (evaluate(loaded, train, val, shots=share, **options) for share in (None, 0.1))
     assert (whole.result.name, few.result.name) == ("knn", "knn--10pct")
     assert few.result.data["bank"] == 10

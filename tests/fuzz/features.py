@@ -11,7 +11,7 @@ import torch
 from sercli.encoders.files import safetensors_bytes, signed
 from sercli.engine.stepper import Position
 from sercli.evals.linear.classifiers import HeadRow
-from sercli.evals.linear.features import cached
+from sercli.evals.linear.kept import cached
 from sercli.evals.linear.training import Unfinished
 from tests.fuzz.encoder_header import without_hashes
 from tests.support.fuzzing import folder, put

@@ -61,7 +61,9 @@ def require_contract(name: str, results: Mapping[str, Metrics]) -> None:
 
 
 def test_knn() -> None:
-    outcome = knn.evaluate(loaded(), shapes("train", 40), shapes("val", 20), device=CPU, workers=0)
+    outcome = knn.evaluate(
+        loaded(), shapes("train", 40), shapes("val", 20), runtime=Runtime(CPU, None), workers=0
+    )
     assert outcome.result.protocol["name"] == "knn"
     require_contract("knn", {"": outcome.result.metrics})
     values = outcome.result.metrics.values()
@@ -77,7 +79,9 @@ def test_linear() -> None:
 
 
 def test_equivariance() -> None:
-    outcome = equivariance.evaluate(loaded(), shapes("val", 4), device=CPU, layers=[3], workers=0)
+    outcome = equivariance.evaluate(
+        loaded(), shapes("val", 4), runtime=Runtime(CPU, None), layers=[3], workers=0
+    )
     assert outcome.result.protocol["name"] == "equiv-score"
     require_contract("equiv-score", {"": outcome.result.metrics})
 

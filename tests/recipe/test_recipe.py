@@ -125,7 +125,7 @@ def test_every_recipe_that_comes_with_ser_resolves_and_builds():
 def test_imagenet_takes_the_fast_decoder_and_the_embedded_world_the_reference():
     for name in ("imagenet/moco-ser", "imagenet/dino-none-crops", "imagenet/barlow-twins-stl"):
         assert load(name).recipe.data.decoder == "fast"
-    assert load("shapes/moco-ser").recipe.data.decoder == small().data.decoder == "pil"
+    assert load("shapes/moco-ser").recipe.data.decoder == small().recipe.data.decoder == "pil"
 
 
 def test_extends_is_merged_in_order(write):

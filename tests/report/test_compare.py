@@ -81,6 +81,8 @@ def add_result(
     key: str = "student",
     matched: int = 152,
     warnings: Sequence[str] = (),
+    precision: str | None = None,
+    version: int = 1,
     **settings: Any,
 ) -> None:
     """A result as an evaluator writes it; `name` is `<protocol>[--<variant>]`."""
@@ -90,10 +92,11 @@ def add_result(
             protocol={
                 "name": protocol,
                 "variant": variant or None,
-                "version": 1,
+                "version": version,
                 "settings": {"resize": 256, **settings},
             },
-            model={"source": str(run_dir.path), "key": key, "matched": matched, "expected": 152},
+            model={"source": str(run_dir.path), "key": key, "matched": matched, "expected": 152}
+            | ({"precision": precision} if precision else {}),
             data={"path": path, "n": n, "partial": partial}
             | ({"warnings": list(warnings)} if warnings else {}),
             metrics=dict(metrics),
@@ -335,6 +338,44 @@ def test_other_data_other_weights_and_missing_tensors_are_footnotes(tmp_path: Pa
     assert "elsewhere/val (n = 10)" in texts[0]
     assert "teacher" in texts[1]
     assert "150 of 152" in texts[2]
+
+
+def in_precisions(root: Path, *precisions: str | None) -> Table:
+    runs = ({"seed": i, "result": {"precision": p}} for i, p in enumerate(precisions))
+    return compare_runs(knn_runs(root, *runs))
+
+
+def test_rows_of_another_precision_are_compared_and_marked(tmp_path: Path) -> None:
+    table = in_precisions(tmp_path, "fp32", "bf16", None)
+    assert [row.cells["knn/top1"].marks for row in table.rows] == [(), ("a",), ()]
+    assert [note.text for note in table.notes if note.mark] == ["The encoder ran in bf16."]
+
+
+@pytest.mark.parametrize(("precision", "said"), [("bf16", True), ("fp32", False), (None, False)])
+def test_one_precision_for_all_rows_is_said_once(
+    tmp_path: Path, precision: str | None, said: bool
+) -> None:
+    table = in_precisions(tmp_path, precision, precision)
+    assert [row.cells["knn/top1"].marks for row in table.rows] == [(), ()]
+    assert ("The encoder ran in bf16: knn." in notes(table)) == said
+
+
+def test_seeds_of_both_precisions_say_so(tmp_path: Path) -> None:
+    runs = (
+        {"addon": "ser", "seed": i, "result": {"precision": p}}
+        for i, p in enumerate(("fp32", "bf16"))
+    )
+    other = {"result": {"precision": "fp32"}}
+    table = compare_runs(knn_runs(tmp_path, other, *runs), Options(group_seeds=True))
+    assert "The encoder ran in bf16 and fp32." in notes(table)
+
+
+def test_a_result_of_an_earlier_version_is_named(tmp_path: Path) -> None:
+    paths = knn_runs(tmp_path, {"seed": 0}, {"seed": 1, "result": {"version": 2}})
+    with pytest.raises(UserError) as error:
+        compare_runs(paths)
+    assert f"version: 1 ({paths[0]}) vs 2 ({paths[1]})" in str(error.value)
+    assert f"repeat that of {paths[0]} (an earlier version's)" in str(error.value)
 
 
 def test_costs_come_from_the_run(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from sercli.encoders.loading import (
 )
 from sercli.encoders.vit import final_norm
 from sercli.errors import SerError
-from sercli.evals.linear.features import cached
 from sercli.evals.linear.heads import load_head
+from sercli.evals.linear.kept import cached
 from sercli.runs.arrays import read_arrays
 from sercli.runs.files import file_sha256, verifies, write_json, write_text
 from sercli.runs.result import Result

@@ -62,7 +62,7 @@ class SER(Addon):
         """
         layer, actions = self.config.layer, given.views.actions
         prepared = self.prepared(given)
-        anchors = [self.projector(features.grids[layer]) for features in given.students]
+        anchors = self.projector.each([features.grids[layer] for features in given.students])
         keys = self._keys(given, anchors)
         targets = self._targets(given.views)
         sizes = [math.prod(action.grid) for action in actions]
@@ -92,9 +92,10 @@ class SER(Addon):
             return anchors
         grids = [features.grids[self.config.layer] for features in given.teachers]
         if self.config.key_projector == "student":  # the only part of keys that carries gradient
-            return [self.projector(grid, norm=head) for grid in grids]
+            return self.projector.each(grids, norm=head)
+        assert isinstance(head, TokenProjector)
         with torch.no_grad():
-            return [head(grid) for grid in grids]
+            return head.each(grids)
 
     def _direction(
         self, anchors: Tensor, keys: Tensor, *, grid: tuple[int, int], counts: Sequence[int]

@@ -77,11 +77,20 @@ def _silent() -> Iterator[None]:
     if multiprocessing.parent_process() is None:
         yield
         return
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        kept = os.dup(2)
+    except OSError:  # closed, so that nothing is printed anyway
+        yield
+        return
+    try:
+        os.dup2(_nowhere(), 2)
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)
+
+
+@functools.cache
+def _nowhere() -> int:
+    """A descriptor that takes everything, of this process for good."""
+    return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

@@ -32,7 +32,7 @@ STRIDES = (4, 8, 16, 32, 64)  # units of the detector's frame
 
 
 class FrozenEncoder:
-    """An encoder that only gives features: no gradient, no training mode, bf16 on CUDA.
+    """An encoder that only gives features: no gradient, no training mode.
 
     It is no module, so that a detector neither trains nor stores it nor switches its mode.
 

@@ -30,7 +30,7 @@ from sercli.engine.runtime import Runtime, decided_by_first
 from sercli.engine.state import ModuleState
 from sercli.engine.stepper import Stepper
 from sercli.errors import RunFailed
-from sercli.evals.common import Metrics, Outcome, Progress
+from sercli.evals.common import Metrics, Outcome, Progress, model_of
 from sercli.evals.detection.backbone import FrozenEncoder, GridCache
 from sercli.evals.detection.detector import Detections, Detector, make_optimiser
 from sercli.evals.detection.images import DetectionImages
@@ -196,7 +196,7 @@ def _how(
 def _result(task: Task, frozen: FrozenEncoder, metrics: Metrics, how: dict[str, Any]) -> Result:
     return Result(
         protocol=task.protocol,
-        model={**task.loaded.describe(), "sha256": frozen.sha256, "detector": how},
+        model=model_of(task.loaded, frozen.runtime) | {"sha256": frozen.sha256, "detector": how},
         data={
             "path": task.val.name,
             "n": len(task.scored),
@@ -294,6 +294,7 @@ def _identity(task: Task, frozen: FrozenEncoder) -> dict[str, Any]:
     return {
         "protocol": protocol_id(task.protocol),
         "encoder": frozen.sha256,
+        "precision": frozen.runtime.precision,
         "images": task.train.fingerprint(task.order.indices.tolist()),
         "seed": task.options.seed,
         "world_size": distributed.world_size(),

@@ -16,10 +16,11 @@ from sercli.evals.common import at_most
 from sercli.evals.detection.detector import MAX_DETECTIONS, settings
 from sercli.evals.detection.images import Canvas, TrainingOrder, trainable_images
 from sercli.evals.detection.options import PRESETS, Heads, Options, Schedule
+from sercli.protocols.contract import PRECISION
 from sercli.protocols.detection import PROTOCOL
 from sercli.randomness import numpy_generator
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Task:
                 "augmentation": "flip" if self.flips else "none",
                 "metric": f"COCO AP, at most {MAX_DETECTIONS} detections",
                 "preset": self.options.preset,
+                "precision": PRECISION,
                 **settings(self.heads, self.schedule, batch_size=self.order.batch_size),
             },
         }

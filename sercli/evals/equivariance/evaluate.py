@@ -23,10 +23,12 @@ from sercli.data import ImageSource
 from sercli.data.loading import evaluation_batches
 from sercli.data.subset import class_settings
 from sercli.encoders.loading import LoadedEncoder
+from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
-from sercli.evals.common import Metrics, Outcome, Progress
+from sercli.evals.common import Metrics, Outcome, Progress, model_of
 from sercli.evals.equivariance.sums import TRANSFORMATIONS, Array, Sums, accumulate
 from sercli.metrics import UNDEFINED_ENERGY
+from sercli.protocols.contract import PRECISION
 from sercli.protocols.equivariance import PROTOCOL
 from sercli.randomness import numpy_generator
 from sercli.runs.result import Result
@@ -158,7 +160,7 @@ def evaluate(
     loaded: LoadedEncoder,
     source: ImageSource,
     *,
-    device: torch.device,
+    runtime: Runtime,
     layers: Sequence[int] | None = None,
     image_size: tuple[int, int] | None = None,
     batch_size: int = 32,
@@ -171,9 +173,10 @@ def evaluate(
     Beside the result stand the sums over each image that it rests on (see `Sums`).
 
     Args:
-        loaded: The encoder; it is moved to `device`.
+        loaded: The encoder; it is moved to the runtime's device.
         source: Images.
-        device: Where to compute, in float32 (sums in float64).
+        runtime: Where to compute, and the precision of the encoder; maps are moved in float32,
+            sums are taken in float64.
         layers: Blocks, 0 (the embedding) to depth; None: all.
         image_size: (H, W) in pixels, multiples of the patch; None: the size it was trained on.
         batch_size: Images at a time; each is encoded 14 times.
@@ -185,24 +188,28 @@ def evaluate(
         UserError: No such layer, or a size that does not fit.
     """
     # Drawn on the CPU, where a seed gives the same weights on every machine.
-    twin = loaded.encoder.cpu().random_twin(SEED).to(device).eval().requires_grad_(False)
-    encoder = loaded.encoder.to(device)
+    twin = loaded.encoder.cpu().random_twin(SEED).to(runtime.device).eval().requires_grad_(False)
+    encoder = loaded.encoder.to(runtime.device)
     layers = checked_layers(layers, encoder.depth)
     size = image_size or (loaded.image_size, loaded.image_size)
     indices = sample(source, limit)
-    batches = square_batches(loaded, source, indices, size, batch_size, device, workers)
+    batches = square_batches(loaded, source, indices, size, batch_size, runtime.device, workers)
     model, floor = accumulate(
-        [encoder, twin], _reported(batches, len(indices), progress), layers, seed=SEED
+        [encoder, twin],
+        _reported(batches, len(indices), progress),
+        layers,
+        runtime=runtime,
+        seed=SEED,
     )
     partial = len(indices) < min(NUM_IMAGES, len(source))
     result = Result(
         protocol={
             "name": PROTOCOL.name,
             "variant": None,
-            "version": 1,
+            "version": 2,
             "settings": {**_settings(source.split, image_size), **class_settings(source)},
         },
-        model=loaded.describe(),
+        model=model_of(loaded, runtime),
         data={
             "path": source.name,
             "n": len(indices),
@@ -239,7 +246,7 @@ def _settings(split: str, image_size: tuple[int, int] | None) -> dict[str, Any]:
         "scaled_grid": "rounded to patches",
         "scaled_images": "bicubic, antialiased",
         "scaled_tokens": "bicubic",
-        "precision": "float32",
+        "precision": PRECISION,
         "interval": "percentile bootstrap over images",
         "confidence": CONFIDENCE,
         "resamples": RESAMPLES,

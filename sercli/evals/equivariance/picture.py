@@ -12,6 +12,7 @@ from torch import Tensor
 from sercli.actions import GeometricAction, grid_of, transport
 from sercli.data import ImageSource
 from sercli.encoders.loading import LoadedEncoder
+from sercli.engine.runtime import Runtime
 from sercli.evals.equivariance.evaluate import checked_layers, sample, square_batches
 from sercli.evals.equivariance.sums import TRANSFORMATIONS
 
@@ -44,22 +45,22 @@ def picture(
     source: ImageSource,
     *,
     layer: int,
-    device: torch.device,
+    runtime: Runtime,
     image_size: tuple[int, int] | None = None,
 ) -> list[TokenPicture]:
     """What the scores look like: the token maps of a few images, one transformation each.
 
     Args:
-        loaded: The encoder; it is moved to `device`.
+        loaded: The encoder; it is moved to the runtime's device.
         source: Images; the first of `sample` are shown.
         layer: Block whose tokens are shown, 0 to depth.
-        device: Where the encoder runs; the arrays returned are on the CPU.
+        runtime: Where, and in which precision, the encoder runs; the arrays are on the CPU.
         image_size: (H, W) in pixels; None: the size it was trained on.
 
     Raises:
         UserError: No such layer, or a size that does not fit.
     """
-    encoder = loaded.encoder.to(device)
+    encoder = loaded.encoder.to(runtime.device)
     checked_layers([layer], encoder.depth)
     size = image_size or (loaded.image_size, loaded.image_size)
     patch = encoder.patch_size
@@ -67,12 +68,12 @@ def picture(
     shown = [g for name in _PICTURED for g in TRANSFORMATIONS if g.name == name]
     indices = sample(source, len(shown))
     rows = []
-    for g, images in zip(
-        shown, square_batches(loaded, source, indices, size, 1, device, 0), strict=False
-    ):
+    batches = square_batches(loaded, source, indices, size, 1, runtime.device, 0)
+    for g, images in zip(shown, batches, strict=False):
         view = g.on_image(images, patch)
-        with torch.no_grad():
-            observed, seen = (f.grids[layer] for f in encoder.encode([images, view], (layer,)))
+        with torch.no_grad(), runtime.autocast():
+            both = encoder.encode([images, view], (layer,))
+        observed, seen = (features.grids[layer].float() for features in both)
         action = g.action(1, grid)
         moved = transport(seen, source=action, target=GeometricAction.identity(1, grid))
         rows.append(

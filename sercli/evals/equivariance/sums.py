@@ -17,8 +17,10 @@ from torch import Tensor
 
 from sercli.actions import GeometricAction, Grid, grid_of, transport
 from sercli.encoders.vit import Encoder, Features
+from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
 from sercli.randomness import generator
+from sercli.transfer import to_device
 
 Array = NDArray[np.float64]
 
@@ -161,7 +163,7 @@ class _Tally:
             orders: [B, N], a permutation of the tokens for each image.
         """
         rows = [self._compare(layer, views, actions, orders) for layer in self._layers]
-        self._parts.append({key: torch.stack([row[key] for row in rows]).cpu() for key in rows[0]})
+        self._parts.append({key: torch.stack([row[key] for row in rows]) for key in rows[0]})
 
     def _compare(
         self,
@@ -203,7 +205,7 @@ class _Tally:
 
     def sums(self) -> Sums:
         joined = {
-            key: torch.cat([part[key] for part in self._parts], dim=1).numpy()
+            key: torch.cat([part[key] for part in self._parts], dim=1).cpu().numpy()
             for key in self._parts[0]
         }
         energy = np.stack([self._variances[layer].energy() for layer in self._layers])
@@ -218,7 +220,12 @@ def _unmoved(centred: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
 
 
 def accumulate(
-    encoders: Sequence[Encoder], batches: Iterable[Tensor], layers: Sequence[int], *, seed: int = 0
+    encoders: Sequence[Encoder],
+    batches: Iterable[Tensor],
+    layers: Sequence[int],
+    *,
+    runtime: Runtime,
+    seed: int = 0,
 ) -> list[Sums]:
     """Encode x and every g x once with each encoder and sum up, in one pass over the images.
 
@@ -226,6 +233,7 @@ def accumulate(
         encoders: In evaluation mode, on one device, of one patch size.
         batches: Normalised images [B, 3, H, W], all of one size.
         layers: Blocks, 0 (the embedding) to depth.
+        runtime: The precision of the encoders.
         seed: Of the order of the shuffled tokens.
 
     Returns:
@@ -242,16 +250,17 @@ def accumulate(
         _require_scalable(grid, patch)
         actions = [g.action(len(images), grid) for g in TRANSFORMATIONS]
         views = [images, *(g.on_image(images, patch) for g in TRANSFORMATIONS)]
-        orders = torch.stack(
-            [
-                torch.randperm(grid[0] * grid[1], generator=generator(seed, "shuffle", count + i))
-                for i in range(len(images))
-            ]
-        ).to(images.device)
+        drawn = [
+            torch.randperm(grid[0] * grid[1], generator=generator(seed, "shuffle", count + i))
+            for i in range(len(images))
+        ]
+        orders = to_device(torch.stack(drawn), images.device)
         count += len(images)
         for encoder, tally in zip(encoders, tallies, strict=True):
             with torch.no_grad():
-                tally.add(encoder.encode(views, layers), actions, orders)
+                with runtime.autocast():
+                    features = encoder.encode(views, layers)
+                tally.add(features, actions, orders)
     return [tally.sums() for tally in tallies]
 
 

@@ -79,7 +79,7 @@ class HeadRow:
         losses = -log_p.gather(2, own)[:, :, 0].mean(0)
         # ∂(mean cross entropy)/∂logits = (softmax − one-hot) / B, in place.
         gradient = log_p.exp_()
-        gradient.scatter_add_(2, own, gradient.new_tensor(-1).expand(own.shape))
+        gradient.scatter_add_(2, own, gradient.new_full((), -1).expand(own.shape))
         gradient.div_(len(labels))
         momentum = self.weight_momentum.flatten(1)  # a view: the product is added in place
         momentum.addmm_(features.T, gradient.flatten(1), beta=MOMENTUM)

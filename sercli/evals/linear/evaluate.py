@@ -24,11 +24,12 @@ from sercli.encoders.vit import final_norm
 from sercli.engine.preemption import Stopping
 from sercli.engine.runtime import Runtime
 from sercli.errors import Interrupted, Preempted, RunFailed
-from sercli.evals.common import TOP, Outcome, Progress, Right, commonest_share
+from sercli.evals.common import TOP, Outcome, Progress, Right, commonest_share, model_of
 from sercli.evals.linear.classifiers import Choice, HeadRow, choose
 from sercli.evals.linear.convergence import Training, companion_rates, doubt
-from sercli.evals.linear.features import Reader, Scale, cached, fingerprint
+from sercli.evals.linear.features import Reader, Scale
 from sercli.evals.linear.heads import HeadFacts, ProbeHead
+from sercli.evals.linear.kept import cached, fingerprint
 from sercli.evals.linear.probe import Probe
 from sercli.evals.linear.training import HeldOut, Unfinished, train_heads
 from sercli.runs.result import Result, protocol_id
@@ -100,7 +101,7 @@ def evaluate(
         order=probe.order,
         held=held,
         request=request or StopRequest(),
-        unfinished=_unfinished(probe, unfinished, before, rows),
+        unfinished=_unfinished(probe, unfinished, before, runtime, rows),
         progress=progress,
         say=say,
     )
@@ -114,7 +115,8 @@ def evaluate(
         raise
     if encoder_sha256(encoder) != before:
         raise RunFailed("the encoder's parameters changed while heads were trained on it")
-    return _outcome(probe, rows, held, scale, chosen, table, before)
+    model = {**model_of(probe.loaded, runtime), "sha256": before}
+    return _outcome(probe, rows, held, scale, chosen, table, model)
 
 
 def _reader(probe: Probe, runtime: Runtime, stopping: Stopping, workers: int | None) -> Reader:
@@ -176,7 +178,8 @@ def _training_features(
     key = " ".join(
         (
             *(encoder, fingerprint(probe.train, pool), *probe.plan.parts),
-            *(probe.preset.interpolation, str(probe.loaded.image_size), reader.runtime.device.type),
+            *(probe.preset.interpolation, str(probe.loaded.image_size)),
+            *(reader.runtime.device.type, reader.runtime.precision),
         )
     )
     if probe.options.shots is not None or probe.options.limit is not None:
@@ -207,7 +210,11 @@ def _held_out(probe: Probe, table: Tensor) -> HeldOut:
 
 
 def _unfinished(
-    probe: Probe, path: Path | None, encoder: str, rows: Mapping[str, HeadRow]
+    probe: Probe,
+    path: Path | None,
+    encoder: str,
+    runtime: Runtime,
+    rows: Mapping[str, HeadRow],
 ) -> Unfinished | None:
     if path is None:
         return None
@@ -215,6 +222,7 @@ def _unfinished(
     identity = {
         "protocol": protocol_id(probe.protocol),
         "encoder": encoder,
+        "precision": runtime.precision,
         "set of images": fingerprint(probe.train, images),
         "set of companions": list(companion_rates(probe.preset.learning_rates)),
     }
@@ -263,7 +271,7 @@ def _outcome(
     scale: Scale,
     chosen: Choice,
     table: Tensor,
-    encoder: str,
+    model: dict[str, Any],
 ) -> ProbeOutcome:
     labels = _labels(probe.test, probe.split.test)
     choices = {"best": chosen, "last": choose(rows, best=False)} | {
@@ -285,10 +293,10 @@ def _outcome(
         edge = {0: "lowest", len(rates) - 1: "highest"}.get(chosen.index)
     percents = {name: _percents(row, len(probe.split.hold_out)) for name, row in rows.items()}
     warnings = _warnings(probe, rows[chosen.feature_set], held, chosen, edge)
-    head = _head(probe, _folded(probe, rows, scale, chosen), chosen, encoder, warnings)
+    head = _head(probe, _folded(probe, rows, scale, chosen), chosen, model["sha256"], warnings)
     result = Result(
         protocol=probe.protocol,
-        model={**probe.loaded.describe(), "sha256": encoder},
+        model=model,
         data={**_data(probe, chosen, edge, percents), "warnings": list(warnings)},
         metrics=metrics,
     )

@@ -10,14 +10,11 @@ side. Parts are named as a head's file stores them:
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -34,21 +31,19 @@ from sercli.data.loading import (
     normalise,
     resize_and_crop,
 )
-from sercli.encoders.files import header_of, read_safetensors, signed
 from sercli.encoders.loading import LoadedEncoder
 from sercli.encoders.vit import Encoder, Features, final_norm
 from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
 from sercli.evals.common import Progress
 from sercli.randomness import numpy_generator
-from sercli.runs.files import write_atomic
 
 LAST_BLOCKS = 4
+FEATURE_SETS = ("cls1", "cls4", "cls1+pooled")
 CROP_AREA, CROP_ASPECT, FLIP_P = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
 CROP_INTERPOLATION = "bilinear"
 CENTRAL = -1  # in place of an epoch: the central crop, as in evaluation
-_LARGEST_CACHE = 8 << 30  # bytes; larger tables stay in memory only
-_PROBED_IMAGES = 8
+_COPIED_AT_ONCE = 256 << 20  # bytes that a device gives before it is waited for
 _ROWS_AT_ONCE = 4096
 _CONSTANT = 1e-5  # relative to the mean, less deviation than this is rounding
 
@@ -77,8 +72,8 @@ class FeaturePlan:
 
     def join(self, name: str, table: Tensor) -> Tensor:
         """The features of one set: [N, P, D] → [N, parts of the set · D]."""
-        columns = [self.parts.index(part) for part in self.sets[name]]
-        return table[:, columns].flatten(1)
+        # Not by a list of columns, which would be copied to the device, and waited for.
+        return torch.cat([table[:, self.parts.index(part)] for part in self.sets[name]], dim=1)
 
 
 def plan_features(encoder: Encoder, names: Sequence[str]) -> FeaturePlan:
@@ -116,10 +111,35 @@ def plan_features(encoder: Encoder, names: Sequence[str]) -> FeaturePlan:
                     f"joins after block {encoder.cls_after} of {depth}"
                 )
         else:
-            raise UserError(f"feature set {name!r}", "known: cls1, cls4, cls1+pooled")
+            raise UserError(f"feature set {name!r}", f"known: {', '.join(FEATURE_SETS)}")
     if not sets:
         raise ValueError("no feature set")
     return FeaturePlan(sets, tuple(notes))
+
+
+def plan_parts(encoder: Encoder, text: str) -> FeaturePlan:
+    """A plan of one set: a feature set by its name, or parts with `+` between them.
+
+    Raises:
+        UserError: The encoder has no such part, or one is named twice.
+    """
+    if text in FEATURE_SETS:
+        return plan_features(encoder, [text])
+    parts = tuple(text.split("+"))
+    first = None if encoder.pools_mean else encoder.cls_after
+    for part in parts:
+        kind, _, layer = part.partition("@")
+        least = {"cls": None if first is None else first + 1, "pooled": 0}.get(kind)
+        found = layer.isdecimal() and least is not None and least <= int(layer) <= encoder.depth
+        if part != "cls" and not found:
+            raise UserError(
+                f"--parts {text}: {part!r}",
+                f"known are {', '.join(FEATURE_SETS)}, cls, pooled@0 to pooled@{encoder.depth}"
+                + ("" if first is None else f" and cls@{first + 1} to cls@{encoder.depth}"),
+            )
+    if len(set(parts)) < len(parts):
+        raise UserError(f"--parts {text}", "each part stands there once")
+    return FeaturePlan({text: parts})
 
 
 @dataclass(frozen=True)
@@ -287,20 +307,44 @@ class Reader:
         progress: Progress | None = None,
     ) -> Tensor:
         """The parts of the central crops of images: float32 [N, P, D] on the CPU."""
-        parts = len(self.plan.parts)
-        table = torch.empty(len(indices), parts, self.loaded.encoder.dim)
+        table = torch.empty(len(indices), len(self.plan.parts), self.loaded.encoder.dim)
+        done = 0
+        for features in self.pieces(source, indices, what=what, progress=progress):
+            table[done : done + len(features)] = features
+            done += len(features)
+        return table
+
+    def pieces(
+        self,
+        source: ImageSource,
+        indices: NDArray[np.int64],
+        *,
+        what: str,
+        progress: Progress | None = None,
+    ) -> Iterator[Tensor]:
+        """The parts of the central crops of images, in order: float32 [n, P, D] on the CPU.
+
+        A piece is a batch; from CUDA, 256 MiB of them, as each copy to the host waits for all that
+        was launched before.
+        """
+        waiting: list[Tensor] = []
+        most = _COPIED_AT_ONCE if self.runtime.device.type == "cuda" else 0
         step = self.at_once * distributed.world_size()
         starts = range(0, len(indices), step)
         batches = ([(int(i), CENTRAL) for i in indices[start : start + step]] for start in starts)
         done = 0
         for features in self.batches(source, batches, rows=step):
-            table[done : done + len(features)] = features.cpu()
+            waiting.append(features)
             done += len(features)
             if self.check is not None:
                 self.check()
             if progress is not None:
                 progress(what, done, len(indices))
-        return table
+            if sum(piece.nbytes for piece in waiting) >= most:
+                yield torch.cat(waiting).cpu()
+                waiting.clear()
+        if waiting:
+            yield torch.cat(waiting).cpu()
 
     @torch.no_grad()
     def _encode(self, images: Tensor) -> Tensor:
@@ -315,62 +359,3 @@ class Reader:
                 )
                 pieces.append(parts_of(features, parts, norm))
         return torch.cat(pieces)
-
-
-# -- A table that is kept -------------------------------------------------------------------------
-
-
-def fingerprint(source: ImageSource, indices: NDArray[np.int64]) -> str:
-    """What tells image sets apart: ids, labels, and the pixels of a few images; 16 hex digits."""
-    digest = hashlib.sha256()
-    for name in source.classes:
-        digest.update(f"{name}\n".encode())
-    for index in indices.tolist():
-        digest.update(f"{source.identifier(index)} {source.labels[index]}\n".encode())
-    places = np.linspace(0, len(indices) - 1, min(_PROBED_IMAGES, len(indices)))
-    for index in indices[places.astype(int)].tolist():
-        digest.update(source.load(index).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def cached(
-    path: Path | None, key: str, make: Callable[[], Tensor], *, shape: tuple[int, int, int]
-) -> Tensor:
-    """The table in the file at `path` if it was stored under this key, else a new one, kept there.
-
-    Rank 0 decides and writes. A file that cannot be read, or is not what was written, is made
-    again.
-
-    Args:
-        path: Where it is kept; None: nowhere.
-        key: What it is of.
-        make: Makes it.
-        shape: [N, P, D] that it has.
-    """
-    if path is None:
-        return make()
-    stored = _stored_table(path, key, shape) if distributed.rank() == 0 else None
-    if distributed.broadcast_object(stored is not None):
-        if stored is None:
-            _, tensors = read_safetensors(path)
-            stored = tensors["features"]
-        return stored
-    table = make()
-    if distributed.rank() == 0 and table.nbytes <= _LARGEST_CACHE:
-        tensors = {"features": table}
-        data = safetensors.torch.save(tensors, metadata=signed(tensors, {"key": key}))
-        write_atomic(path, lambda file: file.write(data))
-    distributed.barrier()
-    return table
-
-
-def _stored_table(path: Path, key: str, shape: tuple[int, int, int]) -> Tensor | None:
-    if not path.exists() or header_of(path).get("key") != key:  # of other features: not read whole
-        return None
-    try:
-        _, tensors = read_safetensors(path)
-    except UserError:
-        return None
-    table = tensors.get("features")
-    fits = table is not None and table.dtype == torch.float32 and tuple(table.shape) == shape
-    return table if fits else None

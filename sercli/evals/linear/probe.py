@@ -28,6 +28,7 @@ from sercli.evals.linear.features import (
 )
 from sercli.evals.linear.options import WIDE, Options, Preset
 from sercli.evals.linear.training import Order
+from sercli.protocols.contract import PRECISION
 from sercli.protocols.linear import PROTOCOL
 from sercli.randomness import numpy_generator
 from sercli.statistics import CONFIDENCE
@@ -185,7 +186,7 @@ class Probe:
             "image_size": options.image_size or "of training",
             "resize": "256/224 of the side, central crop",
             "interpolation": preset.interpolation,
-            "precision": "encoder bfloat16 on CUDA, else float32; heads float32",
+            "precision": PRECISION,
             "interval": "Wilson over test images",
             "confidence": CONFIDENCE,
             "seed": options.seed,
@@ -194,7 +195,7 @@ class Probe:
         return {
             "name": PROTOCOL.name,
             "variant": options.variant,
-            "version": 1,
+            "version": 2,
             "settings": settings,
         }
 

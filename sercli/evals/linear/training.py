@@ -27,6 +27,7 @@ from sercli.randomness import numpy_generator
 from sercli.runs.files import write_atomic
 from sercli.runs.stored import Stored, require
 from sercli.signals import StopRequest
+from sercli.transfer import to_device
 
 SAVE_SECONDS = 60.0  # least time between two checkpoints that nobody asked for
 
@@ -213,8 +214,8 @@ def train_heads(
     first = stepper.resume(say)
     steps = zip(order.batches(first), features(first), strict=True)
     for (epoch, positions), parts in stepper.waiting(steps):
-        own = labels[torch.from_numpy(positions)].to(device, non_blocking=True)
-        parts = parts.to(device, non_blocking=True)
+        own = to_device(labels[torch.from_numpy(positions)], device)
+        parts = to_device(parts, device)
         for name, row in rows.items():
             joined = plan.join(name, parts).to(row.bias.dtype)
             row.step(joined, own, factor=order.factor(stepper.step))

@@ -13,7 +13,9 @@ from torch import Tensor
 from sercli.data.loading import image_to_tensor, normalise, resize_and_crop
 from sercli.data.robustness.imagenet_classes import imagenet_classes
 from sercli.encoders.timm_weights import create_timm
+from sercli.engine.runtime import Runtime
 from sercli.errors import RunFailed, UserError
+from sercli.transfer import to_device
 
 IMAGENET_CLASSES = 1000
 
@@ -54,13 +56,12 @@ class Classifier:
         return ("the head was trained on a part of the images (--limit)",) if self.partial else ()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits float32 [B, C] on `device` of uint8 images [B, 3, S, S].
+        """Logits float32 [B, C] on `device` of uint8 images [B, 3, S, S]; see `Finite`.
 
         Raises:
             UserError: The network has not one logit for each class.
-            RunFailed: A logit is not finite.
         """
-        inputs = images.to(self.device, non_blocking=True).float() / 255
+        inputs = to_device(images, self.device).float() / 255
         with torch.no_grad():
             logits = self.network(normalise(inputs, self.mean, self.std)).float()
         if logits.shape[1] != len(self.classes):
@@ -68,9 +69,36 @@ class Classifier:
                 f"the head gives {logits.shape[1]} logits for {len(self.classes)} classes",
                 "each class needs one",
             )
-        if (~logits.isfinite()).any():
-            raise RunFailed("a logit is not finite: the weights or the head are damaged")
         return logits
+
+
+class Finite:
+    """Whether all logits of a set are finite: asked at the first batch, and at the end.
+
+    To ask is to wait for the device.
+    """
+
+    def __init__(self) -> None:
+        self._wrong: Tensor | None = None
+
+    def see(self, logits: Tensor) -> Tensor:
+        """The logits, looked at.
+
+        Raises:
+            RunFailed: One of the first batch is not finite.
+        """
+        wrong = (~logits.isfinite()).any()
+        if self._wrong is None:
+            self._wrong = wrong
+            self.require()
+        else:
+            self._wrong |= wrong
+        return logits
+
+    def require(self) -> None:
+        """Raise a RunFailed if one was not finite."""
+        if self._wrong is not None and self._wrong:
+            raise RunFailed("a logit is not finite: the weights or the head are damaged")
 
 
 @dataclass(frozen=True)
@@ -94,7 +122,7 @@ class CentreView:
         return image_to_tensor(shown)
 
 
-def own_head(name: str, *, device: torch.device, random_init: bool = False) -> Classifier:
+def own_head(name: str, *, runtime: Runtime, random_init: bool = False) -> Classifier:
     """Any classifier of timm's on ImageNet's 1000 classes, with its own head.
 
     The transform is timm's, from the model's own `pretrained_cfg` (crop_pct, crop_mode,
@@ -103,7 +131,7 @@ def own_head(name: str, *, device: torch.device, random_init: bool = False) -> C
 
     Args:
         name: `timm:NAME`.
-        device: Where the model runs.
+        runtime: Where the model runs, and in which precision what comes before its head does.
         random_init: Random weights; otherwise those cached on this machine.
 
     Raises:
@@ -133,20 +161,36 @@ def own_head(name: str, *, device: torch.device, random_init: bool = False) -> C
     view = create_transform(config["input_size"], use_prefetcher=True, **shown)
     count = len(model.state_dict())
     return Classifier(
-        network=model.to(device).eval().requires_grad_(False),
+        network=_in_two(model.to(runtime.device).eval().requires_grad_(False), runtime),
         classes=imagenet_classes(),
         image_size=height,
         view=view,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
-        device=device,
+        device=runtime.device,
         rule={"head": "own", "view": "timm's evaluation transform by the model's pretrained_cfg"},
         model={
             "source": name,
             "key": "random" if random_init else "timm",
             "matched": count,
             "expected": count,
+            "precision": runtime.precision,
             "head": "own",
             "view": {**shown, "image_size": height, "mean": config["mean"], "std": config["std"]},
         },
     )
+
+
+def _in_two(model: Any, runtime: Runtime) -> Callable[[Tensor], Tensor]:
+    """A classifier of timm's whose encoder is in the runtime's precision; its head is float32."""
+    plain: Callable[[Tensor], Tensor] = model
+    if runtime.precision == "fp32":
+        return plain
+
+    def network(images: Tensor) -> Tensor:
+        with runtime.autocast():
+            tokens = model.forward_features(images)
+        logits: Tensor = model.forward_head(tokens.float())
+        return logits
+
+    return network

@@ -23,7 +23,7 @@ from sercli.data.loading import (
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
 from sercli.evals.common import TOP, Progress, at_most
-from sercli.evals.robustness.classifier import Classifier
+from sercli.evals.robustness.classifier import Classifier, Finite
 from sercli.evals.robustness.metrics import NOISE_PERTURBATIONS, flip_probability, top5_distance
 from sercli.evals.robustness.scores import SEED, Best, Sequences
 from sercli.metrics import top_classes
@@ -200,7 +200,7 @@ def best_classes(
     columns = min(TOP, len(classifier.classes) if subset is None else len(subset))
     own = _share(indices)
     rows = [torch.empty(0, columns, dtype=torch.long, device=classifier.device)]
-    done = 0
+    done, finite = 0, Finite()
     at_once = reading.batch_size
     loaded = load_images(
         dataset,
@@ -211,9 +211,11 @@ def best_classes(
         device=classifier.device,
     )
     for images in loaded:
-        rows.append(top_classes(classifier(images), top=TOP, subset=allowed))
+        logits = finite.see(classifier(images))
+        rows.append(top_classes(logits, top=TOP, subset=allowed))
         done += len(images)
         tell(min(done * distributed.world_size(), len(indices)))
+    finite.require()
     best: Best = distributed.gather_in_order(torch.cat(rows), len(indices)).cpu().numpy()
     return best
 
@@ -230,25 +232,28 @@ def watch(
     """Predictions for the frames of the sequences named, and how they change."""
     noise = perturbation in NOISE_PERTURBATIONS
     predictions: list[Tensor] = []
-    changes: list[list[float]] = []
+    changes: list[Tensor] = []  # flips and distance of each
+    finite = Finite()
     dataset = _Videos(perturbed, perturbation, classifier.image_size)
     at_once = max(1, reading.batch_size // _FRAMES)
     loaded = load_batches(dataset, _batches(_share(videos), at_once), workers=reading.processes)
     for sequences in loaded:
         frames = torch.cat(sequences).split(reading.batch_size)
-        best = torch.cat([top_classes(classifier(some), top=TOP) for some in frames])
+        best = torch.cat([top_classes(finite.see(classifier(some)), top=TOP) for some in frames])
         for one in best.split([len(sequence) for sequence in sequences]):
             flips = flip_probability(one[:, 0], noise=noise)
             distance = top5_distance(one, noise=noise)
             predictions.append(one[:, 0])
-            changes.append([flips.item(), distance.item()])
+            changes.append(torch.stack([flips, distance]))
         tell(min(len(changes) * distributed.world_size(), len(videos)))
+    finite.require()
     device = classifier.device
     length = distributed.any_rank(max(map(len, predictions), default=0), device)
     table = torch.full((len(predictions), length), -1, device=device)
     for row, one in zip(table, predictions, strict=True):
         row[: len(one)] = one
-    measured = torch.tensor(changes, dtype=torch.float64, device=device).view(-1, 2)
+    none = torch.empty(0, 2, dtype=torch.float64, device=device)
+    measured = torch.stack(changes) if changes else none
     flips, distances = distributed.gather_in_order(measured, len(videos)).cpu().numpy().T
     return Sequences(
         distributed.gather_in_order(table, len(videos)).cpu().numpy(),

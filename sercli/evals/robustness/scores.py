@@ -21,12 +21,14 @@ from sercli.evals.robustness.metrics import (
     NOISE_PERTURBATIONS,
     corruption_errors,
 )
+from sercli.protocols.contract import PRECISION
 from sercli.protocols.robustness import PROTOCOL
 from sercli.runs.reading import LARGEST_JSON, parse_json, read_bytes, shown
 from sercli.statistics import CONFIDENCE
 
-# 2: motion blur cuts levels as ImageMagick does, the rims of spatter are Canny's.
-_VERSIONS = {"imagenet-c-otf": 2}
+_VERSION = 2
+# 2: motion blur cuts levels as ImageMagick does, the rims of spatter are Canny's; 3: _VERSION's.
+_VERSIONS = {"imagenet-c-otf": 3}
 SEED = 0  # of a limited sample, and of corruptions made on the fly
 
 Best = NDArray[np.int64]
@@ -182,12 +184,12 @@ def protocol(variant: str, rule: Mapping[str, Any], settings: Mapping[str, Any])
     return {
         "name": PROTOCOL.name,
         "variant": variant,
-        "version": _VERSIONS.get(variant, 1),
+        "version": _VERSIONS.get(variant, _VERSION),
         "settings": {
             **rule,
             **settings,
             "labels": "by class name, in the order of the head",
-            "precision": "float32",
+            "precision": PRECISION,
         },
     }
 

@@ -44,6 +44,8 @@ def measure(entry: Entry, spec: Spec) -> Cell:
         weights=cells[0].weights,
         loaded=next((cell.loaded for cell in cells if cell.loaded), None),
         warnings=tuple(dict.fromkeys(text for cell in cells for text in cell.warnings)),
+        precision=" and ".join(sorted({cell.precision for cell in cells if cell.precision}))
+        or None,
     )
 
 
@@ -66,6 +68,7 @@ def _measure_run(run: Run, spec: Spec) -> Cell:
         weights=str(key) if (key := result.model.get("key")) else None,
         loaded=_partly_loaded(result),
         warnings=_warnings(result),
+        precision=str(key) if (key := result.model.get("precision")) else None,
     )
 
 
@@ -296,15 +299,18 @@ class Footnotes:
 
 
 def add_footnotes(grid: Grid, specs: Sequence[Spec], footnotes: Footnotes) -> Grid:
-    """Mark partial data, other data or weights than the column's most, and what warned itself."""
+    """Mark what a column's rows differ in: data, weights, precision; and what warned itself."""
     grid = [dict(row) for row in grid]
     for spec in specs:
         cells = [row[spec.column.key] for row in grid]
         data = Counter(cell.data for cell in cells if cell.data is not None and not cell.partial)
         weights = Counter(cell.weights for cell in cells if cell.weights)
+        mixed = len({cell.precision for cell in cells if cell.precision}) > 1
         for row, cell in zip(grid, cells, strict=True):
             marks = [PARTIAL] if cell.partial else []
             marks += [footnotes.mark(text) for text in _remarks(cell, data, weights)]
+            if mixed and cell.precision not in (None, "fp32"):
+                marks.append(footnotes.mark(f"The encoder ran in {cell.precision}."))
             row[spec.column.key] = replace(cell, marks=tuple(marks))
     return grid
 

@@ -26,6 +26,7 @@ from sercli.report.compare.notes import (
     changed_notes,
     context_notes,
     data_notes,
+    precision_notes,
     reading_notes,
 )
 from sercli.report.compare.runs import (
@@ -115,6 +116,7 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
         ),
         *changed_notes(entries),
         *data_notes(specs, runs),
+        *precision_notes(rows, specs),
         *footnotes.notes(),
     ]
     title = f"{counted(len(runs), 'run')} compared"

@@ -26,8 +26,8 @@ def by_protocol(specs: Sequence[Spec], runs: Sequence[Run], *, allow_mixed: bool
                 f"{spec.column.heading!r} mixes {len(holders)} protocols: "
                 + "; ".join(_differences(spec.source, holders)),
                 "results of different protocols are not comparable",
-                "repeat one evaluation, choose other --columns, or pass --allow-mixed for a column "
-                "each",
+                f"repeat {_to_repeat(spec.source, holders)}, choose other --columns, or pass "
+                "--allow-mixed for a column each",
             )
         if len(holders) < 2:
             column = replace(spec.column, protocol_id=next(iter(holders), None))
@@ -35,6 +35,19 @@ def by_protocol(specs: Sequence[Spec], runs: Sequence[Run], *, allow_mixed: bool
         else:
             separated += [_of_protocol(spec, identity, runs) for identity in holders]
     return separated
+
+
+def _to_repeat(source: str, holders: Mapping[str, Sequence[Run]]) -> str:
+    """Whose evaluation is of an earlier version of its protocol; "one evaluation" if none is."""
+    versions = [
+        (version, run.path)
+        for group in holders.values()
+        for run in group
+        if isinstance(version := run.results[source].protocol.get("version"), int)
+    ]
+    newest = max((version for version, _ in versions), default=0)
+    older = [path for version, path in versions if version < newest]
+    return f"that of {', '.join(older)} (an earlier version's)" if older else "one evaluation"
 
 
 def _of_protocol(spec: Spec, identity: str, runs: Sequence[Run]) -> Spec:

@@ -63,6 +63,16 @@ def changed_notes(entries: Sequence[Entry]) -> list[Note]:
     ]
 
 
+def precision_notes(rows: Sequence[Row], specs: Sequence[Spec]) -> list[Note]:
+    """Which results are of an encoder in bf16 in all rows; where rows differ, cells have marks."""
+    halves = {
+        spec.source: None
+        for spec in specs
+        if {cell.precision for row in rows if (cell := row.cell(spec.column)).precision} == {"bf16"}
+    }
+    return [Note(None, f"The encoder ran in bf16: {', '.join(halves)}.")] if halves else []
+
+
 def data_notes(specs: Sequence[Spec], runs: Sequence[Run]) -> list[Note]:
     """Which images the shown results are of."""
     sources: dict[str, dict[str, None]] = {}

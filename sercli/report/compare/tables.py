@@ -129,6 +129,7 @@ class Cell:
         weights: Which of a run's weights were scored, for instance student.
         loaded: "150 of 152", where tensors of the encoder were missing.
         warnings: What the evaluator warned of.
+        precision: "fp32" or "bf16", in which the encoder ran; None: an earlier version's result.
         best: Best of its column.
     """
 
@@ -145,6 +146,7 @@ class Cell:
     weights: str | None = None
     loaded: str | None = None
     warnings: tuple[str, ...] = ()
+    precision: str | None = None
     best: bool = False
 
     @property

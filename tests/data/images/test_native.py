@@ -1,6 +1,7 @@
 """The fast decoder against Pillow: the same pixels of the same files, and the same refusals."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -163,3 +164,19 @@ def test_folders_and_subsets_have_pixels(tmp_path):
     assert np.array_equal(with_classes(folder, ["b"]).pixels(0), folder.pixels(1))
     with pytest.raises(IndexError):
         folder.pixels(2)
+
+
+class WithoutErrors(Pixels):
+    def __getitem__(self, key):
+        kept = os.dup(2)
+        os.close(2)
+        try:
+            return super().__getitem__(key)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def test_a_loader_process_without_standard_error_reads_all_the_same(tmp_path):
+    path = written(tmp_path, BY_LIBJPEG["baseline"])
+    assert list(load_batches(WithoutErrors(path), [[0]], workers=1)) == [[(43, 61, 3)]]

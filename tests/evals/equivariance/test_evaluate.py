@@ -18,6 +18,7 @@ from sercli.commands.equiv_score import equiv_score
 from sercli.data import ShapesSource
 from sercli.encoders.loading import LoadedEncoder, encoder_metadata, read_encoder, write_encoder
 from sercli.encoders.vit import Encoder, Features
+from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
 from sercli.evals.equivariance.evaluate import COLUMNS, evaluate, metrics, sample
 from sercli.evals.equivariance.picture import picture
@@ -28,7 +29,7 @@ from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 
 MODEL = Model(name="vit_micro", patch_size=4, width=16, depth=4, num_heads=2)
-CPU = torch.device("cpu")
+CPU = Runtime(torch.device("cpu"), None)
 NAMES = [g.name for g in TRANSFORMATIONS]
 D4 = NAMES[:4]
 
@@ -45,6 +46,9 @@ class Tokens(nn.Module):
     def forward(self, images: Tensor, layers: Iterable[int]) -> Features:
         tokens = self.function(F.avg_pool2d(images, 4))
         return Features(tokens.mean((2, 3)), dict.fromkeys(layers, tokens), {})
+
+    def encode(self, views: Sequence[Tensor], layers: Iterable[int]) -> list[Features]:
+        return [self(view, layers) for view in views]
 
 
 def pixelwise(patches: Tensor) -> Tensor:
@@ -65,7 +69,7 @@ def vit(cls_after: int = 0, seed: int = 1) -> Encoder:
 
 
 def sums_of(encoder: nn.Module, batches: Sequence[Tensor], layers: Sequence[int] = (0,)) -> Sums:
-    return accumulate([encoder], batches, layers)[0]  # type: ignore[list-item]
+    return accumulate([encoder], batches, layers, runtime=CPU)[0]  # type: ignore[list-item]
 
 
 def scores_of(sums: Sums, layers: Sequence[int] = (0,)) -> dict[str, float | None]:
@@ -168,7 +172,7 @@ def test_undefined_is_null_in_the_result(tmp_path: Path) -> None:
     for parameter in (encoder.patch_embed.proj.weight, encoder.pos_embed):
         parameter.data.zero_()
     source = ShapesSource("val", image_size=16, num_images=4)
-    result = evaluate(loaded(encoder), source, device=CPU, layers=[0, 2]).result
+    result = evaluate(loaded(encoder), source, runtime=CPU, layers=[0, 2]).result
     run = RunDir.create(tmp_path / "run", recipe=None, run={"status": "running"})
     stored = json.loads(run.write_result(result).read_text())["metrics"]
     for block in ("block00", "block02"):
@@ -366,7 +370,7 @@ def test_every_kind_of_encoder_is_scored(make: Callable[[], LoadedEncoder]) -> N
     patch, depth = subject.encoder.patch_size, subject.encoder.depth
     source = ShapesSource("val", image_size=64, num_images=6)
     outcome = evaluate(
-        subject, source, device=CPU, image_size=(3 * patch, 4 * patch), limit=2, batch_size=2
+        subject, source, runtime=CPU, image_size=(3 * patch, 4 * patch), limit=2, batch_size=2
     )
     values = outcome.result.metrics
     assert outcome.arrays["layers"].tolist() == list(range(depth + 1))
@@ -387,7 +391,7 @@ def test_every_kind_of_encoder_is_scored(make: Callable[[], LoadedEncoder]) -> N
 def test_evaluate_scores_the_seeded_sample_and_stores_what_repeats_it() -> None:
     subject = loaded(vit(3))
     source = ShapesSource("val", image_size=16, num_images=5)
-    outcome = evaluate(subject, source, device=CPU, batch_size=2)
+    outcome = evaluate(subject, source, runtime=CPU, batch_size=2)
     assert not outcome.result.data["partial"]
     assert sorted(outcome.arrays["image_ids"].tolist()) == [f"val/{i}" for i in range(5)]
     product, observed, moved = (
@@ -419,7 +423,7 @@ def test_protocol_is_the_rule_not_the_model() -> None:
     source = ShapesSource("val", image_size=32, num_images=2)
 
     def scored(encoder: Encoder, **settings: object) -> Result:
-        return evaluate(loaded(encoder), source, device=CPU, layers=[0], **settings).result  # type: ignore[arg-type]
+        return evaluate(loaded(encoder), source, runtime=CPU, layers=[0], **settings).result  # type: ignore[arg-type]
 
     wide = Model(name="vit_micro", patch_size=4, width=32, depth=1, num_heads=1)
     other = Encoder.from_model(wide, image_size=16).initialise(0).eval()
@@ -430,7 +434,7 @@ def test_protocol_is_the_rule_not_the_model() -> None:
         evaluate(
             loaded(vit()),
             ShapesSource("train", image_size=32, num_images=2),
-            device=CPU,
+            runtime=CPU,
             layers=[0],
         ).result.protocol_id
     )
@@ -439,17 +443,17 @@ def test_protocol_is_the_rule_not_the_model() -> None:
 def test_sizes_and_layers_that_do_not_fit_are_refused() -> None:
     source = ShapesSource("val", image_size=32, num_images=2)
     with pytest.raises(UserError, match=r"layers 0, 5; they must be in 0…4"):
-        evaluate(loaded(vit()), source, device=CPU, layers=[5, 0])
+        evaluate(loaded(vit()), source, runtime=CPU, layers=[5, 0])
     with pytest.raises(UserError, match="multiples of the patch"):
-        evaluate(loaded(vit()), source, device=CPU, image_size=(18, 16))
+        evaluate(loaded(vit()), source, runtime=CPU, image_size=(18, 16))
     with pytest.raises(UserError, match="use --image-size 12 or more"):
-        evaluate(loaded(vit()), source, device=CPU, image_size=(8, 16))
+        evaluate(loaded(vit()), source, runtime=CPU, image_size=(8, 16))
 
 
 def test_picture_shows_what_is_compared() -> None:
     encoder = vit(2)
     source = ShapesSource("val", image_size=16, num_images=6)
-    rows = picture(loaded(encoder), source, layer=1, device=CPU)
+    rows = picture(loaded(encoder), source, layer=1, runtime=CPU)
     assert [row.name for row in rows] == ["rot90", "hflip", "rot180", "scale0.75"]
     np.testing.assert_array_equal(rows[0].view, np.rot90(rows[0].image))
     np.testing.assert_array_equal(rows[0].seen, np.rot90(rows[0].moved))

@@ -31,8 +31,9 @@ from sercli.engine.runtime import Runtime
 from sercli.errors import Interrupted, Preempted, RunFailed, UserError
 from sercli.evals.common import hold_out
 from sercli.evals.linear.evaluate import ProbeOutcome, evaluate
-from sercli.evals.linear.features import CENTRAL, ProbeImages, Reader, cached, fingerprint
+from sercli.evals.linear.features import CENTRAL, ProbeImages, Reader
 from sercli.evals.linear.heads import load_head
+from sercli.evals.linear.kept import cached, fingerprint
 from sercli.evals.linear.options import PRESETS, Options
 from sercli.evals.linear.probe import Probe, prepare, split_images
 from sercli.recipe.schema import Model

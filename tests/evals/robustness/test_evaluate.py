@@ -33,6 +33,7 @@ from sercli.data.shapes.outlines import CLASSES
 from sercli.data.source import ImageSource
 from sercli.encoders.loading import encoder_metadata, encoder_sha256, read_encoder, write_encoder
 from sercli.encoders.vit import Encoder
+from sercli.engine.runtime import Runtime
 from sercli.errors import RunFailed, UserError
 from sercli.evals.linear.heads import HeadFacts, ProbeHead, load_head
 from sercli.evals.robustness.classifier import CentreView, Classifier, own_head
@@ -488,7 +489,7 @@ def test_own_head_has_its_own_transform_and_imagenets_classes() -> None:
     import timm
     from timm.data import create_transform, resolve_data_config
 
-    classifier = own_head("timm:test_vit", device=CPU, random_init=True)
+    classifier = own_head("timm:test_vit", runtime=Runtime(CPU, None), random_init=True)
     assert classifier.model["key"] == "random"
     assert len(classifier.classes) == 1000
     assert classifier.classes[:2] == ("n01440764", "n01443537")
@@ -513,7 +514,7 @@ def test_a_classifier_in_a_folder_as_the_hub_has_it(tmp_path: Path) -> None:
     nn.init.normal_(model.head.weight)
     save_for_hf(model, tmp_path / "mine")
     name = f"timm:local-dir:{tmp_path / 'mine'}"
-    classifier = own_head(name, device=CPU)
+    classifier = own_head(name, runtime=Runtime(CPU, None))
     images = torch.randint(0, 255, (2, 3, 160, 160), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (classifier.mean, classifier.std))
     with torch.no_grad():
@@ -524,13 +525,13 @@ def test_a_classifier_in_a_folder_as_the_hub_has_it(tmp_path: Path) -> None:
     fewer = timm.create_model("test_vit", num_classes=999)
     save_for_hf(fewer, tmp_path / "fewer")
     with pytest.raises(UserError, match="has 999 classes"):
-        own_head(f"timm:local-dir:{tmp_path / 'fewer'}", device=CPU)
+        own_head(f"timm:local-dir:{tmp_path / 'fewer'}", runtime=Runtime(CPU, None))
     with pytest.raises(UserError, match=r"there is no .*none/config\.json"):
-        own_head(f"timm:local-dir:{tmp_path / 'none'}", device=CPU)
+        own_head(f"timm:local-dir:{tmp_path / 'none'}", runtime=Runtime(CPU, None))
     for file in (tmp_path / "fewer").glob("*model.*"):  # older timm writes torch's format too
         file.write_bytes(b"")
     with pytest.raises(UserError, match="fewer cannot be read"):
-        own_head(f"timm:local-dir:{tmp_path / 'fewer'}", device=CPU)
+        own_head(f"timm:local-dir:{tmp_path / 'fewer'}", runtime=Runtime(CPU, None))
 
 
 @pytest.mark.parametrize(
@@ -544,7 +545,7 @@ def test_a_classifier_in_a_folder_as_the_hub_has_it(tmp_path: Path) -> None:
 )
 def test_models_without_such_a_head_are_refused(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        own_head(name, device=CPU, random_init=True)
+        own_head(name, runtime=Runtime(CPU, None), random_init=True)
 
 
 # -- Several processes ----------------------------------------------------------------------------
@@ -738,8 +739,8 @@ def test_on_the_fly_takes_the_runs_own_images(tmp_path: Path) -> None:
     results = {result.protocol["variant"]: result for result in run.read_results()}
     assert set(results) == {"val", "imagenet-c-otf"}
     made = results["imagenet-c-otf"]
-    assert made.protocol["version"] == 2  # as ImageMagick and OpenCV make them
-    assert results["val"].protocol["version"] == 1
+    assert made.protocol["version"] == 3  # as ImageMagick and OpenCV make them
+    assert results["val"].protocol["version"] == 2
     assert (made.data["n"], made.data["path"], made.data["partial"]) == (150, "shapes", True)
     assert made.metrics["relative_mce"] is not None
     assert "on the fly of run (student) (partial): top-1" in text

@@ -1,0 +1,38 @@
+"""The patch embedding, over views of several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sercli.encoders.tokens import joined
+from sercli.precision import of_products
+
+
+class PatchEmbedding(nn.Module):
+    """Non-overlapping patches through one linear map, those of views of all sizes at once."""
+
+    def __init__(self, proj: nn.Conv2d) -> None:
+        super().__init__()
+        self.proj = proj
+
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
+        """[n, 3, H, W] of each view → [T, D]: patches row by row, image after image.
+
+        As a convolution whose steps are as wide as its kernel it would go size by size.
+        """
+        side = self.proj.kernel_size[0]
+        patches = joined([_patches(view, side) for view in views])
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+def _patches(images: Tensor, side: int) -> Tensor:
+    """[n, 3, H, W] → [n·h·w, 3·side²], in the dtype that they are multiplied in: one copy."""
+    height, width = (size // side for size in images.shape[2:])
+    cells: Tensor = images.unflatten(3, (width, side)).unflatten(2, (height, side))
+    cells = cells.permute(0, 2, 4, 1, 3, 5)
+    cells = cells.to(of_products(images), memory_format=torch.contiguous_format)
+    return cells.flatten(3).flatten(0, 2)
