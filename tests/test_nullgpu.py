@@ -257,30 +257,30 @@ def test_a_large_step_does_not_wait_and_its_views_are_few_kernels(name):
 
 @pytest.fixture(scope="module")
 def kernels_of():
-    """Kernels of a step of a recipe, 256 images, bf16, uncompiled; and those of its views alone."""
+    """Most kernels of a step of a recipe, 256 images, bf16, uncompiled."""
 
     @functools.cache
     def count(name):
         timer = StepTimer(resolve(name, ("train.batch_size=256",), {}).recipe, runtime_for(CUDA))
         timer.take()
-        with nullgpu.operators() as step:
-            timer.take()
-        with nullgpu.operators() as views:
-            timer.make_views(timer.samples, timer.done, CUDA)
-        return sum(step.kernels.values()), sum(views.kernels.values())
+        found = []
+        for _ in range(4):  # they differ a little by the group elements that are drawn
+            with nullgpu.operators() as step:
+                timer.take()
+            found.append(sum(step.kernels.values()))
+        return max(found)
 
     return count
 
 
 def test_ser_takes_a_quarter_more_kernels_than_none_at_most(kernels_of):
     """b₂ is on grids of its own, but goes through the blocks with b₁."""
-    (none, _), (ser, _) = kernels_of("imagenet/moco-none"), kernels_of("imagenet/moco-ser")
+    none, ser = kernels_of("imagenet/moco-none"), kernels_of("imagenet/moco-ser")
     assert none < ser <= 1.25 * none
 
 
-def test_kernels_of_multi_crop_but_for_its_views(kernels_of):
-    step, views = kernels_of("imagenet/dino-ser-crops")
-    assert step - views <= 3200
+def test_kernels_of_multi_crop(kernels_of):
+    assert kernels_of("imagenet/dino-ser-crops") <= 4000
 
 
 # -- A run and its evaluations --------------------------------------------------------------------

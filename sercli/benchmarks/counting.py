@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile, supported_activities
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from sercli.benchmarks.measure import synchronise
 
 # They give memory, and put nothing into it.
 _NO_WORK = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
@@ -41,6 +47,21 @@ class OperatorCount(TorchDispatchMode):
         each = {id(x): x for x in (*given, *made)}
         self.num_bytes += sum(x.numel() * x.element_size() for x in each.values())
         return out
+
+
+def launched_kernels(call: Callable[[], object], device: torch.device) -> int | None:
+    """How many kernels a call launches on a CUDA device, by the profiler; None where it says none.
+
+    Copies and fills by the driver are no kernels.
+    """
+    if device.type != "cuda" or ProfilerActivity.CUDA not in supported_activities():
+        return None
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        call()
+        synchronise(device)
+    names = [event.name for event in seen.events() if event.device_type.name == "CUDA"]
+    return sum(not name.startswith(("Memcpy", "Memset")) for name in names) or None
 
 
 def _only_views(made: list[Tensor], given: list[Tensor]) -> bool:

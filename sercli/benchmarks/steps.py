@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from sercli.benchmarks.counting import OperatorCount
+from sercli.benchmarks.counting import OperatorCount, launched_kernels
 from sercli.benchmarks.measure import peak_above, reset_peak, seconds_of
 from sercli.benchmarks.record import Machine, Tell
 from sercli.benchmarks.reference import ReferenceTimer
@@ -113,6 +113,7 @@ class StepRow:
         variant: Which.
         flops: Counted, of a step.
         calls: Operators that compute or copy.
+        kernels: Launched by a step on a CUDA device; None elsewhere.
         num_bytes: What they read and write, an upper bound.
         peak_bytes: Largest extra memory of a step; None where it cannot be measured.
         seconds: Of a step, in each round; none if steps were only counted.
@@ -121,6 +122,7 @@ class StepRow:
     variant: Variant
     flops: float
     calls: int
+    kernels: int | None
     num_bytes: int
     peak_bytes: int | None
     seconds: list[float]
@@ -161,7 +163,8 @@ def run(
             peak = peak_above(before, machine.device)
             timers.append(timer)
         flops = count_flops(variant.recipe).step
-        rows.append(StepRow(variant, flops, seen.calls.total(), seen.num_bytes, peak, []))
+        kernels = launched_kernels(timer.take, machine.device)
+        rows.append(StepRow(variant, flops, seen.calls.total(), kernels, seen.num_bytes, peak, []))
     if rounds:
         times = interleaved(
             [partial(_seconds, timer, steps, machine) for timer in timers],
@@ -209,6 +212,7 @@ def tabled(rows: Sequence[StepRow], *, machine: Machine, settings: Sequence[str]
                 "batch_size": row.variant.recipe.train.batch_size,
                 "flops": row.flops,
                 "operators": row.calls,
+                "kernels": row.kernels,
                 "bytes": row.num_bytes,
                 "peak_bytes": row.peak_bytes,
                 "seconds": row.median,
@@ -227,6 +231,7 @@ def tabled(rows: Sequence[StepRow], *, machine: Machine, settings: Sequence[str]
         Column("flops_ratio", "/first", form=".3f"),
         Column("operators", "operators", form=",d"),
         Column("operators_ratio", "/first", form=".3f"),
+        Column("kernels", "kernels", form=",d", printed=any(row.kernels for row in rows)),
         Column("bytes", "GB", "bytes", ",.1f", 1e9),
         Column("peak_bytes", "peak MB", "bytes", ",.0f", 1e6, printed=timed),
         Column("seconds", "ms", "s", ",.1f", 1e-3, printed=timed),

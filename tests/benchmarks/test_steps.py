@@ -93,7 +93,7 @@ def test_steps_are_counted_alone_or_timed_in_turn():
 
 
 def test_hours_of_the_paper_are_measured_or_follow_from_flops(monkeypatch):
-    row = steps.StepRow(steps.Variant("x", NONE, "eager"), 8e9, 1, 1, None, [2.0])
+    row = steps.StepRow(steps.Variant("x", NONE, "eager"), 8e9, 1, None, 1, None, [2.0])
     assert steps._paper_seconds(row, 4e9, 1e9) == pytest.approx(100 * 1_281_167 / 4)
     data = NONE.data.model_copy(update={"path": "/data/imagenet"})
     monkeypatch.setattr("sercli.benchmarks.steps.find_kind", lambda _: None)

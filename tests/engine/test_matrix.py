@@ -237,11 +237,14 @@ def test_lambda_0_changes_no_gradient_and_reports_the_term(monkeypatch, addon, t
     monkeypatch.setattr(bare.addon, "loss", lambda _: torch.zeros((), dtype=torch.float64))
     invariance, expected = gradients(bare)
     assert control.total.item() == control.invariance.item() == invariance.total.item()
+    # Views that the add-on alone looks at go by themselves then: sums over tokens may be rounded
+    # otherwise than with them.
+    apart = 1e-12 if bare.plan.num_views > bare.plan.num_invariant else 0
     for name, gradient in expected.items():
         if name.startswith("addon."):
             assert found[name] is None
         else:
-            assert torch.equal(found[name], gradient), name
+            torch.testing.assert_close(found[name], gradient, rtol=apart, atol=apart)
     trained, others = gradients(shallow(addon, layer, tap, weight=1))
     assert control.equivariance.item() == trained.equivariance.item() > 0
     assert not torch.equal(others["encoder.pos_embed"], expected["encoder.pos_embed"])

@@ -45,6 +45,7 @@ from tests.support.signals import handled
 
 MODEL = Model(name="vit_micro", patch_size=8, width=16, depth=5, num_heads=2)
 CPU = Runtime(torch.device("cpu"), None)
+HALF = Runtime(torch.device("cpu"), torch.bfloat16)
 QUICK = Options(learning_rates=(0.1, 1.0, 10.0), epochs=3, batch_size=16)
 
 
@@ -461,6 +462,9 @@ def test_kept_features_are_read_again_and_belong_to_encoder_and_images(tmp_path:
     log.clear()
     evaluate(other, runtime=CPU, workers=0, cache=path)
     assert len(log) >= 60
+    log.clear()
+    evaluate(other, runtime=HALF, workers=0, cache=path)  # of another precision
+    assert len(log) >= 60
     path.write_bytes(b"damaged")
     assert torch.equal(probe(options, cache=path).head.weight, first.head.weight)
 
@@ -550,6 +554,9 @@ def test_an_unfinished_probe_of_something_else_is_not_gone_on_with(tmp_path: Pat
     made = prepare(loaded(seed=4), shapes("train", 60), shapes("val", 40), QUICK)
     with pytest.raises(UserError, match="another encoder"):
         evaluate(made, runtime=CPU, workers=0, unfinished=path)
+    same = prepare(loaded(), shapes("train", 60), shapes("val", 40), QUICK)
+    with pytest.raises(UserError, match="another precision"):
+        evaluate(same, runtime=HALF, workers=0, unfinished=path)
     path.write_bytes(path.read_bytes()[:100])
     before = path.read_bytes()
     with pytest.raises(UserError, match=r"cannot be read.*--restart"):

@@ -6,6 +6,7 @@ green level the second best.
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from collections import Counter
 from collections.abc import Sequence
@@ -278,6 +279,21 @@ def test_heads_that_do_not_fit_are_refused() -> None:
     broken = stub(network=lambda images: torch.full((len(images), 10), torch.nan))
     with pytest.raises(RunFailed, match="not finite"):
         evaluate_images(broken, images, variant="val", reading=QUIET)
+
+
+def test_a_logit_of_a_later_batch_that_is_not_finite_fails_the_set() -> None:
+    seen = []
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return torch.full((len(images), 10), torch.inf if len(seen) == 2 else 0.0)
+
+    reading = dataclasses.replace(QUIET, batch_size=2)
+    with pytest.raises(RunFailed, match="not finite"):
+        evaluate_images(
+            stub(network=network), FakeSet(right_and_wrong(3, 3)), variant="val", reading=reading
+        )
+    assert len(seen) > 2  # asked once at the end, as to ask is to wait for the device
 
 
 def test_labels_are_looked_up_by_name() -> None:
