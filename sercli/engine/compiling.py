@@ -258,6 +258,7 @@ def _call(way: _Way, runtime: Runtime) -> None:
         torch.autograd.grad(outputs, inputs, [torch.zeros_like(x) for x in outputs])
 
 
+@torch.no_grad()
 def _call_passes(passes: Passes, size: int, device: torch.device) -> None:
     """Call what runs over pixels with each choice of its terms, on grey images."""
     images = torch.full((8, 3, size, size), 0.5, device=device)

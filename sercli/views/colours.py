@@ -273,6 +273,7 @@ def apply(
     return carry_out(work, images, send(work.tensors, images.device), mean=mean, std=std)
 
 
+@torch.no_grad()
 def carry_out(
     work: Work,
     images: Tensor,

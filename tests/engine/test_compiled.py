@@ -9,6 +9,7 @@ import torch._dynamo
 from sercli.benchmarks.step import StepTimer
 from sercli.engine.compiling import compile_passes, compile_step
 from sercli.engine.runtime import runtime_for
+from sercli.recipe.schema import Photometrics
 from sercli.views.passes import Passes
 from tests.support.recipes import recipe_of
 
@@ -124,6 +125,7 @@ def test_what_is_compiled_is_kept_in_the_users_cache(monkeypatch, tmp_path):
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
 
 
+@torch.no_grad()
 def test_pixels_compiled_are_those_that_are_not_whatever_the_images():
     """For both sizes of views, any number of images, and each choice of terms."""
     maker, eager = stepper_of("multi-crop").make_views, Passes()
@@ -145,6 +147,32 @@ def test_pixels_compiled_are_those_that_are_not_whatever_the_images():
                     passes.finish(one, limit if grey else None, scale, bias)
                 torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-6)
     assert traced() == at_the_start
+
+
+def views_of_some_steps(stepper):
+    """Of as many slices and sizes as there may be."""
+    found = []
+    for step in range(3):
+        views = stepper.make_views(stepper.samples, step, torch.device("cpu"))
+        found += [*views.standard, *views.paired]
+    return found
+
+
+def test_views_by_compiled_passes_are_the_same_and_trace_nothing_more():
+    """Slices of a batch lie in memory in other ways than the images of the first call."""
+    colours = {"jitter_p": 0.8, "grey_p": 0.3, "blur_p": 0.5, "solarise_p": 0.5}
+    recipe = recipe_of("moco", "none", setting="2+4-crops")
+    chosen = {f"view{i}": Photometrics(**colours) for i in (1, 2)}
+    views = recipe.views.model_copy(update=chosen)
+    train = recipe.train.model_copy(update={"batch_size": 32})
+    recipe = recipe.model_copy(update={"views": views, "train": train})
+    plain, fast = (StepTimer(recipe, runtime_for(torch.device("cpu"))) for _ in range(2))
+    compile_passes(fast.make_views, torch.device("cpu"), backend="aot_eager")
+    at_the_start = traced()
+    found = views_of_some_steps(fast)
+    assert traced() == at_the_start
+    for one, other in zip(found, views_of_some_steps(plain), strict=True):
+        assert (one - other).abs().max() < 1e-5  # over a standard deviation of 0.22 and more
 
 
 @pytest.mark.run

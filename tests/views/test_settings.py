@@ -594,6 +594,9 @@ class AsTheyAre(nn.Module):
     def forward(self, grid):
         return grid.flatten(2).transpose(1, 2)
 
+    def each(self, grids):
+        return [self(grid) for grid in grids]
+
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 @pytest.mark.parametrize("negatives", ["cross-view", "both-views"])
