@@ -161,7 +161,7 @@ class Encoder(nn.Module):
         if not plain:
             raise UserError(
                 f"the model is a {type(vit).__name__} of a kind ser cannot read",
-                "a plain timm VisionTransformer with square patches and absolute positions is needed",
+                "a timm VisionTransformer with square patches and absolute positions is needed",
             )
         position = vit.pos_embed.detach().clone()
         cls_token, reg_token = vit.cls_token, vit.reg_token
