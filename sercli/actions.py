@@ -121,7 +121,8 @@ class GeometricAction:
     @functools.cached_property
     def code(self) -> Tensor:
         """int64 [B] on the CPU, k + 4f for R^k F^f."""
-        return (self.rot90 + 4 * self.hflip).cpu()
+        with torch.inference_mode(mode=False):
+            return (self.rot90 + 4 * self.hflip).cpu()
 
     @functools.cached_property
     def is_identity(self) -> bool:
@@ -151,7 +152,9 @@ class GeometricAction:
     def on(self, device: torch.device) -> Mapping[str, Tensor]:
         """What it has `to_send`, on a device; copied now if nobody has sent it before."""
         if device not in self._sent:
-            self._sent[device] = send(self.to_send(), device)
+            # Kept, and tensors of inference mode could not be differentiated by later.
+            with torch.inference_mode(mode=False):
+                self._sent[device] = send(self.to_send(), device)
         return self._sent[device]
 
     def on_image(self, images: Tensor, patch: int = 16) -> Tensor:

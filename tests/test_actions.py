@@ -179,6 +179,16 @@ def test_a_rank_without_a_share_stays_in_the_graph():
     assert maps.grad.shape == maps.shape
 
 
+def test_an_action_of_inference_mode_serves_a_training_step():
+    with torch.inference_mode():
+        acts = action([(True, 1), (False, 2)], (5, 7))
+        acts.on_image(torch.rand(2, 1, 7, 5), patch=1)
+    maps = torch.rand(2, 1, 7, 5, requires_grad=True)
+    acts.on_image(maps, patch=1)[0].sum().backward()
+    torch.testing.assert_close(maps.grad[0], torch.ones(1, 7, 5))
+    assert not maps.grad[1].any()
+
+
 def test_sample_covers_the_group_and_the_ranges():
     generator = torch.Generator().manual_seed(0)
     grids, codes = set(), torch.zeros(8, dtype=torch.long)

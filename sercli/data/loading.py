@@ -81,13 +81,16 @@ class _Task:
 
 
 class _Reading:
-    """What loader processes do with a piece."""
+    """What is done with a piece, by loader processes or, without any, in between two steps."""
 
-    def __init__(self, reader: RowReader[Any, Any], ring: Ring) -> None:
-        self.reader, self.ring = reader, ring
+    def __init__(self, reader: RowReader[Any, Any], ring: Ring, *, waits: bool) -> None:
+        self.reader, self.ring, self.waits = reader, ring, waits
 
     def __call__(self, task: _Task) -> tuple[list[Any], tuple[float, ...]]:
-        spent.here.lap("idle")
+        if self.waits:
+            spent.here.lap("idle")
+        else:
+            spent.here.begin()  # this process has not been idle: it has taken a step
         columns = self.ring.slot(task.slot)
         notes = []
         for row, key in enumerate(task.keys, task.first):
@@ -132,7 +135,7 @@ def load_rows(
     slots = -(-ahead // -(-max(1, rows) // piece)) + 2
     with ExitStack() as stack:
         ring = Ring(reader.layout(), rows=max(1, rows), slots=slots)
-        reading = _Reading(reader, ring)
+        reading = _Reading(reader, ring, waits=workers > 0)
         spent.here.begin()  # also of the processes, which are forked from this one
         pool: Workers = InProcesses(reading, workers) if workers else InThisProcess(reading)
         stack.callback(pool.close)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -155,12 +156,12 @@ class Encoder(nn.Module):
             and vit.attn_pool is None
             and vit.global_pool in ("", "token", "avg")
             and not (vit.global_pool == "avg" and vit.pool_include_prefix)
-            and isinstance(vit.patch_embed.norm, nn.Identity)
+            and _square_patches(vit.patch_embed)
         )
         if not plain:
             raise UserError(
                 f"the model is a {type(vit).__name__} of a kind ser cannot read",
-                "a plain timm VisionTransformer with absolute positions is needed",
+                "a timm VisionTransformer with square patches and absolute positions is needed",
             )
         position = vit.pos_embed.detach().clone()
         cls_token, reg_token = vit.cls_token, vit.reg_token
@@ -378,6 +379,15 @@ def _spread(kept: Tensor | None, layout: Layout, like: Tensor) -> Tensor | None:
     if kept is None:
         return None
     return layout.spread(kept[: layout.num_images].to(like.dtype))
+
+
+def _square_patches(embedding: nn.Module) -> bool:
+    """Whether timm's patch embedding is what `PatchEmbedding` computes."""
+    if type(embedding) is not PatchEmbed or not isinstance(embedding.norm, nn.Identity):
+        return False  # of a hybrid, say, which has a convolutional network in front
+    proj: Any = embedding.proj
+    height, width = proj.kernel_size
+    return height == width and tuple(proj.stride) == (height, width)
 
 
 def final_norm(encoder: Encoder) -> nn.Module:

@@ -233,12 +233,24 @@ def _shape(
 # -- A step ---------------------------------------------------------------------------------------
 
 
+def product_counter() -> FlopCounterMode:
+    """torch's, which by itself passes over products that are added in place."""
+    ops = torch.ops.aten
+    in_place = {ops.addmm_: _added_product, ops.baddbmm_: _added_product}
+    return FlopCounterMode(display=False, custom_mapping=in_place)
+
+
+def _added_product(_to: torch.Size, one: torch.Size, other: torch.Size, **_: Any) -> int:
+    """FLOPs of to += one @ other."""
+    return 2 * one.numel() * other[-1]
+
+
 def _count_step(objective: Objective, views: Views) -> _Counted:
     """FLOPs of forward and backward; the blocks of an encoder, all alike, are counted once."""
-    with _tallied(objective) as tally, FlopCounterMode(display=False) as counter, torch.no_grad():
+    with _tallied(objective) as tally, product_counter() as counter, torch.no_grad():
         objective.encode_student(objective.batch(views), trained_only=True)
     encoding = counter.get_total_flops() + tally.flops()
-    with _tallied(objective) as tally, FlopCounterMode(display=False) as counter:
+    with _tallied(objective) as tally, product_counter() as counter:
         objective(views).total.backward()
     return _Counted(
         float(counter.get_total_flops() + tally.flops()), float(encoding), float(tally.insides())
@@ -313,7 +325,7 @@ class _BlockTally:
         """FLOPs of a call of a block, forward and (0 if not wanted) backward."""
         block, layout = self.blocks[call]
         tokens = torch.empty(call.tokens, device="meta", requires_grad=call.takes_gradient)
-        with FlopCounterMode(display=False) as counter:
+        with product_counter() as counter:
             passed = through(block, tokens, layout, again=again)
             ahead = counter.get_total_flops()
             if backward:

@@ -85,29 +85,29 @@ def test_a_stage_that_is_cut_off_loses_nothing_and_the_next_one_runs(gpu, tmp_pa
     assert gpu.all_stages(["group"], tmp_path, None, heading="A GPU", patience=1)
 
 
-def test_the_intervals_of_a_cpu_run_are_kept(gpu, tmp_path, monkeypatch):
+def test_the_intervals_of_cpu_runs_are_kept(gpu, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "INTERVALS", tmp_path / "kept.json")
-    results = tmp_path / "run" / "results"
-    results.mkdir(parents=True)
     facts = {"device": "cpu", "recipe_name": "shapes/moco-ser", "seed": 0, "versions": {}}
-    (tmp_path / "run" / "run.json").write_text(json.dumps(facts))
-    for number, (file, metric) in enumerate(gpu.COMPARED):
-        path = results / f"{file}.json"
-        before = json.loads(path.read_text())["metrics"] if path.exists() else {}
-        found = {
-            **before,
-            metric: number,
-            f"{metric}/low": number - 1,
-            f"{metric}/high": number + 1,
-        }
-        path.write_text(json.dumps({"metrics": found}))
-    gpu.record(tmp_path / "run")
+    runs = []
+    for name, least in (("one", 0), ("other", 0.5)):
+        runs.append(tmp_path / name)
+        (runs[-1] / "results").mkdir(parents=True)
+        (runs[-1] / "run.json").write_text(json.dumps(facts))
+        metrics: dict[str, dict[str, float]] = {}
+        for number, (file, metric) in enumerate(gpu.COMPARED, 1):
+            low, high = number - 1 + least, number + 1 + least
+            metrics.setdefault(file, {})[metric] = number
+            metrics[file] |= {f"{metric}/low": low, f"{metric}/high": high}
+        for file, found in metrics.items():
+            path = runs[-1] / "results" / f"{file}.json"
+            path.write_text(json.dumps({"metrics": found}))
+    gpu.record(runs)
     kept = json.loads((tmp_path / "kept.json").read_text())["intervals"]
-    assert kept["knn top1"] == [-1, 1]
-    assert kept["equiv-score es/block03/hflip"] == [1, 3]
-    (tmp_path / "run" / "run.json").write_text(json.dumps({**facts, "device": "NULL H100"}))
+    assert kept["knn top1"] == [0, 2.5]
+    assert kept["equiv-score es/block03/hflip"] == [2, 4.5]
+    (runs[1] / "run.json").write_text(json.dumps({**facts, "device": "NULL H100"}))
     with pytest.raises(SystemExit, match="is shapes/moco-ser on NULL H100"):
-        gpu.record(tmp_path / "run")
+        gpu.record(runs)
 
 
 def test_wheels_are_installed_beside_the_packages(gpu, tmp_path, monkeypatch):

@@ -1,12 +1,14 @@
 """The encoder against timm's, and what delaying [CLS] means."""
 
 import copy
+import functools
 import math
 
 import numpy as np
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_hybrid import HybridEmbed
 
 from sercli.encoders.sizes import cls_after_of, size_of
 from sercli.encoders.vit import Encoder
@@ -100,7 +102,12 @@ def test_a_recipes_vit_is_timms_with_the_same_tensors():
 def test_what_is_no_plain_vit_is_refused():
     with pytest.raises(UserError):
         Encoder.from_timm(torch.nn.Linear(2, 2))
-    for changes in ({"pos_embed": "none"}, {"global_pool": "map"}):
+    for changes in (
+        {"pos_embed": "none"},
+        {"global_pool": "map"},
+        {"patch_size": (8, 4)},
+        {"embed_layer": functools.partial(HybridEmbed, torch.nn.Conv2d(3, 8, 2, stride=2))},
+    ):
         with pytest.raises(UserError):
             Encoder.from_timm(timm_vit(**changes))
 

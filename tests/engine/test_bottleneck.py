@@ -96,3 +96,13 @@ def test_batches_say_what_was_spent_on_them(workers):
         assert crop >= 0.01 * images
         assert decode == 0
         assert idle >= 0
+
+
+def test_without_loader_processes_nobody_is_idle_while_a_step_is_taken():
+    """Else a wait below half of the time would be none of the reader's."""
+    batches = load_rows(Slowly(), [[1], [2], [3]], rows=1, workers=0)
+    for batch in batches:
+        assert batch.spent[PARTS.index("idle")] == 0
+        shares = row_of(batch.spent)
+        assert max(shares, key=shares.__getitem__) == "data_crop"
+        time.sleep(0.06)  # a step, longer than what is read for it

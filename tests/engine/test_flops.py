@@ -3,10 +3,11 @@
 from contextlib import nullcontext
 
 import pytest
-from torch.utils.flop_counter import FlopCounterMode
+import torch
 
 from sercli.engine import flops
 from sercli.engine.accumulation import Gradients
+from sercli.losses import patch_nt_xent
 from sercli.objective import Objective
 from sercli.recipe.schedule import START
 from tests.support.recipes import recipe_of
@@ -44,9 +45,17 @@ def everything(made_of, *, addon=True):
     views = flops.views_on_meta(made_of, objective.plan)
     if not addon:
         objective.student.addon = None
-    with FlopCounterMode(display=False) as counter:
+    with flops.product_counter() as counter:
         objective(views).total.backward()
     return counter.get_total_flops()
+
+
+def test_products_of_the_patch_loss_are_counted_though_they_are_added_in_place():
+    anchors, keys = (torch.empty(6, 4, 5, device="meta", requires_grad=True) for _ in range(2))
+    with flops.product_counter() as counter:
+        patch_nt_xent(anchors, keys, temperature=0.3, negatives="cross-view", grid=(2, 2))
+    logits = 2 * 24 * 24 * 5
+    assert counter.get_total_flops() == 3 * logits  # and the gradients of anchors and of keys
 
 
 # Counting a whole step on meta takes a second or more: by default only what differs most.
@@ -78,7 +87,7 @@ def test_what_is_computed_twice_is_counted_beside_the_step(case, settings):
     objective = flops.on_meta(saving)
     views = flops.views_on_meta(saving, objective.plan)
     gradients = Gradients(objective, accumulate=saving.train.accumulate, autocast=nullcontext)
-    with FlopCounterMode(display=False) as counter:
+    with flops.product_counter() as counter:
         gradients(views, START)
     assert counter.get_total_flops() == counted.step + counted.again
     assert 1.1 < counted.ratio_again < 1.6
