@@ -1,7 +1,8 @@
 """JPEG files by libjpeg-turbo as torchvision has it: the pixels that Pillow decodes, sooner.
 
 Pillow says whether a file is an image at all, of which format and mode; whatever this does not
-decode is left to it. So both refuse the same files, in the same words.
+decode is left to it. So both refuse the same files, in the same words. What stands for pixels that
+a damaged file has lost may differ, as the two may have libjpeg-turbo of two releases.
 """
 
 from __future__ import annotations
