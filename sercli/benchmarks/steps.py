@@ -24,9 +24,7 @@ from sercli.statistics import paired_ratio
 
 Mode = Literal["eager", "compiled", "reference"]
 MODES: tuple[Mode, ...] = ("eager", "compiled", "reference")
-PAPER_FRACTION = (
-    "addon.fraction=0.01"  # of the batch in b₂; recipes of the embedded world have more
-)
+PAPER_FRACTION = "addon.fraction=0.01"  # of the batch in b₂; recipes of the embedded world: more
 PAPER, EPOCHS, IMAGENET = "imagenet/moco-ser", 100, 1_281_167
 
 
@@ -105,6 +103,31 @@ def variants_of(
     return variants
 
 
+def measure(
+    recipes: Sequence[str],
+    *,
+    machine: Machine,
+    rounds: int,
+    tell: Tell,
+    modes: str | None = None,
+    batch_size: int = 256,
+    settings: Sequence[str] = (),
+    accumulate: int | None = None,
+) -> Table:
+    """The table of recipes: see `parse_modes`, `variants_of`, `run`."""
+    cuda = machine.device.type == "cuda"
+    variants = variants_of(
+        recipes,
+        modes=parse_modes(modes, cuda=cuda),
+        batch_size=batch_size,
+        settings=settings,
+        accumulate=accumulate,
+    )
+    # A GPU is to be busy while steps are launched.
+    rows = run(variants, machine=machine, rounds=rounds, steps=10 if cuda else 1, tell=tell)
+    return tabled(rows, machine=machine, settings=settings)
+
+
 @dataclass
 class StepRow:
     """What was found of a variant.
@@ -112,6 +135,7 @@ class StepRow:
     Attributes:
         variant: Which.
         flops: Counted, of a step, with what it computes twice.
+        again: Those that it computes twice, to save memory.
         calls: Operators that compute or copy.
         kernels: Launched by a step on a CUDA device; None elsewhere.
         num_bytes: What they read and write, an upper bound.
@@ -121,6 +145,7 @@ class StepRow:
 
     variant: Variant
     flops: float
+    again: float
     calls: int
     kernels: int | None
     num_bytes: int
@@ -163,9 +188,18 @@ def run(
             peak = peak_above(before, machine.device)
             timers.append(timer)
         counted = count_flops(variant.recipe)
-        flops = counted.step + counted.again
-        kernels = launched_kernels(timer.take, machine.device)
-        rows.append(StepRow(variant, flops, seen.calls.total(), kernels, seen.num_bytes, peak, []))
+        rows.append(
+            StepRow(
+                variant,
+                flops=counted.step + counted.again,
+                again=counted.again,
+                calls=seen.calls.total(),
+                kernels=launched_kernels(timer.take, machine.device),
+                num_bytes=seen.num_bytes,
+                peak_bytes=peak,
+                seconds=[],
+            )
+        )
     if rounds:
         times = interleaved(
             [partial(_seconds, timer, steps, machine) for timer in timers],
@@ -222,10 +256,19 @@ def tabled(rows: Sequence[StepRow], *, machine: Machine, settings: Sequence[str]
                 "flops_ratio": row.flops / rows[0].flops,
                 "operators_ratio": row.calls / rows[0].calls,
                 "matmul_share": rate / ceiling if rate and ceiling else None,
-                "paper_seconds": _paper_seconds(row, rate, paper),
+                "paper_seconds": _paper_seconds(row, paper),
             }
         )
-    columns = (
+    batch = rows[0].variant.recipe.train.batch_size
+    last = {one.partition("=")[0]: one for one in settings}  # the last of a key counts
+    given = "".join(f", {one}" for one in last.values())
+    title = f"A training step of {batch} images on {machine.title}{given}"
+    columns = _columns(rows, timed=timed)
+    return Table("step", title, columns, lines, _notes(rows, ceiling))
+
+
+def _columns(rows: Sequence[StepRow], *, timed: bool) -> tuple[Column, ...]:
+    return (
         Column("step", "step"),
         Column("batch_size", "batch", form="d", printed=False),
         Column("flops", "GFLOP", "FLOP", ",.1f", 1e9),
@@ -241,30 +284,38 @@ def tabled(rows: Sequence[StepRow], *, machine: Machine, settings: Sequence[str]
         Column("matmul_share", "% matmul", form=".1f", per=1e-2, printed=timed),
         Column("paper_seconds", "hours", "s", ",.1f", 3600, printed=timed),
     )
-    batch = rows[0].variant.recipe.train.batch_size
+
+
+def _notes(rows: Sequence[StepRow], ceiling: float | None) -> list[str]:
+    """What the columns mean; `ceiling` in FLOP/s, None if steps were only counted."""
     notes = [
         f"/first: over {rows[0].variant.name}; operators that compute or copy (on CUDA each "
         "launches a kernel or more); GB: what they read and write, as if no cache held it"
     ]
-    if timed and ceiling is not None:
+    if ceiling is not None:
         notes += [
             f"time/first: median over rounds ({len(rows[0].seconds)}), each variant once a round, "
             "and its 95 % interval",
             f"% matmul: FLOP/s over those of a square product here, {ceiling / 1e12:.3g} TFLOP/s; "
             "peak: beyond what was in use before the step",
             f"hours: {EPOCHS} epochs of ImageNet, {IMAGENET:,} images, at a row's images/s; of the "
-            f"embedded world's models by the FLOPs of {PAPER} at a row's FLOP/s",
+            f"embedded world's models by the FLOPs of {PAPER} at a row's FLOP/s, without what a "
+            "step computes twice",
         ]
-    last = {one.partition("=")[0]: one for one in settings}  # the last of a key counts
-    given = "".join(f", {one}" for one in last.values())
-    title = f"A training step of {batch} images on {machine.title}{given}"
-    return Table("step", title, columns, lines, notes)
+    return notes
 
 
-def _paper_seconds(row: StepRow, rate: float | None, paper: float) -> float | None:
-    """Of the paper's 100 epochs: at this speed, or at this rate if the model is another."""
-    if rate is None or row.images_per_s is None:
+def _paper_seconds(row: StepRow, paper: float) -> float | None:
+    """Of the paper's 100 epochs: at this speed, or at this rate if the model is another.
+
+    Args:
+        row: Of the embedded world's models, what is computed twice does not count as work.
+        paper: FLOPs of an image of the paper's model.
+    """
+    if row.median is None or row.images_per_s is None:
         return None
     kind = find_kind(row.variant.recipe.data.path)
     images = EPOCHS * IMAGENET
-    return images * paper / rate if kind and kind.rendered else images / row.images_per_s
+    if kind is None or not kind.rendered:
+        return images / row.images_per_s
+    return images * paper * row.median / (row.flops - row.again)

@@ -20,22 +20,22 @@ def _step(machine: Machine, tell: Tell) -> list[Table]:
         "shapes/moco-none", "shapes/moco-ser",
     ]  # fmt: skip
     settings = () if cuda else (steps.PAPER_FRACTION,)
-    modes = steps.parse_modes(None, cuda=cuda)
-    variants = steps.variants_of(names, modes=modes, batch_size=256, settings=settings)
-    found = steps.run(variants, machine=machine, rounds=7, steps=10 if cuda else 1, tell=tell)
-    return [steps.tabled(found, machine=machine, settings=settings)]
+    return [steps.measure(names, machine=machine, rounds=7, tell=tell, settings=settings)]
 
 
 def _count(machine: Machine, tell: Tell) -> list[Table]:
     """ViT-S/16's steps, whatever the machine: seconds of a CPU, so few images."""
-    variants = steps.variants_of(
-        ["imagenet/moco-none", "imagenet/moco-ser"],
-        modes=("eager",),
+    names = ["imagenet/moco-none", "imagenet/moco-ser"]
+    table = steps.measure(
+        names,
+        machine=machine,
+        rounds=0,
+        tell=tell,
+        modes="eager",
         batch_size=16,
         settings=_TWO_OF_16,
     )
-    found = steps.run(variants, machine=machine, rounds=0, steps=1, tell=tell)
-    return [steps.tabled(found, machine=machine, settings=_TWO_OF_16)]
+    return [table]
 
 
 def _data(machine: Machine, tell: Tell) -> Sequence[Table]:

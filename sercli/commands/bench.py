@@ -181,8 +181,7 @@ def step(
         typer.Option(min=2, metavar="K", help="Also the last recipe in so many micro-batches."),
     ] = None,
     count_only: Annotated[
-        bool,
-        typer.Option("--count-only", help="FLOPs, operators and bytes; nothing is timed."),
+        bool, typer.Option("--count-only", help="FLOPs, operators and bytes; nothing is timed.")
     ] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 15,
     set_: Settings = None,
@@ -198,25 +197,20 @@ def step(
     def measure(machine: Machine, tell: Tell) -> list[Table]:
         from sercli.benchmarks import steps
 
-        cuda = machine.device.type == "cuda"
         if as_usual:
             others.append("shapes/moco-ser")
             settings.insert(0, steps.PAPER_FRACTION)  # one that is given comes later, and counts
-        variants = steps.variants_of(
+        table = steps.measure(
             [recipe, *others],
-            modes=steps.parse_modes(modes, cuda=cuda),
+            machine=machine,
+            rounds=0 if count_only else rounds,
+            tell=tell,
+            modes=modes,
             batch_size=batch_size,
             settings=settings,
             accumulate=accumulate,
         )
-        found = steps.run(
-            variants,
-            machine=machine,
-            rounds=0 if count_only else rounds,
-            steps=10 if cuda else 1,
-            tell=tell,
-        )
-        return [steps.tabled(found, machine=machine, settings=settings)]
+        return [table]
 
     measured(options, measure)
 

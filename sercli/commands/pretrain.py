@@ -138,15 +138,30 @@ def pretrain(
     """
     if bounds is not None:
         _set_bounds(bounds, nproc)
+    looked_at = profile_steps if profile else 0
     if resume is None:
-        if allow_changed or take_over:
-            raise UserError(
-                "--allow-changed" if allow_changed else "--take-over",
-                "it is for a run that is gone on with",
-                "add --resume RUNDIR, or leave it out",
-            )
-        _start(new, device=device, nproc=nproc, profile_steps=profile_steps if profile else 0)
-        return
+        _require_nothing_to_resume(allow_changed=allow_changed, take_over=take_over)
+        _start(new, device=device, nproc=nproc, profile_steps=looked_at)
+    else:
+        _require_nothing_new(new)
+        again = _Again(
+            resume, allow_changed=allow_changed, take_over=take_over, profile_steps=looked_at
+        )
+        _resume(again, device=device, nproc=nproc)
+
+
+def _require_nothing_to_resume(*, allow_changed: bool, take_over: bool) -> None:
+    """Refuse options of a run that is gone on with, where there is none."""
+    if allow_changed or take_over:
+        raise UserError(
+            "--allow-changed" if allow_changed else "--take-over",
+            "it is for a run that is gone on with",
+            "add --resume RUNDIR, or leave it out",
+        )
+
+
+def _require_nothing_new(new: NewRun) -> None:
+    """Refuse options that describe a run, where its recipe does."""
     if new != NewRun():
         raise UserError(
             "--resume with options that describe a new run",
@@ -154,13 +169,6 @@ def pretrain(
             "leave out all but --device, --nproc, --bounds, --profile, --allow-changed and "
             "--take-over",
         )
-    again = _Again(
-        resume,
-        allow_changed=allow_changed,
-        take_over=take_over,
-        profile_steps=profile_steps if profile else 0,
-    )
-    _resume(again, device=device, nproc=nproc)
 
 
 def _set_bounds(bounds: str, nproc: int) -> None:
@@ -239,7 +247,7 @@ def _resolve_early(
     from sercli.data import has_split
     from sercli.data.cores import require_loaders
     from sercli.families import resolve
-    from sercli.runs.run_dir import refuse_existing
+    from sercli.runs.places import refuse_existing
 
     refuse_existing(out)
     resolved = resolve(name, settings, flags, plugins=plugins)

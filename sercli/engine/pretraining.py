@@ -35,7 +35,8 @@ from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
 from sercli.recipe.schema import Recipe
 from sercli.runs.lease import Lease, leased
-from sercli.runs.run_dir import RunDir, next_free, refuse_existing
+from sercli.runs.places import next_free, refuse_existing
+from sercli.runs.run_dir import RunDir
 from sercli.screen import Screen
 from sercli.signals import at_boundaries, deferred
 from sercli.visible import say
@@ -198,14 +199,7 @@ def train(
         SerError: The run failed; run.json says why.
     """
     news = None if going_on is None else going_on.comparison
-    notes: tuple[str, ...] = ()  # what was prepared here has been told of
-    if prepared is not None:
-        recipe, source = prepared.recipe, prepared.source
-    else:
-        resolved = read_resolved(run) if going_on is None else going_on.resolved
-        recipe = resolved.recipe
-        notes = (*resolved.notes, *_unknown_then(resolved), *_fewer_loaders(recipe))
-        source = training_source(recipe) if going_on is None else going_on.source
+    recipe, source, notes = _given(run, prepared, going_on)
     first = distributed.rank() == 0
     several = distributed.active()
     stages.here.run = str(run.path.absolute())
@@ -218,16 +212,7 @@ def train(
             runtime = runtimes.runtime_for(device, recipe.train.precision)
             monitor = make_monitor(recipe, source, runtime)
             trainer = Trainer(run, recipe, source, runtime, monitor=monitor, guard=guard)
-            progress = TrainingProgress(
-                trainer.schedule.total_steps,
-                quiet=not first,
-                advise=partial(
-                    advice,
-                    data=recipe.data,
-                    workers=trainer.workers,
-                    rendered=rendering_kind(recipe.data.path) is not None,
-                ),
-            )
+            progress = _progress_of(trainer, quiet=not first)
             for note in notes:
                 progress.message(note)
             trainer.resume(progress.message)
@@ -241,6 +226,29 @@ def train(
                     trainer.train(request, progress, after_step=after_step)
                 _record(run, trainer, progress.message)
                 signals.settle()
+
+
+def _given(
+    run: RunDir, prepared: Prepared | None, going_on: GoingOn | None
+) -> tuple[Recipe, ImageSource, tuple[str, ...]]:
+    """Recipe, images, and what is to be said of them; of what was prepared here it was said."""
+    if prepared is not None:
+        return prepared.recipe, prepared.source, ()
+    resolved = read_resolved(run) if going_on is None else going_on.resolved
+    recipe = resolved.recipe
+    notes = (*resolved.notes, *_unknown_then(resolved), *_fewer_loaders(recipe))
+    return recipe, training_source(recipe) if going_on is None else going_on.source, notes
+
+
+def _progress_of(trainer: Trainer, *, quiet: bool) -> TrainingProgress:
+    data = trainer.recipe.data
+    advise = partial(
+        advice,
+        data=data,
+        workers=trainer.workers,
+        rendered=rendering_kind(data.path) is not None,
+    )
+    return TrainingProgress(trainer.schedule.total_steps, quiet=quiet, advise=advise)
 
 
 def _record_start(

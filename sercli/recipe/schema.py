@@ -33,6 +33,9 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Range = tuple[Positive, Positive]
+Decoder = Literal["pil", "fast"]
+ViewSetting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
+PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
 
 
 class Section(BaseModel):
@@ -41,9 +44,6 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True
     )
-
-
-Decoder = Literal["pil", "fast"]
 
 
 class Data(Section):
@@ -70,9 +70,7 @@ class Data(Section):
         description="loader processes a rank, at most as many as cores; default: by their number",
     )
     decoder: Decoder = Field(
-        "pil",
-        description="who decodes and resizes training images: pil; fast (libjpeg-turbo and torch, "
-        "equal to a level of 255)",
+        "pil", description="pil; fast: libjpeg-turbo and torch, equal to a level of 255"
     )
 
     @field_validator("classes")
@@ -83,9 +81,6 @@ class Data(Section):
         if not names or len(set(names)) < len(names):
             raise ValueError("at least one class is needed, and none of them twice")
         return tuple(sorted(names))
-
-
-PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
 
 
 class Initialiser(StrEnum):
@@ -151,9 +146,6 @@ class LocalViews(Section):
         (0.05, 0.25), description="share of the image's area; of 2+4-rotations 0.05–0.14"
     )
     colours: Photometrics = Photometrics(grey_p=0.0, blur_p=0.5)
-
-
-ViewSetting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
 
 
 class Views(Section):
@@ -236,14 +228,12 @@ class Train(Section):
         "auto", description="torch.compile; auto: on CUDA"
     )
     accumulate: Count = Field(
-        1,
-        description="micro-batches that the images of a process are encoded in: the same numbers "
-        "in less memory, for one more forward pass of the student",
+        1, description="micro-batches of a step: the same numbers in less memory"
     )
     checkpointing: Literal["off", "blocks"] = Field(
         "off",
-        description="blocks: the student keeps what enters each block and computes the rest again "
-        "in the backward pass: less memory, one more forward pass of its blocks",
+        description="blocks: the student keeps only what enters each block, and runs it again "
+        "for its gradient",
     )
     tensorboard: bool = Field(False, description="also log to TensorBoard (extra `track`)")
     log_steps: Count = Field(10, description="steps between rows of metrics.jsonl")

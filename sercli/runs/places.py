@@ -43,3 +43,29 @@ def require_place(given: str | Path, what: str) -> None:
         return
     except OSError as error:
         raise from_os_error(error, f"{what} {shortened(path)}") from error
+
+
+def refuse_existing(out: Path | None) -> None:
+    """Refuse `--out` of a run that is to be made, if there is something.
+
+    Raises:
+        UserError: There is.
+    """
+    if out is None:
+        return
+    require_place(out, "--out")
+    if out.exists():
+        raise UserError(
+            f"--out {out} exists",
+            "a new run needs a new directory",
+            "give another, or --resume it",
+        )
+
+
+def next_free(path: Path) -> Path:
+    """`path`, or `path-2`, `path-3`… : the first that does not exist."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate

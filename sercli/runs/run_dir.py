@@ -8,6 +8,7 @@ plugins/NAME.py: what the recipe needs that does not come with ser
 checkpoints/step-00000100.pt (+ .sha256)
 results/<protocol>[--<variant>].json (+ .npz); earlier/: what another rule or a trial replaced
 heads/<result>.safetensors (+ .unfinished, while a probe is not done)
+features/<split>.npz: of `ser features`
 cache/features-<split>.safetensors, cache/grids-<what>.npy
 detection/<engine>-<what>/metrics.jsonl, checkpoints/, saved.json: the training of a detector
 figures/
@@ -374,29 +375,3 @@ class RunDir:
 
 def _write(content: bytes, file: BinaryIO) -> None:
     file.write(content)
-
-
-def refuse_existing(out: Path | None) -> None:
-    """Refuse `--out` of a run that is to be made, if there is something.
-
-    Raises:
-        UserError: There is.
-    """
-    if out is None:
-        return
-    require_place(out, "--out")
-    if out.exists():
-        raise UserError(
-            f"--out {out} exists",
-            "a new run needs a new directory",
-            "give another, or --resume it",
-        )
-
-
-def next_free(path: Path) -> Path:
-    """`path`, or `path-2`, `path-3`… : the first that does not exist."""
-    candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate

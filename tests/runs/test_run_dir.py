@@ -16,8 +16,9 @@ import pytest
 from sercli.errors import RunFailed, UserError
 from sercli.runs import run_dir
 from sercli.runs.files import file_sha256, write_atomic, write_json
+from sercli.runs.places import next_free
 from sercli.runs.result import Result, protocol_id
-from sercli.runs.run_dir import RunDir, next_free
+from sercli.runs.run_dir import RunDir
 
 
 def one_line(error):

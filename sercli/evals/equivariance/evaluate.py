@@ -201,7 +201,6 @@ def evaluate(
         runtime=runtime,
         seed=SEED,
     )
-    partial = len(indices) < min(NUM_IMAGES, len(source))
     result = Result(
         protocol={
             "name": PROTOCOL.name,
@@ -210,17 +209,22 @@ def evaluate(
             "settings": {**_settings(source.split, image_size), **class_settings(source)},
         },
         model=model_of(loaded, runtime),
-        data={
-            "path": source.name,
-            "n": len(indices),
-            "partial": partial,
-            "split": source.split,
-            "image_size": list(size),
-        },
+        data=_seen(source, indices, size),
         metrics=metrics(model, floor, layers),
     )
     identities = np.array([source.identifier(index) for index in indices])
     return Outcome(result, {"image_ids": identities, **_arrays(layers, model, floor)})
+
+
+def _seen(source: ImageSource, indices: Sequence[int], size: tuple[int, int]) -> dict[str, Any]:
+    """Which images were scored, as the result has it."""
+    return {
+        "path": source.name,
+        "n": len(indices),
+        "partial": len(indices) < min(NUM_IMAGES, len(source)),
+        "split": source.split,
+        "image_size": list(size),
+    }
 
 
 def _arrays(layers: Sequence[int], model: Sums, twin: Sums) -> dict[str, NDArray[Any]]:
