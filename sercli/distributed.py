@@ -121,10 +121,12 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
         counts: Number of rows of each rank.
 
     Returns:
-        [sum(counts), …].
+        [sum(counts), …]. On shapes (the meta device) also of ranks that are not there, so that what
+        is counted before they start is of as many rows as they will see.
     """
     if not active():
-        return rows
+        others = sum(counts) - len(rows) if rows.is_meta else 0
+        return torch.cat([rows, rows.new_empty(others, *rows.shape[1:])]) if others > 0 else rows
     if len(rows) != counts[dist.get_rank()]:
         raise ValueError(f"{len(rows)} rows, but counts say {counts[dist.get_rank()]}")
     return cast(Tensor, _GatherRows.apply(rows, counts))

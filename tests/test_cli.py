@@ -74,6 +74,7 @@ BAD = {
     "no such device": (["--device", "tpu"], "it must be cpu or cuda"),
     "no such option": (["--bogus"], "--bogus"),
     "wrong type": (["--set", "train.lr=fast"], "train.lr = 'fast' (from --set)"),
+    "steps of no profile": (["--profile-steps", "3"], "add --profile, or leave it out"),
     "resume nothing": (["--resume", "missing"], "missing does not exist"),
     "resume with a recipe": (["--resume", "x", "--seed", "1"], "leave out all but"),
 }

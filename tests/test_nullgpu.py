@@ -91,7 +91,7 @@ STORAGE = {
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_autocast_gives_the_dtypes_that_it_gives_on_a_cpu(monkeypatch, name):
     # A CPU attends size by size; `attend` says which dtype all sizes at once are given.
-    monkeypatch.setattr(attention, "takes_all_sizes", lambda *_: False)
+    monkeypatch.setattr(attention, "all_sizes_by", lambda *_: None)
     found = []
     for device in ("cpu", "cuda"):
         calls = operators_of(name, device)
@@ -287,6 +287,16 @@ def test_ser_takes_a_quarter_more_kernels_than_none_at_most(kernels_of):
     """b₂ is on grids of its own, but goes through the blocks with b₁."""
     none, ser = kernels_of("imagenet/moco-none"), kernels_of("imagenet/moco-ser")
     assert none < ser <= 1.25 * none
+
+
+def test_where_cudnn_does_not_run_flash_attention_takes_all_sizes(monkeypatch):
+    """On an H100 torch chooses cuDNN for attention over several lengths, even if it is off."""
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    monkeypatch.setattr(varlen, "_should_use_cudnn", lambda *_: True)
+    attention.all_sizes_by.cache_clear()
+    found = attention.all_sizes_by(CUDA, torch.bfloat16, 6, 64)
+    attention.all_sizes_by.cache_clear()
+    assert found is attention._all_sizes_by_flash
 
 
 def test_kernels_of_multi_crop(kernels_of):

@@ -42,7 +42,10 @@ def measured(options: MeasuringOptions, measure: Measurement, *, page: Path | No
 
     wanted = [file for file in (options.json, page) if file is not None]
     for file in wanted:
+        _require_file(file)
         require_writable(file.absolute().parent)
+    if options.json is not None and page is not None and options.json.resolve() == page.resolve():
+        raise UserError(f"--json and --page {page}", "each is a file of its own", "name two")
     machine = record.Machine.of(options.device, options.threads)
     with measuring() as tell:
         tables = measure(machine, tell)
@@ -55,6 +58,19 @@ def measured(options: MeasuringOptions, measure: Measurement, *, page: Path | No
         record.write_page(page, found, tables)
     for file in wanted:
         say(f"wrote {file}")
+
+
+def _require_file(path: Path) -> None:
+    """Refuse a place that no file can take, before minutes of measuring.
+
+    Raises:
+        UserError: No path, or a directory.
+    """
+    from sercli.runs.places import require_place
+
+    require_place(path, "--json or --page")
+    if path.is_dir():
+        raise UserError(f"{path} is a directory", "a file is needed", f"name {path / 'bench.json'}")
 
 
 @app.command("all")

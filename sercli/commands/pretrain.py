@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from sercli.recipe.files import Resolved
     from sercli.runs.run_dir import RunDir
 
+_PROFILE_STEPS = 10  # enough for a mean; a trace of more is slow to open
+
 # `recipe.schema.ViewSetting`, which takes a while to import; a test compares them.
 ViewsChoice = Literal["2", "3", "2+4-crops", "2+4-rotations"]
 
@@ -114,8 +116,11 @@ def pretrain(
         ),
     ] = False,
     profile_steps: Annotated[
-        int, typer.Option(min=1, help="Steps that --profile looks at, after the first five.")
-    ] = 10,
+        int | None,
+        typer.Option(
+            min=1, help="Steps that --profile looks at, after the first five.", show_default="10"
+        ),
+    ] = None,
     allow_changed: Annotated[
         bool,
         typer.Option(
@@ -138,7 +143,7 @@ def pretrain(
     """
     if bounds is not None:
         _set_bounds(bounds, nproc)
-    looked_at = profile_steps if profile else 0
+    looked_at = _looked_at(profile, profile_steps)
     if resume is None:
         _require_nothing_to_resume(allow_changed=allow_changed, take_over=take_over)
         _start(new, device=device, nproc=nproc, profile_steps=looked_at)
@@ -148,6 +153,17 @@ def pretrain(
             resume, allow_changed=allow_changed, take_over=take_over, profile_steps=looked_at
         )
         _resume(again, device=device, nproc=nproc)
+
+
+def _looked_at(profile: bool, steps: int | None) -> int:
+    """How many steps are profiled."""
+    if steps is not None and not profile:
+        raise UserError(
+            f"--profile-steps {steps}",
+            "it is for a run that is looked at",
+            "add --profile, or leave it out",
+        )
+    return (steps or _PROFILE_STEPS) if profile else 0
 
 
 def _require_nothing_to_resume(*, allow_changed: bool, take_over: bool) -> None:
@@ -166,8 +182,8 @@ def _require_nothing_new(new: NewRun) -> None:
         raise UserError(
             "--resume with options that describe a new run",
             "a run is resumed with the recipe it was started with",
-            "leave out all but --device, --nproc, --bounds, --profile, --allow-changed and "
-            "--take-over",
+            "leave out all but --device, --nproc, --bounds, --profile, --profile-steps, "
+            "--allow-changed and --take-over",
         )
 
 

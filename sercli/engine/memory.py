@@ -71,9 +71,11 @@ def count_memory(
         recipe: Resolved.
         runtime: The device, which need not be there, and the precision.
         objective: Of the recipe, on the meta device, if there is one; None: it is built.
-        processes: How many share the batch. What they gather from each other is not counted.
+        processes: How many share the batch. Of what they exchange, gathered rows are counted.
     """
     cuda, dtype = runtime.device.type == "cuda", runtime.autocast_dtype
+    # Batch norm, which here is of one process, needs two images.
+    processes = max(1, min(processes, recipe.train.batch_size // 2))
     key = _key(recipe, cuda, dtype, processes)
     if key in _counts:
         return _counts[key]

@@ -145,6 +145,23 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(t
         app(words, prog_name="ser", standalone_mode=False)
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--json", "."], ". is a directory; a file is needed"),
+        (["--page", "."], ". is a directory; a file is needed"),
+        (["--json", "both", "--page", "./both"], "--json and --page both; each is a file"),
+    ],
+)
+def test_files_that_cannot_be_are_refused_before_anything_is_measured(
+    options, line, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(BENCHMARKS, "data", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UserError, match=re.escape(line)):
+        app(["bench", "all", "--only", "data", *options], prog_name="ser", standalone_mode=False)
+
+
 def test_the_suite_is_made_of_every_benchmark():
     from sercli.commands.bench import app as bench
 

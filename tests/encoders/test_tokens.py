@@ -198,11 +198,12 @@ def test_attention_of_all_sizes_at_once_is_used_only_if_it_is_right(monkeypatch)
     """Where `varlen` is missing, refuses, or computes something else, sizes go one by one."""
     right = attention._size_by_size
 
-    def gives(way):
+    def gives(way, by_flash=None):
         monkeypatch.setattr(attention, "_all_sizes", way)
-        attention.takes_all_sizes.cache_clear()
-        found = attention.takes_all_sizes(CPU, torch.bfloat16, 2, 8)
-        attention.takes_all_sizes.cache_clear()
+        monkeypatch.setattr(attention, "_all_sizes_by_flash", by_flash or way)
+        attention.all_sizes_by.cache_clear()
+        found = attention.all_sizes_by(CPU, torch.bfloat16, 2, 8)
+        attention.all_sizes_by.cache_clear()
         return found
 
     def refuses(*_):
@@ -216,7 +217,9 @@ def test_attention_of_all_sizes_at_once_is_used_only_if_it_is_right(monkeypatch)
         one = Layout((Span(1, (1, layout.num_tokens)),), 0, CPU)
         return right(packed, one)
 
-    assert gives(right)
+    assert gives(right) is right
     assert not gives(refuses)
     assert not gives(forgets_a_gradient)
     assert not gives(mixes_images)
+    for wrong in (refuses, forgets_a_gradient, mixes_images):
+        assert gives(wrong, by_flash=right) is right

@@ -97,6 +97,15 @@ def test_saving_memory_saves_it():
     assert 0.5 < halves / peaks["at once"] < 0.7
 
 
+@pytest.mark.parametrize(("batch", "processes"), [(6, 2), (6, 3), (8, 8)])
+def test_processes_with_few_images_of_b2_are_counted(batch, processes):
+    """One or none of them: its negatives are those of the others."""
+    small = recipe("ser", batch_size=batch)
+    part = Objective(small).plan.split(batch, world=processes)
+    assert part.paired_counts[0] < 2 < part.total_paired
+    assert count_memory(small, CPU, processes=processes).peak > 0
+
+
 def test_a_shape_is_counted_once(monkeypatch):
     monkeypatch.setattr(memory, "_counts", {})
     counted = count_memory(recipe("ser"), CPU)

@@ -20,6 +20,7 @@ from sercli.commands.compare import compare
 from sercli.errors import UserError
 from sercli.report.compare.comparison import Options, compare_runs
 from sercli.report.compare.tables import Cell, Row, Table
+from sercli.report.formats.machine import csv_text
 from sercli.runs.files import write_json
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
@@ -349,6 +350,22 @@ def test_rows_of_another_precision_are_compared_and_marked(tmp_path: Path) -> No
     table = in_precisions(tmp_path, "fp32", "bf16", None)
     assert [row.cells["knn/top1"].marks for row in table.rows] == [(), ("a",), ()]
     assert [note.text for note in table.notes if note.mark] == ["The encoder ran in bf16."]
+
+
+@pytest.mark.parametrize(
+    ("precisions", "cells"),
+    [
+        (("fp32", "bf16", None), ["fp32", "bf16", ""]),
+        (("bf16", "bf16"), ["bf16", "bf16"]),
+        (("fp32", None), None),
+    ],
+)
+def test_csv_which_has_no_footnotes_has_a_column_of_precisions(
+    tmp_path: Path, precisions: tuple[str | None, ...], cells: list[str] | None
+) -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_text(in_precisions(tmp_path, *precisions)))))
+    found = [row.get("knn/top1/precision") for row in rows]
+    assert found == (cells or [None] * len(precisions))
 
 
 @pytest.mark.parametrize(("precision", "said"), [("bf16", True), ("fp32", False), (None, False)])

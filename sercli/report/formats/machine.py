@@ -13,30 +13,30 @@ from sercli.visible import json_text as json_of
 from sercli.visible import visible
 
 SCHEMA = 1
-Number = float | int | None
+Value = float | int | str | None
 
 
-def _difference(key: str) -> Callable[[Cell], Number]:
-    def get(cell: Cell) -> Number:
-        value: Number = getattr(cell.difference, key) if cell.difference is not None else None
+def _difference(key: str) -> Callable[[Cell], Value]:
+    def get(cell: Cell) -> Value:
+        value: Value = getattr(cell.difference, key) if cell.difference is not None else None
         return value
 
     return get
 
 
-def _images(cell: Cell) -> Number:
+def _images(cell: Cell) -> Value:
     return cell.data.images if cell.data is not None else None
 
 
-def _partial(cell: Cell) -> Number:
+def _partial(cell: Cell) -> Value:
     return int(cell.partial) if cell.data is not None else None
 
 
-_ALWAYS: tuple[tuple[str, Callable[[Cell], Number]], ...] = (
+_ALWAYS: tuple[tuple[str, Callable[[Cell], Value]], ...] = (
     ("/low", lambda cell: cell.low),
     ("/high", lambda cell: cell.high),
 )
-_WHERE_ANY: tuple[tuple[str, Callable[[Cell], Number]], ...] = (
+_WHERE_ANY: tuple[tuple[str, Callable[[Cell], Value]], ...] = (
     ("/std", lambda cell: cell.std),
     ("/floor", lambda cell: cell.floor),
     ("/difference", _difference("value")),
@@ -52,8 +52,9 @@ _WHERE_ANY: tuple[tuple[str, Callable[[Cell], Number]], ...] = (
 def csv_text(table: Table) -> str:
     """RFC 4180: one line a row; value, low and high in a column each, and what else there is.
 
-    Undefined and missing values are empty. Percent, scores in 0…1, seconds and images/s. Texts are
-    in one line, and no text is a formula; see `_text`.
+    Undefined and missing values are empty. Where an encoder ran in less than fp32, a column says in
+    what each did, as tables for people say in a footnote. Percent, scores in 0…1, seconds and
+    images/s. Texts are in one line, and no text is a formula; see `_text`.
     """
     table = table.with_texts(visible)
     fields = [field for column in table.columns for field in _fields(table, column)]
@@ -68,7 +69,7 @@ def csv_text(table: Table) -> str:
         own = [row.label, row.views, paths, states, str(row.published).lower(), row.baseline or ""]
         values = [get(row.cell(column)) for _, column, get in fields]
         writer.writerow(
-            [*map(_text, own), *("" if value is None else repr(value) for value in values)]
+            [*map(_text, own), *("" if value is None else str(value) for value in values)]
         )
     return stream.getvalue()
 
@@ -81,14 +82,16 @@ def _text(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def _fields(table: Table, column: Column) -> list[tuple[str, Column, Callable[[Cell], Number]]]:
+def _fields(table: Table, column: Column) -> list[tuple[str, Column, Callable[[Cell], Value]]]:
     cells = [row.cell(column) for row in table.rows]
-    parts: list[tuple[str, Callable[[Cell], Number]]] = [("", lambda cell: cell.value)]
+    parts: list[tuple[str, Callable[[Cell], Value]]] = [("", lambda cell: cell.value)]
     if not column.key.startswith("run/"):
         parts += _ALWAYS
     parts += [
         (part, get) for part, get in _WHERE_ANY if any(get(cell) is not None for cell in cells)
     ]
+    if any(cell.precision not in (None, "fp32") for cell in cells):
+        parts.append(("/precision", lambda cell: cell.precision))
     return [(f"{column.key}{part}", column, get) for part, get in parts]
 
 
