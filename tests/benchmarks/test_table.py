@@ -53,13 +53,14 @@ def test_markdown_is_a_table():
     assert "a note" in lines
 
 
-def test_a_record_says_what_its_numbers_depend_on(tmp_path):
+def test_a_record_says_what_its_numbers_depend_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["ser", "bench", "loss", "--json", "a b.json"])
     machine = record.Machine(Runtime(torch.device("cpu"), None), 3)
     found = record.record(machine, [TABLE])
     assert (found["threads"], found["tables"]) == (3, [TABLE.to_json()])
     assert found["versions"]["torch"] == torch.__version__
     assert found["device"]
-    assert found["command"].startswith("ser ")
+    assert found["command"] == "ser bench loss --json 'a b.json'"
     record.write(tmp_path / "found.json", found)
     assert json.loads((tmp_path / "found.json").read_text()) == found
     record.write_page(tmp_path / "found.md", found, [TABLE])

@@ -335,7 +335,7 @@ BOOKKEEPING = {
     "seed", "data.path", "data.classes", "data.share", "data.num_train", "data.num_val",
     "data.workers", "train.max_steps", "train.compile", "train.tensorboard",
     "train.log_steps", "train.checkpoint_epochs",
-    "train.monitor_epochs", "train.keep_epochs",
+    "train.monitor_epochs", "train.keep_epochs", "train.accumulate", "train.checkpointing",
 }  # fmt: skip
 
 

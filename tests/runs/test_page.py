@@ -50,6 +50,7 @@ def test_the_keys_of_run_json_are_on_the_page(run):
 
 def test_the_keys_of_metrics_jsonl_are_on_the_page(run):
     told = set(codes(below(PAGE, "## metrics.jsonl"))) - {"train.monitor_epochs"}
+    told -= {"peak_memory_gib"}  # on CUDA alone
     assert {key for row in run.read_metrics() for key in row} == told
 
 
