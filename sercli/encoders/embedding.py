@@ -13,17 +13,21 @@ from sercli.precision import of_products
 
 
 class PatchEmbedding(nn.Module):
-    """Non-overlapping patches through one linear map, those of views of all sizes at once."""
+    """Non-overlapping patches through one linear map.
+
+    Views of one size are convolved, as everybody does it, so that features of theirs agree to the
+    last bit; views of several sizes go at once, where a convolution would go size by size.
+    """
 
     def __init__(self, proj: nn.Conv2d) -> None:
         super().__init__()
         self.proj = proj
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
-        """[n, 3, H, W] of each view → [T, D]: patches row by row, image after image.
-
-        As a convolution whose steps are as wide as its kernel it would go size by size.
-        """
+        """[n, 3, H, W] of each view → [T, D]: patches row by row, image after image."""
+        if len({view.shape[2:] for view in views}) == 1:
+            embedded: Tensor = self.proj(joined(views))
+            return embedded.flatten(2).transpose(1, 2).flatten(0, 1)
         side = self.proj.kernel_size[0]
         patches = joined([_patches(view, side) for view in views])
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
