@@ -17,6 +17,7 @@ from sercli.screen import Screen
 from sercli.visible import say, visible
 
 _PLAIN_SECONDS = 5.0  # least time between two plain lines
+_ADVICE_SECONDS = 10.0  # since the first row: what took part of a second is no habit
 _BAR = 40  # columns; what is left of the line, where that is less, and none below the least
 _LEAST_BAR = 8
 
@@ -38,7 +39,8 @@ class TrainingProgress:
         advise: Callable[[Mapping[str, Any]], str | None] = lambda _row: None,
     ) -> None:
         self.total_steps = total_steps
-        self._advise, self._rows, self._advised = advise, 0, False
+        self._advise, self._advised = advise, False
+        self._first_row_at: float | None = None
         self.first_row: int | None = None
         self.quiet = quiet
         self.console = Screen(err=True)
@@ -68,10 +70,7 @@ class TrainingProgress:
 
     def row(self, row: Mapping[str, Any]) -> None:
         """A row of metrics.jsonl is known."""
-        self._rows += 1  # the first one's time is that of starting
-        if self._rows > 1 and not self._advised and (line := self._advise(row)) is not None:
-            self._advised = True
-            self.message(line)
+        self._consider_advice(row)
         if self.live:
             self.progress.update(
                 self.task,
@@ -91,6 +90,17 @@ class TrainingProgress:
             place = (f"step {row['step']}/{self.total_steps}", f"epoch {row['epoch']:.1f}")
             ending = (f"{_duration(left)} left",) if done else ()
             say("  ".join([*place, *row_texts(row), *ending]), err=True)
+
+    def _consider_advice(self, row: Mapping[str, Any]) -> None:
+        """Give it once; not on the first row, whose time is that of starting."""
+        now = time.monotonic()
+        if self._first_row_at is None:
+            self._first_row_at = now
+        elif not self._advised and now - self._first_row_at >= _ADVICE_SECONDS:
+            line = self._advise(row)
+            if line is not None:
+                self._advised = True
+                self.message(line)
 
     def message(self, text: str) -> None:
         """A line of its own."""

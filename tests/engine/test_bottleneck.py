@@ -67,10 +67,11 @@ def test_no_advice_where_loading_is_not_what_is_waited_for(given):
     assert advice(given, Data(), workers=1, rendered=False) is None
 
 
-def test_advice_comes_once_and_not_on_starting(monkeypatch):
+def test_advice_comes_once_and_not_on_starting_or_for_a_moment(monkeypatch):
     progress, said = TrainingProgress(9, quiet=True, advise=lambda _row: "advice"), []
     monkeypatch.setattr(progress, "message", said.append)
-    for count in (0, 1, 1):
+    for seconds, count in ((100, 0), (109, 0), (110, 1), (120, 1)):
+        monkeypatch.setattr("time.monotonic", lambda now=seconds: float(now))
         progress.row(row())
         assert said == ["advice"] * count
 
