@@ -15,8 +15,9 @@ from sercli.precision import of_products
 class PatchEmbedding(nn.Module):
     """Non-overlapping patches through one linear map.
 
-    Views of one size are convolved, as everybody does it, so that features of theirs agree to the
-    last bit; views of several sizes go at once, where a convolution would go size by size.
+    In training views of all sizes go at once, where a convolution would go size by size. In
+    evaluation, of one size, they are convolved, as everybody does it: features of others' encoders
+    are then theirs to the last bit.
     """
 
     def __init__(self, proj: nn.Conv2d) -> None:
@@ -25,7 +26,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """[n, 3, H, W] of each view → [T, D]: patches row by row, image after image."""
-        if len({view.shape[2:] for view in views}) == 1:
+        if not self.training and len({view.shape[2:] for view in views}) == 1:
             embedded: Tensor = self.proj(joined(views))
             return embedded.flatten(2).transpose(1, 2).flatten(0, 1)
         side = self.proj.kernel_size[0]

@@ -1,4 +1,4 @@
-"""Patches of views of one size and of several."""
+"""Patches of views in training and in evaluation."""
 
 import torch
 from torch import nn
@@ -16,14 +16,15 @@ def rows(convolved):
     return convolved.flatten(2).transpose(1, 2).flatten(0, 1)
 
 
-def test_patches_of_one_size_are_those_of_the_convolution_to_the_last_bit():
+def test_patches_in_evaluation_are_those_of_the_convolution_to_the_last_bit():
     projection, embedding = made(16, 192)
+    embedding.eval()
     views = [torch.randn(count, 3, 224, 224) for count in (3, 2)]
     expected = torch.cat([rows(projection(view)) for view in views])
     assert torch.equal(embedding(views), expected)
 
 
-def test_patches_of_several_sizes_are_those_of_convolutions_with_their_gradients():
+def test_patches_in_training_are_those_of_convolutions_with_their_gradients():
     projection, embedding = made(8, 24)
     projection.double()
     views = [torch.randn(2, 3, h, w, dtype=torch.float64) for h, w in ((16, 24), (8, 8), (24, 8))]
