@@ -3,7 +3,8 @@
 SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU and SIGHUP preempt, Ctrl-C (SIGINT) interrupts. Outside of steps
 either raises `Stopped` at once, wherever the main thread is, but for what is `deferred`: files are
 written to their end first. Inside `at_boundaries` it only sets a request, which the steps honour.
-A stop is raised once: a second signal does not break what the first has begun.
+A stop is raised once: a second signal does not break what the first has begun. One that is raised
+where Python drops exceptions (in `__del__`, or while garbage is collected) is raised again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ _NUMBERS = [getattr(signal, name) for name in (*_PREEMPTING, "SIGINT") if hasatt
 # Two SIGINT of one Ctrl-C (a terminal's and a launcher's, `timeout`'s to child and group) are one.
 _AGAIN_SECONDS = 1.0
 _PARENT_SECONDS = 0.5  # between two looks at whether the parent lives
+_AFTERWARDS = 0.05  # seconds until what dropped a stop is over
 
 
 class Stopped(KeyboardInterrupt):
@@ -76,6 +79,8 @@ def install() -> None:
         # nohup's children ignore SIGHUP, and shall.
         if signal.getsignal(number) != signal.SIG_IGN or number != getattr(signal, "SIGHUP", None):
             signal.signal(number, _handle)
+    if not isinstance(sys.unraisablehook, _RaisedAgain):
+        sys.unraisablehook = _RaisedAgain(sys.unraisablehook)
     # A worker is started with them held, so that none ends it before it can say so.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _NUMBERS)
 
@@ -114,6 +119,28 @@ def _raise_pending() -> None:
     if _state.pending and not _state.deferred:
         _state.pending, _state.stopping = False, True
         raise Stopped
+
+
+class _RaisedAgain:
+    """Sees exceptions that Python drops, and raises a stop again when that is over."""
+
+    def __init__(self, otherwise: Callable[[sys.UnraisableHookArgs], object]) -> None:
+        self._otherwise = otherwise
+
+    def __call__(self, dropped: sys.UnraisableHookArgs) -> None:
+        if not isinstance(dropped.exc_value, Stopped):
+            self._otherwise(dropped)
+            return
+        _state.stopping = False
+        timer = threading.Timer(_AFTERWARDS, _ask_again)
+        timer.daemon = True
+        timer.start()
+
+
+def _ask_again() -> None:
+    number = signal.SIGINT if _state.request.interrupted else signal.SIGTERM
+    if signal.getsignal(number) == _handle:
+        os.kill(os.getpid(), number)
 
 
 # -- regions --------------------------------------------------------------------------------------

@@ -55,6 +55,22 @@ def test_a_second_signal_does_not_break_what_the_first_began():
         kill(number)
 
 
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGTERM, Preempted), (signal.SIGINT, Interrupted)]
+)
+def test_a_stop_that_python_drops_is_raised_again(number, kind):
+    class Dying:
+        def __del__(self):
+            kill(number)
+            time.sleep(0)  # where the handler runs
+
+    with pytest.raises(Stopped) as stopped:  # noqa: PT012
+        Dying()
+        for _ in range(200):
+            time.sleep(0.05)
+    assert type(signals.as_stop(stopped.value, "")) is kind
+
+
 def test_what_is_deferred_is_done_first():
     done = []
     with pytest.raises(Stopped), signals.deferred():  # noqa: PT012
