@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 # In the order of a step.
-PARTS = (
+STEP_PARTS = (
     "data wait",
     "views",
     "forward, student",
@@ -28,7 +28,7 @@ _recorder = _Recorder()
 
 @contextmanager
 def step_part(name: str) -> Iterator[None]:
-    """Inside, or in the function that it decorates, a step is at one of `PARTS`."""
+    """Inside, or in the function that it decorates, a step is at one of `STEP_PARTS`."""
     if _recorder.make is None:
         yield
         return

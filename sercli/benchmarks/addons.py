@@ -10,7 +10,7 @@ from pathlib import Path
 from sercli.benchmarks.record import Machine, Tell
 from sercli.benchmarks.rounds import interleaved
 from sercli.benchmarks.step import StepTimer
-from sercli.benchmarks.table import Column, Row, Table
+from sercli.benchmarks.table import Column, Table, rows_of
 from sercli.engine.flops import count_flops
 from sercli.families import addon_names, default_recipe, resolve
 from sercli.recipe.schema import Recipe
@@ -22,7 +22,7 @@ class AddonRow:
     """One variant, relative to the first one.
 
     Attributes:
-        name: The add-on as the table shows it, with what sets it apart: "ser (fraction 0.01)".
+        addon: As the table shows it, with what sets it apart: "ser (fraction 0.01)".
         views: View setting.
         parameters: Trainable parameters beyond the first variant's.
         flops: Counted FLOPs of a step, over the first variant's.
@@ -30,7 +30,7 @@ class AddonRow:
         ratio: A step over a step of the first variant in the same round.
     """
 
-    name: str
+    addon: str
     views: str
     parameters: int
     flops: float
@@ -101,17 +101,6 @@ def tabled(rows: Sequence[AddonRow], *, title: str) -> Table:
         Column("seconds", "seconds", "s", ".3f"),
         Column("ratio", "time / none", form=".3f"),
     )
-    lines: list[Row] = [
-        {
-            "addon": row.name,
-            "views": row.views,
-            "parameters": row.parameters,
-            "flops": row.flops,
-            "seconds": row.seconds,
-            "ratio": row.ratio,
-        }
-        for row in rows
-    ]
     rounds = rows[0].ratio.rounds
     notes = [f"time / none: median over rounds ({rounds}), each variant once a round"]
-    return Table("addons", title, columns, lines, notes)
+    return Table("addons", title, columns, rows_of(columns, rows), notes)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sercli.benchmarks.measure import synchronise
 from sercli.benchmarks.record import Machine, Tell
 from sercli.benchmarks.rounds import interleaved
-from sercli.benchmarks.table import Column, Row, Table
+from sercli.benchmarks.table import Column, Table, rows_of
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
 from sercli.families import resolve
 from sercli.recipe.schema import Photometrics, Views
@@ -48,6 +48,10 @@ class AugmentRow:
     seconds: float
     speed: Ratio
     difference: float | None
+
+    @property
+    def images_per_s(self) -> float:
+        return 1 / self.seconds
 
 
 @dataclass(frozen=True)
@@ -153,16 +157,6 @@ def tabled(rows: Sequence[AugmentRow], *, subject: Subject, machine: Machine) ->
         Column("speed", "time/ser", form=".2f"),
         Column("difference", "largest difference", form=".1e"),
     )
-    lines: list[Row] = [
-        {
-            "variant": row.variant,
-            "seconds": row.seconds,
-            "images_per_s": 1 / row.seconds,
-            "speed": row.speed,
-            "difference": row.difference,
-        }
-        for row in rows
-    ]
     notes = [
         "an image: colours, mirror and normalisation of both its views, from uint8 crops; cutting "
         "the crops is left out of all",
@@ -175,7 +169,7 @@ def tabled(rows: Sequence[AugmentRow], *, subject: Subject, machine: Machine) ->
         f"Two views of {subject.size} px of {subject.name}: {len(subject.samples)} images, "
         f"{machine.title}"
     )
-    return Table("augment", title, columns, lines, notes)
+    return Table("augment", title, columns, rows_of(columns, rows), notes)
 
 
 # -- The ways -------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from torch import Tensor
 from sercli.benchmarks.flow import EndRow, ProcessRow, end_to_end, training_process, two_crops
 from sercli.benchmarks.record import Machine, Tell
 from sercli.benchmarks.rounds import interleaved
-from sercli.benchmarks.table import Column, Row, Table
+from sercli.benchmarks.table import Column, Row, Table, rows_of
 from sercli.data.images.folder import ImageFolder
 from sercli.data.ring import Ring
 from sercli.data.spent import PARTS
@@ -70,14 +70,18 @@ class CoreRow:
     """A way to read images, on one core.
 
     Attributes:
-        name: What it is called.
+        way: What it is called.
         seconds: CPU time an image, median over the rounds.
         ratio: Times as many images a second as the reference.
     """
 
-    name: str
+    way: str
     seconds: float
     ratio: Ratio
+
+    @property
+    def images_per_s(self) -> float:
+        return 1 / self.seconds
 
 
 def one_core(source: ImageFolder, *, rounds: int, tell: Tell) -> list[CoreRow]:
@@ -216,20 +220,11 @@ def _table_of_core(rows: Sequence[CoreRow], title: str) -> Table:
         Column("images_per_s", "images/s", "1/s", ",.0f"),
         Column("ratio", "times the first", form=".2f"),
     )
-    lines: list[Row] = [
-        {
-            "way": row.name,
-            "seconds": row.seconds,
-            "images_per_s": 1 / row.seconds,
-            "ratio": row.ratio,
-        }
-        for row in rows
-    ]
     notes = [
         f"CPU time of one thread, median over rounds ({rows[0].ratio.rounds}), each way once a "
         "round; ser's ways write bytes into a slot of the ring"
     ]
-    return Table("data", title, columns, lines, notes)
+    return Table("data", title, columns, rows_of(columns, rows), notes)
 
 
 def _table_of_process(rows: Sequence[ProcessRow], title: str) -> Table:
@@ -239,17 +234,8 @@ def _table_of_process(rows: Sequence[ProcessRow], title: str) -> Table:
         Column("images_per_s", "its ceiling, images/s", "1/s", ",.0f"),
         Column("open_files", "open files", form="d"),
     )
-    lines: list[Row] = [
-        {
-            "batch_size": row.batch_size,
-            "seconds": row.seconds,
-            "images_per_s": row.batch_size / row.seconds,
-            "open_files": row.open_files,
-        }
-        for row in rows
-    ]
     notes = ["crops of one level instead of images; to CUDA page-locking and copies are included"]
-    return Table("data", title, columns, lines, notes)
+    return Table("data", title, columns, rows_of(columns, rows), notes)
 
 
 def _table_of_end(rows: Sequence[EndRow], title: str) -> Table:

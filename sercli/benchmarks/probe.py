@@ -14,7 +14,7 @@ from torch import Tensor
 from sercli.benchmarks.measure import synchronise
 from sercli.benchmarks.record import Machine, Tell
 from sercli.benchmarks.rounds import interleaved
-from sercli.benchmarks.table import Column, Row, Table
+from sercli.benchmarks.table import Column, Table, rows_of
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, normalise
 from sercli.data.registry import find_kind
 from sercli.encoders.vit import Encoder, final_norm
@@ -149,18 +149,6 @@ def tabled(
         Column("ratio", "time/one", form=".3f"),
         Column("by_parts", "by parts", form=".3f"),
     )
-    lines: list[Row] = [
-        {
-            "sets": row.sets,
-            "rates": row.rates,
-            "parameters": row.parameters,
-            "seconds": row.seconds,
-            "heads_seconds": row.heads_seconds,
-            "ratio": row.ratio,
-            "by_parts": row.by_parts,
-        }
-        for row in rows
-    ]
     rounds = rows[0].ratio.rounds
     notes = [
         "one: cls4 with one rate; sets: feature sets; rates: learning rates; heads: the part of "
@@ -168,7 +156,7 @@ def tabled(
         f"time/one: median over rounds ({rounds}), each grid once a round; by parts: from medians "
         "of the encoder's seconds, alike for all grids, and of the heads'",
     ]
-    return Table("probe", title, columns, lines, notes)
+    return Table("probe", title, columns, rows_of(columns, rows), notes)
 
 
 class ProbeTimer:

@@ -100,6 +100,11 @@ class Table:
         return f"### {self.title}\n\n{table}\n{notes}\n"
 
 
+def rows_of(columns: Sequence[Column], found: Sequence[object]) -> list[Row]:
+    """Rows of what has an attribute for each column, by its key."""
+    return [{one.key: getattr(row, one.key) for one in columns} for row in found]
+
+
 def _plain(value: Value) -> Any:
     if not isinstance(value, Ratio):
         return value

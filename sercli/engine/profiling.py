@@ -14,7 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from sercli.engine.stepper import FIRST_STEPS
-from sercli.parts import PARTS, recorded
+from sercli.parts import STEP_PARTS, recorded
 from sercli.runs.files import replacing_file
 from sercli.runs.run_dir import RunDir
 from sercli.visible import counted
@@ -163,7 +163,7 @@ def summary(events: Any, steps: int) -> StepProfile:
             own.append(Line(event.key, event.self_cpu_time_total / 1e3 / steps, device_ms, calls))
     whole = lines[_WHOLE].host_ms if _WHOLE in lines else lines[f"{_WHOLE}*"].host_ms
     nothing = Line("", 0.0, 0.0, 0.0)
-    parts = [replace(lines.get(f"{_PREFIX}{name}", nothing), name=name) for name in PARTS]
+    parts = [replace(lines.get(f"{_PREFIX}{name}", nothing), name=name) for name in STEP_PARTS]
     rest = whole - sum(line.host_ms for line in parts)
     parts.append(Line("the rest: logging, saving, stops", max(0.0, rest), 0.0, 1.0))
     own.sort(key=lambda line: (line.device_ms, line.host_ms), reverse=True)

@@ -48,7 +48,7 @@ def test_the_ways_of_a_core_do_what_they_are_called(monkeypatch):
     with data.jpeg_files(2) as source:
         rows = data.one_core(source, rounds=2, tell=silent)
         ones, twos = data._reference(source)()
-    assert [row.name for row in rows] == [
+    assert [row.way for row in rows] == [
         data.REFERENCE,
         "ser, data.decoder=pil",
         "ser, data.decoder=fast",

@@ -12,7 +12,7 @@ from torch.autograd import DeviceType
 from sercli.engine import pretraining
 from sercli.engine.profiling import WARMUP, Line, StepProfile, profiled, summary
 from sercli.engine.stepper import FIRST_STEPS
-from sercli.parts import PARTS, step_part
+from sercli.parts import STEP_PARTS, step_part
 from tests.support.training import losses, no_monitor, start, train
 
 STEPS = 2
@@ -41,7 +41,7 @@ def test_a_profile_changes_no_number(runs):
 def test_the_trace_has_every_part_of_every_step(runs):
     events = json.loads(gzip.decompress(runs[1].trace.read_bytes()))["traceEvents"]
     names = [event.get("name") for event in events if event.get("cat") == "user_annotation"]
-    for part in PARTS:
+    for part in STEP_PARTS:
         assert names.count(f"ser: {part}") == STEPS, part
     assert sum(name.startswith("ProfilerStep") for name in names) == STEPS
 
