@@ -52,15 +52,23 @@ def numbers_of(values: Values) -> NDArray[np.float64]:
 # -- Files ----------------------------------------------------------------------------------------
 
 
-def save_figure(figure: Figure, directory: Path, name: str) -> list[Path]:
+def save_figure(figure: Figure, directory: Path, name: str, *, description: str = "") -> list[Path]:
     """Write `name`.png and `name`.svg; a reader never sees half a file.
+
+    Args:
+        figure: To be drawn.
+        directory: Where to.
+        name: Of the files, without their suffixes.
+        description: What there is to see, in a sentence, for who cannot see it; kept in the
+            metadata of both files (PNG: the text `Description`).
 
     Raises:
         UserError: The place cannot be written.
         RunFailed: The disk is full.
     """
     paths = []
-    for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
+    said = {"Description": description} if description else {}
+    for suffix, metadata in (("png", said), ("svg", {"Date": None, **said})):
         buffer = io.BytesIO()
         with styled():
             figure.savefig(buffer, format=suffix, dpi=DOTS_PER_INCH, metadata=metadata)

@@ -69,11 +69,15 @@ def test_a_negative_score_is_inside_the_axes() -> None:
 
 def test_files_are_whole_and_reproducible(tmp_path: Path) -> None:
     for folder in ("one", "two"):
-        save_figure(token_figure([token_row()], title="a_b $x$"), tmp_path / folder, "tokens")
+        figure = token_figure([token_row()], title="a_b $x$")
+        save_figure(figure, tmp_path / folder, "tokens", description="Tokens & turns: é")
     with Image.open(tmp_path / "one" / "tokens.png") as image:
         image.load()
         assert image.width > 1000
-    ElementTree.parse(tmp_path / "one" / "tokens.svg")
+        assert image.info["Description"] == "Tokens & turns: é"
+    vector = ElementTree.parse(tmp_path / "one" / "tokens.svg")
+    described = [node.text for node in vector.iter() if node.tag.endswith("}description")]
+    assert described == ["Tokens & turns: é"]
     for suffix in ("png", "svg"):
         one, two = (tmp_path / folder / f"tokens.{suffix}" for folder in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
