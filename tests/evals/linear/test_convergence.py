@@ -115,8 +115,8 @@ def _judged(won: int, lost: int, total: int, fall: float = 0.0) -> Judgement:
 @pytest.mark.parametrize(
     ("won", "lost", "total", "rises"),
     [
-        (6, 0, 200, True),  # p = 2 / 2^6 = 0.03
-        (4, 0, 200, False),  # p = 0.06
+        (6, 0, 200, True),  # p = 1 / 2^6 = 0.016
+        (4, 0, 200, False),  # p = 1 / 2^4 = 0.06
         (20, 14, 200, False),  # as likely by chance
         (300, 150, 20_000, False),  # no chance, but 0.75 points
         (400, 150, 20_000, True),
