@@ -36,7 +36,7 @@ def reading_notes(
         )
     tests = {
         "paired t test over the seeds that both rows have": any(one.seeds for one in changes),
-        "exact McNemar test on the images that both runs scored": any(
+        "McNemar's mid-p test on the images that both runs scored": any(
             one.images for one in changes
         ),
     }

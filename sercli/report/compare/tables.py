@@ -98,7 +98,7 @@ class Difference:
         value: This minus the baseline.
         low, high: 95 % interval: paired bootstrap over images, where predictions of both exist, or
             Student's t over seeds that both rows have.
-        p_value: Of the same pair: exact McNemar test across images, or paired t test over seeds.
+        p_value: Of the same pair: McNemar's mid-p test across images, or paired t test over seeds.
         adjusted_p: After Holm's correction over all paired tests of the table.
         images: Images in the pair, of a test across images.
         seeds: Seeds in the pair, of one over seeds.

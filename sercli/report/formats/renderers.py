@@ -61,5 +61,9 @@ def _json(tables: Sequence[Table]) -> str:
     return tables_json(tables)
 
 
-_SEVERAL: Mapping[str, Callable[[Sequence[Table]], str]] = {"json": _json}
+def _markdown(tables: Sequence[Table]) -> str:
+    return "\n".join(f"## {table.title}\n\n{table.render('markdown')}" for table in tables)
+
+
+_SEVERAL: Mapping[str, Callable[[Sequence[Table]], str]] = {"json": _json, "markdown": _markdown}
 _ONE_ONLY = {"csv": "tidy-csv", "html": "json"}
