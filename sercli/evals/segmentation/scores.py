@@ -106,7 +106,7 @@ def metrics(counts: Counts, classes: Sequence[str], resamples: Numbers) -> Metri
 def _with_interval(name: str, value: float, drawn: Numbers) -> Metrics:
     """The percentile bootstrap; samples in which there is no value are left out."""
     if np.isnan(value):
-        return {name: None}
+        return {name: None, f"{name}/low": None, f"{name}/high": None}
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
     return {name: float(value), f"{name}/low": float(low), f"{name}/high": float(high)}
