@@ -25,6 +25,7 @@ from sercli.commands import (
     pretrain,
     recipe,
     robustness,
+    runs,
     segment,
 )
 from sercli.engine.processes import UNDER_AGENT, under_agent
@@ -68,6 +69,7 @@ app.command("equiv-score")(equiv_score.equiv_score)
 app.command("features")(features.features)
 app.command("export")(export.export)
 app.command("compare")(compare.compare)
+app.add_typer(runs.app, name="runs")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

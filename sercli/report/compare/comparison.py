@@ -49,6 +49,7 @@ from sercli.report.compare.tables import (
     Table,
     best_labels,
 )
+from sercli.runs.finding import Skipped
 from sercli.visible import counted
 
 
@@ -85,7 +86,8 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
             exist, or one column would mix protocols.
     """
     options = options or Options()
-    runs = read_runs([*paths, *([options.baseline] if options.baseline else [])])
+    skipped: list[Skipped] = []
+    runs = read_runs([*paths, *([options.baseline] if options.baseline else [])], skipped)
     entries = seed_entries(runs) if options.group_seeds else single_entries(runs)
     block = compared_block(runs, options.block)
     specs = choose(catalogue(runs, block), options.columns)
@@ -118,6 +120,7 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
         *data_notes(specs, runs),
         *precision_notes(rows, specs),
         *footnotes.notes(),
+        *(Note(None, f"Passed over: {one.why}.") for one in skipped),
     ]
     title = f"{counted(len(runs), 'run')} compared"
     return Table(title, columns, rows, notes, comparisons, _provenance(runs))
