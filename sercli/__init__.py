@@ -14,15 +14,18 @@ if TYPE_CHECKING:
 
     from sercli.encoders.loading import load_encoder
     from sercli.report import compare_runs
+    from sercli.report.frame import curves, results
     from sercli.runs.result import protocol_id
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compare_runs", "load_encoder", "protocol_id"]
+__all__ = ["__version__", "compare_runs", "curves", "load_encoder", "protocol_id", "results"]
 
 _PUBLIC = {
     "compare_runs": "sercli.report",
+    "curves": "sercli.report.frame",
     "load_encoder": "sercli.encoders.loading",
     "protocol_id": "sercli.runs.result",
+    "results": "sercli.report.frame",
 }
 
 

@@ -1,6 +1,6 @@
-"""Intervals and tests for tables: Wilson, bootstrap, exact McNemar, Holm, medians of ratios.
+"""Intervals and tests for tables: Wilson, bootstrap, exact McNemar, Holm, t, medians of ratios.
 
-NumPy and the standard library only. Proportions are in 0…1 here; tables multiply by 100.
+NumPy and SciPy's distributions only. Proportions are in 0…1 here; tables multiply by 100.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 CONFIDENCE = 0.95
 RESAMPLES = 4000
 _FEW_VALUES = 16
+_SUBTRACTION = 1e-12  # of the largest value: less than this is the rounding of a difference
 _INDICES_AT_ONCE = 4_000_000
 
 
@@ -61,6 +62,24 @@ class PairedTest:
     only_first: int
     only_second: int
     images: int
+
+
+@dataclass(frozen=True)
+class PairedSeeds:
+    """How two methods differ, each trained with the same seeds.
+
+    Attributes:
+        difference: Mean over seeds of the second minus the first.
+        interval: Student's t interval of it; None where `p_value` is.
+        p_value: Paired t test, two-sided; None for one seed, and where the differences do not
+            vary, since nothing then says by how much others would.
+        seeds: Pairs.
+    """
+
+    difference: float
+    interval: Interval | None
+    p_value: float | None
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -249,3 +268,72 @@ def spread(values: Sequence[float]) -> Spread:
         return Spread(mean, None, 1)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return Spread(mean, math.sqrt(variance), len(values))
+
+
+def mean_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval | None:
+    """Student's t interval of a mean over seeds: x̄ ± t_{n−1} s / √n.
+
+    t_{n−1} is the (1 + confidence) / 2 quantile, s the sample standard deviation (n − 1).
+
+    Args:
+        values: [n], one number a seed.
+
+    Returns:
+        None for one value. Values that are all equal have an interval without width.
+
+    Raises:
+        ValueError: No values, or one that is not finite.
+    """
+    _require_finite(values)
+    found = spread(values)
+    if found.std is None:
+        return None
+    half = _t_quantile(found.count - 1, (1 + confidence) / 2) * found.std / math.sqrt(found.count)
+    return Interval(found.mean - half, found.mean + half)
+
+
+def paired_seeds(
+    first: Sequence[float], second: Sequence[float], *, confidence: float = CONFIDENCE
+) -> PairedSeeds:
+    """Compare two methods over the seeds that both were trained with.
+
+    The paired t test: t = d̄ √n / s of the differences d, with n − 1 degrees of freedom. What a
+    seed does to both (the images of a rendered set, the initial weights) cancels.
+
+    Args:
+        first: [n], the baseline's number of each seed.
+        second: [n], the other's, of the same seeds in the same order.
+
+    Raises:
+        ValueError: They do not pair, there are none, or one is not finite.
+    """
+    if not first or len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values; as many, > 0, are needed")
+    _require_finite([*first, *second])
+    differences = [other - one for one, other in zip(first, second, strict=True)]
+    found = spread(differences)
+    largest = max(map(abs, [*first, *second]))
+    # Equal differences of decimal numbers are not equal to the last bit.
+    if found.std is None or found.std <= _SUBTRACTION * largest:
+        return PairedSeeds(found.mean, None, None, found.count)
+    from scipy.special import stdtr
+
+    t = found.mean * math.sqrt(found.count) / found.std
+    return PairedSeeds(
+        difference=found.mean,
+        interval=mean_interval(differences, confidence=confidence),
+        p_value=2 * float(stdtr(found.count - 1, -abs(t))),
+        seeds=found.count,
+    )
+
+
+def _t_quantile(freedom: int, share: float) -> float:
+    # scipy takes as long to import as all that `ser --help` does.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, share))
+
+
+def _require_finite(values: Sequence[float]) -> None:
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"values {list(values)}; they must be finite")

@@ -14,9 +14,10 @@ from sercli.errors import UserError
 from sercli.report.compare.columns import Spec
 from sercli.report.compare.runs import Entry, Run
 from sercli.report.compare.tables import PARTIAL, Cell, Difference, Note, Scored
+from sercli.report.compare.values import interval_of
 from sercli.runs.arrays import read_arrays
 from sercli.runs.result import Result
-from sercli.statistics import PairedTest, holm_adjusted, paired_test, spread, wilson_interval
+from sercli.statistics import PairedTest, holm_adjusted, paired_test, spread
 from sercli.visible import counted
 
 _REPRODUCED = 0.006  # percent: predictions must give the stored top-1 at its printed precision
@@ -50,14 +51,14 @@ def measure(entry: Entry, spec: Spec) -> Cell:
 
 
 def _measure_run(run: Run, spec: Spec) -> Cell:
-    if spec.of_run:
-        return Cell(value=run.quantity(spec.source, spec.metric))
+    if spec.of_run is not None:
+        return Cell(value=spec.of_run.of(run))
     result = run.results.get(spec.source)
     column_id = spec.column.protocol_id
     if result is None or spec.metric not in result.metrics or result.protocol_id != column_id:
         return Cell()
     value = result.metrics[spec.metric]
-    low, high = _interval(result, spec, value)
+    low, high = interval_of(result, spec.reading)
     return Cell(
         value=value,
         undefined=value is None,
@@ -97,31 +98,6 @@ def _common_data(cells: Sequence[Cell]) -> Scored | None:
         max(data, key=lambda scored: scored.partial),
         other=others.pop() if len(others) == 1 else "differing by seed",
     )
-
-
-def _interval(
-    result: Result, spec: Spec, value: float | None
-) -> tuple[float, float] | tuple[None, None]:
-    """The stored interval in the value's unit, else Wilson's for a share of n images.
-
-    Which of them a quantity has is its contract's to say.
-    """
-    if spec.quantity.interval is None:
-        return None, None
-    low, high = (result.metrics.get(f"{spec.metric}/{end}") for end in ("low", "high"))
-    if low is not None and high is not None:
-        return low, high
-    images = result.data.get("n")
-    if (
-        value is None
-        or spec.quantity.interval != "wilson"
-        or not isinstance(images, int)
-        or images < 1
-    ):
-        return None, None
-    right = min(images, max(0, round(value / 100 * images)))
-    interval = wilson_interval(right, images)
-    return 100 * interval.low, 100 * interval.high
 
 
 def _warnings(result: Result) -> tuple[str, ...]:

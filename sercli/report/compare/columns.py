@@ -12,55 +12,7 @@ from sercli.protocols import PROTOCOLS, Protocol, Quantity, Reading, contract_of
 from sercli.protocols.contract import is_end
 from sercli.report.compare.runs import Run
 from sercli.report.compare.tables import Column
-
-# Of the run itself: section and key of run.json, and what it is.
-_RUN_QUANTITIES = {
-    "run/flops_ratio_none": (
-        "flops",
-        "ratio_none",
-        Quantity(
-            "ratio_none",
-            "FLOPs / none",
-            unit="ratio",
-            better=None,
-            explanation="Counted training FLOPs a step, relative to the same run without add-on.",
-        ),
-    ),
-    "run/flops_ratio_weight0": (
-        "flops",
-        "ratio_weight0",
-        Quantity(
-            "ratio_weight0",
-            "FLOPs / λ=0",
-            unit="ratio",
-            better=None,
-            explanation="Counted training FLOPs a step, relative to the same run with λ=0 and the "
-            "same [CLS].",
-        ),
-    ),
-    "run/train_seconds": (
-        "timings",
-        "train_seconds",
-        Quantity(
-            "train_seconds",
-            "Train time",
-            unit="duration",
-            better=None,
-            explanation="Training time.",
-        ),
-    ),
-    "run/images_per_s": (
-        "timings",
-        "images_per_s",
-        Quantity(
-            "images_per_s",
-            "Images /s",
-            unit="rate",
-            better=None,
-            explanation="Training throughput in images per second.",
-        ),
-    ),
-}
+from sercli.report.compare.values import OF_RUN, RUN_QUANTITIES, RunQuantity
 
 
 @dataclass(frozen=True)
@@ -69,9 +21,10 @@ class Spec:
 
     Attributes:
         column: How the table shows it: key, heading, unit, arrow.
-        source: Result name, or section of run.json.
-        reading: The metric, or key of run.json, and what it is.
+        source: Result name, or "run".
+        reading: The metric and what it is.
         protocol: The contract of the result; None for quantities of the run itself.
+        of_run: Of which the column is, where it is of the run itself.
         default: Shown without being asked for.
     """
 
@@ -80,10 +33,7 @@ class Spec:
     reading: Reading
     protocol: Protocol | None = None
     default: bool = True
-
-    @property
-    def of_run(self) -> bool:
-        return self.protocol is None
+    of_run: RunQuantity | None = None
 
     @property
     def metric(self) -> str:
@@ -115,12 +65,16 @@ def catalogue(runs: Sequence[Run], block: int | None) -> list[Spec]:
     specs: list[Spec] = []
     for name in sorted(protocols, key=place):
         specs += _result_specs(runs, name, protocols[name], block)
-    for key, (section, field, quantity) in _RUN_QUANTITIES.items():
-        if any(run.quantity(section, field) is not None for run in runs):
-            reading = Reading(quantity, field, {})
-            column = _column(key, reading.heading, quantity, quantity.explanation or "")
-            specs.append(Spec(column, section, reading))
+    specs += [
+        _run_spec(one) for one in RUN_QUANTITIES if any(one.of(run) is not None for run in runs)
+    ]
     return specs
+
+
+def _run_spec(one: RunQuantity) -> Spec:
+    reading = Reading(one.quantity, one.quantity.pattern, {})
+    column = _column(one.key, reading.heading, one.quantity, one.quantity.explanation or "")
+    return Spec(column, OF_RUN, reading, default=one.quantity.default, of_run=one)
 
 
 def _result_specs(

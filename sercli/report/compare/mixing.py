@@ -20,7 +20,7 @@ def by_protocol(specs: Sequence[Spec], runs: Sequence[Run], *, allow_mixed: bool
     """
     separated: list[Spec] = []
     for spec in specs:
-        holders = {} if spec.of_run else _holders(spec, runs)
+        holders = {} if spec.of_run is not None else _holders(spec, runs)
         if len(holders) > 1 and not allow_mixed:
             raise UserError(
                 f"{spec.column.heading!r} mixes {len(holders)} protocols: "

@@ -78,7 +78,7 @@ def data_notes(specs: Sequence[Spec], runs: Sequence[Run]) -> list[Note]:
     sources: dict[str, dict[str, None]] = {}
     for spec in specs:
         for run in runs:
-            if not spec.of_run and spec.source in run.results:
+            if spec.source in run.results:
                 path = str(run.results[spec.source].data.get("path"))
                 sources.setdefault(path, {})[spec.source] = None
     kinds = {path: rendering_kind(path) for path in sources}

@@ -45,9 +45,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         UserError: One is no run directory, or a file in it cannot be read, or none of them
             holds any number.
     """
-    # Not `Path.resolve`, which before Python 3.13 raises where links lead in a circle.
-    unique = {os.path.realpath(path): path for path in reversed(paths)}
-    runs = [_read(path) for path in reversed(unique.values())]
+    runs = open_runs(paths)
     if not any(run.has_numbers for run in runs):
         named = ", ".join(run.path for run in runs)
         raise UserError(
@@ -56,6 +54,17 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
             f"run an evaluator first, for instance `ser {next(iter(PROTOCOLS))} RUNDIR`",
         )
     return runs
+
+
+def open_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read run directories, each once, whether or not they hold a number.
+
+    Raises:
+        UserError: One is no run directory, or a file in it cannot be read.
+    """
+    # Not `Path.resolve`, which before Python 3.13 raises where links lead in a circle.
+    unique = {os.path.realpath(path): path for path in reversed(paths)}
+    return [_read(path) for path in reversed(unique.values())]
 
 
 def _read(path: Path) -> Run:
