@@ -24,6 +24,7 @@ from sercli.commands import (
     linear_eval,
     pretrain,
     recipe,
+    report,
     robustness,
 )
 from sercli.engine.processes import UNDER_AGENT, under_agent
@@ -41,6 +42,7 @@ _MAKE_FILES = frozenset(
         "equiv-score",
         "features",
         "export",
+        "report",
     }
 )
 
@@ -65,6 +67,7 @@ app.command("equiv-score")(equiv_score.equiv_score)
 app.command("features")(features.features)
 app.command("export")(export.export)
 app.command("compare")(compare.compare)
+app.command("report")(report.report)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

@@ -1,4 +1,4 @@
-"""What a training logs, as people may see it: the rows of metrics.jsonl that are drawn as curves."""
+"""What a training logs, as people see it: the keys of metrics.jsonl that are drawn as curves."""
 
 from __future__ import annotations
 

@@ -85,7 +85,16 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
             exist, or one column would mix protocols.
     """
     options = options or Options()
-    runs = read_runs([*paths, *([options.baseline] if options.baseline else [])])
+    named = [*paths, *([options.baseline] if options.baseline else [])]
+    return compare_read(read_runs(named), options)
+
+
+def compare_read(runs: Sequence[Run], options: Options) -> Table:
+    """Compare runs that were read, the baseline among them, if there is one.
+
+    Raises:
+        UserError: As `compare_runs`.
+    """
     entries = seed_entries(runs) if options.group_seeds else single_entries(runs)
     block = compared_block(runs, options.block)
     specs = choose(catalogue(runs, block), options.columns)

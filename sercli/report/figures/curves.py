@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from sercli.report.figures.style import GREY, Values, numbers_of, series_style, styled
@@ -22,7 +22,7 @@ from sercli.visible import visible
 
 _WIDTH, _LEFT, _BOTTOM, _TOP = 6.2, 0.72, 0.46, 0.12  # inches
 _LABELS = 2.4  # inches, right of the axes
-_TEXT = 8.5  # points
+_TEXT = 8  # points
 _LONGEST = 36  # characters of a label
 _PARTS = 200  # of a line with more than twice as many values
 _CLOSE = 1.25  # heights of a line of text, from label to label
@@ -99,8 +99,7 @@ def lines_figure(
             axes.set_xticks(sorted({int(x) for line in lines for x in line.x}))
         else:
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        if log and all(value > 0 for line in lines for value in line.y if value is not None):
-            axes.set_yscale("log")
+        _scale(axes, log and all(v > 0 for line in lines for v in line.y if v is not None))
         axes.margins(x=0.02)
         _label_ends(axes, lines)
         return _figure_of(axes)
@@ -124,6 +123,18 @@ def _axes(labelled: int) -> Axes:
     return axes
 
 
+def _scale(axes: Axes, log: bool) -> None:
+    """Upwards by factors, with plain numbers; or evenly, very small and large ones by powers."""
+    if not log:
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5))
+        axes.yaxis.get_offset_text().set_fontsize(_TEXT)
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _figure_of(axes: Axes) -> Figure:
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
@@ -139,8 +150,9 @@ def _draw(axes: Axes, line: Line, *, marked: bool) -> None:
         style.pop("marker")
     x, y = thinned(line.x, line.y)
     axes.plot(x, y, lw=1.3, ms=3.5, **style)
-    if len(x) == 1 and not marked:  # a run that has just begun
-        axes.plot(x, y, "o", ms=3.5, color=style["color"])
+    known = [(at, value) for at, value in zip(x, y, strict=True) if np.isfinite(value)]
+    if known and not marked:  # a run that has just begun is a point, and one that ended early ends
+        axes.plot(*known[-1], "o", ms=3, color=style["color"])
     if line.low and line.high:
         axes.vlines(line.x, numbers_of(line.low), numbers_of(line.high), color=style["color"], lw=1)
 
@@ -178,6 +190,8 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
     for (line, x, y), place in zip(ends, places, strict=True):
         colour = GREY if line.series is None else series_style(line.series)["color"]
         at = (place - box.y0) / box.height
+        # A line that ends early is not to look as if it went on.
+        early = axes.transData.transform((x, y))[0] < box.x1 - 0.05 * box.width
         axes.annotate(
             short(line.label),
             xy=(x, y),
@@ -187,8 +201,13 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
             fontsize=_TEXT,
             annotation_clip=False,
             arrowprops={
-                **{"arrowstyle": "-", "color": colour, "lw": 0.7},
-                **{"relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 1},
+                "arrowstyle": "-",
+                "color": GREY if early else colour,
+                "lw": 0.7,
+                "linestyle": (0, (1, 3)) if early else "-",
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+                "shrinkB": 1,
             },
         )
 
@@ -290,8 +309,12 @@ def _label_points(axes: Axes, points: Sequence[Point]) -> None:
             fontsize=_TEXT,
             annotation_clip=False,
             arrowprops={
-                **{"arrowstyle": "-", "color": GREY, "lw": 0.4},
-                **{"relpos": (0 if best[0] >= 0 else 1, 0.5), "shrinkA": 0, "shrinkB": 3},
+                "arrowstyle": "-",
+                "color": GREY,
+                "lw": 0.4,
+                "relpos": (0 if best[0] >= 0 else 1, 0.5),
+                "shrinkA": 0,
+                "shrinkB": 3,
             },
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from sercli.protocols import Protocol, Reading, contract_of
 from sercli.report.compare.runs import Entry
 from sercli.report.figures.curves import Line, lines_figure
-from sercli.report.page.measures import Measured, measured
+from sercli.report.page.measures import measured
 from sercli.runs.logged import LOGGED, Logged
 from sercli.runs.reading import Scalar
 from sercli.visible import counted
@@ -59,7 +60,7 @@ def training_charts(entries: Sequence[Entry], logs: Mapping[str, Rows]) -> Itera
                 values = [_number(row[quantity.key]) for row in told]
                 if any(value is not None for value in values):
                     first = run is entry.run
-                    lines.append(Line(entry.label if first else "", series, steps, values))
+                    lines.append(Line(entry.name if first else "", series, steps, values))
                     rows += [
                         (entry.label, run.path, step, value)
                         for step, value in zip(steps, values, strict=True)
@@ -80,7 +81,7 @@ def _training_chart(
         name=f"training-{quantity.key.replace('_', '-')}",
         title=f"{quantity.title[:1].upper()}{quantity.title[1:]} by step",
         description=f"{quantity.title[:1].upper()}{quantity.title[1:]} by step of training, "
-        f"{counted(len(lines), 'run')}. Last values: {_listed(ends)}.",
+        f"{counted(len(lines), 'run')}. Last values: {listed(ends)}.",
         figure=lines_figure(
             lines, xlabel="step", ylabel=quantity.title, log=quantity.scale == "log"
         ),
@@ -93,7 +94,12 @@ def _number(value: Scalar) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _listed(words: Sequence[str], most: int = 12) -> str:
+def slug(text: str) -> str:
+    """A name for a file, of plain letters."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:50] or "figure"
+
+
+def listed(words: Sequence[str], most: int = 12) -> str:
     """The first of them, and how many more there are."""
     more = f", and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
@@ -123,7 +129,8 @@ def block_charts(entries: Sequence[Entry]) -> Iterator[Chart]:
                     assert reading.block is not None
                     families[family][reading.block] = reading
     rules = Counter((family.source, family.metric) for family in families)
-    for index, (family, readings) in enumerate(families.items()):
+    drawn = sorted(families.items(), key=_as_in_contract)
+    for index, (family, readings) in enumerate(drawn):
         mixed = rules[family.source, family.metric] > 1
         suffix = f" (protocol {family.protocol_id})" if mixed else ""
         yield _block_chart(entries, family, readings, index, suffix)
@@ -135,6 +142,14 @@ def _drawn(protocol: Protocol, name: str, metrics: Mapping[str, object]) -> Iter
             reading = protocol.read(metric, name.partition("--")[2])
             if reading.quantity.by_block and reading.block is not None:
                 yield reading
+
+
+def _as_in_contract(one: tuple[_Family, Mapping[int, Reading]]) -> tuple[str, int, str]:
+    """By result, in the order of its quantities."""
+    family, readings = one
+    quantities = contract_of(family.source.partition("--")[0]).quantities
+    quantity = next(iter(readings.values())).quantity
+    return family.source, quantities.index(quantity), family.protocol_id
 
 
 def _block_chart(
@@ -157,7 +172,7 @@ def _block_chart(
         has_ends = any(one.low is not None for one in values)
         lines.append(
             Line(
-                entry.label,
+                entry.name,
                 series,
                 blocks,
                 [one.value for one in values],
@@ -176,8 +191,8 @@ def _block_chart(
     heading = readings[blocks[0]].heading
     what = heading.replace(f" block {blocks[0]}", "").strip()
     return Chart(
-        name=f"blocks-{index + 1}",
-        title=f"{what} by block{suffix}",
+        name=f"blocks-{index + 1}-{slug(what)}",
+        title=f"{what[:1].upper()}{what[1:]} by block{suffix}",
         description=_said_of_blocks(what, lines, bool(floors)),
         figure=lines_figure(
             [*lines, *floors.values()], xlabel="block (0: embedding)", ylabel=what, whole=True
@@ -198,8 +213,5 @@ def _said_of_blocks(what: str, lines: Sequence[Line], has_floor: bool) -> str:
     floor = " Dotted: the untrained twins." if has_floor else ""
     return (
         f"{what} by block, {counted(len(lines), 'row')} of the tables.{bars}{floor} "
-        f"Greatest values: {_listed(peaks)}."
+        f"Greatest values: {listed(peaks)}."
     )
-
-
-__all__ = ["Chart", "Measured", "block_charts", "training_charts"]

@@ -1,4 +1,4 @@
-"""A number of a row as charts need it: of a run with its interval, of seeds their mean with theirs."""
+"""A number of a row, as charts need it: a run's with its interval, or the mean of seeds with theirs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from sercli.protocols import Reading
 from sercli.report.compare.runs import Entry
+from sercli.report.compare.values import interval_of
 from sercli.runs.result import Result
+from sercli.statistics import mean_interval
 
 
 @dataclass(frozen=True)

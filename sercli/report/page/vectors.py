@@ -93,7 +93,7 @@ def _written(node: ElementTree.Element, key: str, used: set[str], sheet: Sheet) 
     if tag in ("text", "tspan"):
         inside = escape(node.text or "") + inside
     attributes = dict(_attributes(node, key, used, sheet))
-    if not inside and tag in ("g", "defs") or tag == "g" and not attributes:
+    if (not inside and tag in ("g", "defs")) or (tag == "g" and not attributes):
         return inside
     shown = "".join(f" {name}={quoteattr(value)}" for name, value in attributes.items())
     return f"<{tag}{shown}>{inside}</{tag}>" if inside else f"<{tag}{shown}/>"
