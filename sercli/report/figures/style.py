@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sercli.runs.files import write_atomic
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B6B6B"
-# Of what is told apart by colour: Okabe and Ito's, those too light for lines on white paper darkened
+# What is told apart by colour: Okabe and Ito's, those too light for lines on white paper darkened
 # until their contrast is 3 (a test computes it). On a page each has a twin for dark paper.
 SERIES = (
     "#0072b2", "#d55e00", "#008f68", "#b5579a", "#a87400", "#2b87c0", "#7d7200", "#4d4d4d"

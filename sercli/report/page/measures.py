@@ -1,4 +1,4 @@
-"""A number of a row, as charts need it: a run's with its interval, or the mean of seeds with theirs."""
+"""A number of a row, as charts need it: a run's with its interval, or the mean over seeds."""
 
 from __future__ import annotations
 
