@@ -26,6 +26,7 @@ from sercli.commands import (
     recipe,
     report,
     robustness,
+    segment,
 )
 from sercli.engine.processes import UNDER_AGENT, under_agent
 from sercli.errors import Interrupted, Preempted, SerError, UserError, about_path, exhausted
@@ -39,6 +40,7 @@ _MAKE_FILES = frozenset(
         "knn",
         "robustness",
         "coco-detect",
+        "segment",
         "equiv-score",
         "features",
         "export",
@@ -63,6 +65,7 @@ app.command("linear-eval")(linear_eval.linear_eval)
 app.command("knn")(knn.knn)
 app.command("robustness")(robustness.robustness)
 app.command("coco-detect")(coco_detect.coco_detect)
+app.command("segment")(segment.segment)
 app.command("equiv-score")(equiv_score.equiv_score)
 app.command("features")(features.features)
 app.command("export")(export.export)

@@ -133,9 +133,9 @@ def check(
     layout: Annotated[
         str | None,
         typer.Option(
-            help="folder, coco, imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 (or one of "
-            "its sets, imagenet-v2-top-images), imagenet-c or imagenet-p. Default: by what is in "
-            "DIR."
+            help="folder, coco, voc, ade20k, imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 "
+            "(or one of its sets, imagenet-v2-top-images), imagenet-c or imagenet-p. Default: by "
+            "what is in DIR."
         ),
     ] = None,
     classes: Annotated[
@@ -154,7 +154,9 @@ def check(
     classes that only train or only val has. Or DIR is ImageNet-R, -A, -Sketch, -V2, -C or -P: then
     also what is not as published, such as a missing corruption or class, or images of another set.
     Or DIR is in COCO's format (`annotations/instances_*.json`): then also annotations that break a
-    rule or do not fit their image, and categories that train and val do not share.
+    rule or do not fit their image, and categories that train and val do not share. Or DIR has
+    masks of indices (VOC's or ADE20K's folders): then also images without one, of another size, or
+    with an index of no class.
     The exit status is 0 if nothing is wrong, otherwise 2.
     """
     from sercli.data.images.check import Reading

@@ -24,6 +24,7 @@ from sercli.runs.places import require_place
 if TYPE_CHECKING:
     from sercli.data.coco.source import DetectionSource
     from sercli.data.images.check import CheckReport, Reading
+    from sercli.data.masks.source import MaskSource
     from sercli.data.source import ImageSource
 
 SPLITS = ("train", "val")
@@ -59,6 +60,7 @@ class DataKind(abc.ABC):
         num_classes: How many classes there are, where it is known without opening it.
         measured_against_classes: Whether its check compares it with the classes of another set.
         detector: What a detector on it is by default; None: it has no boxes and masks.
+        has_classes_of_pixels: Whether it has a class for every pixel.
     """
 
     name: ClassVar[str]
@@ -72,6 +74,7 @@ class DataKind(abc.ABC):
     num_classes: ClassVar[int | None] = None
     measured_against_classes: ClassVar[bool] = False
     detector: ClassVar[DetectorDefaults | None] = None
+    has_classes_of_pixels: ClassVar[bool] = False
 
     @abc.abstractmethod
     def recognises(self, path: str) -> bool:
@@ -111,6 +114,23 @@ class DataKind(abc.ABC):
 
         Raises:
             UserError: Files of a split are missing.
+        """
+        del path
+
+    def open_masks(self, path: str, split: str, *, image_size: int, seed: int) -> MaskSource:
+        """Open one split with a class for every pixel; see `open_masks`.
+
+        Raises:
+            UserError: It has none.
+        """
+        del split, image_size, seed
+        raise UserError(f"{path} is {self.title}", "a set with a class for every pixel is needed")
+
+    def require_masks(self, path: str) -> None:
+        """Refuse what `open_masks` would miss, without reading any mask.
+
+        Raises:
+            UserError: It has no such layout.
         """
         del path
 
@@ -320,6 +340,44 @@ def open_detection(path: str, split: str, *, image_size: int, seed: int = 0) -> 
         UserError: It is missing, or not in COCO's format.
     """
     return detection_kind(path).open_detection(path, split, image_size=image_size, seed=seed)
+
+
+# -- A class for every pixel ----------------------------------------------------------------------
+
+
+def masks_kind(path: str) -> DataKind:
+    """The kind of a set of images and masks; what none recognises is refused by that of files.
+
+    Raises:
+        UserError: It is no path: a URL, say.
+    """
+    require_place(path, "data")
+    able = [one for one in kinds() if one.has_classes_of_pixels]
+    return next((one for one in able if one.recognises(path)), _KINDS["masks"])
+
+
+def require_masks(path: str) -> None:
+    """Refuse what is no set of images and masks, before torch is imported.
+
+    Raises:
+        UserError: It is none.
+    """
+    masks_kind(path).require_masks(path)
+
+
+def open_masks(path: str, split: str, *, image_size: int, seed: int = 0) -> MaskSource:
+    """Open one split of a set with a class for every pixel.
+
+    Args:
+        path: `shapes`, or a directory in one of the layouts of `data.masks.layouts`.
+        split: "train" or "val".
+        image_size: Side in pixels at which the embedded world is rendered; files keep their size.
+        seed: The embedded world's, as in `open_source`.
+
+    Raises:
+        UserError: It is missing, or in none of these layouts.
+    """
+    return masks_kind(path).open_masks(path, split, image_size=image_size, seed=seed)
 
 
 # -- Checking -------------------------------------------------------------------------------------

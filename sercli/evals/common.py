@@ -19,7 +19,8 @@ from sercli.statistics import wilson_interval
 
 TOP = 5
 HELD_OUT = 0.2
-SEED = 0  # of the hold-out, of a limited sample and of the random twin
+SEED = 0  # of the hold-out, of a limited sample, of resamples and of the random twin
+RESAMPLES = 2000  # of a bootstrap of ratios of sums over images
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, and all of it
 Metrics = dict[str, float | None]
@@ -138,3 +139,19 @@ def commonest_share(labels: NDArray[np.int64], *, known: NDArray[np.int64]) -> f
     """
     commonest = int(np.bincount(known).argmax())
     return 100 * float(np.mean(labels == commonest))
+
+
+def resample_weights(protocol: str, count: int) -> NDArray[np.float64]:
+    """How often each of n images is drawn in each sample of a bootstrap; each row sums to n.
+
+    Args:
+        protocol: Whose, by name: each draws its own.
+        count: n.
+
+    Returns:
+        [RESAMPLES, n].
+    """
+    drawn = numpy_generator(SEED, protocol, "bootstrap").multinomial(
+        count, np.full(count, 1 / count), size=RESAMPLES
+    )
+    return drawn.astype(np.float64)

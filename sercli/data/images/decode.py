@@ -101,6 +101,42 @@ def read_pixels(path: str | bytes, *, called: str) -> NDArray[np.uint8]:
         raise _failure(called, error) from error
 
 
+def read_indices(path: str | bytes, *, called: str) -> NDArray[np.uint8]:
+    """The stored values of a file of 8 bits a pixel, uint8 [H, W]: indices, whatever their colours.
+
+    Raises:
+        UnreadableImage: As `read_rgb`, or it has colours or other than 8 bits.
+        RunFailed: As `read_rgb`.
+    """
+    try:
+        with _opened(path) as (_, image):
+            require_indices(image.mode, called=called)
+            image.load()
+            return np.array(image)
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise _failure(called, error) from error
+
+
+def require_indices(mode: str, *, called: str) -> None:
+    """Pixels must be indices: of a palette, or grey of 8 bits.
+
+    Args:
+        mode: Pillow's name of the stored pixel format.
+        called: The file's name in messages.
+
+    Raises:
+        UnreadableImage: They are something else, colours for instance.
+    """
+    if mode not in ("P", "L"):
+        raise UnreadableImage(
+            called,
+            f"its pixels are {mode}, no indices of classes: a PNG with a palette, or grey of 8 "
+            "bits, is needed",
+        )
+
+
 @contextlib.contextmanager
 def _opened(path: str | bytes) -> Iterator[tuple[bytearray | None, Image.Image]]:
     """A file as Pillow opens it, and what it holds, which is read at once unless it is large."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sercli.data.images.check import CheckReport, Reading
+from sercli.data.masks.objects import ObjectMasks
 from sercli.data.registry import DataKind, DetectorDefaults, register
 from sercli.data.shapes.detection import ShapesDetection
 from sercli.data.shapes.outlines import CLASSES
@@ -24,6 +25,7 @@ class EmbeddedWorld(DataKind):
     recipes = "shapes"
     num_classes = len(CLASSES)
     detector = DetectorDefaults(engine="torchvision", preset="tiny")
+    has_classes_of_pixels = True
 
     def recognises(self, path: str) -> bool:
         return path == NAME
@@ -44,6 +46,9 @@ class EmbeddedWorld(DataKind):
     ) -> ShapesDetection:
         del path
         return ShapesDetection(split, image_size=image_size, seed=seed)
+
+    def open_masks(self, path: str, split: str, *, image_size: int, seed: int) -> ObjectMasks:
+        return ObjectMasks(self.open_detection(path, split, image_size=image_size, seed=seed))
 
     def check(
         self,

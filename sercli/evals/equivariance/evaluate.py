@@ -25,7 +25,14 @@ from sercli.data.subset import class_settings
 from sercli.encoders.loading import LoadedEncoder
 from sercli.engine.runtime import Runtime
 from sercli.errors import UserError
-from sercli.evals.common import Metrics, Outcome, Progress, model_of
+from sercli.evals.common import (
+    RESAMPLES,
+    Metrics,
+    Outcome,
+    Progress,
+    model_of,
+    resample_weights,
+)
 from sercli.evals.equivariance.sums import TRANSFORMATIONS, Array, Sums, accumulate
 from sercli.metrics import UNDEFINED_ENERGY
 from sercli.protocols.contract import PRECISION
@@ -34,7 +41,6 @@ from sercli.randomness import numpy_generator
 from sercli.runs.result import Result
 
 NUM_IMAGES = 512
-RESAMPLES = 2000
 CONFIDENCE = 0.95
 SEED = 0  # of the sample of images, of the resamples, of the shuffled tokens and of the twin
 _NAMES = tuple(g.name for g in TRANSFORMATIONS)
@@ -63,7 +69,7 @@ def metrics(model: Sums, twin: Sums, layers: Sequence[int]) -> Metrics:
     the same resamples for every layer, transformation and encoder.
     """
     count = model.product.shape[1]
-    weights = _resamples(count) if count > 1 else None
+    weights = resample_weights(PROTOCOL.name, count) if count > 1 else None
     values: Metrics = {}
     for family, table in _families(model).items():
         columns = _WITHOUT_ACTION if family in ("es_identity", "gain") else COLUMNS
@@ -107,14 +113,6 @@ def _undefined(sums: Sums) -> Array:
 def _ratio(numerator: Array, denominator: Array) -> Array:
     positive = denominator > 0
     return np.where(positive, numerator / np.where(positive, denominator, 1), np.nan)
-
-
-def _resamples(count: int) -> Array:
-    """[RESAMPLES, n], how often each image is drawn; each row sums to n."""
-    drawn = numpy_generator(SEED, "equiv-score", "bootstrap").multinomial(
-        count, np.full(count, 1 / count), size=RESAMPLES
-    )
-    return drawn.astype(np.float64)
 
 
 def _intervals(family: str, sums: Sums, weights: Array, layers: Sequence[int]) -> Metrics:

@@ -1,0 +1,1 @@
+"""Sets of images with a class for every pixel."""

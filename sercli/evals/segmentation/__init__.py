@@ -1,0 +1,1 @@
+"""Linear classifiers of patch tokens, scored pixel by pixel."""

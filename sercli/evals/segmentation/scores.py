@@ -1,0 +1,116 @@
+"""Mean IoU and pixel accuracy of counted pixels, with intervals over images.
+
+IoU of a class is the ratio of two sums over all images: of the pixels that are of it and are called
+so, and of those that are either. The mean is over the classes that occur, which are those that some
+pixel of the set is of; what is taken for a class that does not occur counts against those it was
+taken from. The bootstrap draws images, so that an interval is of other images of the same kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sercli.data.masks.source import IGNORED
+from sercli.evals.common import Metrics
+from sercli.statistics import CONFIDENCE
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels by class in each of M images, without those that are ignored.
+
+    Attributes:
+        right: int64 [M, C], of the class and called so.
+        called: int64 [M, C], called so.
+        truth: int64 [M, C], of the class.
+    """
+
+    right: NDArray[np.int64]
+    called: NDArray[np.int64]
+    truth: NDArray[np.int64]
+
+    @classmethod
+    def of_image(
+        cls, mask: NDArray[np.uint8], predicted: NDArray[np.uint8], num_classes: int
+    ) -> Counts:
+        """Count one image; both [H, W]."""
+        labelled = mask != IGNORED
+        truth, called = mask[labelled], predicted[labelled]
+        each = (truth[truth == called], called, truth)
+        return cls(*(np.bincount(one, minlength=num_classes)[None] for one in each))
+
+    @classmethod
+    def of_confusion(cls, table: NDArray[np.int64]) -> Counts:
+        """As of one image; table [C, C], truth by prediction."""
+        return cls(np.diagonal(table)[None], table.sum(0)[None], table.sum(1)[None])
+
+    @property
+    def unions(self) -> NDArray[np.int64]:
+        """int64 [M, C], of the class, or called so, or both."""
+        return self.called + self.truth - self.right
+
+    def iou(self, weights: Numbers) -> Numbers:
+        """Percent [R, C], NaN where a class does not occur.
+
+        Args:
+            weights: [R, M], how often each image counts in each of R samples.
+        """
+        occurs = weights @ self.truth > 0
+        unions = weights @ self.unions
+        return np.where(occurs, 100 * (weights @ self.right) / np.where(occurs, unions, 1), np.nan)
+
+    def accuracy(self, weights: Numbers) -> Numbers:
+        """Percent [R] of the pixels that are right, NaN where there are none."""
+        pixels = weights @ self.truth.sum(1)
+        right = weights @ self.right.sum(1)
+        return np.where(pixels > 0, 100 * right / np.where(pixels > 0, pixels, 1), np.nan)
+
+    def mean_iou(self) -> float | None:
+        """Percent; None where no pixel has a class."""
+        return _number(mean(self.iou(np.ones((1, len(self.truth)))))[0])
+
+
+def mean(iou: Numbers) -> Numbers:
+    """[R, C] → [R], over the classes that occur."""
+    there = ~np.isnan(iou)
+    number = there.sum(1)
+    total = np.where(there, iou, 0).sum(1)
+    return np.where(number > 0, total / np.where(number > 0, number, 1), np.nan)
+
+
+def metrics(counts: Counts, classes: Sequence[str], resamples: Numbers) -> Metrics:
+    """`miou`, `pixel_accuracy` and `iou/CLASS` in percent, each with `/low` and `/high`.
+
+    Args:
+        counts: Of M images.
+        classes: C names. One that does not occur has None.
+        resamples: [R, M], how often each image is drawn.
+    """
+    whole = np.ones((1, len(counts.truth)))
+    iou, drawn = counts.iou(whole), counts.iou(resamples)
+    values = _with_interval("miou", mean(iou)[0], mean(drawn))
+    values |= _with_interval(
+        "pixel_accuracy", counts.accuracy(whole)[0], counts.accuracy(resamples)
+    )
+    for label, name in enumerate(classes):
+        values |= _with_interval(f"iou/{name}", iou[0, label], drawn[:, label])
+    return values
+
+
+def _with_interval(name: str, value: float, drawn: Numbers) -> Metrics:
+    """The percentile bootstrap; samples in which there is no value are left out."""
+    if np.isnan(value):
+        return {name: None}
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.nanquantile(drawn, [tail, 1 - tail])
+    return {name: float(value), f"{name}/low": float(low), f"{name}/high": float(high)}
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
