@@ -7,7 +7,7 @@ markers say the same again, and intervals are drawn where there are any.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from sercli.report.figures.style import GREY, Values, numbers_of, series_style, styled
 from sercli.visible import visible
@@ -182,7 +182,7 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
         known = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None]
         if line.label and known:
             ends.append((line, *known[-1]))
-    _figure_of(axes).canvas.draw()  # axes have their limits and scales only then
+    _settle(axes)
     box = axes.get_window_extent()
     pitch = _CLOSE * _TEXT / 72 * _figure_of(axes).dpi
     heights = [float(axes.transData.transform((x, y))[1]) for _, x, y in ends]
@@ -282,28 +282,25 @@ def points_figure(points: Sequence[Point], *, xlabel: str, ylabel: str) -> Figur
 def _label_points(axes: Axes, points: Sequence[Point]) -> None:
     """Write each label beside its point where no other label or point is, else where least is."""
     figure = _figure_of(axes)
-    figure.canvas.draw()
+    _settle(axes)
     scale = figure.dpi / 72
-    centres = [axes.transData.transform((point.x, point.y)) for point in points]
     box = axes.get_window_extent()
-    inside = Bbox.from_extents(box.x0, box.y0, figure.bbox.x1, figure.bbox.y1)
-    taken = [extent for point in points for extent in _crosses(axes, point, 4 * scale)]
-    for point, (x, y) in zip(points, centres, strict=True):
+    inside = np.array([[box.x0, box.y0, figure.bbox.x1, figure.bbox.y1]])
+    taken = np.array([cross for point in points for cross in _crosses(axes, point, 4 * scale)])
+    for point in points:
         text = short(point.label)
-        wide, high = 0.6 * _TEXT * scale * len(text), 1.1 * _TEXT * scale
-        best, least = (0.0, 0.0), float("inf")
-        for distance, (dx, dy) in itertools.product((7, 15, 26, 38), _AROUND):
-            left = x + dx * distance * scale - (wide if dx < 0 else wide / 2 if dx == 0 else 0)
-            place = Bbox.from_bounds(left, y + dy * distance * scale - high / 2, wide, high)
-            cost = sum(_shared(place, other) for other in taken) + distance
-            cost += 3 * (wide * high - _shared(place, inside))  # what the picture cuts off
-            if cost < least:
-                best, least, chosen = (left - x, place.y0 - y), cost, place
-        taken.append(chosen)
+        centre = axes.transData.transform((point.x, point.y))
+        size = np.array([0.6 * len(text), 1.1]) * _TEXT * scale
+        places, distances = _places(centre, size, scale)
+        cut = size.prod() - _shared(places, inside)[:, 0]  # what the picture would cut off
+        cost = _shared(places, taken).sum(1) + distances + 3 * cut
+        best = places[int(cost.argmin())]
+        taken = np.vstack([taken, best])
+        shift = (best[:2] - centre) / scale
         axes.annotate(
             text,
             xy=(point.x, point.y),
-            xytext=(best[0] / scale, best[1] / scale),
+            xytext=(float(shift[0]), float(shift[1])),
             textcoords="offset points",
             va="bottom",
             fontsize=_TEXT,
@@ -312,29 +309,48 @@ def _label_points(axes: Axes, points: Sequence[Point]) -> None:
                 "arrowstyle": "-",
                 "color": GREY,
                 "lw": 0.4,
-                "relpos": (0 if best[0] >= 0 else 1, 0.5),
+                "relpos": (0 if shift[0] >= 0 else 1, 0.5),
                 "shrinkA": 0,
                 "shrinkB": 3,
             },
         )
 
 
-def _crosses(axes: Axes, point: Point, reach: float) -> list[Bbox]:
-    """What a point and its intervals cover, `reach` dots around it."""
-    boxes = []
+def _settle(axes: Axes) -> None:
+    """Let the limits follow from what was drawn, as positions in dots need them."""
+    axes.get_xlim()
+    axes.get_ylim()
+
+
+def _crosses(axes: Axes, point: Point, reach: float) -> Iterator[NDArray[np.float64]]:
+    """What a point and its intervals cover, `reach` dots around it: left, bottom, right, top."""
     for x_ends, y_ends in (
         (point.x_ends or (point.x, point.x), (point.y, point.y)),
         ((point.x, point.x), point.y_ends or (point.y, point.y)),
     ):
         corners = axes.transData.transform(list(zip(x_ends, y_ends, strict=True)))
-        boxes.append(Bbox(corners).padded(reach))
-    return boxes
+        yield np.concatenate([corners.min(0) - reach, corners.max(0) + reach])
 
 
 _AROUND = ((1, 0), (1, 0.8), (1, -0.8), (-1, 0), (-1, 0.8), (-1, -0.8), (0, 1.2), (0, -1.2))
 
 
-def _shared(one: Bbox, other: Bbox) -> float:
-    """The area that two boxes share."""
-    both = Bbox.intersection(one, other)
-    return 0.0 if both is None else float(both.width * both.height)
+def _places(
+    centre: NDArray[np.float64], size: NDArray[np.float64], scale: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where a label of a size may stand, [N, 4] left, bottom, right, top; and how far off, [N]."""
+    choices = list(itertools.product((7.0, 15.0, 26.0, 38.0), _AROUND))
+    distances = np.array([distance for distance, _ in choices])
+    ways = np.array([way for _, way in choices])
+    near = centre + ways * distances[:, None] * scale
+    near[:, 0] -= size[0] * (1 - np.sign(ways[:, 0])) / 2
+    near[:, 1] -= size[1] / 2
+    return np.hstack([near, near + size]), distances
+
+
+def _shared(some: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The areas that boxes [N, 4] and [M, 4] share, [N, M]."""
+    low = np.maximum(some[:, None, :2], others[None, :, :2])
+    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
+    areas: NDArray[np.float64] = np.clip(high - low, 0, None).prod(-1)
+    return areas

@@ -56,15 +56,20 @@ class Folder:
         """Write a heat map and its numbers."""
         heads = (one.row_head, *(f"{one.column_head} {column}" for column in one.columns), "mean")
         rows = [(name, *values, mean) for name, values, mean in one.rows]
-        return self._add(one.name, one.figure(), one.description, heads, rows)
+        if one.drawn is None:
+            return self._add(one.name, one.figure(), one.description, heads, rows)
+        copied = self._copied(one.name, (one.drawn, one.drawn.with_suffix(".svg")))
+        return self._told(one.name, [*copied, self._table(one.name, heads, rows)])
 
     def add_picture(self, one: Picture) -> list[str]:
         """Copy a picture of a run; its data are the run's own arrays."""
         name = f"picture-{len(self.names) + 1}-{one.name}"
+        return self._told(name, self._copied(name, (one.png, one.png.with_suffix(".svg"))))
+
+    def _copied(self, name: str, paths: Sequence[Path]) -> list[str]:
+        """Copy a figure's files as they are, those that can be read and only show something."""
         written = []
-        for path in (one.png, one.svg):
-            if path is None:
-                continue
+        for path in paths:
             try:
                 data = read_bytes(path, limit=_LARGEST)
             except UserError:
@@ -74,7 +79,7 @@ class Folder:
             file = f"{name}{path.suffix}"
             write_atomic(self.path / file, partial(_write, data))
             written.append(file)
-        return self._told(name, written)
+        return written
 
     def close(self) -> None:
         """Remove what an earlier page left, and write down what is of this one."""
@@ -103,9 +108,11 @@ class Folder:
         rows: Sequence[Sequence[object]],
     ) -> list[str]:
         paths = save_figure(figure, self.path, name, description=visible(description))
-        table = f"{name}.csv"
-        write_text(self.path / table, csv_of(heads, rows))
-        return self._told(name, [*(path.name for path in paths), table])
+        return self._told(name, [*(path.name for path in paths), self._table(name, heads, rows)])
+
+    def _table(self, name: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+        write_text(self.path / f"{name}.csv", csv_of(heads, rows))
+        return f"{name}.csv"
 
     def _told(self, name: str, files: list[str]) -> list[str]:
         if files:

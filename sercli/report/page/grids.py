@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -27,6 +28,7 @@ class HeatMap:
         columns: Headings.
         rows: A heading each, with the values (None: not measured) and their mean.
         description: For who cannot see it.
+        drawn: The picture that the evaluator left of it, PNG; None: there is none of this row.
     """
 
     name: str
@@ -36,6 +38,7 @@ class HeatMap:
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[float | None], float | None]]
     description: str
+    drawn: Path | None = None
 
     def figure(self) -> Figure:
         """The same as a picture."""
@@ -95,6 +98,7 @@ def _map(entry: Entry, name: str, result: Result, number: int) -> HeatMap | None
         else ""
     )
     what = protocol.title_of("", variant).strip()
+    own = entry.run.directory.figures / f"{name}.png"
     return HeatMap(
         name=f"grid-{number}",
         title=f"{what}: {entry.label}",
@@ -104,6 +108,7 @@ def _map(entry: Entry, name: str, result: Result, number: int) -> HeatMap | None
         rows=rows,
         description=f"{what} of {entry.label}: accuracy in percent by {slots[0]} and {slots[1]}."
         f"{ends}",
+        drawn=own if own.is_file() and len(entry.runs) == 1 else None,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ class Picture:
         heading: What kind of picture it is.
         label: Whose it is.
         alt: What there is to see.
-        png, svg: Its files; svg may be None.
+        png: Its file; an SVG may lie beside it.
     """
 
     stem: str
@@ -49,7 +48,6 @@ class Picture:
     label: str
     alt: str
     png: Path
-    svg: Path | None
 
     @property
     def name(self) -> str:
@@ -134,14 +132,12 @@ def _of_run(entry: Entry, run: Run, problems: list[Problem]) -> Iterator[Picture
         except UserError as error:
             problems.append(Problem(run.path, str(error)))
             continue
-        svg = png.with_suffix(".svg")
         yield Picture(
             stem=png.stem,
             heading=heading[:1].upper() + heading[1:],
             label=label,
             alt=told or f"{heading} of {label}; its file says no more.",
             png=png,
-            svg=svg if os.path.lexists(svg) else None,
         )
 
 
@@ -188,7 +184,7 @@ def shown(
         except (UserError, OSError, ValueError, SyntaxError) as error:
             problems.append(Problem(str(picture.png), f"it cannot be decoded ({error})"))
             continue
-        image.thumbnail((steps[0][0], 4 * steps[0][0]), Image.Resampling.LANCZOS)
+        image.thumbnail((steps[0][0], 4 * steps[0][0]), Image.Resampling.LANCZOS, reducing_gap=2)
         images.append((picture, image))
     made: list[Shown] = []
     for width, quality in steps:
@@ -206,7 +202,11 @@ def shown(
 
 def _on_white(image: Image.Image) -> Image.Image:
     """As it looks on paper."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.convert("RGB")
     image = image.convert("RGBA")
+    if image.getextrema()[3] == (255, 255):
+        return image.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
@@ -214,6 +214,6 @@ def _as_text(picture: Picture, image: Image.Image, width: int, quality: int) -> 
     small = image.copy()
     small.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=quality, method=4)
+    small.save(buffer, "WEBP", quality=quality, method=2)
     text = base64.b64encode(buffer.getvalue()).decode()
     return Shown(picture, f"data:image/webp;base64,{text}", small.width, small.height)
