@@ -25,6 +25,7 @@ from sercli.commands import (
     pretrain,
     recipe,
     reproduce,
+    report,
     robustness,
     runs,
     segment,
@@ -46,6 +47,7 @@ _MAKE_FILES = frozenset(
         "features",
         "export",
         "reproduce",
+        "report",
     }
 )
 
@@ -73,6 +75,7 @@ app.command("export")(export.export)
 app.command("compare")(compare.compare)
 app.add_typer(runs.app, name="runs")
 app.command("reproduce")(reproduce.reproduce)
+app.command("report")(report.report)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
