@@ -118,6 +118,24 @@ class TableOptions:
         ),
     ] = False
 
+    def options(self) -> Options:
+        """What they ask for."""
+        from sercli.report.compare.comparison import Options
+
+        return Options(
+            table=self.table,
+            baseline=self.baseline,
+            block=self.block,
+            columns=_parts(self.columns),
+            rows=_parts(self.rows),
+            group_by=_parts(self.group_by),
+            sort=_parts(self.sort),
+            labels=_labels(self.label or (), self.labels),
+            allow_mixed=self.allow_mixed,
+            published=self.published,
+            group_seeds=self.group_seeds,
+        )
+
 
 @option_objects
 def compare(
@@ -151,7 +169,7 @@ def compare(
     if output_format in FRAMES:
         content = _frame(run_dirs, table, output_format, out)
     else:
-        tables = compare_tables(run_dirs, _options(table))
+        tables = compare_tables(run_dirs, table.options())
         if output_format == "terminal" and out is None:
             for place, one in enumerate(tables):
                 _print_for_people(one, after=place > 0)
@@ -162,25 +180,6 @@ def compare(
     else:
         write_atomic(out, lambda file: file.write(content))
         say(f"wrote {out}", err=True)
-
-
-def _options(table: TableOptions) -> Options:
-    from sercli.report.compare.comparison import Options
-
-    labels = _labels(table.label or (), table.labels)
-    return Options(
-        table=table.table,
-        baseline=table.baseline,
-        block=table.block,
-        columns=_parts(table.columns),
-        rows=_parts(table.rows),
-        group_by=_parts(table.group_by),
-        sort=_parts(table.sort),
-        labels=labels,
-        allow_mixed=table.allow_mixed,
-        published=table.published,
-        group_seeds=table.group_seeds,
-    )
 
 
 def _parts(given: Sequence[str] | None) -> tuple[str, ...]:

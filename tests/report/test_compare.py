@@ -451,7 +451,9 @@ def test_paired_tests_join_images_by_id(tmp_path: Path) -> None:
     better = base | (generator.random(1000) < 0.10)
     gained = int((better & ~base).sum())
     assert difference.value == pytest.approx(gained / 10)
-    assert difference.p_value == pytest.approx(stats.binomtest(0, gained).pvalue / 2, rel=1e-4, abs=0)
+    assert difference.p_value == pytest.approx(
+        stats.binomtest(0, gained).pvalue / 2, rel=1e-4, abs=0
+    )
     assert difference.low is not None
     assert difference.low > 0
     assert difference.significant

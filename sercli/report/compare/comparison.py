@@ -39,6 +39,7 @@ from sercli.report.compare.repeats import Repeats
 from sercli.report.compare.runs import SEED, Entry, Run, read_runs
 from sercli.report.compare.selection import kept, places, require_fields, row_fields
 from sercli.report.compare.tables import Column, Note, Row, Table, best_labels
+from sercli.runs.finding import Skipped
 from sercli.visible import counted
 
 
@@ -90,7 +91,8 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
             does not exist, or one column would mix protocols.
     """
     options = options or Options()
-    return _compare(_read(paths, options), options)
+    skipped: list[Skipped] = []
+    return compare_read(_read(paths, options, skipped), options, skipped)
 
 
 def compare_tables(paths: Sequence[Path], options: Options) -> list[Table]:
@@ -99,14 +101,31 @@ def compare_tables(paths: Sequence[Path], options: Options) -> list[Table]:
     Raises:
         UserError: As `compare_runs`, or there is no number for any table.
     """
+    skipped: list[Skipped] = []
+    return tables_of(_read(paths, options, skipped), options, skipped)
+
+
+def tables_of(
+    runs: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()
+) -> list[Table]:
+    """The tables of runs that were read, as `compare_tables`: what they do not fill is a note.
+
+    Args:
+        runs: Read, the baseline among them, if there is one.
+        options: What is shown.
+        skipped: What was found and could not be read, for a note.
+
+    Raises:
+        UserError: As `compare_runs`, or there is no number for any table.
+    """
     if options.table != ALL:
-        return [compare_runs(paths, options)]
-    runs, tables, without = _read(paths, options), [], []
+        return [compare_read(runs, options, skipped)]
+    tables, without = [], []
     for name in PAPERS_TABLES:
         # A table without columns of blocks has no use for one.
         block = options.block if PAPERS_TABLES[name].has_blocks else None
         try:
-            tables.append(_compare(runs, replace(options, table=name, block=block)))
+            tables.append(compare_read(runs, replace(options, table=name, block=block), skipped))
         except NothingToShow as nothing:
             without.append(nothing.line)
     if not tables:
@@ -117,8 +136,8 @@ def compare_tables(paths: Sequence[Path], options: Options) -> list[Table]:
     return [*tables[:-1], replace(tables[-1], notes=[*tables[-1].notes, *notes])]
 
 
-def _read(paths: Sequence[Path], options: Options) -> list[Run]:
-    return read_runs([*paths, *([options.baseline] if options.baseline else [])])
+def _read(paths: Sequence[Path], options: Options, skipped: list[Skipped]) -> list[Run]:
+    return read_runs([*paths, *([options.baseline] if options.baseline else [])], skipped)
 
 
 @dataclass(frozen=True)
@@ -163,7 +182,19 @@ def _choose(everyone: Sequence[Run], options: Options) -> _Choice:
     return _Choice(shown, block, found.specs, remarks_on(found, elsewhere, bare))
 
 
-def _compare(everyone: Sequence[Run], options: Options) -> Table:
+def compare_read(
+    everyone: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()
+) -> Table:
+    """Compare runs that were read, the baseline among them, if there is one.
+
+    Args:
+        everyone: Read.
+        options: What is shown.
+        skipped: What was found and could not be read, for a note.
+
+    Raises:
+        UserError: As `compare_runs`.
+    """
     choice = _choose(everyone, options)
     runs, specs, block = choice.runs, choice.specs, choice.block
     _require_used(options, specs)
@@ -203,6 +234,7 @@ def _compare(everyone: Sequence[Run], options: Options) -> Table:
         *precision_notes(rows, specs),
         *width_notes(columns),
         *footnotes.notes(),
+        *(Note(None, f"Passed over: {one.why}.") for one in skipped),
     ]
     return Table(_title(options, runs), columns, rows, notes, comparisons, _provenance(runs))
 
@@ -254,6 +286,17 @@ def _has_blocks(spec: Spec) -> bool:
 
 
 # -- rows -----------------------------------------------------------------------------------------
+
+
+def entries_of(everyone: Sequence[Run], options: Options) -> list[Entry]:
+    """The rows of a table of all runs, in the paper's order, without their numbers.
+
+    Raises:
+        UserError: A field does not exist, or runs that would share a row differ in more than it
+            averages over.
+    """
+    runs = kept(everyone, options.rows, always=options.baseline)
+    return renamed(_entries(runs, options), options.labels)[0]
 
 
 def _entries(runs: Sequence[Run], options: Options) -> list[Entry]:

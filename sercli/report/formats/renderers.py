@@ -65,5 +65,15 @@ def _markdown(tables: Sequence[Table]) -> str:
     return "\n".join(f"## {table.title}\n\n{table.render('markdown')}" for table in tables)
 
 
-_SEVERAL: Mapping[str, Callable[[Sequence[Table]], str]] = {"json": _json, "markdown": _markdown}
-_ONE_ONLY = {"csv": "tidy-csv", "html": "json"}
+def _html(tables: Sequence[Table]) -> str:
+    from sercli.report.formats.html import html_of
+
+    return html_of(tables, "Tables of the paper")
+
+
+_SEVERAL: Mapping[str, Callable[[Sequence[Table]], str]] = {
+    "json": _json,
+    "markdown": _markdown,
+    "html": _html,
+}
+_ONE_ONLY = {"csv": "tidy-csv"}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sercli.errors import UserError
-from sercli.report.formats.machine import safe_text
+from sercli.report.formats.machine import no_formula
 from sercli.visible import visible
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def tidy_csv(frame: pd.DataFrame) -> str:
 
     Texts are in one line, and none is a formula of a spreadsheet.
     """
-    return _shown(frame, safe_text).to_csv(index=False, lineterminator="\r\n")
+    return _shown(frame, no_formula).to_csv(index=False, lineterminator="\r\n")
 
 
 def parquet(frame: pd.DataFrame) -> bytes:
