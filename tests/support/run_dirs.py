@@ -14,7 +14,9 @@ from sercli.runs.run_dir import RunDir
 CORRUPTIONS = ("gaussian_noise", "defocus_blur", "snow", "fog", "contrast")
 
 
-def whole_run(path, *, method="moco", addon="none", layer=3, seed=0, steps=40, status="done", **more):
+def whole_run(
+    path, *, method="moco", addon="none", layer=3, seed=0, steps=40, status="done", **more
+):
     """A run with a log, nearest neighbours, scores by block and a grid of corruptions.
 
     Its numbers follow from its arguments: accuracy falls and equivariance rises with the layer.
@@ -50,8 +52,7 @@ def bare_run(path, *, method="moco", addon="none", layer=3, seed=0, status="done
         "flops": {"step": 1e9, "ratio_none": 1.01},
         "created": "2026-01-02T03:04:05Z",
     }
-    run = RunDir.create(path, recipe=yaml.safe_dump(recipe, sort_keys=False), run=record | more)
-    return run
+    return RunDir.create(path, recipe=yaml.safe_dump(recipe, sort_keys=False), run=record | more)
 
 
 def log(run, *, steps, equivariance):
