@@ -42,7 +42,7 @@ PROTOCOL = Protocol(
     title="equivariance",
     explanation="Equivariance score of the patch tokens after this block: 1 is exact.",
     heading="{quantity} ({variant})",
-    place=5,
+    place=6,
     default_block=3,
     quantities=(
         _score("rotation", default=True, drawn=True, axis="equivariance"),
