@@ -374,6 +374,8 @@ def test_damaged_and_foreign_pieces_are_left_out_and_said(tmp_path: Path) -> Non
     told = {(Path(one.path).name, one.text.partition(";")[0][-40:]) for one in written.problems}
     assert {name for name, _ in told} == {"good", "broken", "old", "stray", "notes.txt"}
     assert len(written.problems) == 7
+    # A folder is all that is in it.
+    assert len(gather([tmp_path]).runs) == len(gather(sorted(tmp_path.glob("[bgo]*"))).runs) == 3
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "What could not be read" in page.text
     assert "[unreadable]" in page.text  # in the tables, whose numbers are there
