@@ -24,6 +24,8 @@ from sercli.commands import (
     linear_eval,
     pretrain,
     recipe,
+    reproduce,
+    report,
     robustness,
     runs,
     segment,
@@ -44,6 +46,8 @@ _MAKE_FILES = frozenset(
         "equiv-score",
         "features",
         "export",
+        "reproduce",
+        "report",
     }
 )
 
@@ -70,6 +74,8 @@ app.command("features")(features.features)
 app.command("export")(export.export)
 app.command("compare")(compare.compare)
 app.add_typer(runs.app, name="runs")
+app.command("reproduce")(reproduce.reproduce)
+app.command("report")(report.report)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
@@ -158,10 +164,13 @@ def _run(arguments: list[str]) -> int:
 def _follow_who_started_this() -> None:
     """End as by SIGTERM when the parent does that started this as one of several processes."""
     parent = os.getppid()
+    followed = os.environ.pop(signals.FOLLOWED, "")  # not what this process starts itself
     if under_agent():
         signals.follow(int(os.environ[UNDER_AGENT]))
     elif {"TORCHELASTIC_RUN_ID", "RANK"} <= set(os.environ):  # torchrun's own agent
         signals.follow(parent)
+    elif followed.isdecimal():  # `ser reproduce`
+        signals.follow(int(followed))
 
 
 def _soften_warnings() -> None:

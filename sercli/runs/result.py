@@ -48,6 +48,7 @@ class Result:
         data: path, n (images scored), partial.
         metrics: flat names; accuracies in percent, scores in 0…1, undefined values None.
         predictions_sha256: Of the arrays beside it, if there are any and they are on disk.
+        command: What was typed for it; empty where that is not known.
     """
 
     protocol: dict[str, Any]
@@ -56,6 +57,7 @@ class Result:
     metrics: dict[str, float | None]
     created: str = field(default_factory=now)
     predictions_sha256: str | None = None
+    command: tuple[str, ...] = ()
 
     @property
     def protocol_id(self) -> str:
@@ -79,6 +81,8 @@ class Result:
         }
         if self.predictions_sha256 is not None:
             value["predictions_sha256"] = self.predictions_sha256
+        if self.command:
+            value["command"] = list(self.command)
         as_stored = json.loads(json.dumps(value, allow_nan=False))  # keys are text there
         return {**value, _CONTENT: content_sha256(as_stored)}
 
@@ -103,6 +107,7 @@ class Result:
         result = cls(
             **{key: value[key] for key in ("protocol", "model", "data", "metrics", "created")},
             predictions_sha256=typed.predictions_sha256,
+            command=tuple(typed.command),
         )
         if typed.protocol_id != result.protocol_id:
             raise UserError(

@@ -176,4 +176,5 @@ class ResultFile(Stored):
     metrics: dict[Text, float | None]
     created: Annotated[str, Field(pattern=r"^[A-Za-z0-9:+.-]{1,40}$")]  # of a file's name, too
     predictions_sha256: _SHA256 | None = None
+    command: list[Text] = []
     content_sha256: _SHA256 | None = None

@@ -87,7 +87,21 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
     """
     options = options or Options()
     skipped: list[Skipped] = []
-    runs = read_runs([*paths, *([options.baseline] if options.baseline else [])], skipped)
+    named = [*paths, *([options.baseline] if options.baseline else [])]
+    return compare_read(read_runs(named, skipped), options, skipped)
+
+
+def compare_read(runs: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()) -> Table:
+    """Compare runs that were read, the baseline among them, if there is one.
+
+    Args:
+        runs: Read.
+        options: Baseline, block, columns and rows to show.
+        skipped: What was found and could not be read, for a note.
+
+    Raises:
+        UserError: As `compare_runs`.
+    """
     entries = seed_entries(runs) if options.group_seeds else single_entries(runs)
     block = compared_block(runs, options.block)
     specs = choose(catalogue(runs, block), options.columns)
