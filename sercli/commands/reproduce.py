@@ -18,6 +18,7 @@ from sercli.errors import RunFailed, UserError
 from sercli.visible import counted, say
 
 if TYPE_CHECKING:
+    from sercli.grids.children import Children
     from sercli.grids.costs import Counter, Speed
     from sercli.grids.eta import Estimator
     from sercli.grids.jobs import Job, Places, Plan
@@ -145,13 +146,16 @@ def reproduce(which: WhichGrid, how: How) -> None:
         say(f"note: {note}", err=True)
     if how.bench is not None and not how.dry_run:
         raise UserError("--bench without --dry-run", "it is for hours", "add --dry-run")
+    if how.report_only and which.only:
+        raise UserError("--report-only with --only", "it is of all that is done", "leave one out")
     if how.dry_run:
         _show(plan, places, standings, how.bench)
     elif how.write is not None:
         _write(plan, which, how, name, places)
     else:
         _require_images(plan, places, standings)
-        _do(grid, plan, places, standings, how)
+        # Of a part there is no report: parts may be done side by side.
+        _do(None if which.only else grid, plan, places, standings, how)
 
 
 def _grid_name(which: WhichGrid) -> str:
@@ -283,7 +287,7 @@ def _require_images(plan: Plan, places: Places, standings: Standings) -> None:
 # -- Doing -----------------------------------------------------------------------------------------
 
 
-def _do(grid: Grid, plan: Plan, places: Places, standings: Standings, how: How) -> None:
+def _do(grid: Grid | None, plan: Plan, places: Places, standings: Standings, how: How) -> None:
     from sercli.grids.children import Children
     from sercli.grids.running import Runner
 
@@ -300,7 +304,8 @@ def _do(grid: Grid, plan: Plan, places: Places, standings: Standings, how: How) 
                 retry_failed=how.retry_failed,
             )
             summary = runner.run(plan.jobs, children)
-        failed = _report(grid, places, children)
+        failed = [] if grid is None else _report(grid, places, children)
+        children.raise_if_stopped("tables were being made: repeat the command")
     _end(summary, failed)
 
 
@@ -346,9 +351,10 @@ def _showing(text: str) -> Iterator[None]:
         yield
 
 
-def _report(grid: Grid, places: Places, children: Any) -> list[str]:
+def _report(grid: Grid, places: Places, children: Children) -> list[str]:
     """Tables, the page and the outcome of what is done; what of that could not be made."""
     from sercli.grids import outcome
+    from sercli.grids.children import last_line
     from sercli.grids.claims import decide
 
     runs = outcome.runs_there(grid, places)
@@ -360,10 +366,12 @@ def _report(grid: Grid, places: Places, children: Any) -> list[str]:
         out = places.out / "logs" / f"{words[0]}.log"
         if children.stopped:
             break
-        Path(words[-1]).parent.mkdir(parents=True, exist_ok=True) if not seen else None
-        status = children.run(words, None if seen else out)
-        if status and not children.stopped:
+        if not seen:
+            Path(words[-1]).parent.mkdir(parents=True, exist_ok=True)
+        if children.run(words, None if seen else out) and not children.stopped:
             failed.append(words[0])
+            if not seen:
+                say(f"ser {words[0]}: {last_line(out)}", err=True)
     decided = decide(grid, places.run)
     files = outcome.write_outcome(places, decided)
     say(*outcome.in_words(decided))
@@ -461,5 +469,5 @@ def _write(plan: Plan, which: WhichGrid, how: How, name: str, places: Places) ->
     command += [*places.machine, *(["--nproc", str(how.nproc)] if how.nproc > 1 else [])]
     if how.retry_failed:
         command.append("--retry-failed")
-    files = write_array(how.write, plan, command=command, only=which.only or (), nproc=how.nproc)
+    files = write_array(how.write, plan, command=command, nproc=how.nproc)
     say(*(f"wrote {file}" for file in files), "see the head of array.sh for how they are queued")
