@@ -25,7 +25,9 @@ from sercli.commands import (
     pretrain,
     recipe,
     reproduce,
+    report,
     robustness,
+    runs,
     segment,
 )
 from sercli.engine.processes import UNDER_AGENT, under_agent
@@ -45,6 +47,7 @@ _MAKE_FILES = frozenset(
         "features",
         "export",
         "reproduce",
+        "report",
     }
 )
 
@@ -70,7 +73,9 @@ app.command("equiv-score")(equiv_score.equiv_score)
 app.command("features")(features.features)
 app.command("export")(export.export)
 app.command("compare")(compare.compare)
+app.add_typer(runs.app, name="runs")
 app.command("reproduce")(reproduce.reproduce)
+app.command("report")(report.report)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sercli.statistics import Ratio
+from sercli.statistics import CONFIDENCE, Ratio
 
 Value = float | int | str | Ratio | None
 Row = Mapping[str, Value]
@@ -43,7 +43,9 @@ class Column:
             if value.interval is None or value.interval.low == value.interval.high:
                 return middle  # too few rounds, or the reference itself
             low, high = self._number(value.interval.low), self._number(value.interval.high)
-            return f"{middle} [{low}, {high}]"
+            held = value.interval.confidence
+            other = "" if held == CONFIDENCE else f"; {100 * held:.0f} %"  # few rounds
+            return f"{middle} [{low}, {high}{other}]"
         return self._number(value)
 
     def _number(self, value: float) -> str:
@@ -113,5 +115,6 @@ def _plain(value: Value) -> Any:
         "value": value.value,
         "low": None if ends is None else ends.low,
         "high": None if ends is None else ends.high,
+        "confidence": None if ends is None else ends.confidence,
         "rounds": value.rounds,
     }

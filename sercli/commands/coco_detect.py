@@ -346,7 +346,7 @@ def _print(result: Result, model: str, run: RunDir) -> None:
         f"{counted(facts['n'], 'image')}{partial}, "
         f"{result.protocol['variant']}",
         caption="average precision in percent"
-        + ("; 95 % bootstrap intervals over images" if "ap/low" in values else "")
+        + ("; 95 % jackknife intervals over images" if "ap/low" in values else "")
         + ("; -: no objects of that size" if any("-" in row for row in rows) else ""),
     )
     classes = [key.removeprefix("ap/") for key in values if key.startswith("ap/")]

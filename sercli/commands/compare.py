@@ -15,6 +15,7 @@ from sercli.report.formats.renderers import RENDERERS
 from sercli.visible import say
 
 if TYPE_CHECKING:
+    from sercli.report.compare.comparison import Options
     from sercli.report.compare.tables import Table
 
     Format = str
@@ -71,6 +72,20 @@ class TableOptions:
         ),
     ] = False
 
+    def options(self) -> Options:
+        """What they ask for."""
+        from sercli.report.compare.comparison import Options
+
+        patterns = [part.strip() for group in self.columns or [] for part in group.split(",")]
+        return Options(
+            baseline=self.baseline,
+            block=self.block,
+            columns=tuple(part for part in patterns if part),
+            allow_mixed=self.allow_mixed,
+            published=self.published,
+            group_seeds=self.group_seeds,
+        )
+
 
 @option_objects
 def compare(
@@ -94,22 +109,11 @@ def compare(
 
     Intervals, paired tests, and a refusal to mix protocols come with it.
     """
-    from sercli.report.compare.comparison import Options, compare_runs
+    from sercli.report.compare.comparison import compare_runs
     from sercli.runs.files import write_text
     from sercli.runs.places import require_place
 
-    patterns = [part.strip() for group in table.columns or [] for part in group.split(",")]
-    compared = compare_runs(
-        run_dirs,
-        Options(
-            baseline=table.baseline,
-            block=table.block,
-            columns=tuple(part for part in patterns if part),
-            allow_mixed=table.allow_mixed,
-            published=table.published,
-            group_seeds=table.group_seeds,
-        ),
-    )
+    compared = compare_runs(run_dirs, table.options())
     if out is not None:
         require_place(out, "--out")
         write_text(out, RENDERERS[output_format](compared))

@@ -58,12 +58,14 @@ class DerivedOptions:
     detection: Annotated[
         int,
         typer.Option(
-            min=0, help="Images in coco/train2017; coco/val2017 has a quarter as many; 0: none."
+            min=0,
+            help="Images in coco/train2017, and the same with masks of classes in voc/; val has a "
+            "quarter as many; 0: neither.",
         ),
     ] = 256
-    detection_size: Annotated[int, typer.Option(help="Side in pixels of the images in coco/.")] = (
-        128
-    )
+    detection_size: Annotated[
+        int, typer.Option(help="Side in pixels of the images in coco/ and voc/.")
+    ] = 128
 
 
 @app.command()
@@ -82,8 +84,8 @@ def shapes(
     (painted) and `imagenet-a/<class>/` (turned), each with some of the classes, `sketch/<class>/`
     (drawn), `imagenet-v2/{matched-frequency,threshold-0.7,top-images}/` with class folders named 0,
     1, 2…, `imagenet-c/<corruption>/<severity>/<class>/` and, if asked for, `imagenet-p/`. For
-    object detection it gets `coco/`, in COCO's format. DIR appears when it is complete, or not at
-    all.
+    object detection it gets `coco/`, in COCO's format, and for `ser segment` the same pictures with
+    masks as `voc/`, in VOC's layout. DIR appears when it is complete, or not at all.
     """
     from sercli.data.shapes.files import Derived, Detection, file_sets, write_sets
 
@@ -121,7 +123,7 @@ def _further_sets(derived: Derived, coco: Detection) -> Iterator[str]:
         yield f"imagenet-p with {counted(derived.perturbed, 'video')} of each of 10 perturbations"
     if coco.num_train:
         numbers = " and ".join(f"{number} {split}" for split, number in coco.num_images.items())
-        yield f"coco with {numbers} images of {coco.size} px"
+        yield f"coco with {numbers} images of {coco.size} px, and voc with their masks"
 
 
 @app.command()

@@ -93,10 +93,11 @@ class SegmentOptions:
 def segment(segmentation: SegmentOptions, run: RunOptions, model: ModelOptions) -> None:
     """Train a linear classifier of patch tokens and score every pixel of val: mean IoU.
 
-    Does the encoder know *where* as well as what? Tokens of the frozen encoder are standardised,
-    and a linear map of each gives the logits, which are upsampled to the mask; the learning rate is
-    chosen on a hold-out of train. An image is cut into square windows, none is padded. A random
-    twin of the encoder is the floor. Several processes: `torchrun -m sercli segment …`. Written are
+    Does the encoder know where things are, as well as what they are? Tokens of the frozen encoder
+    are standardised, and a linear map of each gives the logits, which are upsampled to the mask;
+    the learning rate is chosen on a hold-out of train. An image is cut into square windows, none is
+    padded. A random twin of the encoder is the floor. Several processes:
+    `torchrun -m sercli segment …`. Written are
     `results/segment.json` (`segment--voc.json`, `segment--ade20k.json`), the counts of each image
     beside it, the classifier and a figure.
     """

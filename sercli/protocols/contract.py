@@ -15,6 +15,7 @@ from functools import cache
 from typing import Literal
 
 Unit = Literal["percent", "score", "ratio", "duration", "rate"]
+Axis = Literal["accuracy", "equivariance"]
 BLOCK = "block"
 # Of every protocol that encodes images; `model.precision` of a result says which it was.
 PRECISION = "fp32 or bf16 encoder, sums in fp32/64"
@@ -40,6 +41,9 @@ class Quantity:
         floor: Pattern of the same number of a random twin.
         variants: Names or wildcards of the protocol's variants that have it; none: all.
         explanation: One sentence for these metrics; None: the protocol's.
+        by_block: A report draws it over the blocks; of a quantity of blocks.
+        grid: The slots that are rows and columns of a heat map in a report.
+        axis: On which axis of a report's picture of accuracy against equivariance it is.
     """
 
     pattern: str
@@ -53,6 +57,9 @@ class Quantity:
     floor: str | None = None
     variants: tuple[str, ...] = ()
     explanation: str | None = None
+    by_block: bool = False
+    grid: tuple[str, str] | None = None
+    axis: Axis | None = None
 
     @property
     def of_block(self) -> bool:
@@ -120,6 +127,7 @@ class Protocol:
         default_block: The block shown where several were scored and none is asked for.
         untested: What to know of differences of its numbers, a sentence, where no test is made.
         undefined_if: An example of when a number of it is undefined.
+        pictures: Headings of figures that its evaluator leaves, by their files' names.
     """
 
     name: str
@@ -133,6 +141,7 @@ class Protocol:
     default_block: int | None = None
     untested: str = ""
     undefined_if: str = ""
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_blocks(self) -> bool:

@@ -24,6 +24,8 @@ MIB = 1 << 20
 LARGEST_JSON = 16 * MIB  # run.json and results: some KB, a set of a thousand classes half a MB
 DEEPEST = 64
 Scalar = str | int | float | bool | None
+_BLOCK = 1 << 16  # bytes that are read at once from a file's end
+FARTHEST = 8 * MIB  # from there: some 20,000 rows
 _DIGITS = 320  # of a number within the range of float64
 
 _KINDS = {
@@ -221,6 +223,41 @@ def rows(path: Path) -> Iterator[dict[str, Scalar]]:
                     yield row
     except OSError as error:
         raise from_os_error(error, f"cannot read {path}") from error
+
+
+def rows_from_end(path: Path, *, holding: str = "") -> Iterator[dict[str, Scalar]]:
+    """`rows`, the last first: of a long file no more is read than is asked for.
+
+    Args:
+        path: The file.
+        holding: Only rows with this text in them; others are not taken apart.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    require_regular(path)
+    sought = holding.encode()
+    try:
+        with open(path, "rb") as file:
+            for line in _lines_from_end(file):
+                row = _row(line) if sought in line else None
+                if row is not None:
+                    yield row
+    except OSError as error:
+        raise from_os_error(error, f"cannot read {path}") from error
+
+
+def _lines_from_end(file: BinaryIO) -> Iterator[bytes]:
+    """Lines of the last `FARTHEST` bytes, the last first; one longer than `MIB` is left out."""
+    end, later = file.seek(0, os.SEEK_END), b""
+    least = max(0, end - FARTHEST)
+    while end > least:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        first, *whole = (file.read(end - start) + later).split(b"\n")
+        yield from reversed(whole)
+        end, later = start, first if len(first) <= MIB else b""
+    yield later
 
 
 def _row(line: bytes) -> dict[str, Scalar] | None:

@@ -37,9 +37,10 @@ def test_cells_have_units_of_people_and_json_those_of_physics():
     assert TABLE.cells == [["a|b", "1,500.0", "1.25 [1.00, 1.50]"], ["few rounds", "-", "0.50"]]
     found = TABLE.to_json()
     assert found["units"] == {"seconds": "s"}
-    ratio = {"value": 1.25, "low": 1.0, "high": 1.5, "rounds": 9}
+    ratio = {"value": 1.25, "low": 1.0, "high": 1.5, "confidence": 0.95, "rounds": 9}
     assert found["rows"][0] == {"what": "a|b", "seconds": 1.5, "ratio": ratio, "tiles": 3}
-    assert found["rows"][1]["ratio"] == {"value": 0.5, "low": None, "high": None, "rounds": 2}
+    none = {"low": None, "high": None, "confidence": None}
+    assert found["rows"][1]["ratio"] == {"value": 0.5, **none, "rounds": 2}
     assert found["rows"][1]["tiles"] is None
     json.dumps(found, allow_nan=False)
 
@@ -79,22 +80,16 @@ def test_every_other_round_runs_backwards():
     assert told == [0, 1, 2]
 
 
-@pytest.mark.parametrize("count", [6, 9, 15, 40])
-def test_the_median_lies_between_order_statistics_as_the_binomial_says(count):
-    stats = pytest.importorskip("scipy.stats")
-    values = [float(value) for value in torch.randn(count, dtype=torch.float64)]
-    interval = statistics.median_interval(values)
-    ordered = sorted(values)
-    low = ordered.index(interval.low)  # so many values lie below the interval
-    assert interval.high == ordered[count - 1 - low]
-    assert 1 - 2 * stats.binom.cdf(low, count, 0.5) >= 0.95
-    assert 1 - 2 * stats.binom.cdf(low + 1, count, 0.5) < 0.95
-
-
-def test_five_pairs_have_no_interval_and_outliers_do_not_count():
-    assert statistics.median_interval([1.0] * 5) is None
+def test_few_rounds_say_which_confidence_they_have_and_outliers_do_not_count():
     ratio = statistics.paired_ratio([2.0, 4, 6, 8, 10, 12, 1400], [1.0, 2, 3, 4, 5, 6, 7])
-    assert ratio == Ratio(2.0, Interval(2.0, 200.0), 7)
+    assert ratio.value == 2.0
+    assert (ratio.interval.low, ratio.rounds) == (2.0, 7)
+    assert (
+        Column("r", "r", form=".2f").cell(Ratio(2.0, Interval(1.9, 2.5), 7)) == "2.00 [1.90, 2.50]"
+    )
+    three = statistics.paired_ratio([2.0, 4, 9], [1.0, 2, 3])
+    assert three == Ratio(2.0, Interval(2.0, 3.0, 0.75), 3)
+    assert Column("r", "r", form=".1f").cell(three) == "2.0 [2.0, 3.0; 75 %]"
     assert statistics.paired_ratio([3.0], [2.0]) == Ratio(1.5, None, 1)
     with pytest.raises(ValueError, match="2 and 1 values"):
         statistics.paired_ratio([1.0, 2.0], [1.0])

@@ -47,7 +47,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_its_status(
 
 
 def test_a_rank_that_scores_alone_shows_that_it_goes_on():
-    """COCO's bootstrap may take longer than the bound after which others take it for hung."""
+    """COCO's intervals may take longer than the bound after which others take it for hung."""
     before = stages.here.moves
     Stopping(None, torch.device("cpu")).check_alone()
     assert stages.here.moves > before

@@ -6,16 +6,11 @@ import csv
 import html.parser
 import io
 import json
-import math
 import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats
 
 from sercli.report.compare import published as paper
 from sercli.report.compare.tables import (
@@ -31,108 +26,6 @@ from sercli.report.compare.tables import (
 )
 from sercli.report.formats.renderers import RENDERERS
 from sercli.report.formats.terminal import plain
-from sercli.statistics import (
-    bootstrap_interval,
-    holm_adjusted,
-    mcnemar_p_value,
-    paired_test,
-    spread,
-    wilson_interval,
-)
-
-# -- statistics -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("right", "images"), [(0, 10), (10, 10), (1, 3), (312, 1000), (49_000, 50_000)]
-)
-def test_wilson_equals_scipy(right: int, images: int) -> None:
-    ours = wilson_interval(right, images)
-    theirs = stats.binomtest(right, images).proportion_ci(method="wilson")
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
-    assert 0 <= ours.low <= right / images <= ours.high <= 1
-
-
-@pytest.mark.parametrize(("right", "images"), [(1, 0), (-1, 5), (6, 5)])
-def test_wilson_refuses_impossible_counts(right: int, images: int) -> None:
-    with pytest.raises(ValueError, match="successes"):
-        wilson_interval(right, images)
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(0, 400), st.integers(0, 400))
-def test_mcnemar_equals_the_binomial_test(only_first: int, only_second: int) -> None:
-    expected = 1.0
-    if only_first + only_second:
-        expected = stats.binomtest(only_first, only_first + only_second).pvalue
-    assert mcnemar_p_value(only_first, only_second) == pytest.approx(expected, rel=1e-9)
-
-
-def test_mcnemar_holds_where_powers_of_two_overflow() -> None:
-    expected = 2 * stats.binom.cdf(24_600, 50_000, 0.5)
-    assert mcnemar_p_value(24_600, 25_400) == pytest.approx(expected, rel=1e-7)
-    assert mcnemar_p_value(3, 1) == pytest.approx(2 * (1 + 4) / 16)
-
-
-def test_bootstrap_of_a_proportion_is_the_binomial_quantile() -> None:
-    values = np.repeat([1.0, 0.0], [300, 700])
-    interval = bootstrap_interval(values, resamples=40_000)
-    expected = stats.binom.ppf([0.025, 0.975], 1000, 0.3) / 1000
-    assert (interval.low, interval.high) == pytest.approx(tuple(expected), abs=0.0015)
-
-
-def test_bootstrap_of_a_mean_has_the_normal_width_and_a_seed() -> None:
-    values = np.random.default_rng(1).normal(5.0, 2.0, size=2000)
-    interval = bootstrap_interval(values, seed=3)
-    half = 1.96 * values.std() / math.sqrt(values.size)
-    assert interval.low == pytest.approx(values.mean() - half, abs=0.01)
-    assert interval.high == pytest.approx(values.mean() + half, abs=0.01)
-    assert bootstrap_interval(values, seed=3) == interval != bootstrap_interval(values, seed=4)
-
-
-def test_both_ways_of_resampling_agree() -> None:
-    few = np.random.default_rng(0).integers(0, 16, size=500).astype(float)
-    many = few + np.linspace(0, 1e-9, few.size)
-    one, two = bootstrap_interval(few, resamples=20_000), bootstrap_interval(many, resamples=20_000)
-    assert (one.low, one.high) == pytest.approx((two.low, two.high), abs=0.02)
-
-
-@pytest.mark.parametrize("values", [[], [[1.0]], [float("nan")]])
-def test_bootstrap_refuses_what_has_no_mean(values: list[float]) -> None:
-    with pytest.raises(ValueError, match="shape"):
-        bootstrap_interval(values)
-
-
-def test_paired_test_counts_and_is_tighter_than_unpaired() -> None:
-    generator = np.random.default_rng(2)
-    first = generator.random(2000) < 0.5
-    second = first.copy()
-    second[np.flatnonzero(~first)[:60]] = True
-    second[np.flatnonzero(first)[:20]] = False
-    test = paired_test(first, second)
-    assert (test.only_first, test.only_second, test.images) == (20, 60, 2000)
-    assert test.difference == pytest.approx(40 / 2000)
-    assert test.p_value == pytest.approx(stats.binomtest(20, 80).pvalue)
-    half = 1.96 * math.sqrt(80 / 2000 - (40 / 2000) ** 2) / math.sqrt(2000)
-    assert test.interval.low == pytest.approx(0.02 - half, abs=0.001)
-    assert test.interval.high - test.interval.low < 0.5 * 2 * 1.96 * math.sqrt(2 * 0.25 / 2000)
-
-
-def test_paired_test_refuses_different_images() -> None:
-    with pytest.raises(ValueError, match="shapes"):
-        paired_test([True], [True, False])
-
-
-def test_holm_against_a_worked_example() -> None:
-    assert holm_adjusted([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm_adjusted([]) == []
-
-
-def test_spread_is_the_sample_deviation() -> None:
-    over = spread([1.0, 2.0, 4.0])
-    assert (over.mean, over.std) == pytest.approx((7 / 3, np.std([1, 2, 4], ddof=1)))
-    assert spread([5.0]).std is None
-
 
 # -- the table's rules ----------------------------------------------------------------------------
 

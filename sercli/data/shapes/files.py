@@ -1,4 +1,4 @@
-"""The embedded world as files, in the layouts of ImageNet, of its robustness sets and of COCO."""
+"""The embedded world as files: as ImageNet, its robustness sets, COCO and VOC lie on a disk."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from PIL import Image
 
 from sercli.data.corruptions.catalogue import CORRUPTIONS, SEVERITIES, corrupt, corruption_generator
 from sercli.data.corruptions.sequences import perturb
+from sercli.data.masks.objects import ObjectMasks
+from sercli.data.masks.writing import VocWriter
 from sercli.data.robustness import videos
 from sercli.data.robustness.corrupted import JPEG_QUALITY, middle, scaled_side
 from sercli.data.robustness.published import PERTURBATIONS
@@ -68,10 +70,12 @@ class Derived:
 
 @dataclass(frozen=True)
 class Detection:
-    """A set in COCO's format; val has a quarter as many images as train, at least one.
+    """A set in COCO's format, and its pictures with masks of classes in VOC's layout.
+
+    Val has a quarter as many images as train, at least one.
 
     Attributes:
-        num_train: Images in coco/train2017; 0: there is no coco/.
+        num_train: Images in coco/train2017; 0: there is neither coco/ nor voc/.
         size: Side of the pictures in pixels.
     """
 
@@ -123,7 +127,7 @@ def write_sets(
         directory: Must not exist.
         sets: What to write, with a "val" if anything is derived.
         derived: What to make of val.
-        detection: The set to write in COCO's format.
+        detection: The set to write in COCO's format and in VOC's layout.
         size: Side of the pictures in pixels, 16…4096.
         seed: Another seed, other pictures; 0…2^64-1.
         progress: Called with 1 after each image or video.
@@ -249,11 +253,14 @@ def _write_detection(
         content = source.ground_truth(range(number))
         folder = draft / "coco" / f"{split}2017"
         folder.mkdir(parents=True)
+        masks = VocWriter(draft / "voc", ObjectMasks(source), split)
         for index, image in enumerate(content["images"]):
             image["file_name"] = f"{image['id']:012d}.jpg"
             path = folder / image["file_name"]
             source.load(index).save(path, "JPEG", quality=_QUALITY, subsampling=0)
+            masks.add(index, path)
             progress(1)
+        masks.finish()
         annotations = draft / "coco/annotations"
         annotations.mkdir(exist_ok=True)
         (annotations / f"instances_{split}2017.json").write_text(json.dumps(content))

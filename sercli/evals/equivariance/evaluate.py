@@ -39,9 +39,9 @@ from sercli.protocols.contract import PRECISION
 from sercli.protocols.equivariance import PROTOCOL
 from sercli.randomness import numpy_generator
 from sercli.runs.result import Result
+from sercli.statistics import CONFIDENCE, resampled_ends
 
 NUM_IMAGES = 512
-CONFIDENCE = 0.95
 SEED = 0  # of the sample of images, of the resamples, of the shuffled tokens and of the twin
 _NAMES = tuple(g.name for g in TRANSFORMATIONS)
 # Every metric name that ends a `…/block03/`, and the transformations it is the mean of.
@@ -65,8 +65,8 @@ _WITHOUT_ACTION = {
 def metrics(model: Sums, twin: Sums, layers: Sequence[int]) -> Metrics:
     """All scores by name, such as `es/block03/rot90`; undefined ones are None.
 
-    `es` and `es_random` (the twin's) have `/low` and `/high`: percentile bootstrap over images,
-    the same resamples for every layer, transformation and encoder.
+    `es` and `es_random` (the twin's) have `/low` and `/high`: percentile bootstrap over images
+    (`statistics.resampled_ends`), the same resamples for every layer, transformation and encoder.
     """
     count = model.product.shape[1]
     weights = resample_weights(PROTOCOL.name, count) if count > 1 else None
@@ -121,10 +121,10 @@ def _intervals(family: str, sums: Sums, weights: Array, layers: Sequence[int]) -
         for values in (sums.numerator, sums.denominator)
     )
     resampled = _ratio(numerator, denominator) + _undefined(sums)
-    tail = (1 - CONFIDENCE) / 2
+    images = sums.product.shape[1]
     values: Metrics = {}
     for name, members in COLUMNS.items():
-        ends = np.quantile(resampled[..., members].mean(-1), [tail, 1 - tail], axis=0)
+        ends = resampled_ends(resampled[..., members].mean(-1), images=images)
         for end, bounds in zip(("low", "high"), ends, strict=True):
             values |= {
                 f"{family}/{_block(layer)}/{name}/{end}": _number(bound)

@@ -4,7 +4,7 @@ A schedule that ends at 0 flattens every curve at its end, so that the last epoc
 from the optimum, though, SGD at half the learning rate goes about half as far in as many steps: the
 same classifier at the rate below says, at the end of the same schedule, whether the second half of
 the way still paid. It did where at least `LEAST_GAIN` points more of the hold-out are right, and
-that is no chance: by McNemar's exact test over the images or, as a few hundred images seldom let it
+that is no chance: by McNemar's test over the images or, as a few hundred images seldom let it
 tell, by a paired test of the loss, which is then lower as well.
 """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sercli.errors import UserError
 
 # DINOv2's own is 1e-3.
-GRID = (0.0003, 0.001, 0.003, 0.01)
+GRID = (0.0003, 0.001, 0.003, 0.01, 0.03)
 
 
 @dataclass(frozen=True)

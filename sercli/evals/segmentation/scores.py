@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sercli.data.masks.source import IGNORED
 from sercli.evals.common import Metrics
-from sercli.statistics import CONFIDENCE
+from sercli.statistics import resampled_ends
 
 Numbers = NDArray[np.float64]
 
@@ -94,21 +94,24 @@ def metrics(counts: Counts, classes: Sequence[str], resamples: Numbers) -> Metri
     """
     whole = np.ones((1, len(counts.truth)))
     iou, drawn = counts.iou(whole), counts.iou(resamples)
-    values = _with_interval("miou", mean(iou)[0], mean(drawn))
-    values |= _with_interval(
-        "pixel_accuracy", counts.accuracy(whole)[0], counts.accuracy(resamples)
-    )
-    for label, name in enumerate(classes):
-        values |= _with_interval(f"iou/{name}", iou[0, label], drawn[:, label])
+    found = {
+        "miou": (mean(iou)[0], mean(drawn)),
+        "pixel_accuracy": (counts.accuracy(whole)[0], counts.accuracy(resamples)),
+        **{f"iou/{name}": (iou[0, label], drawn[:, label]) for label, name in enumerate(classes)},
+    }
+    values: Metrics = {}
+    for name, (value, sampled) in found.items():
+        values |= _with_interval(name, value, sampled, images=len(counts.truth))
     return values
 
 
-def _with_interval(name: str, value: float, drawn: Numbers) -> Metrics:
-    """The percentile bootstrap; samples in which there is no value are left out."""
+def _with_interval(name: str, value: float, drawn: Numbers, *, images: int) -> Metrics:
+    """The expanded percentile bootstrap; samples in which there is no value are left out."""
     if np.isnan(value):
-        return {name: None}
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(drawn, [tail, 1 - tail])
+        return {name: None, f"{name}/low": None, f"{name}/high": None}
+    if images < 2:
+        return {name: float(value)}
+    low, high = resampled_ends(drawn[~np.isnan(drawn)], images=images)
     return {name: float(value), f"{name}/low": float(low), f"{name}/high": float(high)}
 
 

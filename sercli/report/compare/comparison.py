@@ -49,6 +49,7 @@ from sercli.report.compare.tables import (
     Table,
     best_labels,
 )
+from sercli.runs.finding import Skipped
 from sercli.visible import counted
 
 
@@ -85,7 +86,22 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
             exist, or one column would mix protocols.
     """
     options = options or Options()
-    runs = read_runs([*paths, *([options.baseline] if options.baseline else [])])
+    skipped: list[Skipped] = []
+    named = [*paths, *([options.baseline] if options.baseline else [])]
+    return compare_read(read_runs(named, skipped), options, skipped)
+
+
+def compare_read(runs: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()) -> Table:
+    """Compare runs that were read, the baseline among them, if there is one.
+
+    Args:
+        runs: Read.
+        options: Baseline, block, columns and rows to show.
+        skipped: What was found and could not be read, for a note.
+
+    Raises:
+        UserError: As `compare_runs`.
+    """
     entries = seed_entries(runs) if options.group_seeds else single_entries(runs)
     block = compared_block(runs, options.block)
     specs = choose(catalogue(runs, block), options.columns)
@@ -118,6 +134,7 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
         *data_notes(specs, runs),
         *precision_notes(rows, specs),
         *footnotes.notes(),
+        *(Note(None, f"Passed over: {one.why}.") for one in skipped),
     ]
     title = f"{counted(len(runs), 'run')} compared"
     return Table(title, columns, rows, notes, comparisons, _provenance(runs))

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sercli.errors import UserError
+from sercli.errors import SerError, UserError
 from sercli.families import addon_configs, method_configs, title_of
 from sercli.protocols import PROTOCOLS
 from sercli.recipe.keys import WITHOUT_EFFECT
 from sercli.recipe.schema import FamilyConfig
 from sercli.runs.facts import RunFacts, as_number, read_facts
+from sercli.runs.finding import Skipped, find_runs
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
 from sercli.visible import counted
 
+_NAMED = 4  # runs in a line
 _VIEWS = ("2", "3", "2+4", "2+4-crops", "2+4-rotations")
 
 
@@ -38,37 +40,56 @@ class Run(RunFacts):
         return bool(self.results) or any(self.record.get(key) for key in ("timings", "flops"))
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read run directories, each once.
+def read_runs(paths: Sequence[Path], skipped: list[Skipped] | None = None) -> list[Run]:
+    """Read run directories, each once; see `open_runs`.
 
     Raises:
-        UserError: One is no run directory, or a file in it cannot be read, or none of them
-            holds any number.
+        UserError: As there, or none of them holds any number.
     """
-    runs = open_runs(paths)
+    runs = open_runs(paths, skipped)
     if not any(run.has_numbers for run in runs):
-        named = ", ".join(run.path for run in runs)
+        named = ", ".join(run.path for run in runs[:_NAMED])
+        more = f" and {len(runs) - _NAMED} more" if len(runs) > _NAMED else ""
         raise UserError(
-            f"no result and no timing in {named}",
+            f"no result and no timing in {named}{more}",
             "compare shows what runs have measured",
             f"run an evaluator first, for instance `ser {next(iter(PROTOCOLS))} RUNDIR`",
         )
     return runs
 
 
-def open_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read run directories, each once, whether or not they hold a number.
+def open_runs(paths: Sequence[Path], skipped: list[Skipped] | None = None) -> list[Run]:
+    """Read run directories, and those below folders, each once, whether or not they hold a number.
+
+    Args:
+        paths: Run directories, and folders that are searched for them.
+        skipped: Takes what was found below a folder and cannot be read; None: a warning each.
 
     Raises:
-        UserError: One is no run directory, or a file in it cannot be read.
+        UserError: One that is named is no run directory and holds none, or a file in it cannot be
+            read.
     """
-    # Not `Path.resolve`, which before Python 3.13 raises where links lead in a circle.
-    unique = {os.path.realpath(path): path for path in reversed(paths)}
-    return [_read(path) for path in reversed(unique.values())]
+    found = find_runs(paths)
+    runs, unread = [], list(found.skipped)
+    for place in found.places:
+        try:
+            runs.append(_read(place.run))
+        except SerError as error:
+            if place.named:
+                raise
+            unread.append(Skipped(place.run.path, str(error)))
+    if not runs and unread:
+        raise UserError(f"no run could be read: {unread[0].why}")
+    if skipped is None:
+        for one in unread:
+            warnings.warn(f"passed over: {one.why}", stacklevel=3)
+    else:
+        skipped += unread
+    return runs
 
 
-def _read(path: Path) -> Run:
-    facts = read_facts(RunDir.open(path))
+def _read(directory: RunDir) -> Run:
+    facts = read_facts(directory)
     return Run(
         directory=facts.directory,
         recipe=facts.recipe,

@@ -54,14 +54,14 @@ def csv_text(table: Table) -> str:
 
     Undefined and missing values are empty. Where an encoder ran in less than fp32, a column says in
     what each did, as tables for people say in a footnote. Percent, scores in 0…1, seconds and
-    images/s. Texts are in one line, and no text is a formula; see `_text`.
+    images/s. Texts are in one line, and no text is a formula; see `no_formula`.
     """
     table = table.with_texts(visible)
     fields = [field for column in table.columns for field in _fields(table, column)]
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\r\n")
     own = ["method", "views", "run", "status", "published", "baseline"]
-    writer.writerow([*own, *(_text(visible(name)) for name, _, _ in fields)])
+    writer.writerow([*own, *(no_formula(visible(name)) for name, _, _ in fields)])
     for row in table.rows:
         runs = row.provenance.get("runs", [])
         paths = " ".join(run["path"] for run in runs)
@@ -69,12 +69,12 @@ def csv_text(table: Table) -> str:
         own = [row.label, row.views, paths, states, str(row.published).lower(), row.baseline or ""]
         values = [get(row.cell(column)) for _, column, get in fields]
         writer.writerow(
-            [*map(_text, own), *("" if value is None else str(value) for value in values)]
+            [*map(no_formula, own), *("" if value is None else str(value) for value in values)]
         )
     return stream.getvalue()
 
 
-def _text(text: str) -> str:
+def no_formula(text: str) -> str:
     """A cell of text that a spreadsheet shows and does not compute: a formula gets an apostrophe.
 
     `=1+1`, `@SUM(A1)`, `+1`, `-x` are names here; only cells of numbers are numbers.

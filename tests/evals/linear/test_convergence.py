@@ -115,8 +115,8 @@ def _judged(won: int, lost: int, total: int, fall: float = 0.0) -> Judgement:
 @pytest.mark.parametrize(
     ("won", "lost", "total", "rises"),
     [
-        (6, 0, 200, True),  # p = 2 / 2^6 = 0.03
-        (5, 0, 200, False),  # p = 0.06
+        (6, 0, 200, True),  # p = 1 / 2^6 = 0.016
+        (4, 0, 200, False),  # p = 1 / 2^4 = 0.06
         (20, 14, 200, False),  # as likely by chance
         (300, 150, 20_000, False),  # no chance, but 0.75 points
         (400, 150, 20_000, True),
@@ -176,6 +176,6 @@ def test_both_reasons_are_one_sentence() -> None:
     found = doubt(Training(10, 70, False), rate=2.0, rates=(1.0, 2.0), judged=_judged(9, 0, 100))
     assert found == (
         "the probe may not have converged: it took 70 steps, fewer than 800 and accuracy on the "
-        "hold-out still rises, by 9.0 points over what the learning rate 1 gives (p = 0.004); "
+        "hold-out still rises, by 9.0 points over what the learning rate 1 gives (p = 0.002); "
         "repeat with --epochs 115"
     )
