@@ -80,8 +80,8 @@ def shapes(
     setting: Annotated[
         SettingName,
         typer.Option(
-            help="shapes: one large object an image; scenes: small ones of two sorts, whose class is "
-            "which sorts they are and how they lie (what `--data shapes:scenes` is)."
+            help="shapes: one large object an image; scenes: small ones of two sorts, whose class "
+            "is which sorts they are and how they lie (what `--data shapes:scenes` is)."
         ),
     ] = "shapes",
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other images.")] = 0,
