@@ -143,7 +143,7 @@ def compared_block(runs: Sequence[Run], block: int | None) -> int | None:
     Raises:
         UserError: `block` was asked for and no run has it.
     """
-    usual = {number: default for run in runs for number, default in _blocks(run)}
+    usual = dict(_blocks(runs))
     blocks = sorted(usual)
     if block is not None and block not in blocks:
         listed = f"blocks scored are {', '.join(map(str, blocks))}" if blocks else "none is scored"
@@ -157,13 +157,19 @@ def compared_block(runs: Sequence[Run], block: int | None) -> int | None:
     return blocks[0] if len(blocks) == 1 else None
 
 
-def _blocks(run: Run) -> Iterator[tuple[int, int | None]]:
-    """The blocks that a run has default columns of, each with its protocol's usual one."""
-    for name, result in run.results.items():
-        protocol = contract_of(str(result.protocol["name"]))
+def _blocks(runs: Sequence[Run]) -> Iterator[tuple[int, int | None]]:
+    """The blocks that runs have default columns of, each with its protocol's usual one."""
+    # Many runs have the same metrics: each is read once.
+    measured: dict[tuple[str, str], dict[str, None]] = {}
+    for run in runs:
+        for name, result in run.results.items():
+            of_rule = measured.setdefault((str(result.protocol["name"]), name), {})
+            of_rule.update(dict.fromkeys(result.metrics))
+    for (rule, name), metrics in measured.items():
+        protocol = contract_of(rule)
         if not protocol.has_blocks:
             continue
-        for metric in result.metrics:
+        for metric in metrics:
             reading = protocol.read(metric, _variant(name))
             if reading.quantity.default and reading.block is not None:
                 yield reading.block, protocol.default_block

@@ -166,9 +166,9 @@ def _choose(everyone: Sequence[Run], options: Options) -> _Choice:
     runs = kept(everyone, options.rows, always=options.baseline)
     named = None if options.table is None else table_named(options.table)
     if named is not None:
-        belong = belonging(runs, named)
+        belong = {one.path for one in belonging(runs, named)}
         base = None if options.baseline is None else os.path.realpath(options.baseline)
-        runs = [one for one in runs if one in belong or os.path.realpath(one.path) == base]
+        runs = [one for one in runs if one.path in belong or os.path.realpath(one.path) == base]
     block = compared_block(runs, options.block)
     known = catalogue(runs, block)
     if named is None or options.columns:
@@ -177,8 +177,9 @@ def _choose(everyone: Sequence[Run], options: Options) -> _Choice:
     bare = without_numbers(runs, found.specs)
     if len(bare) == len(runs):
         raise NothingToShow(options.table or "", found.missing)
-    elsewhere = [one for one in everyone if one not in runs]
-    shown = [one for one in runs if one not in bare]
+    inside, without = {one.path for one in runs}, {one.path for one in bare}
+    elsewhere = [one for one in everyone if one.path not in inside]
+    shown = [one for one in runs if one.path not in without]
     return _Choice(shown, block, found.specs, remarks_on(found, elsewhere, bare))
 
 
