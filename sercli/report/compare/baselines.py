@@ -104,7 +104,8 @@ _CIRCUMSTANCES = (
 
 
 def _candidates(one: _Trained, others: Sequence[_Trained]) -> list[Entry]:
-    if not one.entry.run.recipe or one.plain:
+    # A row of several methods or add-ons has none.
+    if not one.entry.run.recipe or one.plain or {"method", "addon"} & {*one.entry.spread}:
         return []
     rivals = [
         other

@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sercli.errors import UserError
 from sercli.protocols import PROTOCOLS, Protocol, Quantity, Reading, contract_of
@@ -24,6 +25,7 @@ class Spec:
         source: Result name, or "run".
         reading: The metric and what it is.
         protocol: The contract of the result; None for quantities of the run itself.
+        where: What runs must be to have a number in it: fields and their values.
         of_run: Of which the column is, where it is of the run itself.
         default: Shown without being asked for.
     """
@@ -34,6 +36,7 @@ class Spec:
     protocol: Protocol | None = None
     default: bool = True
     of_run: RunQuantity | None = None
+    where: tuple[tuple[str, Any], ...] = ()
 
     @property
     def metric(self) -> str:
