@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +38,7 @@ from sercli.report.compare.repeats import Repeats
 from sercli.report.compare.runs import SEED, Entry, Run, read_runs
 from sercli.report.compare.selection import (
     column_fields,
+    is_at,
     kept,
     places,
     require_fields,
@@ -175,10 +175,10 @@ def _choose(everyone: Sequence[Run], options: Options) -> _Choice:
     """
     runs = kept(everyone, options.rows, always=options.baseline)
     named = None if options.table is None else table_named(options.table)
+    base = {one.path for one in runs if is_at(one, options.baseline)}
     if named is not None:
-        belong = {one.path for one in belonging(runs, named)}
-        base = None if options.baseline is None else os.path.realpath(options.baseline)
-        runs = [one for one in runs if one.path in belong or os.path.realpath(one.path) == base]
+        belong = base | {one.path for one in belonging(runs, named)}
+        runs = [one for one in runs if one.path in belong]
     block = compared_block(runs, options.block)
     known = catalogue(runs, block)
     fields, patterns = column_fields(options.columns, runs)
@@ -188,7 +188,7 @@ def _choose(everyone: Sequence[Run], options: Options) -> _Choice:
     bare = without_numbers(runs, found.specs)
     if len(bare) == len(runs):
         raise NothingToShow(options.table or "", found.missing)
-    inside, without = {one.path for one in runs}, {one.path for one in bare}
+    inside, without = {one.path for one in runs}, {one.path for one in bare} - base
     elsewhere = [one for one in everyone if one.path not in inside]
     shown = [one for one in runs if one.path not in without]
     return _Choice(shown, block, found.specs, fields, remarks_on(found, elsewhere, bare))

@@ -75,12 +75,10 @@ def kept(runs: Sequence[Run], rows: Sequence[str], *, always: Path | None) -> li
     """
     filters = [(name, value) for name, sign, value in (one.partition("=") for one in rows) if sign]
     require_fields([name for name, _ in filters], runs)
-    base = None if always is None else os.path.realpath(always)
     left = [
         run
         for run in runs
-        if all(_fits(field_of(run, name), value) for name, value in filters)
-        or os.path.realpath(run.path) == base
+        if all(_fits(field_of(run, name), value) for name, value in filters) or is_at(run, always)
     ]
     if not left:
         name, _ = filters[-1]
@@ -90,6 +88,11 @@ def kept(runs: Sequence[Run], rows: Sequence[str], *, always: Path | None) -> li
             f"{name} is {', '.join(there)} here",
         )
     return left
+
+
+def is_at(run: Run, path: Path | None) -> bool:
+    """Whether a path leads to a run's directory."""
+    return path is not None and os.path.realpath(run.path) == os.path.realpath(path)
 
 
 def _fits(told: Any, value: str) -> bool:
