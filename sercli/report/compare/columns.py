@@ -69,12 +69,13 @@ def catalogue(runs: Sequence[Run], block: int | None) -> list[Spec]:
     for name in sorted(protocols, key=place):
         specs += _result_specs(runs, name, protocols[name], block)
     specs += [
-        _run_spec(one) for one in RUN_QUANTITIES if any(one.of(run) is not None for run in runs)
+        run_spec(one) for one in RUN_QUANTITIES if any(one.of(run) is not None for run in runs)
     ]
     return specs
 
 
-def _run_spec(one: RunQuantity) -> Spec:
+def run_spec(one: RunQuantity) -> Spec:
+    """The column of a quantity of runs themselves."""
     reading = Reading(one.quantity, one.quantity.pattern, {})
     column = _column(one.key, reading.heading, one.quantity, one.quantity.explanation or "")
     return Spec(column, OF_RUN, reading, default=one.quantity.default, of_run=one)

@@ -212,6 +212,20 @@ def test_cost_is_what_run_json_has(tmp_path: Path) -> None:
     assert "9 columns: --columns" in text(table)
 
 
+def test_a_published_cost_has_a_column_where_runs_have_none(tmp_path: Path) -> None:
+    run = train(tmp_path / "ser", "ser", timings={"train_seconds": 100.0})
+    table = compare_runs([run.path], Options(table="cost", published=True))
+    assert keys(table) == ["run/flops_ratio_none", "run/train_seconds"]
+    assert [row.cell(table.columns[0]).value for row in table.rows] == [None, 1.008]
+
+
+def test_a_named_baseline_stays_with_or_without_numbers(grid: list[Path], tmp_path: Path) -> None:
+    bare, control = train(tmp_path / "bare"), next(one for one in grid if one.name == "placebo")
+    for base in (bare.path, control):
+        table = compare_runs(grid, Options(table="main", baseline=base))
+        assert any(str(base) in str(row.provenance) for row in table.rows)
+
+
 @pytest.mark.parametrize("draw", range(3))
 def test_tables_equal_what_pandas_makes_of_the_frame(tmp_path: Path, draw: int) -> None:
     """Random grids of runs: each cell is the mean of the frame's values, with its t interval."""
