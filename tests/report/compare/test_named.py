@@ -162,6 +162,15 @@ def test_what_has_no_number_is_said_with_the_command_that_fills_it(tmp_path: Pat
         compare_runs([other.path], Options(table="mian"))
 
 
+def test_transfer_is_detection_and_segmentation_of_the_last_block(tmp_path: Path) -> None:
+    run = train(tmp_path / "run")
+    add(run, "coco-detect--torchvision", ap=30.0, mask_ap=20.0, ap50=40.0)
+    add(run, "segment--voc", miou=50.0, miou__block03=30.0, pixel_accuracy=90.0)
+    assert keys(compare_runs([run.path], Options(table="transfer"))) == [
+        *("coco-detect--torchvision/ap", "coco-detect--torchvision/mask_ap", "segment--voc/miou")
+    ]
+
+
 def test_all_is_each_table_that_has_a_number(grid: list[Path]) -> None:
     tables = compare_tables(grid, Options(table="all", block=9))
     titles = [table.title.partition(":")[0] for table in tables]
