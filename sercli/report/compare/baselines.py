@@ -34,10 +34,12 @@ def find_pairs(entries: Sequence[Entry], baseline: Path | None) -> tuple[list[Pa
         pairs = [Pair(row, base) for row in range(len(entries)) if row != base]
         return pairs, _training_remarks(entries, pairs)
     pairs, remarks = [], []
+    trained = [_Trained(entry) for entry in entries]
+    places = {id(entry): place for place, entry in enumerate(entries)}
     for row, entry in enumerate(entries):
-        candidates = baseline_candidates(entry, entries)
+        candidates = _candidates(trained[row], trained)
         if len(candidates) == 1:
-            pairs.append(Pair(row, entries.index(candidates[0])))
+            pairs.append(Pair(row, places[id(candidates[0])]))
         elif candidates:
             listed = ", ".join(candidate.run.path for candidate in candidates)
             remarks.append(
@@ -68,44 +70,54 @@ def baseline_candidates(entry: Entry, entries: Sequence[Entry]) -> list[Entry]:
     such entries those with equal training settings are preferred. Where [CLS] joins late without
     an add-on, that is a control: a baseline only where there is no other, and itself compared.
     """
-    if not entry.run.recipe or _is_plain(entry):
+    return _candidates(_Trained(entry), [_Trained(other) for other in entries])
+
+
+class _Trained:
+    """A row and what decides with whom it can be compared, looked up once."""
+
+    def __init__(self, entry: Entry) -> None:
+        run = entry.run
+        self.entry = entry
+        self.without_addon = run.addon == NO_ADDON and bool(run.recipe)
+        self.plain = self.without_addon and run.setting("model", "cls_after") is None
+        # Not the whole model section: where [CLS] enters follows from the add-on's layer.
+        settings = [str(run.setting(section, key)) for section, key in _CIRCUMSTANCES]
+        self.circumstances = (*settings, share_of_images(run))
+        self.seeds = {str(one.seed) for one in entry.runs}
+        self.settings = _trained_with(run)
+
+    def alike(self, other: _Trained) -> bool:
+        grouped = max(len(self.entry.runs), len(other.entry.runs)) > 1
+        return self.circumstances == other.circumstances and (grouped or self.seeds == other.seeds)
+
+
+_CIRCUMSTANCES = (
+    ("method", "name"),
+    ("views", "setting"),
+    ("data", "path"),
+    ("data", "image_size"),
+    ("data", "classes"),
+    ("model", "name"),
+    ("model", "patch_size"),
+)
+
+
+def _candidates(one: _Trained, others: Sequence[_Trained]) -> list[Entry]:
+    # A row of several methods or add-ons has none.
+    if not one.entry.run.recipe or one.plain or {"method", "addon"} & {*one.entry.spread}:
         return []
     rivals = [
         other
-        for other in entries
-        if other is not entry
-        and other.run.addon == NO_ADDON
-        and other.run.recipe
-        and _circumstances(other, entry)
+        for other in others
+        if other.without_addon and other.entry is not one.entry and one.alike(other)
     ]
-    if any(map(_is_plain, rivals)):
-        rivals = [other for other in rivals if _is_plain(other)]
-    elif entry.run.addon == NO_ADDON:
+    if any(other.plain for other in rivals):
+        rivals = [other for other in rivals if other.plain]
+    elif one.without_addon:
         return []
-    alike = [other for other in rivals if not training_differences(other.run, entry.run)]
-    return alike or rivals
-
-
-def _is_plain(entry: Entry) -> bool:
-    return entry.run.addon == NO_ADDON and entry.run.setting("model", "cls_after") is None
-
-
-def _circumstances(one: Entry, other: Entry) -> bool:
-    # Not the whole model section: where [CLS] enters follows from the add-on's layer.
-    alike = (
-        ("method", "name"),
-        ("views", "setting"),
-        ("data", "path"),
-        ("data", "image_size"),
-        ("data", "classes"),
-        ("model", "name"),
-        ("model", "patch_size"),
-    )
-    seeds = [{str(run.seed) for run in entry.runs} for entry in (one, other)]
-    grouped = max(len(one.runs), len(other.runs)) > 1
-    same = all(str(one.run.setting(*key)) == str(other.run.setting(*key)) for key in alike)
-    same = same and share_of_images(one.run) == share_of_images(other.run)
-    return same and (grouped or seeds[0] == seeds[1])
+    alike = [other for other in rivals if other.settings == one.settings]
+    return [other.entry for other in alike or rivals]
 
 
 def training_differences(one: Run, other: Run) -> list[str]:
