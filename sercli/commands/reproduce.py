@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
+from sercli.commands.grid_costs import counter_of, show_costs
+from sercli.commands.grid_words import read_words
 from sercli.commands.options import Device, option_objects
 from sercli.errors import RunFailed, UserError
 from sercli.visible import counted, say
 
 if TYPE_CHECKING:
-    from sercli.grids.costs import Counter, Speed
+    from sercli.grids.children import Children
     from sercli.grids.eta import Estimator
     from sercli.grids.jobs import Job, Places, Plan
     from sercli.grids.running import Summary
@@ -139,19 +139,22 @@ def reproduce(which: WhichGrid, how: How) -> None:
     places = _places(which, how, file.stem)
     whole = plan_jobs(grid, places)
     plan = whole.only(which.only or ())
-    standings = Standings(_read_words)
+    standings = Standings(read_words)
     _require_usable(plan, places, standings)
     for note in plan.notes:
         say(f"note: {note}", err=True)
     if how.bench is not None and not how.dry_run:
         raise UserError("--bench without --dry-run", "it is for hours", "add --dry-run")
+    if how.report_only and which.only:
+        raise UserError("--report-only with --only", "it is of all that is done", "leave one out")
     if how.dry_run:
-        _show(plan, places, standings, how.bench)
+        show_costs(plan, places, standings, how.bench)
     elif how.write is not None:
         _write(plan, which, how, name, places)
     else:
         _require_images(plan, places, standings)
-        _do(grid, plan, places, standings, how)
+        # Of a part there is no report: parts may be done side by side.
+        _do(None if which.only else grid, plan, places, standings, how)
 
 
 def _grid_name(which: WhichGrid) -> str:
@@ -194,57 +197,7 @@ def _places(which: WhichGrid, how: How, stem: str) -> Places:
     )
 
 
-# -- What commands a grid may have -----------------------------------------------------------------
-
-
-@functools.cache
-def _evaluators() -> Mapping[str, Any]:
-    """The command of each protocol, as click has it."""
-    from typer.main import get_command
-
-    from sercli.protocols import PROTOCOLS
-
-    app = typer.Typer()
-    for name in PROTOCOLS:
-        module = name.replace("-", "_")
-        with contextlib.suppress(ModuleNotFoundError):
-            found = importlib.import_module(f"sercli.commands.{module}")
-            app.command(name)(getattr(found, module))
-    return get_command(app).commands  # type: ignore[attr-defined,no-any-return]
-
-
-@functools.cache
-def _preparations() -> Mapping[str, Any]:
-    """What makes directories: commands of `ser data`."""
-    from typer.main import get_command
-
-    from sercli.commands import data
-
-    group = get_command(data.app)
-    return {f"data {name}": one for name, one in group.commands.items()}  # type: ignore[attr-defined]
-
-
-def _read_words(words: Sequence[str]) -> Mapping[str, Any]:
-    """What the words of an evaluator or a preparation mean: option → value.
-
-    Raises:
-        UserError: There is no such command, or it does not take them.
-    """
-    from sercli.grids.reading import suggestion
-
-    known = {**_evaluators(), **_preparations()}
-    name = " ".join(words[:2]) if words[0] == "data" else words[0]
-    if name not in known:
-        near = suggestion(name, known) or f"known: {', '.join(known)}"
-        raise UserError(f"{name} in the grid", "an evaluator, or `data`, is needed", near)
-    usage_error: Any = typer.BadParameter.__bases__[0]
-    try:
-        context = known[name].make_context(name, list(words[len(name.split()) :]))
-    except usage_error as error:
-        raise UserError(f"{name} in the grid: {error.format_message().rstrip('.')}") from error
-    except (typer.Exit, SystemExit) as error:
-        raise UserError(f"{name} in the grid: it asks for help", "it would do nothing") from error
-    return dict(context.params)
+# -- What is refused before the first job ---------------------------------------------------------
 
 
 def _require_usable(plan: Plan, places: Places, standings: Standings) -> None:
@@ -262,7 +215,7 @@ def _require_usable(plan: Plan, places: Places, standings: Standings) -> None:
                 words = tuple(word.replace(job.directory.name, "") for word in job.words)
                 if words not in read:
                     read[words] = None
-                    _read_words(job.words)
+                    read_words(job.words)
         except UserError as error:
             raise UserError(f"{job.name}: {error}") from error
 
@@ -283,7 +236,7 @@ def _require_images(plan: Plan, places: Places, standings: Standings) -> None:
 # -- Doing -----------------------------------------------------------------------------------------
 
 
-def _do(grid: Grid, plan: Plan, places: Places, standings: Standings, how: How) -> None:
+def _do(grid: Grid | None, plan: Plan, places: Places, standings: Standings, how: How) -> None:
     from sercli.grids.children import Children
     from sercli.grids.running import Runner
 
@@ -300,7 +253,8 @@ def _do(grid: Grid, plan: Plan, places: Places, standings: Standings, how: How) 
                 retry_failed=how.retry_failed,
             )
             summary = runner.run(plan.jobs, children)
-        failed = _report(grid, places, children)
+        failed = [] if grid is None else _report(grid, places, children)
+        children.raise_if_stopped("tables were being made: repeat the command")
     _end(summary, failed)
 
 
@@ -312,7 +266,7 @@ def _estimator(plan: Plan, places: Places, standings: Standings) -> Estimator:
     open_ones = (one for one in plan.jobs if one.is_training)
     if all(standings.of(one, places.data).status == "done" for one in open_ones):
         return Estimator(lambda _job: None)
-    counter = _counter(plan, places, standings)
+    counter = counter_of(plan, places, standings)
 
     def flops(job: Job) -> float | None:
         with contextlib.suppress(SerError):
@@ -320,18 +274,6 @@ def _estimator(plan: Plan, places: Places, standings: Standings) -> Estimator:
         return None
 
     return Estimator(flops)
-
-
-def _counter(plan: Plan, places: Places, standings: Standings) -> Counter:
-    from sercli.grids.costs import Counter
-
-    return Counter(
-        {
-            job.directory.name: standings.recipe_of(job, places.data)
-            for job in plan.jobs
-            if job.is_training
-        }
-    )
 
 
 @contextlib.contextmanager
@@ -346,9 +288,10 @@ def _showing(text: str) -> Iterator[None]:
         yield
 
 
-def _report(grid: Grid, places: Places, children: Any) -> list[str]:
+def _report(grid: Grid, places: Places, children: Children) -> list[str]:
     """Tables, the page and the outcome of what is done; what of that could not be made."""
     from sercli.grids import outcome
+    from sercli.grids.children import last_line
     from sercli.grids.claims import decide
 
     runs = outcome.runs_there(grid, places)
@@ -360,10 +303,12 @@ def _report(grid: Grid, places: Places, children: Any) -> list[str]:
         out = places.out / "logs" / f"{words[0]}.log"
         if children.stopped:
             break
-        Path(words[-1]).parent.mkdir(parents=True, exist_ok=True) if not seen else None
-        status = children.run(words, None if seen else out)
-        if status and not children.stopped:
+        if not seen:
+            Path(words[-1]).parent.mkdir(parents=True, exist_ok=True)
+        if children.run(words, None if seen else out) and not children.stopped:
             failed.append(words[0])
+            if not seen:
+                say(f"ser {words[0]}: {last_line(out)}", err=True)
     decided = decide(grid, places.run)
     files = outcome.write_outcome(places, decided)
     say(*outcome.in_words(decided))
@@ -390,63 +335,7 @@ def _end(summary: Summary | None, failed: Sequence[str]) -> None:
         say(f"{counted(summary.total, 'job')}, all done")
 
 
-# -- Showing and writing ---------------------------------------------------------------------------
-
-
-def _show(plan: Plan, places: Places, standings: Standings, bench: Path | None) -> None:
-    """The jobs with their commands, and what they cost."""
-    from sercli.grids.costs import Speed
-
-    speed = None if bench is None else Speed.from_file(bench)
-    counter = _counter(plan, places, standings)
-    width = len(str(len(plan.jobs)))
-    totals: dict[str, list[float]] = {}
-    for number, job in enumerate(plan.jobs, 1):
-        status = standings.of(job, places.data).status
-        flops = counter.flops(job)
-        seconds = _seconds(job, flops, speed)
-        state = "" if status == "new" else f", {status}"
-        say(f"{number:>{width}}/{len(plan.jobs)} {job.name}{_cost(flops, seconds)}{state}")
-        say(f"  {job.command}")
-        row = totals.setdefault(job.kind, [0, 0, 0.0, 0.0])
-        if status != "done":
-            for place, value in enumerate((1, flops is None, flops or 0.0, seconds or 0.0)):
-                row[place] += value
-    _print_totals(totals, speed)
-    for path in sorted(counter.assumed):
-        say(f"There is no folder {path}: the numbers of ImageNet's images were assumed.", err=True)
-
-
-def _seconds(job: Job, flops: float | None, speed: Speed | None) -> float | None:
-    return None if flops is None or speed is None else speed.seconds(flops, job.recipe)
-
-
-def _cost(flops: float | None, seconds: float | None) -> str:
-    from sercli.grids.eta import duration
-
-    told = "" if flops is None else f", {flops:.2e} FLOP"
-    return told if seconds is None else f"{told}, about {duration(seconds)}"
-
-
-def _print_totals(totals: Mapping[str, Sequence[float]], speed: Speed | None) -> None:
-    """What is to be done, by kinds of jobs, and together."""
-    from sercli.commands.printing import print_table
-
-    rows = []
-    whole = [sum(row[place] for row in totals.values()) for place in range(4)]
-    for kind, (number, unknown, flops, seconds) in [*totals.items(), ("all", whole)]:
-        cells = [kind, f"{number:,.0f}", "-" if unknown == number else f"{flops:.2e}"]
-        if speed is not None:
-            cells.append("-" if unknown == number else f"{seconds / 3600:,.1f}")
-        rows.append(cells)
-    uncounted = " and those without FLOPs" if whole[1] else ""
-    caption = "FLOPs: of all steps of a training; of an evaluation those of the encoder\n" + (
-        "no hours: --bench FILE.json of `ser bench step --json` gives them"
-        if speed is None
-        else f"hours: of one {speed.device}, without reading images{uncounted}"
-    )
-    headings = ["jobs to do", "number", "FLOP", *([] if speed is None else ["hours"])]
-    print_table(headings, rows, title="What it costs", caption=caption)
+# -- Writing ---------------------------------------------------------------------------------------
 
 
 def _write(plan: Plan, which: WhichGrid, how: How, name: str, places: Places) -> None:
@@ -461,5 +350,5 @@ def _write(plan: Plan, which: WhichGrid, how: How, name: str, places: Places) ->
     command += [*places.machine, *(["--nproc", str(how.nproc)] if how.nproc > 1 else [])]
     if how.retry_failed:
         command.append("--retry-failed")
-    files = write_array(how.write, plan, command=command, only=which.only or (), nproc=how.nproc)
+    files = write_array(how.write, plan, command=command, nproc=how.nproc)
     say(*(f"wrote {file}" for file in files), "see the head of array.sh for how they are queued")

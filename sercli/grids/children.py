@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sercli import signals
-from sercli.errors import from_os_error
+from sercli.errors import Interrupted, Preempted, from_os_error
 from sercli.signals import FOLLOWED, StopRequest, called
 
 _LOOK_SECONDS = 0.2
@@ -51,6 +51,16 @@ class Children:
     def stopped(self) -> bool:
         """Whether a signal came."""
         return self.request.preempted or self.request.interrupted
+
+    def raise_if_stopped(self, what: str) -> None:
+        """End as the signal that came asks, if one did.
+
+        Raises:
+            Preempted, Interrupted: One did.
+        """
+        if self.stopped:
+            interrupted = self.request.interrupted and not self.request.preempted
+            raise (Interrupted if interrupted else Preempted)(f"stopped; {what}")
 
     def run(self, words: Sequence[str], log: Path | None) -> int:
         """Run `ser WORDS` to its end.

@@ -23,7 +23,7 @@ from sercli.protocols import contract_of
 from sercli.report.compare.comparison import Options, compare_runs
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
-from sercli.statistics import Interval, holm_adjusted, paired_seeds
+from sercli.statistics import Interval, holm_adjusted, paired_seeds, spread
 from sercli.visible import counted
 
 LEVEL = 0.05
@@ -37,7 +37,7 @@ class Compared:
 
     Attributes:
         comparison: What was compared.
-        difference: The run minus the other, mean over seeds; None: one of them is not there.
+        means: Of the run and of the other, over seeds; None: one of them is not there.
         interval: 95 % of it, over seeds or (`over` says it) over images.
         p_value: Two-sided; None: nothing can be tested.
         over: "3 seeds", "512 images (one seed)".
@@ -45,11 +45,16 @@ class Compared:
     """
 
     comparison: Comparison
-    difference: float | None = None
+    means: tuple[float, float] | None = None
     interval: Interval | None = None
     p_value: float | None = None
     over: str = ""
     why: str = ""
+
+    @property
+    def difference(self) -> float | None:
+        """The run minus the other."""
+        return None if self.means is None else self.means[0] - self.means[1]
 
     @property
     def as_claimed(self) -> bool:
@@ -59,11 +64,13 @@ class Compared:
     def __str__(self) -> str:
         comparison = self.comparison
         name, _, metric = comparison.metric.partition("/")
-        subject = f"{comparison.of} - {comparison.other}, {name} {metric}"
-        if self.difference is None:
-            return f"{subject}: {self.why}"
-        form = _form(comparison.metric)
-        text = f"{subject}: {form(self.difference)}"
+        if self.means is None or self.difference is None:
+            return f"{comparison.of} and {comparison.other}, {name} {metric}: {self.why}"
+        plain, form = (_form(comparison.metric, sign) for sign in ("", "+"))
+        text = (
+            f"{comparison.of} {plain(self.means[0])}, {comparison.other} {plain(self.means[1])} "
+            f"({name} {metric}): {form(self.difference)}"
+        )
         if self.interval is not None:
             text += f" [{form(self.interval.low)}, {form(self.interval.high)}]"
         if self.p_value is not None:
@@ -91,11 +98,14 @@ class Decided:
     p_value: float | None = None
     adjusted_p: float | None = None
 
-    def __str__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """What became of it."""
         corrected = "" if self.adjusted_p is None else f" (corrected p = {self.adjusted_p:.2g})"
-        return (
-            f"{self.claim.text}: {self.verdict}{corrected}. {'; '.join(map(str, self.compared))}."
-        )
+        return f"{self.claim.text}: {self.verdict}{corrected}"
+
+    def __str__(self) -> str:
+        return f"{self.headline}. {'; '.join(map(str, self.compared))}."
 
     def to_json(self) -> dict[str, object]:
         """Plain values."""
@@ -183,12 +193,14 @@ def _compare(grid: Grid, comparison: Comparison, directory: Directory) -> Compar
         return Compared(comparison, why="no number of both is there")
     if len(pairs) == 1:
         return _over_images(comparison, directory, there[0], pairs[0])
-    found = paired_seeds([one for one, _ in pairs], [two for _, two in pairs])
+    other, own = ([pair[side] for pair in pairs] for side in (0, 1))
+    found = paired_seeds(other, own)
+    means = (spread(own).mean, spread(other).mean)
     why = "" if found.p_value is not None else "the differences do not vary"
     if len(pairs) < len(seeds):
         why = "; ".join(filter(None, [why, f"{counted(len(seeds) - len(pairs), 'seed')} missing"]))
     over = counted(found.seeds, "seed")
-    return Compared(comparison, found.difference, found.interval, found.p_value, over, why)
+    return Compared(comparison, means, found.interval, found.p_value, over, why)
 
 
 def _result(path: Path, name: str) -> Result | None:
@@ -205,7 +217,7 @@ def _over_images(
     comparison: Comparison, directory: Directory, seed: int, pair: tuple[float, float]
 ) -> Compared:
     """With one seed: of the same images, where there are predictions of them."""
-    difference = pair[1] - pair[0]
+    means = pair[1], pair[0]
     other, one = (directory(run, seed) for run in (comparison.other, comparison.of))
     try:
         table = compare_runs([other, one], Options(baseline=other, columns=(comparison.metric,)))
@@ -219,13 +231,14 @@ def _over_images(
             low, high = change.low, change.high
             interval = None if low is None or high is None else Interval(low, high)
             over = f"{counted(change.images, 'image')} of one seed"
-            return Compared(comparison, change.value, interval, change.p_value, over)
-    return Compared(comparison, difference, over="one seed", why="nothing tells how seeds vary")
+            return Compared(comparison, means, interval, change.p_value, over)
+    return Compared(comparison, means, over="one seed", why="nothing tells how seeds vary")
 
 
-def _form(metric: str) -> Callable[[float], str]:
-    """How a difference of a metric is written: points of a percentage, or of a score."""
+def _form(metric: str, sign: str) -> Callable[[float], str]:
+    """How a metric is written, a percentage or a score; its differences with their sign."""
     name, _, rest = metric.partition("/")
     protocol, _, variant = name.partition("--")
     unit = contract_of(protocol).read(rest, variant).quantity.unit
-    return (lambda value: f"{value:+.2f}") if unit == "percent" else (lambda value: f"{value:+.3f}")
+    digits = 2 if unit == "percent" else 3
+    return lambda value: format(value, f"{sign}.{digits}f")

@@ -48,16 +48,13 @@ srun --ntasks=1 bash -c {command}
 """
 
 
-def write_array(
-    folder: Path, plan: Plan, *, command: Sequence[str], only: Sequence[str], nproc: int
-) -> list[Path]:
+def write_array(folder: Path, plan: Plan, *, command: Sequence[str], nproc: int) -> list[Path]:
     """Write the scripts of an array, and the file with its tasks.
 
     Args:
         folder: New; it takes the files.
         plan: The jobs.
         command: What `ser` is given for all of them; `--only RUN` makes it one run's.
-        only: What it is restricted to, for the report.
         nproc: Processes of a training.
 
     Returns:
@@ -74,7 +71,7 @@ def write_array(
     jobs = folder / "jobs.txt"
     write_text(jobs, "".join(f"{shlex.join([*ser, '--only', run])}\n" for run in runs))
     first = _write_one(folder, "prepare", "Files that evaluations read.", ser, files)
-    last = _write_one(folder, "report", "Tables, page and outcome.", [*ser, "--report-only"], only)
+    last = _write_one(folder, "report", "Tables, page and outcome.", [*ser, "--report-only"])
     scripts = [*([first] if files else []), folder / "array.sh", last]
     if not files:
         first.unlink()
@@ -90,7 +87,7 @@ def write_array(
 
 
 def _write_one(
-    folder: Path, name: str, what: str, command: Sequence[str], only: Iterable[str]
+    folder: Path, name: str, what: str, command: Sequence[str], only: Iterable[str] = ()
 ) -> Path:
     words = [*command, *(word for one in only for word in ("--only", one))]
     path = folder / f"{name}.sh"

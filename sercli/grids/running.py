@@ -101,7 +101,7 @@ class Runner:
         summary = Summary(len(jobs), len(jobs) - len(open_jobs))
         self._say(files, self._beginning(summary, open_jobs))
         for place, job in enumerate(open_jobs):
-            self._stop_if_asked(children, summary)
+            children.raise_if_stopped(_so_far(summary))
             why = self._why_not(job, summary)
             if not why:
                 why = self._do(job, files, children, summary, later=open_jobs[place + 1 :])
@@ -140,7 +140,7 @@ class Runner:
         goes_on = standing.status == "stopped" or (
             standing.status == "failed" and self.retry_failed
         )
-        self._stop_if_asked(children, summary)
+        children.raise_if_stopped(_so_far(summary))
         if standing.status != "new" and not goes_on:
             return _refused(standing)
         number = summary.done + len(summary.failed) + 1
@@ -157,8 +157,8 @@ class Runner:
         seconds = time.monotonic() - begun
         if status in _STOPPED or children.stopped:
             self._say(files, f"{shown}, stopped after {duration(seconds)}")
-            self._stop_if_asked(children, summary)
-            raise _STOPPED[status](_stopped(summary))  # by a signal to it alone
+            children.raise_if_stopped(_so_far(summary))
+            raise _STOPPED[status](f"stopped; {_so_far(summary)}")  # by a signal to it alone
         if status:
             return f"failed: {how_it_ended(status, files.log(job))} ({files.log(job)})"
         if self.standings.of(job, self.places.data).status != "done":
@@ -197,12 +197,6 @@ class Runner:
         with leased(RunDir(job.directory)):
             yield
 
-    def _stop_if_asked(self, children: Children, summary: Summary) -> None:
-        request = children.request
-        if children.stopped:
-            interrupted = request.interrupted and not request.preempted
-            raise (Interrupted if interrupted else Preempted)(_stopped(summary))
-
     def _number(self, number: int, summary: Summary) -> str:
         return f"{number:>{len(str(summary.total))}}/{summary.total}"
 
@@ -217,8 +211,8 @@ def _refused(standing: Standing) -> str:
     return f"{words[standing.status]}{standing.why}"
 
 
-def _stopped(summary: Summary) -> str:
-    return f"stopped; {summary.done} of {summary.total} jobs are done: repeat the command to go on"
+def _so_far(summary: Summary) -> str:
+    return f"{summary.done} of {summary.total} jobs are done: repeat the command to go on"
 
 
 def _missing(job: Job) -> str:

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from typing import Literal
 
-Unit = Literal["percent", "score", "ratio", "duration", "rate"]
+Unit = Literal["percent", "score", "ratio", "duration", "rate", "count", "memory"]
 Axis = Literal["accuracy", "equivariance"]
 BLOCK = "block"
 # Of every protocol that encodes images; `model.precision` of a result says which it was.
@@ -32,7 +32,8 @@ class Quantity:
         pattern: Their name; `{slot}` stands for a part between slashes, `{slot*}` for all that
             follows, `{block}` for the number of a block: then `--block` chooses between columns.
         heading: What a column is headed; may have the pattern's slots. Empty: the metric's name.
-        unit: percent (0…100), score, ratio, duration (seconds), rate (images/s).
+        unit: percent (0…100), score, ratio, duration (seconds), rate (images/s), count, memory
+            (GiB).
         better: Which end is better; None: neither, so that nothing is ranked or subtracted.
         default: Shown without being asked for, where some run has a value.
         undefined: "no value" tells something: a default column stays where no run has one.

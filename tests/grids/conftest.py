@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sercli.commands.grid_words import read_words
 
-from sercli.commands.reproduce import _read_words
 from sercli.families import resolve
 from sercli.grids.jobs import Job, Places, Plan, plan_jobs
 from sercli.grids.reading import read_grid
@@ -59,7 +59,7 @@ def plan(grid: Grid, places: Places) -> Plan:
 
 @pytest.fixture
 def standings() -> Standings:
-    return Standings(_read_words)
+    return Standings(read_words)
 
 
 def job_of(plan: Plan, name: str) -> Job:

@@ -184,7 +184,7 @@ def test_the_outcome_is_written_in_words_and_as_data(
     page, data = write_outcome(Places(tmp_path / "out"), found)
     text = page.read_text()
     assert text.startswith("# Outcome\n\n- Claim 0: confirmed (corrected p = ")
-    assert "a - b, knn top1: +10.03 [+9.75, +10.32]" in text
+    assert "a 61.17, b 51.13 (knn top1): +10.03 [+9.75, +10.32], p = " in text
     assert "over 1 tested claim" in in_words(found)[-1]
     assert '"verdict": "confirmed"' in data.read_text()
     assert in_words([]) == []

@@ -33,7 +33,7 @@ def run(script: Path, environment: dict[str, str], **more: str) -> subprocess.Co
 
 
 def test_a_task_is_a_run_as_its_words_were_given(plan: Plan, tmp_path: Path) -> None:
-    files = write_array(tmp_path / "slurm's", plan, command=COMMAND, only=(), nproc=2)
+    files = write_array(tmp_path / "slurm's", plan, command=COMMAND, nproc=2)
     assert [file.name for file in files] == ["prepare.sh", "array.sh", "report.sh", "jobs.txt"]
     environment = programs(tmp_path / "bin", srun='shift; exec "$@"', ser='printf "<%s>" "$@"')
     tasks = [
@@ -55,9 +55,7 @@ def test_a_task_is_a_run_as_its_words_were_given(plan: Plan, tmp_path: Path) -> 
 def test_a_task_that_was_stopped_is_queued_again(
     plan: Plan, tmp_path: Path, status: int, requeued: bool
 ) -> None:
-    (array, _, _) = write_array(
-        tmp_path / "s", plan.only(["ser"]), command=COMMAND, only=["ser"], nproc=1
-    )
+    (array, _, _) = write_array(tmp_path / "s", plan.only(["ser"]), command=COMMAND, nproc=1)
     environment = programs(
         tmp_path / "bin",
         srun='shift; exec "$@"',
@@ -71,7 +69,7 @@ def test_a_task_that_was_stopped_is_queued_again(
 
 
 def test_the_head_says_how_they_are_queued(plan: Plan, tmp_path: Path) -> None:
-    files = write_array(tmp_path / "slurm's", plan, command=COMMAND, only=(), nproc=1)
+    files = write_array(tmp_path / "slurm's", plan, command=COMMAND, nproc=1)
     submit = next(
         line.partition("then ")[2] for line in files[1].read_text().splitlines() if "then " in line
     )
@@ -85,10 +83,10 @@ def test_the_head_says_how_they_are_queued(plan: Plan, tmp_path: Path) -> None:
 
 def test_a_folder_that_is_there_is_not_written_over(plan: Plan, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--write .* exists"):
-        write_array(tmp_path, plan, command=COMMAND, only=(), nproc=1)
+        write_array(tmp_path, plan, command=COMMAND, nproc=1)
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
 def test_scripts_have_no_usual_mistakes(plan: Plan, tmp_path: Path) -> None:
-    *scripts, _ = write_array(tmp_path / "s", plan, command=COMMAND, only=(), nproc=1)
+    *scripts, _ = write_array(tmp_path / "s", plan, command=COMMAND, nproc=1)
     subprocess.run(["shellcheck", *map(str, scripts)], check=True)

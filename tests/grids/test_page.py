@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sercli.commands.reproduce import _read_words
+from sercli.commands.grid_words import read_words
+
 from sercli.grids.jobs import Places, plan_jobs
 from sercli.grids.reading import find_grid, grid_names, read_grid
 from sercli.grids.schema import PARTS, Grid, Part
@@ -38,7 +39,7 @@ def test_the_example_is_a_grid(tmp_path: Path) -> None:
     assert len(plan.jobs) == 7 + 7 * 2 + 3 + 6
     for job in plan.jobs:
         if not job.is_training:
-            _read_words(job.words)
+            read_words(job.words)
 
 
 def test_a_grid_opens_with_its_command() -> None:

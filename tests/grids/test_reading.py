@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sercli.commands.grid_words import read_words
 
-from sercli.commands.reproduce import _read_words
 from sercli.errors import UserError
 from sercli.families import resolve
 from sercli.grids.jobs import Places, plan_jobs
@@ -107,7 +107,7 @@ def test_grids_that_come_with_ser_can_be_done(name: str, tmp_path: Path) -> None
         if job.is_training:
             assert resolve(job.recipe, job.settings, {"seed": job.seed}).recipe.seed == job.seed
         else:
-            _read_words(job.words)  # refuses what no command takes
+            read_words(job.words)  # refuses what no command takes
     for one in grid.claims.values():
         for comparison in one.comparisons:
             result, _, metric = comparison.metric.partition("/")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sercli.errors import Interrupted, Preempted
+from sercli.grids.children import Children
 from sercli.grids.eta import Estimator
 from sercli.grids.jobs import Job, Places, Plan
 from sercli.grids.running import Files, Runner, Summary
@@ -21,25 +22,22 @@ from sercli.signals import StopRequest
 from tests.grids.conftest import job_of, measured, trained
 
 
-@dataclass
-class Made:
+class Made(Children):
     """Stands for processes: does what a job would, or what the test says instead.
 
-    Attributes:
-        jobs: By their first words and directory.
-        instead: Command → what happens in its place.
+    Args:
+        jobs: That there may be.
+        instead: Name of a job → what happens in its place.
     """
 
-    jobs: Sequence[Job]
-    instead: dict[str, Callable[[], int]] = field(default_factory=dict)
-    request: StopRequest = field(default_factory=StopRequest)
-    commands: list[str] = field(default_factory=list)
+    def __init__(
+        self, jobs: Sequence[Job], instead: dict[str, Callable[[], int]] | None = None
+    ) -> None:
+        super().__init__(StopRequest())
+        self.jobs, self.instead, self.commands = jobs, instead or {}, list[str]()
 
-    @property
-    def stopped(self) -> bool:
-        return self.request.preempted or self.request.interrupted
-
-    def run(self, words: Sequence[str], _log: Path | None) -> int:
+    def run(self, words: Sequence[str], log: Path | None) -> int:
+        del log
         self.commands.append(" ".join(words))
         job = next(
             job

@@ -174,8 +174,10 @@ def test_names_are_unique_and_places_too() -> None:
 def test_a_report_names_no_protocol() -> None:
     names = {*PROTOCOLS, *(v for protocol in PROTOCOLS.values() for v in protocol.order)} - {"val"}
     root = Path(sercli.protocols.__path__[0]).parent / "report"
+    # What the paper reports, and its tables, are of certain protocols.
+    named = {"published.py", "papers_tables.py"}
     for file in root.rglob("*.py"):
-        if file.name != "published.py":
+        if file.name not in named:
             text = file.read_text()
             # As a word of its own: "segmentation" is one of the language.
             found = [n for n in names if re.search(rf"(?<![a-z]){re.escape(n)}(?![a-z])", text)]

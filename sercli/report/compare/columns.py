@@ -126,6 +126,13 @@ def _variant(name: str) -> str:
     return name.partition("--")[2]
 
 
+def has_number(run: Run, spec: Spec) -> bool:
+    """Whether a run has something in a column, if only that it is undefined."""
+    if spec.of_run is not None:
+        return spec.of_run.of(run) is not None
+    return spec.source in run.results and spec.metric in run.results[spec.source].metrics
+
+
 def compared_block(runs: Sequence[Run], block: int | None) -> int | None:
     """The block whose columns are shown: `block`, else the protocol's, else the only one there is.
 

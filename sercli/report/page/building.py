@@ -16,14 +16,15 @@ from markupsafe import Markup
 from sercli.errors import UserError
 from sercli.protocols import PROTOCOLS
 from sercli.report.compare.columns import compared_block
-from sercli.report.compare.comparison import Options, compare_read
-from sercli.report.compare.runs import Entry, Run, seed_entries, single_entries
+from sercli.report.compare.comparison import Options, entries_of, tables_of
+from sercli.report.compare.runs import Entry, Run
 from sercli.report.compare.tables import Table
 from sercli.report.page.charts import Chart, block_charts, training_charts
 from sercli.report.page.files import Folder
 from sercli.report.page.gathering import Gathered, Problem, gather, logged, standing
 from sercli.report.page.grids import HeatMap, heat_maps
 from sercli.report.page.pictures import (
+    BUDGET,
     Shown,
     find_pictures,
     missing_pictures,
@@ -93,7 +94,7 @@ def write_report(
     options = replace(options or Options(), allow_mixed=True)
     gathered = gather([*paths, *([options.baseline] if options.baseline else [])])
     runs, problems = list(gathered.runs), list(gathered.problems)
-    entries = seed_entries(runs) if options.group_seeds else single_entries(runs)
+    entries = entries_of(runs, options)
     parts = _Parts(Folder(out))
     _add_runs(parts, entries)
     tables = _tables(gathered, options)
@@ -184,7 +185,7 @@ def _tables(gathered: Gathered, options: Options) -> list[Table]:
     """The tables asked for; none where no run has a number yet."""
     if not any(run.has_numbers for run in gathered.runs):
         return []
-    return [compare_read(gathered.runs, options)]
+    return tables_of(gathered.runs, options)
 
 
 def _add_tables(parts: _Parts, tables: Sequence[Table]) -> None:
@@ -259,7 +260,7 @@ def _chart_view(parts: _Parts, chart: Chart) -> dict[str, Any]:
         # Ours, with every text in it escaped.
         "svg": Markup(
             inline_svg(
-                chart.figure,
+                parts.folder.svg_of(chart.name),
                 key=key,
                 title=clipped(chart.title),
                 description=clipped(chart.description, 1500),
@@ -293,7 +294,7 @@ def _add_maps(parts: _Parts, maps: Sequence[HeatMap]) -> None:
 
 def _add_pictures(parts: _Parts, entries: Sequence[Entry], problems: list[Problem]) -> None:
     found = find_pictures(entries, problems)
-    visible_ones = shown(found, problems)
+    visible_ones = shown(found, problems, BUDGET)
     if visible_ones:
         parts.contents.append(("pictures", "Pictures"))
     parts.missing += missing_pictures(found)
