@@ -152,9 +152,7 @@ def scatter(
     return things
 
 
-def _in_cell(
-    draws: Draws, cell: tuple[int, int], cells: int
-) -> tuple[NDArray[np.float64], float]:
+def _in_cell(draws: Draws, cell: tuple[int, int], cells: int) -> tuple[NDArray[np.float64], float]:
     """Centre and radius of an object in one cell of a `cells` x `cells` division."""
     radius = (_RADIUS[0] + (_RADIUS[1] - _RADIUS[0]) * draws.size) / cells
     stray = 0.0
