@@ -143,7 +143,7 @@ def compared_block(runs: Sequence[Run], block: int | None) -> int | None:
     Raises:
         UserError: `block` was asked for and no run has it.
     """
-    usual = {number: default for run in runs for number, default in _blocks(run)}
+    usual = dict(_blocks(runs))
     blocks = sorted(usual)
     if block is not None and block not in blocks:
         listed = f"blocks scored are {', '.join(map(str, blocks))}" if blocks else "none is scored"
@@ -157,16 +157,20 @@ def compared_block(runs: Sequence[Run], block: int | None) -> int | None:
     return blocks[0] if len(blocks) == 1 else None
 
 
-def _blocks(run: Run) -> Iterator[tuple[int, int | None]]:
-    """The blocks that a run has default columns of, each with its protocol's usual one."""
-    for name, result in run.results.items():
-        protocol = contract_of(str(result.protocol["name"]))
-        if not protocol.has_blocks:
-            continue
-        for metric in result.metrics:
-            reading = protocol.read(metric, _variant(name))
+def _blocks(runs: Sequence[Run]) -> Iterator[tuple[int, int | None]]:
+    """The blocks that runs have default columns of, each with its protocol's usual one."""
+    metrics: dict[tuple[str, str], set[str]] = {}  # runs have mostly the same
+    for run in runs:
+        for name, result in run.results.items():
+            protocol = str(result.protocol["name"])
+            if contract_of(protocol).has_blocks:
+                metrics.setdefault((protocol, name), set()).update(result.metrics)
+    for (protocol, name), found in metrics.items():
+        contract = contract_of(protocol)
+        for metric in found:
+            reading = contract.read(metric, _variant(name))
             if reading.quantity.default and reading.block is not None:
-                yield reading.block, protocol.default_block
+                yield reading.block, contract.default_block
 
 
 def choose(specs: Sequence[Spec], patterns: Sequence[str]) -> list[Spec]:
