@@ -22,6 +22,7 @@ from sercli.commands import (
     features,
     knn,
     linear_eval,
+    look,
     pretrain,
     recipe,
     report,
@@ -44,6 +45,7 @@ _MAKE_FILES = frozenset(
         "coco-detect",
         "segment",
         "equiv-score",
+        "look",
         "features",
         "export",
         "reproduce",
@@ -70,6 +72,7 @@ app.command("robustness")(robustness.robustness)
 app.command("coco-detect")(coco_detect.coco_detect)
 app.command("segment")(segment.segment)
 app.command("equiv-score")(equiv_score.equiv_score)
+app.command("look")(look.look)
 app.command("features")(features.features)
 app.command("export")(export.export)
 app.command("compare")(compare.compare)

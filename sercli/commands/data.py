@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Write the embedded world as files; check a data set.", no_args_is_help=True)
 
+SettingName = Literal["shapes", "scenes"]
 _LISTED = 50
 
 
@@ -76,6 +77,13 @@ def shapes(
     train: Annotated[int, typer.Option(help="Images in train/.")] = 4096,
     val: Annotated[int, typer.Option(help="Images in val/ and in each of the other sets.")] = 1024,
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 96,
+    setting: Annotated[
+        SettingName,
+        typer.Option(
+            help="shapes: one large object an image; scenes: small ones of two sorts, whose class is "
+            "which sorts they are and how they lie (what `--data shapes:scenes` is)."
+        ),
+    ] = "shapes",
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other images.")] = 0,
 ) -> None:
     """Write the embedded world as JPEG files.
@@ -88,8 +96,10 @@ def shapes(
     masks as `voc/`, in VOC's layout. DIR appears when it is complete, or not at all.
     """
     from sercli.data.shapes.files import Derived, Detection, file_sets, write_sets
+    from sercli.data.shapes.settings import named
 
-    sets = file_sets(train, val)
+    world = named(setting)
+    sets = file_sets(train, val, setting=world)
     corrupted = min(20, val) if more.corrupted is None else more.corrupted
     derived = Derived(more.derived_size, corrupted, more.perturbed)
     coco = Detection(more.detection, more.detection_size)
@@ -102,7 +112,16 @@ def shapes(
             done += number
             update(f"writing {directory}", done, total)
 
-        write_sets(directory, sets, derived, detection=coco, size=size, seed=seed, progress=count)
+        write_sets(
+            directory,
+            sets,
+            derived,
+            detection=coco,
+            setting=world,
+            size=size,
+            seed=seed,
+            progress=count,
+        )
     written = [
         f"{counted(len(sets) - 2, 'robustness set')} of {val:,}",
         *_further_sets(derived, coco),

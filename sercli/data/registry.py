@@ -226,7 +226,7 @@ def rendering_kind(path: str) -> DataKind | None:
 
 
 def _rendered_titles() -> str:
-    return " or ".join(one.title for one in kinds() if one.rendered)
+    return " or ".join(dict.fromkeys(one.title for one in kinds() if one.rendered))
 
 
 def require_sizes_used(path: str, *, num_train: int | None, num_val: int | None) -> None:

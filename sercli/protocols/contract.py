@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, cached_property
 from typing import Literal
 
 Unit = Literal["percent", "score", "ratio", "duration", "rate", "count", "memory"]
@@ -20,6 +20,7 @@ BLOCK = "block"
 # Of every protocol that encodes images; `model.precision` of a result says which it was.
 PRECISION = "fp32 or bf16 encoder, sums in fp32/64"
 _ENDS = ("/low", "/high")
+_REMEMBERED = 100_000  # metrics of a protocol; one has 1,400 at most
 _SLOT = re.compile(r"\{(\w+)(\*?)\}")
 
 
@@ -150,11 +151,20 @@ class Protocol:
 
     def read(self, metric: str, variant: str = "") -> Reading:
         """What a metric is; one that no quantity fits, as of another version, by its name only."""
-        for quantity in self.quantities:
-            reading = quantity.read(metric, variant)
-            if reading is not None:
-                return reading
-        return Reading(UNKNOWN, metric, {})
+        known = self._read.get((metric, variant))
+        if known is not None:
+            return known
+        readings = (quantity.read(metric, variant) for quantity in self.quantities)
+        found = next((one for one in readings if one is not None), None)
+        reading = Reading(UNKNOWN, metric, {}) if found is None else found
+        if len(self._read) < _REMEMBERED:
+            self._read[metric, variant] = reading
+        return reading
+
+    @cached_property
+    def _read(self) -> dict[tuple[str, str], Reading]:
+        """What was asked before: a thousand runs have the same metrics."""
+        return {}
 
     def measures(self, metric: str, variant: str = "") -> bool:
         """Whether a quantity fits a metric."""

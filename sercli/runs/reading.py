@@ -15,6 +15,7 @@ import reprlib
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -168,21 +169,27 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _look_through(tree: Any) -> None:
-    left: list[tuple[Any, int]] = [(tree, 1)]
-    while left:
-        value, level = left.pop()
-        if level > DEEPEST:
+    """Containers level by level: of a thousand numbers most of the time goes into asking."""
+    level, depth = [tree], 1
+    while level:
+        if depth > DEEPEST:
             raise RecursionError
-        if isinstance(value, dict):
-            for key in value:
-                _require_characters(key)
-            left += [(inner, level + 1) for inner in value.values()]
-        elif isinstance(value, list):
-            left += [(inner, level + 1) for inner in value]
-        elif isinstance(value, str):
-            _require_characters(value)
-        elif not is_finite(value):
-            raise ValueError("a number beyond the range of float64")
+        inner: list[Any] = []
+        for value in level:
+            kind = type(value)
+            if kind is float:
+                if not isfinite(value):
+                    raise ValueError("a number beyond the range of float64")
+            elif kind is dict:
+                _require_characters("".join(value))
+                inner += value.values()
+            elif kind is list:
+                inner += value
+            elif kind is str:
+                _require_characters(value)
+            elif not is_finite(value):
+                raise ValueError("a number beyond the range of float64")
+        level, depth = inner, depth + 1
 
 
 def _require_characters(text: str) -> None:

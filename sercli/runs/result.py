@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Result:
     predictions_sha256: str | None = None
     command: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def protocol_id(self) -> str:
         return protocol_id(self.protocol)
 

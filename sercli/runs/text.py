@@ -18,7 +18,7 @@ from sercli.runs.reading import MIB, read_bytes, shown
 LARGEST = MIB
 _DEEPEST = 32
 _LONGEST_REASON = 300
-_PLAIN = r"(?:[\w./+-]+(?: [\w./+-]+)*|'[^'\n]*'|\[\]|\{\})"
+_PLAIN = r"(?:[\w./+()-]+(?: [\w./+()-]+)*|'[^'\n]*'|\[\]|\{\})"
 # A line as `dump_yaml` writes them: a key, a value, or both, without marks that need a reader.
 _PLAIN_LINE = re.compile(rf" *(?:- )*(?:[A-Za-z_][\w.-]*:(?: {_PLAIN})?|{_PLAIN})|", re.ASCII)
 _MOST = 10_000  # keys and values, repeated ones counted each time; a resolved recipe has 400

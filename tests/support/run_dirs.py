@@ -52,8 +52,7 @@ def bare_run(path, *, method="moco", addon="none", layer=3, seed=0, status="done
         "flops": {"step": 1e9, "ratio_none": 1.01},
         "created": "2026-01-02T03:04:05Z",
     }
-    run = RunDir.create(path, recipe=yaml.safe_dump(recipe, sort_keys=False), run=record | more)
-    return run
+    return RunDir.create(path, recipe=yaml.safe_dump(recipe, sort_keys=False), run=record | more)
 
 
 def log(run, *, steps, equivariance):

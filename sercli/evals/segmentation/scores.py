@@ -110,7 +110,7 @@ def _with_interval(name: str, value: float, drawn: Numbers, *, images: int) -> M
     if np.isnan(value):
         return {name: None, f"{name}/low": None, f"{name}/high": None}
     if images < 2:
-        return {name: float(value)}
+        return {name: float(value), f"{name}/low": None, f"{name}/high": None}
     low, high = resampled_ends(drawn[~np.isnan(drawn)], images=images)
     return {name: float(value), f"{name}/low": float(low), f"{name}/high": float(high)}
 

@@ -24,6 +24,7 @@ from sercli.report.page.files import Folder
 from sercli.report.page.gathering import Gathered, Problem, gather, logged, standing
 from sercli.report.page.grids import HeatMap, heat_maps
 from sercli.report.page.pictures import (
+    BUDGET,
     Shown,
     find_pictures,
     missing_pictures,
@@ -259,7 +260,7 @@ def _chart_view(parts: _Parts, chart: Chart) -> dict[str, Any]:
         # Ours, with every text in it escaped.
         "svg": Markup(
             inline_svg(
-                chart.figure,
+                parts.folder.svg_of(chart.name),
                 key=key,
                 title=clipped(chart.title),
                 description=clipped(chart.description, 1500),
@@ -293,7 +294,7 @@ def _add_maps(parts: _Parts, maps: Sequence[HeatMap]) -> None:
 
 def _add_pictures(parts: _Parts, entries: Sequence[Entry], problems: list[Problem]) -> None:
     found = find_pictures(entries, problems)
-    visible_ones = shown(found, problems)
+    visible_ones = shown(found, problems, BUDGET)
     if visible_ones:
         parts.contents.append(("pictures", "Pictures"))
     parts.missing += missing_pictures(found)

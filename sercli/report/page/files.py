@@ -52,6 +52,10 @@ class Folder:
         """Write a chart and its data; returns the names of the files."""
         return self._add(name, figure, description, data.heads, data.rows)
 
+    def svg_of(self, name: str) -> bytes:
+        """The SVG of a chart that was added."""
+        return (self.path / f"{name}.svg").read_bytes()
+
     def add_map(self, one: HeatMap) -> list[str]:
         """Write a heat map and its numbers."""
         heads = (one.row_head, *(f"{one.column_head} {column}" for column in one.columns), "mean")

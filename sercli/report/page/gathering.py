@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from sercli.errors import UserError
 from sercli.report.compare.runs import Run
+from sercli.runs.finding import find_runs
 from sercli.runs.lease import is_leased
 from sercli.runs.reading import Scalar, rows
 from sercli.runs.result import Result
@@ -51,23 +52,25 @@ class Gathered:
 
 
 def gather(paths: Sequence[Path]) -> Gathered:
-    """Read run directories.
+    """Read run directories, and those below folders.
 
     Raises:
         UserError: A path does not exist, or none of them is a run directory.
     """
-    unique = {os.path.realpath(path): path for path in reversed(paths)}
-    runs: list[Run] = []
+    directories: dict[str, RunDir] = {}
     problems: list[Problem] = []
-    for path in reversed(unique.values()):
+    for path in paths:
         try:
-            directory = RunDir.open(path)
+            found = find_runs([path])
         except UserError as error:
             if not os.path.lexists(path):
                 raise
             problems.append(Problem(str(path), str(error)))
         else:
-            runs.append(_read(directory, problems))
+            for place in found.places:
+                directories.setdefault(os.path.realpath(place.run.path), place.run)
+            problems += [Problem(str(one.path), one.why) for one in found.skipped]
+    runs = [_read(directory, problems) for directory in directories.values()]
     if not runs:
         raise UserError(
             f"no run directory in {', '.join(problem.path for problem in problems[:3])}",

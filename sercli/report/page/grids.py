@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from sercli.protocols import Reading, contract_of
 from sercli.report.compare.runs import Entry
 from sercli.report.figures.corruptions import CorruptionRow, corruption_figure
+from sercli.report.figures.curves import short
 from sercli.report.page.measures import measured
 from sercli.runs.result import Result
 
@@ -43,9 +44,10 @@ class HeatMap:
     def figure(self) -> Figure:
         """The same as a picture."""
         rows = [
-            CorruptionRow(name, "", False, values, mean, None) for name, values, mean in self.rows
+            CorruptionRow(short(name), "", False, values, mean, None)
+            for name, values, mean in self.rows
         ]
-        return corruption_figure(rows, title=self.title)
+        return corruption_figure(rows, title=short(self.title, 80))
 
 
 def level(value: float | None) -> int | None:

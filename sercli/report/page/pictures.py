@@ -164,9 +164,7 @@ def _opened(png: Path) -> Image.Image:
     return image
 
 
-def shown(
-    pictures: Sequence[Picture], problems: list[Problem], budget: int = BUDGET
-) -> list[Shown]:
+def shown(pictures: Sequence[Picture], problems: list[Problem], budget: int) -> list[Shown]:
     """The pictures as text, all as large as the budget has room for; then the first of them.
 
     Args:

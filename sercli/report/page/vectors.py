@@ -7,15 +7,13 @@ and each colour of `figures.style` becomes a variable that has a value for light
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
-from matplotlib.figure import Figure
-
-from sercli.report.figures.style import GREY, SERIES, styled
+from sercli.report.figures.style import GREY, SERIES
+from sercli.visible import visible
 
 # Of figures, in lower case as matplotlib writes them, and of the page's style.css.
 VARIABLES = {
@@ -53,27 +51,24 @@ def _is_kept(rule: str) -> bool:
     return bool(rule) and not rule.startswith(("font-family", "stroke-linejoin: round"))
 
 
-def inline_svg(figure: Figure, *, key: str, title: str, description: str, sheet: Sheet) -> str:
+def inline_svg(svg: bytes, *, key: str, title: str, description: str, sheet: Sheet) -> str:
     """A figure as an element of a page.
 
     Args:
-        figure: Whose colours are those of `figures.style`.
+        svg: As `save_figure` wrote it, in colours of `figures.style`.
         key: Unique on the page, of letters, digits and hyphens: ids begin with it.
         title, description: What a screen reader says.
         sheet: Collects its styles.
     """
-    buffer = io.BytesIO()
-    with styled():
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    root = ElementTree.fromstring(buffer.getvalue())
+    root = ElementTree.fromstring(svg)
     used = {name for node in root.iter() for name in _references(node)}
     width, height = root.attrib["viewBox"].split()[2:]
     inside = "".join(_written(child, key, used, sheet) for child in root)
     return (
         f'<svg class="chart" viewBox="0 0 {_short(width)} {_short(height)}" role="img" '
         f'aria-labelledby="{key}-title {key}-description">'
-        f'<title id="{key}-title">{escape(title)}</title>'
-        f'<desc id="{key}-description">{escape(description)}</desc>{inside}</svg>'
+        f'<title id="{key}-title">{escape(visible(title))}</title>'
+        f'<desc id="{key}-description">{escape(visible(description))}</desc>{inside}</svg>'
     )
 
 

@@ -397,6 +397,16 @@ def test_the_command_writes_all_there_is_and_compare_shows_it(
     )  # fmt: skip
 
 
+def test_a_single_image_has_no_interval(weights: Path, tmp_path: Path) -> None:
+    root = write_voc(tmp_path / "voc", {"train": 4, "val": 1})
+    options = ("--steps", 2, "--device", "cpu", "--workers", 0, "--out", tmp_path / "run")
+    status, printed = ser("segment", weights, "--data", root, *options)
+    assert status == 0, printed
+    values = RunDir.open(tmp_path / "run").read_results()[0].metrics
+    assert values["miou/low"] is values["miou/high"] is None
+    assert f"mean IoU {values['miou']:.2f} %, pixels" in printed.replace("\n", " ")
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

@@ -6,6 +6,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
 from sercli.evals.common import RESAMPLES, resample_weights
 from sercli.evals.segmentation.scores import Counts, mean, metrics
+from sercli.statistics import resampled_ends
 
 CLASSES = ("background", "a", "b", "never", "only called")
 
@@ -93,6 +94,6 @@ def test_the_interval_covers_what_is_true():
     inside = 0
     for _ in range(trials):
         drawn = mean(sample(number).iou(weights))
-        low, high = np.quantile(drawn, [0.025, 0.975])
+        low, high = resampled_ends(drawn, images=number)
         inside += low <= true <= high
     assert 0.915 <= inside / trials <= 0.975  # 95 % within three standard errors, or nearly
