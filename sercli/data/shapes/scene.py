@@ -118,8 +118,9 @@ class Draws(NamedTuple):
 
 def draw_dress(random: np.random.Generator) -> Draws:
     """Draw an object's numbers."""
-    numbers = random.random(9).tolist()
-    return Draws(*numbers, random.uniform(-1, 1, 2), random.uniform(-np.pi, np.pi, 2))
+    size, shrink, turned, aspect, twist, wave, mirror, hue, swap = random.random(9).tolist()
+    place, phase = random.uniform(-1, 1, 2), random.uniform(-np.pi, np.pi, 2)
+    return Draws(size, shrink, turned, aspect, twist, wave, mirror, hue, swap, place, phase)
 
 
 def scatter(
