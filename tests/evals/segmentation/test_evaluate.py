@@ -239,6 +239,17 @@ def test_equal_commands_give_equal_numbers_however_they_are_read(
     assert other.protocol_id != one.result.protocol_id
 
 
+def test_in_half_precision_the_encoder_alone_differs() -> None:
+    half = evaluate(task(), runtime=Runtime(CPU.device, torch.bfloat16), workers=0)
+    whole = probe().result
+    assert (half.result.model["precision"], whole.model["precision"]) == ("bf16", "fp32")
+    assert half.result.protocol_id == whole.protocol_id
+    assert half.result.metrics != whole.metrics
+    assert half.result.metrics["pixel_accuracy"] == pytest.approx(
+        whole.metrics["pixel_accuracy"], abs=5
+    )
+
+
 def test_other_layers_beside_the_last_change_no_number_of_it() -> None:
     alone, beside = probe().result, probe(Options(**{**vars(FEW), "layers": (0, 2)})).result
     assert alone.protocol_id == beside.protocol_id
