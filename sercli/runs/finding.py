@@ -106,8 +106,12 @@ def _add(found: Found, seen: set[tuple[int, int]], place: Place) -> None:
 
 
 def _below(folder: Path, skipped: list[Skipped]) -> Iterator[RunDir]:
-    """Run directories below a folder, by name; what cannot be listed is added to `skipped`."""
+    """Run directories below a folder, by name, links to others last.
+
+    What cannot be listed is added to `skipped`.
+    """
     left = [folder]
+    links: list[RunDir] = []
     while left:
         here = left.pop()
         try:
@@ -128,9 +132,10 @@ def _below(folder: Path, skipped: list[Skipped]) -> Iterator[RunDir]:
                 if entry.is_dir(follow_symlinks=False):
                     deeper.append(Path(entry.path))
                 elif entry.is_symlink() and os.path.exists(os.path.join(entry.path, _RUN)):
-                    yield RunDir(Path(entry.path))
+                    links.append(RunDir(Path(entry.path)))
             except OSError as error:
                 skipped.append(
                     Skipped(Path(entry.path), f"{entry.path} cannot be read: {error.strerror}")
                 )
         left += reversed(deeper)
+    yield from links

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from functools import cache
 from hashlib import sha256
 from itertools import islice, product
@@ -74,7 +75,7 @@ def make_run(
     (path / "run.json").write_text(json.dumps({**told, **record}, indent=1))
     lines = [json.dumps(_row(10 * step)) for step in range(1, rows + 1)]
     (path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    random = np.random.default_rng(sum(path.name.encode()) + seed)
+    random = np.random.default_rng(sum(os.fsencode(path.name)) + seed)
     for name, metrics in _metrics(random, images).items():
         _write_result(path, name, metrics, random, images if predictions else 0)
     return path

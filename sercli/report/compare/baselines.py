@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,13 @@ def find_pairs(entries: Sequence[Entry], baseline: Path | None) -> tuple[list[Pa
         )
         pairs = [Pair(row, base) for row in range(len(entries)) if row != base]
         return pairs, _training_remarks(entries, pairs)
-    pairs, remarks = [], []
+    pairs, remarks, rivals = [], [], _Rivals(entries)
     for row, entry in enumerate(entries):
-        candidates = baseline_candidates(entry, entries)
+        candidates = rivals.of(entry)
         if len(candidates) == 1:
-            pairs.append(Pair(row, entries.index(candidates[0])))
+            pairs.append(Pair(row, candidates[0]))
         elif candidates:
-            listed = ", ".join(candidate.run.path for candidate in candidates)
+            listed = ", ".join(entries[candidate].run.path for candidate in candidates)
             remarks.append(
                 f"{entry.name} has several possible baselines ({listed}) and no difference is "
                 "shown; name one with --baseline."
@@ -68,29 +69,46 @@ def baseline_candidates(entry: Entry, entries: Sequence[Entry]) -> list[Entry]:
     such entries those with equal training settings are preferred. Where [CLS] joins late without
     an add-on, that is a control: a baseline only where there is no other, and itself compared.
     """
-    if not entry.run.recipe or _is_plain(entry):
-        return []
-    rivals = [
-        other
-        for other in entries
-        if other is not entry
-        and other.run.addon == NO_ADDON
-        and other.run.recipe
-        and _circumstances(other, entry)
-    ]
-    if any(map(_is_plain, rivals)):
-        rivals = [other for other in rivals if _is_plain(other)]
-    elif entry.run.addon == NO_ADDON:
-        return []
-    alike = [other for other in rivals if not training_differences(other.run, entry.run)]
-    return alike or rivals
+    return [entries[index] for index in _Rivals(entries).of(entry)]
+
+
+class _Rivals:
+    """The entries without add-on, by what those that are compared with them must share."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+        self._alike: dict[Hashable, list[int]] = defaultdict(list)
+        for index, entry in enumerate(entries):
+            if entry.run.addon == NO_ADDON and entry.run.recipe:
+                self._alike[_circumstances(entry)].append(index)
+
+    def of(self, entry: Entry) -> list[int]:
+        """`baseline_candidates`, by their places."""
+        # A row of several methods or add-ons has none.
+        if not entry.run.recipe or _is_plain(entry) or {"method", "addon"} & {*entry.spread}:
+            return []
+        rivals = [
+            index
+            for index in self._alike.get(_circumstances(entry), ())
+            if self._entries[index] is not entry and _share_seeds(self._entries[index], entry)
+        ]
+        plain = [index for index in rivals if _is_plain(self._entries[index])]
+        if not plain and entry.run.addon == NO_ADDON:
+            return []
+        rivals = plain or rivals
+        alike = [
+            index
+            for index in rivals
+            if not training_differences(self._entries[index].run, entry.run)
+        ]
+        return alike or rivals
 
 
 def _is_plain(entry: Entry) -> bool:
     return entry.run.addon == NO_ADDON and entry.run.setting("model", "cls_after") is None
 
 
-def _circumstances(one: Entry, other: Entry) -> bool:
+def _circumstances(entry: Entry) -> Hashable:
     # Not the whole model section: where [CLS] enters follows from the add-on's layer.
     alike = (
         ("method", "name"),
@@ -101,11 +119,14 @@ def _circumstances(one: Entry, other: Entry) -> bool:
         ("model", "name"),
         ("model", "patch_size"),
     )
-    seeds = [{str(run.seed) for run in entry.runs} for entry in (one, other)]
-    grouped = max(len(one.runs), len(other.runs)) > 1
-    same = all(str(one.run.setting(*key)) == str(other.run.setting(*key)) for key in alike)
-    same = same and share_of_images(one.run) == share_of_images(other.run)
-    return same and (grouped or seeds[0] == seeds[1])
+    told = (str(entry.run.setting(*key)) for key in alike)
+    return (*told, share_of_images(entry.run))
+
+
+def _share_seeds(one: Entry, other: Entry) -> bool:
+    if max(len(one.runs), len(other.runs)) > 1:
+        return True
+    return str(one.run.seed) == str(other.run.seed)
 
 
 def training_differences(one: Run, other: Run) -> list[str]:

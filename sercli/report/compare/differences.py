@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,7 @@ def add_differences(
     """
     grid = [dict(row) for row in grid]
     tests: list[tuple[Pair, Spec, _Tested]] = []
+    known: _Known = {}
     for pair in pairs:
         for spec in specs:
             key = spec.column.key
@@ -72,7 +74,7 @@ def add_differences(
                 continue
             if not _same_images(cell.data, base.data):
                 continue
-            test = _test(entries[pair.baseline], entries[pair.row], spec, repeats)
+            test = _test(entries[pair.baseline], entries[pair.row], spec, repeats, known)
             change = Difference(cell.value - base.value) if test is None else test.difference
             grid[pair.row][key] = replace(cell, difference=change)
             if test is not None and test.difference.p_value is not None:
@@ -106,12 +108,15 @@ def _sentence(names: tuple[str, str], spec: Spec, test: _Tested, change: Differe
     )
 
 
-def _test(baseline: Entry, entry: Entry, spec: Spec, repeats: Repeats | None) -> _Tested | None:
+def _test(
+    baseline: Entry, entry: Entry, spec: Spec, repeats: Repeats | None, known: _Known
+) -> _Tested | None:
     """The paired test of two rows: over seeds where both have several, else across images."""
+    baseline, entry = baseline.at(spec.where), entry.at(spec.where)
     if len(baseline.runs) > 1 and len(entry.runs) > 1 and repeats is not None:
         return _over_seeds(baseline, entry, spec, repeats)
     if len(baseline.runs) == len(entry.runs) == 1:
-        return _across_images(baseline.run, entry.run, spec)
+        return _across_images(baseline.run, entry.run, spec, known)
     return None
 
 
@@ -134,17 +139,24 @@ def _over_seeds(baseline: Entry, entry: Entry, spec: Spec, repeats: Repeats) -> 
     return _Tested(difference, "paired t", counted(test.seeds, "seed"))
 
 
-def _across_images(baseline: Run, run: Run, spec: Spec) -> _Tested | None:
-    """McNemar's test of two runs that stored predictions of the same images."""
+def _across_images(baseline: Run, run: Run, spec: Spec, known: _Known) -> _Tested | None:
+    """McNemar's test of two runs that stored predictions of the same images.
+
+    Args:
+        baseline: What `run` is compared with.
+        run: The other.
+        spec: The column.
+        known: What was read of baselines, which several rows share.
+    """
     if not spec.quantity.paired or not _same_world(baseline, run, spec):
         return None
-    one, two = (_correctness(member, spec) for member in (baseline, run))
-    if one is None or two is None or one.labels != two.labels:
+    place = (baseline.path, spec.source, spec.metric)
+    if place not in known:
+        known[place] = _correctness(baseline, spec)
+    one, two = known[place], _correctness(run, spec)
+    if one is None or two is None or one.images != two.images:
         return None
-    images = sorted(one.labels)
-    test = paired_test(
-        [one.right[image] for image in images], [two.right[image] for image in images]
-    )
+    test = paired_test(one.right, two.right)
     difference = Difference(
         value=100 * test.difference,
         low=100 * test.interval.low,
@@ -166,8 +178,18 @@ def _same_world(one: Run, other: Run, spec: Spec) -> bool:
 
 @dataclass(frozen=True)
 class _Predictions:
-    labels: Mapping[str, int]
-    right: Mapping[str, bool]
+    """Which images a run has right, in the order of their ids.
+
+    Attributes:
+        images: Stands for the ids and labels: runs with another scored other images.
+        right: bool [n].
+    """
+
+    images: str
+    right: NDArray[np.bool_]
+
+
+_Known = dict[tuple[str, str, str], _Predictions | None]
 
 
 def _correctness(run: Run, spec: Spec) -> _Predictions | None:
@@ -196,7 +218,6 @@ def _correctness(run: Run, spec: Spec) -> _Predictions | None:
     stale = value is None or abs(100 * float(right.mean()) - value) > _REPRODUCED
     if stale or len(set(keys)) != len(keys):
         return None
-    return _Predictions(
-        dict(zip(keys, map(int, labels.tolist()), strict=True)),
-        dict(zip(keys, map(bool, right.tolist()), strict=True)),
-    )
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    told = repr([(keys[index], int(labels[index])) for index in order])
+    return _Predictions(sha256(told.encode()).hexdigest(), right[order])
