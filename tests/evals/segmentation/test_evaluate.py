@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from sercli.cli import app
 from sercli.data.masks.folder import MaskFolder
 from sercli.data.masks.objects import ObjectMasks
+from sercli.data.masks.opening import open_masks
 from sercli.data.masks.source import IGNORED, MaskSource
-from sercli.data.registry import open_masks
 from sercli.data.shapes.detection import ShapesDetection
 from sercli.encoders.files import read_safetensors
 from sercli.encoders.loading import LoadedEncoder, encoder_metadata, write_encoder
