@@ -58,7 +58,8 @@ class TableOptions:
         typer.Option(
             metavar="KEY,...",
             help="Columns, in order: knn, linear-eval, robustness, coco-detect, equiv-score, run, "
-            "a key such as knn/top1, or wildcards such as `knn/*`. --format json lists the keys.",
+            "a key such as knn/top1, or wildcards such as `knn/*`; and fields as of --rows, each "
+            "value a column. --format json lists the keys.",
         ),
     ] = None
     rows: Annotated[

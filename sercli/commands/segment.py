@@ -262,16 +262,13 @@ def _print(outcome: SegmentationOutcome, task: Task, model: str, run: RunDir) ->
     for layer in task.layers:
         end = "" if layer == task.layers[-1] else f"/block{layer:02d}"
         chosen = facts["chosen"][f"block{layer:02d}"]
-        floor = (
-            f"   random twin {percent_with_interval(values, f'random/miou{end}')}"
-            if f"random/miou{end}" in values
-            else ""
-        )
         say(
             f"block {layer}: mean IoU {percent_with_interval(values, f'miou{end}')}, pixels right "
-            f"{values[f'pixel_accuracy{end}']:.2f} %, learning rate {chosen['learning_rate']:g}"
-            f"{floor}"
+            f"{values[f'pixel_accuracy{end}']:.2f} %, rate {chosen['learning_rate']:g}"
         )
+        if f"random/miou{end}" in values:
+            floor = percent_with_interval(values, f"random/miou{end}")
+            say(f"block {layer} of the random twin: mean IoU {floor}")
     for text in outcome.warnings:
         say(f"warning: {text}", err=True)
     name = outcome.result.name

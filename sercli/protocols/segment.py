@@ -35,5 +35,6 @@ PROTOCOL = Protocol(
         *_scored("pixel_accuracy", "pixel accuracy"),
         Quantity("iou/{category*}", "IoU {category}", interval="stored"),
     ),
+    pictures={"segment*": "Segmentations"},
     untested="Differences in mIoU are not tested: compare the intervals.",
 )

@@ -38,6 +38,7 @@ def compare_runs(
         baseline: Run directory that all others are compared with; None finds each its own.
         block: Block whose equivariance is shown; None is 3, or the only one there is.
         columns: Keys, beginnings of keys or wildcards (`["*/top1"]`); none is the default choice.
+            A field of runs among them splits each column into one for every value.
         rows: Fields (`run`, `method`, `addon`, `layer`, `views`, `seed`, or keys of recipes such
             as `addon.weight`): runs that agree in them are one row, the mean over their seeds.
             `FIELD=VALUE` keeps runs with that value.

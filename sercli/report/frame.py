@@ -55,7 +55,8 @@ def results(*runs: str | os.PathLike[str], settings: Sequence[str] = ()) -> pd.D
     - `protocol_id` (string): values with different ones are not comparable.
 
     Args:
-        runs: Run directories; one that is named twice counts once.
+        runs: Run directories, and folders that are searched for them; each counts once. What cannot
+            be read below a folder is a warning.
         settings: Keys of recipes, such as `addon.weight`: a column each, after the others.
 
     Raises:
@@ -133,8 +134,7 @@ def curves(*runs: str | os.PathLike[str]) -> pd.DataFrame:
     them.
 
     Args:
-        runs: Run directories; one that is named twice counts once. One without a logged step has
-            no row.
+        runs: As of `results`. One without a logged step has no row.
 
     Raises:
         UserError: A path is no run directory, or a file in it cannot be read.

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sercli.commands.grid_words import read_words
 
+from sercli.commands.grid_words import read_words
 from sercli.families import resolve
 from sercli.grids.jobs import Job, Places, Plan, plan_jobs
 from sercli.grids.reading import read_grid

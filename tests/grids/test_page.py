@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sercli.commands.grid_words import read_words
-
 from sercli.grids.jobs import Places, plan_jobs
 from sercli.grids.reading import find_grid, grid_names, read_grid
 from sercli.grids.schema import PARTS, Grid, Part

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sercli.commands.grid_words import read_words
 
+from sercli.commands.grid_words import read_words
 from sercli.errors import UserError
 from sercli.families import resolve
 from sercli.grids.jobs import Places, plan_jobs

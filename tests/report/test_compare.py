@@ -696,7 +696,7 @@ def test_columns_can_be_chosen_and_ordered(tmp_path: Path) -> None:
 
 def test_what_is_no_run_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"has no run\.json"):
+    with pytest.raises(UserError, match=r"holds no run directory"):
         compare_runs([tmp_path / "empty"])
     with pytest.raises(UserError, match="does not exist"):
         compare_runs([tmp_path / "missing"])

@@ -20,8 +20,8 @@ import numpy as np
 from sercli.data.shapes.scene import Ground, Scene, draw_dress, draw_ground, scatter, thing, turn
 
 # Each has an outline, a texture and a hue of its own.
-SORTS = ("cross", "disc", "ring", "star")
-HUES = tuple((sort + 0.5) / len(SORTS) for sort in range(len(SORTS)))
+SORTS = ("cross", "disc", "ring", "square", "star")
+HUES = tuple(sort / len(SORTS) for sort in range(len(SORTS)))
 # Where the first sort of a pair lies, by the alphabet; the second lies at the other four places.
 ARRANGEMENTS = {
     "arch": ("NW", "NE", "E", "W"),
@@ -44,7 +44,7 @@ PLACES = {
 }
 
 _DISTANCE = (0.58, 0.66)  # of N from the middle, half sides
-_RADIUS = (0.27, 0.33)  # of an object, half sides
+_RADIUS = (0.33, 0.39)  # of an object, half sides
 _SHIFT = 0.04  # of the middle, half sides at most
 _STRAY = 0.03  # of an object from its place, half sides at most
 _TILT = 2 * np.pi * 0.024  # of the whole, radians at most: arrangements stand nearly upright

@@ -137,7 +137,7 @@ def scatter(
         names: The classes of objects.
         objects: How many; several are smaller, of any class, and overlap a little.
         first: The first one's class.
-        hues: That of each class, in 0…1; None: any.
+        hues: That of each class, in 0…1; None: any of four.
     """
     cells = int(np.ceil(np.sqrt(objects)))
     places = random.permutation(cells * cells)[:objects].tolist()
@@ -145,8 +145,8 @@ def scatter(
     things = []
     for label, place in zip(labels, places, strict=True):
         draws = draw_dress(random)
-        if hues is not None:
-            draws = draws._replace(hue=hues[label])
+        hue = np.floor(4 * draws.hue) / 4 if hues is None else hues[label]
+        draws = draws._replace(hue=float(hue))
         center, radius = _in_cell(draws, (place % cells, place // cells), cells)
         things.append(thing(names[label], label, draws, center=center, radius=radius))
     return things
@@ -181,7 +181,7 @@ def thing(
         to_wave=(_WAVE[0] + (_WAVE[1] - _WAVE[0]) * draws.wave)
         * turn(TILT * (2 * draws.twist - 1)),
         phase=draws.phase,
-        colours=_two_tones(int(4 * draws.hue), dark_first=draws.swap < 0.5),
+        colours=_two_tones(draws.hue, dark_first=draws.swap < 0.5),
     )
 
 
@@ -190,14 +190,10 @@ def turn(angle: float) -> NDArray[np.float64]:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-@lru_cache(maxsize=8)
-def _two_tones(hue: int, *, dark_first: bool) -> NDArray[np.float64]:
-    """A light and a dark tone [2, 3] in 0…1 of one of four hues.
-
-    So few colours, and none behind: telling pictures apart by colour does not get far, and the
-    textures and outlines, which tell the class, have to be learnt.
-    """
-    ramp = np.clip(np.abs((6 * hue / 4 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+@lru_cache(maxsize=32)
+def _two_tones(hue: float, *, dark_first: bool) -> NDArray[np.float64]:
+    """A light and a dark tone [2, 3] in 0…1 of a hue."""
+    ramp = np.clip(np.abs((6 * hue + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
     light, dark = 0.95 * (1 - 0.55 * (1 - ramp)), 0.35 * (1 - 0.7 * (1 - ramp))
     tones = np.stack([dark, light] if dark_first else [light, dark])
     tones.setflags(write=False)

@@ -27,6 +27,9 @@ def measure(entry: Entry, spec: Spec, repeats: Repeats | None = None) -> Cell:
         repeats: The numbers of all runs, where rows are means over seeds. An interval is one over
             seeds then, in each row, and a row of one seed has none.
     """
+    entry = entry.at(spec.where)
+    if not entry.runs:
+        return Cell()
     if repeats is None:
         return measure_run(entry.run, spec)
     cells = [measure_run(run, spec) for run in entry.runs]
@@ -44,7 +47,7 @@ def measure(entry: Entry, spec: Spec, repeats: Repeats | None = None) -> Cell:
         high=None if interval is None else interval.high,
         std=std if count > 1 else None,
         # A row's label says how many seeds it has; a cell with fewer says so itself.
-        seeds=count if count < len(entry.runs) else None,
+        seeds=count if count < len(entry.runs) or entry.spread else None,
         averaged=count,
         floor=fmean(floors) if floors else None,
         data=_common_data(cells),

@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sercli.errors import UserError
 from sercli.protocols import PROTOCOLS, Protocol, Quantity, Reading, contract_of
@@ -24,6 +25,7 @@ class Spec:
         source: Result name, or "run".
         reading: The metric and what it is.
         protocol: The contract of the result; None for quantities of the run itself.
+        where: What runs must be to have a number in it: fields and their values.
         of_run: Of which the column is, where it is of the run itself.
         default: Shown without being asked for.
     """
@@ -34,6 +36,7 @@ class Spec:
     protocol: Protocol | None = None
     default: bool = True
     of_run: RunQuantity | None = None
+    where: tuple[tuple[str, Any], ...] = ()
 
     @property
     def metric(self) -> str:
@@ -66,12 +69,13 @@ def catalogue(runs: Sequence[Run], block: int | None) -> list[Spec]:
     for name in sorted(protocols, key=place):
         specs += _result_specs(runs, name, protocols[name], block)
     specs += [
-        _run_spec(one) for one in RUN_QUANTITIES if any(one.of(run) is not None for run in runs)
+        run_spec(one) for one in RUN_QUANTITIES if any(one.of(run) is not None for run in runs)
     ]
     return specs
 
 
-def _run_spec(one: RunQuantity) -> Spec:
+def run_spec(one: RunQuantity) -> Spec:
+    """The column of a quantity of runs themselves."""
     reading = Reading(one.quantity, one.quantity.pattern, {})
     column = _column(one.key, reading.heading, one.quantity, one.quantity.explanation or "")
     return Spec(column, OF_RUN, reading, default=one.quantity.default, of_run=one)
@@ -159,18 +163,20 @@ def compared_block(runs: Sequence[Run], block: int | None) -> int | None:
 
 def _blocks(runs: Sequence[Run]) -> Iterator[tuple[int, int | None]]:
     """The blocks that runs have default columns of, each with its protocol's usual one."""
-    metrics: dict[tuple[str, str], set[str]] = {}  # runs have mostly the same
+    # Many runs have the same metrics: each is read once.
+    measured: dict[tuple[str, str], dict[str, None]] = {}
     for run in runs:
         for name, result in run.results.items():
-            protocol = str(result.protocol["name"])
-            if contract_of(protocol).has_blocks:
-                metrics.setdefault((protocol, name), set()).update(result.metrics)
-    for (protocol, name), found in metrics.items():
-        contract = contract_of(protocol)
-        for metric in found:
-            reading = contract.read(metric, _variant(name))
+            of_rule = measured.setdefault((str(result.protocol["name"]), name), {})
+            of_rule.update(dict.fromkeys(result.metrics))
+    for (rule, name), metrics in measured.items():
+        protocol = contract_of(rule)
+        if not protocol.has_blocks:
+            continue
+        for metric in metrics:
+            reading = protocol.read(metric, _variant(name))
             if reading.quantity.default and reading.block is not None:
-                yield reading.block, contract.default_block
+                yield reading.block, protocol.default_block
 
 
 def choose(specs: Sequence[Spec], patterns: Sequence[str]) -> list[Spec]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,7 +36,15 @@ from sercli.report.compare.papers_tables import ALL, PAPERS_TABLES
 from sercli.report.compare.published_rows import published_rows, rows_for, with_published_columns
 from sercli.report.compare.repeats import Repeats
 from sercli.report.compare.runs import SEED, Entry, Run, read_runs
-from sercli.report.compare.selection import kept, places, require_fields, row_fields
+from sercli.report.compare.selection import (
+    column_fields,
+    is_at,
+    kept,
+    places,
+    require_fields,
+    row_fields,
+    spread_over,
+)
 from sercli.report.compare.tables import Column, Note, Row, Table, best_labels
 from sercli.runs.finding import Skipped
 from sercli.visible import counted
@@ -51,7 +58,8 @@ class Options:
         table: One of the paper's tables; None: what there is.
         baseline: Run directory that all others are compared with; None finds each its own.
         block: Block whose equivariance is shown; None is 3, or the only one there is.
-        columns: Keys, beginnings of keys or wildcards; none is the default choice.
+        columns: Keys, beginnings of keys or wildcards; none is the default choice. A field splits
+            each into one for every value of it.
         rows: Fields that make a row, or FIELD=VALUE, which keeps runs with that value.
         group_by: Fields in which the runs of a row may differ: a row is their mean.
         sort: Columns or fields that order the rows; with - before it, the other way round.
@@ -148,12 +156,14 @@ class _Choice:
         runs: In it.
         block: The one that is compared; None: open, or there is none.
         specs: Its columns.
+        fields: By whose values they are split.
         remarks: What it lacks.
     """
 
     runs: Sequence[Run]
     block: int | None
     specs: Sequence[Spec]
+    fields: Sequence[str] = ()
     remarks: Sequence[str] = ()
 
 
@@ -165,21 +175,23 @@ def _choose(everyone: Sequence[Run], options: Options) -> _Choice:
     """
     runs = kept(everyone, options.rows, always=options.baseline)
     named = None if options.table is None else table_named(options.table)
+    base = {one.path for one in runs if is_at(one, options.baseline)}
     if named is not None:
-        belong = belonging(runs, named)
-        base = None if options.baseline is None else os.path.realpath(options.baseline)
-        runs = [one for one in runs if one in belong or os.path.realpath(one.path) == base]
+        belong = base | {one.path for one in belonging(runs, named)}
+        runs = [one for one in runs if one.path in belong]
     block = compared_block(runs, options.block)
     known = catalogue(runs, block)
-    if named is None or options.columns:
-        return _Choice(runs, block, choose(known, options.columns))
+    fields, patterns = column_fields(options.columns, runs)
+    if named is None or patterns:
+        return _Choice(runs, block, choose(known, patterns), fields)
     found = filled(named, known, runs, asked=options.block, block=block)
     bare = without_numbers(runs, found.specs)
     if len(bare) == len(runs):
         raise NothingToShow(options.table or "", found.missing)
-    elsewhere = [one for one in everyone if one not in runs]
-    shown = [one for one in runs if one not in bare]
-    return _Choice(shown, block, found.specs, remarks_on(found, elsewhere, bare))
+    inside, without = {one.path for one in runs}, {one.path for one in bare} - base
+    elsewhere = [one for one in everyone if one.path not in inside]
+    shown = [one for one in runs if one.path not in without]
+    return _Choice(shown, block, found.specs, fields, remarks_on(found, elsewhere, bare))
 
 
 def compare_read(
@@ -203,6 +215,7 @@ def compare_read(
     if options.published and not options.columns:
         specs = with_published_columns(specs, runs, rows_of_paper, block, options.table)
     specs = by_protocol(specs, runs, allow_mixed=options.allow_mixed)
+    specs = spread_over(specs, choice.fields, runs)
     specs = _relabelled(specs, options.labels, used)
     pairs, remarks = find_pairs(entries, options.baseline)
 
@@ -302,9 +315,10 @@ def entries_of(everyone: Sequence[Run], options: Options) -> list[Entry]:
 def _entries(runs: Sequence[Run], options: Options) -> list[Entry]:
     fields = row_fields(options.rows)
     require_fields((*fields, *options.over), runs)
-    if not fields and not options.over:
+    spread, _ = column_fields(options.columns, runs)
+    if not fields and not options.over and not spread:
         return single_entries(runs)
-    return grouped_entries(runs, options.over, fields)
+    return grouped_entries(runs, options.over, fields, spread)
 
 
 def _rows(entries: Sequence[Entry], grid: Grid, pairs: Sequence[Pair]) -> list[Row]:

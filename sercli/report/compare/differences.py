@@ -112,6 +112,7 @@ def _test(
     baseline: Entry, entry: Entry, spec: Spec, repeats: Repeats | None, known: _Known
 ) -> _Tested | None:
     """The paired test of two rows: over seeds where both have several, else across images."""
+    baseline, entry = baseline.at(spec.where), entry.at(spec.where)
     if len(baseline.runs) > 1 and len(entry.runs) > 1 and repeats is not None:
         return _over_seeds(baseline, entry, spec, repeats)
     if len(baseline.runs) == len(entry.runs) == 1:

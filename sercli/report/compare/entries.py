@@ -27,7 +27,10 @@ def single_entries(runs: Sequence[Run]) -> list[Entry]:
 
 
 def grouped_entries(
-    runs: Sequence[Run], over: Sequence[str], rows: Sequence[str] = ()
+    runs: Sequence[Run],
+    over: Sequence[str],
+    rows: Sequence[str] = (),
+    spread: Sequence[str] = (),
 ) -> list[Entry]:
     """A row for all runs that differ in some fields only; runs without a recipe stay alone.
 
@@ -36,6 +39,7 @@ def grouped_entries(
         over: Fields in which runs of a row may differ: they are averaged over. With `rows` runs may
             differ in their seed as well; where none does, nothing is averaged.
         rows: Fields in which they must agree, each combination a row; none: all others.
+        spread: Fields of columns, which runs of a row may differ in: a cell is of one value.
 
     Raises:
         UserError: Two runs of a row do not differ in `over`, or runs that agree in `rows` differ in
@@ -43,15 +47,18 @@ def grouped_entries(
     """
     asked, over = over, tuple(dict.fromkeys([*over, *([SEED] if rows else [])]))
     groups: dict[str, list[Run]] = defaultdict(list)
+    cells: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        key = [field_of(run, name) for name in rows] if rows else _rest(run, over)
-        groups[json.dumps(key, sort_keys=True, default=str) if run.recipe else run.path].append(run)
-    for group in groups.values():
-        _require_alike(group, over)
-        _require_repeats(group, over)
-    if not asked and all(len(group) == 1 for group in groups.values()):
+        key = [field_of(run, name) for name in rows] if rows else _rest(run, (*over, *spread))
+        row = json.dumps(key, sort_keys=True, default=str) if run.recipe else run.path
+        groups[row].append(run)
+        cells[f"{row} {[field_of(run, name) for name in spread]}"].append(run)
+    for cell in cells.values():
+        _require_alike(cell, over)
+        _require_repeats(cell, over)
+    if not asked and all(len(cell) == 1 for cell in cells.values()):
         over = ()
-    entries = [Entry(tuple(group), over=over) for group in groups.values()]
+    entries = [Entry(tuple(group), over=over, spread=tuple(spread)) for group in groups.values()]
     return _labelled(entries, rows)
 
 
@@ -218,17 +225,20 @@ def _index(known: tuple[str, ...], name: str) -> tuple[int, str]:
 
 def _base_label(entry: Entry) -> str:
     """The paper's words for what was trained; what a row is the mean over is not named."""
-    run, over = entry.run, entry.over
+    run, over, spread = entry.run, entry.over, entry.spread
     if not run.name("method"):
         return _foreign_label(run)
     method = "any method" if "method" in over else _title("method", run)
     addon = None if run.addon == "none" else _title("addon", run)
+    addon = "any add-on" if "addon" in over else None if "addon" in spread else addon
     label = trained_label(
         method,
-        "any add-on" if "addon" in over else addon,
-        layer=None if {"layer", "addon"} & {*over} else run.tapped_layer,
-        weight_zero=run.weight == 0 and "addon.weight" not in over,
+        addon,
+        layer=None if {"layer", "addon"} & {*over, *spread} else run.tapped_layer,
+        weight_zero=run.weight == 0 and "addon.weight" not in (*over, *spread),
     )
+    if "method" in spread:
+        label = label.removeprefix(method).removeprefix(" + ") or "without add-on"
     return _with_details(label, _part_of_data(run))
 
 
@@ -342,6 +352,7 @@ _DETAILS: tuple[Callable[[Entry], str], ...] = (
 def _state(entry: Entry) -> str:
     """Says how many seeds a row is the mean over and what has not ended well."""
     what = "seed" if entry.over == (SEED,) else "run"
-    seeds = f" ({counted(len(entry.runs), what)})" if entry.over and entry.run.recipe else ""
+    counts = entry.over and entry.run.recipe and not entry.spread  # else cells have their own
+    seeds = f" ({counted(len(entry.runs), what)})" if counts else ""
     unfinished = sorted({run.status for run in entry.runs} - {"done"})
     return seeds + (f" [{', '.join(unfinished)}]" if unfinished else "")

@@ -8,12 +8,13 @@ from dataclasses import replace
 from sercli.protocols import PROTOCOLS
 from sercli.report.compare import published as paper
 from sercli.report.compare.cells import Footnotes
-from sercli.report.compare.columns import Spec, catalogue, result_spec
+from sercli.report.compare.columns import Spec, catalogue, result_spec, run_spec
 from sercli.report.compare.entries import known_title, trained_label
 from sercli.report.compare.named import fits
 from sercli.report.compare.papers_tables import PAPERS_TABLES, PaperTable
 from sercli.report.compare.runs import Entry, Run
 from sercli.report.compare.tables import Cell, Difference, Row
+from sercli.report.compare.values import RUN_QUANTITIES
 
 
 def rows_for(entries: Sequence[Entry]) -> tuple[paper.PublishedRow, ...]:
@@ -77,6 +78,9 @@ def _place(place: int, wanted: Sequence[str], chosen: Sequence[Spec]) -> int:
 
 def _published_spec(key: str) -> Spec:
     """A column of the paper's alone."""
+    of_runs = {one.key: one for one in RUN_QUANTITIES}
+    if key in of_runs:
+        return run_spec(of_runs[key])
     name, _, metric = key.partition("/")
     spec = result_spec(PROTOCOLS[name.partition("--")[0]], name, metric)
     column = replace(spec.column, explanation=paper.ALONE, ranked=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,7 @@ class Entry:
 
     Attributes:
         over: In what its runs differ, fields such as the seed; none where each run has a row.
+        spread: What columns are of as well: fields whose values its runs have a column each for.
         label: As in the paper's tables; with `views` it is unique.
         name: The label, with the views where another row has the same label.
     """
@@ -129,11 +130,19 @@ class Entry:
     label: str = ""
     name: str = ""
     over: tuple[str, ...] = ()
+    spread: tuple[str, ...] = ()
 
     @property
     def run(self) -> Run:
         """The one that speaks for the row."""
         return self.runs[0]
+
+    def at(self, where: Sequence[tuple[str, Any]]) -> Entry:
+        """The row with only those of its runs that a column is of; there may be none."""
+        if not where:
+            return self
+        runs = (run for run in self.runs if all(field_of(run, name) == to for name, to in where))
+        return replace(self, runs=tuple(runs))
 
     def repeat_of(self, run: Run) -> str:
         """What tells a run from the others of the row: its seed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,54 @@ from typing import Any
 from sercli.errors import UserError
 from sercli.report.compare.cells import Grid
 from sercli.report.compare.columns import Spec
-from sercli.report.compare.entries import flat
+from sercli.report.compare.entries import flat, known_title
 from sercli.report.compare.runs import FIELDS, Entry, Run, field_of
+from sercli.report.compare.values import OF_RUN
 from sercli.runs.facts import as_number
 
 
 def row_fields(rows: Sequence[str]) -> list[str]:
     """The fields that make rows: those without a value."""
     return [one for one in rows if "=" not in one]
+
+
+def column_fields(columns: Sequence[str], runs: Sequence[Run]) -> tuple[list[str], tuple[str, ...]]:
+    """What was asked for of columns: fields of runs, and patterns of keys."""
+    own = [name for name in FIELDS if name != OF_RUN]  # "run" is the beginning of keys
+    fields = [
+        one
+        for one in columns
+        if one in own or ("/" not in one and any(_has(run, one) for run in runs))
+    ]
+    return fields, tuple(one for one in columns if one not in fields)
+
+
+def spread_over(specs: Sequence[Spec], fields: Sequence[str], runs: Sequence[Run]) -> list[Spec]:
+    """A column for each combination of values that runs have in some fields, of each column."""
+    if not fields:
+        return list(specs)
+    found = {tuple(field_of(run, name) for name in fields): None for run in runs}
+    combinations = sorted(found, key=lambda values: [_comparable(value) for value in values])
+    return [
+        _of_values(spec, tuple(zip(fields, values, strict=True)))
+        for spec in specs
+        for values in combinations
+    ]
+
+
+def _of_values(spec: Spec, where: tuple[tuple[str, Any], ...]) -> Spec:
+    told = ", ".join(_in_heading(name, value) for name, value in where)
+    of = ",".join(f"{name}={_text(value)}" for name, value in where)
+    column = replace(
+        spec.column, key=f"{spec.column.key}[{of}]", heading=f"{spec.column.heading}, {told}"
+    )
+    return replace(spec, column=column, where=where)
+
+
+def _in_heading(name: str, value: Any) -> str:
+    if name in ("method", "addon") and value is not None:
+        return known_title(name, str(value))
+    return f"{name.rpartition('.')[2]} {_text(value)}"
 
 
 def kept(runs: Sequence[Run], rows: Sequence[str], *, always: Path | None) -> list[Run]:
@@ -34,12 +75,10 @@ def kept(runs: Sequence[Run], rows: Sequence[str], *, always: Path | None) -> li
     """
     filters = [(name, value) for name, sign, value in (one.partition("=") for one in rows) if sign]
     require_fields([name for name, _ in filters], runs)
-    base = None if always is None else os.path.realpath(always)
     left = [
         run
         for run in runs
-        if all(_fits(field_of(run, name), value) for name, value in filters)
-        or os.path.realpath(run.path) == base
+        if all(_fits(field_of(run, name), value) for name, value in filters) or is_at(run, always)
     ]
     if not left:
         name, _ = filters[-1]
@@ -49,6 +88,11 @@ def kept(runs: Sequence[Run], rows: Sequence[str], *, always: Path | None) -> li
             f"{name} is {', '.join(there)} here",
         )
     return left
+
+
+def is_at(run: Run, path: Path | None) -> bool:
+    """Whether a path leads to a run's directory."""
+    return path is not None and os.path.realpath(run.path) == os.path.realpath(path)
 
 
 def _fits(told: Any, value: str) -> bool:
@@ -127,6 +171,8 @@ def _require_sortable(name: str, entries: Sequence[Entry], specs: Sequence[Spec]
 
 
 def _comparable(value: Any) -> tuple[int, float, str]:
-    """Numbers by size, then texts."""
+    """What there is not, then numbers by size, then texts."""
+    if value is None:
+        return (-1, 0.0, "")
     number = as_number(value)
     return (0, number, "") if number is not None else (1, 0.0, str(value))

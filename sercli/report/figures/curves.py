@@ -25,6 +25,7 @@ _LABELS = 2.4  # inches, right of the axes
 _TEXT = 8  # points
 _LONGEST = 36  # characters of a label
 _PARTS = 200  # of a line with more than twice as many values
+_MOST_NAMED = 8  # points that have their names beside them; more have numbers, and a key
 _CLOSE = 1.25  # heights of a line of text, from label to label
 
 
@@ -275,20 +276,41 @@ def points_figure(points: Sequence[Point], *, xlabel: str, ylabel: str) -> Figur
         axes.set_ylabel(ylabel, fontsize=_TEXT)
         axes.margins(0.08)
         axes.grid(axis="x", color=GREY, alpha=0.2, lw=0.6)
-        _label_points(axes, points)
+        names = [short(point.label) for point in points]
+        keyed = len(points) > _MOST_NAMED  # names would cover what they name
+        inside = axes.get_window_extent().x1 if keyed else axes.figure.bbox.x1
+        _label_points(axes, points, _keyed(axes, names) if keyed else names, inside)
         return _figure_of(axes)
 
 
-def _label_points(axes: Axes, points: Sequence[Point]) -> None:
-    """Write each label beside its point where no other label or point is, else where least is."""
+def _keyed(axes: Axes, names: Sequence[str]) -> list[str]:
+    """Write the names right of the axes, numbered, and return the numbers."""
+    numbers = [str(place + 1) for place in range(len(names))]
+    height = axes.get_window_extent().height
+    pitch = min(_CLOSE * _TEXT / 72 * _figure_of(axes).dpi / height, 1 / len(names))
+    for place, (number, name) in enumerate(zip(numbers, names, strict=True)):
+        style = {"va": "center", "fontsize": _TEXT, "transform": axes.transAxes}
+        axes.text(1.07, 1 - (place + 0.5) * pitch, number, ha="right", **style)
+        axes.text(1.09, 1 - (place + 0.5) * pitch, name, **style)
+    return numbers
+
+
+def _label_points(axes: Axes, points: Sequence[Point], texts: Sequence[str], right: float) -> None:
+    """Write a text beside each point where no other text or point is, else where least is.
+
+    Args:
+        axes: With the points.
+        points: What is labelled.
+        texts: One each.
+        right: How far texts may reach, in dots.
+    """
     figure = _figure_of(axes)
     _settle(axes)
     scale = figure.dpi / 72
     box = axes.get_window_extent()
-    inside = np.array([[box.x0, box.y0, figure.bbox.x1, figure.bbox.y1]])
+    inside = np.array([[box.x0, box.y0, right, figure.bbox.y1]])
     taken = np.array([cross for point in points for cross in _crosses(axes, point, 4 * scale)])
-    for point in points:
-        text = short(point.label)
+    for point, text in zip(points, texts, strict=True):
         centre = axes.transData.transform((point.x, point.y))
         size = np.array([0.6 * len(text), 1.1]) * _TEXT * scale
         places, distances = _places(centre, size, scale)

@@ -17,6 +17,7 @@ from sercli.errors import UserError
 from sercli.protocols import PROTOCOLS
 from sercli.report.compare.columns import compared_block
 from sercli.report.compare.comparison import Options, entries_of, tables_of
+from sercli.report.compare.papers_tables import ALL
 from sercli.report.compare.runs import Entry, Run
 from sercli.report.compare.tables import Table
 from sercli.report.page.charts import Chart, block_charts, training_charts
@@ -182,10 +183,27 @@ def _provenance(run: Run) -> dict[str, Any]:
 
 
 def _tables(gathered: Gathered, options: Options) -> list[Table]:
-    """The tables asked for; none where no run has a number yet."""
+    """The tables asked for; else the paper's that these runs fill, and one of all there is.
+
+    None where no run has a number yet.
+    """
     if not any(run.has_numbers for run in gathered.runs):
         return []
-    return tables_of(gathered.runs, options)
+    everything = tables_of(gathered.runs, options)
+    if options.table is not None or options.columns or options.rows or options.sort:
+        return everything
+    whole = replace(everything[0], title=f"All that was measured: {everything[0].title}")
+    return [*_papers_tables(gathered.runs, options), whole]
+
+
+def _papers_tables(runs: Sequence[Run], options: Options) -> list[Table]:
+    """Those of the paper's tables that runs fill; with labels of one's own where all fit."""
+    for labels in (options.labels, {}):
+        try:
+            return tables_of(runs, replace(options, table=ALL, labels=labels))
+        except UserError:  # a label of a row that a table has not, or no number for any
+            continue
+    return []
 
 
 def _add_tables(parts: _Parts, tables: Sequence[Table]) -> None:

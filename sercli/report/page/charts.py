@@ -79,8 +79,8 @@ def _training_chart(
     ]
     return Chart(
         name=f"training-{quantity.key.replace('_', '-')}",
-        title=f"{quantity.title[:1].upper()}{quantity.title[1:]} by step",
-        description=f"{quantity.title[:1].upper()}{quantity.title[1:]} by step of training, "
+        title=f"{capital(quantity.title)} by step",
+        description=f"{capital(quantity.title)} by step of training, "
         f"{counted(len(lines), 'run')}. Last values: {listed(ends)}.",
         figure=lines_figure(
             lines, xlabel="step", ylabel=quantity.title, log=quantity.scale == "log"
@@ -92,6 +92,11 @@ def _training_chart(
 
 def _number(value: Scalar) -> float | None:
     return float(value) if isinstance(value, int | float) else None
+
+
+def capital(text: str) -> str:
+    """With a capital at its beginning, but for names such as kNN."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
 def slug(text: str) -> str:
@@ -192,7 +197,7 @@ def _block_chart(
     what = heading.replace(f" block {blocks[0]}", "").strip()
     return Chart(
         name=f"blocks-{index + 1}-{slug(what)}",
-        title=f"{what[:1].upper()}{what[1:]} by block{suffix}",
+        title=f"{capital(what)} by block{suffix}",
         description=_said_of_blocks(what, lines, bool(floors)),
         figure=lines_figure(
             [*lines, *floors.values()], xlabel="block (0: embedding)", ylabel=what, whole=True
@@ -212,6 +217,6 @@ def _said_of_blocks(what: str, lines: Sequence[Line], has_floor: bool) -> str:
     bars = " Bars are 95 % intervals." if any(line.low for line in lines) else ""
     floor = " Dotted: the untrained twins." if has_floor else ""
     return (
-        f"{what} by block, {counted(len(lines), 'row')} of the tables.{bars}{floor} "
+        f"{capital(what)} by block, {counted(len(lines), 'row')} of the tables.{bars}{floor} "
         f"Greatest values: {listed(peaks)}."
     )

@@ -137,7 +137,10 @@ def _chart(
     number: int, where: str, placed: Sequence[_Placed], equivariance: _Source, accuracy: _Source
 ) -> Chart:
     own = where == "the tapped block"
-    ordered = sorted(placed, key=lambda one: (_path(one), one.block, one.series))
+    first: dict[str, int] = {}
+    for one in placed:
+        first[_path(one)] = min(one.series, first.get(_path(one), one.series))
+    ordered = sorted(placed, key=lambda one: (first[_path(one)], one.block, one.series))
     points = [
         Point(
             label=_label(one, own=own),

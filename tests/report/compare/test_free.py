@@ -101,6 +101,31 @@ def test_runs_that_differ_in_more_than_the_seed_do_not_share_a_row(grid: list[Pa
     assert "means over layers and seeds" in note
 
 
+def test_a_field_among_columns_is_a_pivot(make: Callable[..., Path]) -> None:
+    paths = [
+        make(f"{m}-{a}-{s}", a, 40.0 + 7 * i + s * s, method=m, seed=s)
+        for i, (m, a) in enumerate(
+            [("moco", "none"), ("moco", "ser"), ("dino", "none"), ("dino", "ser")]
+        )
+        for s in range(3)
+        if (m, a, s) != ("dino", "ser", 2)
+    ]
+    table = compare_runs(paths, rows=["addon"], columns=["method", TOP1])
+    keys = [f"{TOP1}[method={name}]" for name in ("dino", "moco")]
+    assert [column.key for column in table.columns] == keys
+    assert [column.heading for column in table.columns] == ["kNN top-1, DINO", "kNN top-1, MoCo-v3"]
+    assert labels(table) == ["without add-on", "SER (layer 3)"]
+    frame = sercli.results(*paths)
+    frame = frame[frame.metric == "top1"]
+    for how, attribute in (("mean", "value"), ("count", "averaged"), ("std", "std")):
+        pivot = frame.pivot_table(index="addon", columns="method", values="value", aggfunc=how)
+        told = [[getattr(row.cells[key], attribute) for key in keys] for row in table.rows]
+        assert told == pytest.approx(pivot.to_numpy()), how
+    split = compare_runs(paths[:6], columns=["seed", TOP1])
+    changes = [split.rows[1].cells[f"{TOP1}[seed={seed}]"].difference for seed in range(3)]
+    assert [change.value for change in changes if change] == pytest.approx([7.0] * 3)
+
+
 def test_a_key_of_recipes_makes_rows_and_is_said(make: Callable[..., Path]) -> None:
     runs = [make(f"{e}-{s}", "none", 50.0 + e, seed=s, epochs=e) for e in (3, 9) for s in (0, 1)]
     table = compare_runs(runs, rows=["train.epochs"])

@@ -162,6 +162,15 @@ def test_what_has_no_number_is_said_with_the_command_that_fills_it(tmp_path: Pat
         compare_runs([other.path], Options(table="mian"))
 
 
+def test_transfer_is_detection_and_segmentation_of_the_last_block(tmp_path: Path) -> None:
+    run = train(tmp_path / "run")
+    add(run, "coco-detect--torchvision", ap=30.0, mask_ap=20.0, ap50=40.0)
+    add(run, "segment--voc", miou=50.0, miou__block03=30.0, pixel_accuracy=90.0)
+    assert keys(compare_runs([run.path], Options(table="transfer"))) == [
+        *("coco-detect--torchvision/ap", "coco-detect--torchvision/mask_ap", "segment--voc/miou")
+    ]
+
+
 def test_all_is_each_table_that_has_a_number(grid: list[Path]) -> None:
     tables = compare_tables(grid, Options(table="all", block=9))
     titles = [table.title.partition(":")[0] for table in tables]
@@ -210,6 +219,20 @@ def test_cost_is_what_run_json_has(tmp_path: Path) -> None:
         "images_per_s": "50.0",
     }
     assert "9 columns: --columns" in text(table)
+
+
+def test_a_published_cost_has_a_column_where_runs_have_none(tmp_path: Path) -> None:
+    run = train(tmp_path / "ser", "ser", timings={"train_seconds": 100.0})
+    table = compare_runs([run.path], Options(table="cost", published=True))
+    assert keys(table) == ["run/flops_ratio_none", "run/train_seconds"]
+    assert [row.cell(table.columns[0]).value for row in table.rows] == [None, 1.008]
+
+
+def test_a_named_baseline_stays_with_or_without_numbers(grid: list[Path], tmp_path: Path) -> None:
+    bare, control = train(tmp_path / "bare"), next(one for one in grid if one.name == "placebo")
+    for base in (bare.path, control):
+        table = compare_runs(grid, Options(table="main", baseline=base))
+        assert any(str(base) in str(row.provenance) for row in table.rows)
 
 
 @pytest.mark.parametrize("draw", range(3))

@@ -21,7 +21,7 @@ from PIL import Image
 from scipy import stats
 
 from sercli.report.compare.comparison import Options
-from sercli.report.compare.runs import single_entries
+from sercli.report.compare.entries import single_entries
 from sercli.report.figures import style
 from sercli.report.figures.style import SERIES
 from sercli.report.page import building
@@ -91,8 +91,8 @@ def test_every_section_is_there_and_the_contents_lead_to_it(page: Page) -> None:
     (nav,) = page.all("nav")
     links = [one.attributes["href"] for one in page.all("a") if "nav" in one.inside]
     assert links == [
-        *("#runs", "#table-1", "#training", "#blocks", "#trade-off", "#grids", "#pictures"),
-        "#recipes",
+        *("#runs", "#table-1", "#table-2", "#table-3", "#table-4", "#table-5", "#table-6"),
+        *("#training", "#blocks", "#trade-off", "#grids", "#pictures", "#recipes"),
     ]
     assert {link.removeprefix("#") for link in links} <= page.ids
     assert "Recipes" in nav.text
