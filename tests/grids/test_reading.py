@@ -15,6 +15,7 @@ from sercli.grids.reading import find_grid, grid_names, read_grid, restricted, t
 from sercli.grids.schema import Grid
 from sercli.protocols import PROTOCOLS
 from sercli.recipe.files import recipe_names
+from sercli.report.compare.papers_tables import ALL, PAPERS_TABLES
 
 RUNS = "runs: {none: shapes/moco-none}\n"
 
@@ -115,7 +116,8 @@ def test_grids_that_come_with_ser_can_be_done(name: str, tmp_path: Path) -> None
             assert PROTOCOLS[protocol].measures(metric, variant), comparison.metric
             assert protocol in {part.words[0] for part in grid.evaluations.values()}
     named = {table for one in grid.runs.values() for table in one.tables}
-    assert named <= {"main", "ablation", "robustness", "objectives", "transfer", "cost"}
+    assert named <= set(PAPERS_TABLES)
+    assert set(grid.tables) <= {*PAPERS_TABLES, ALL}
 
 
 def test_the_miniature_is_what_it_is_said_to_be(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,13 @@ def find_pairs(entries: Sequence[Entry], baseline: Path | None) -> tuple[list[Pa
         )
         pairs = [Pair(row, base) for row in range(len(entries)) if row != base]
         return pairs, _training_remarks(entries, pairs)
-    pairs, remarks = [], []
-    trained = [_Trained(entry) for entry in entries]
-    places = {id(entry): place for place, entry in enumerate(entries)}
+    pairs, remarks, rivals = [], [], _Rivals(entries)
     for row, entry in enumerate(entries):
-        candidates = _candidates(trained[row], trained)
+        candidates = rivals.of(entry)
         if len(candidates) == 1:
-            pairs.append(Pair(row, places[id(candidates[0])]))
+            pairs.append(Pair(row, candidates[0]))
         elif candidates:
-            listed = ", ".join(candidate.run.path for candidate in candidates)
+            listed = ", ".join(entries[candidate].run.path for candidate in candidates)
             remarks.append(
                 f"{entry.name} has several possible baselines ({listed}) and no difference is "
                 "shown; name one with --baseline."
@@ -70,54 +69,64 @@ def baseline_candidates(entry: Entry, entries: Sequence[Entry]) -> list[Entry]:
     such entries those with equal training settings are preferred. Where [CLS] joins late without
     an add-on, that is a control: a baseline only where there is no other, and itself compared.
     """
-    return _candidates(_Trained(entry), [_Trained(other) for other in entries])
+    return [entries[index] for index in _Rivals(entries).of(entry)]
 
 
-class _Trained:
-    """A row and what decides with whom it can be compared, looked up once."""
+class _Rivals:
+    """The entries without add-on, by what those that are compared with them must share."""
 
-    def __init__(self, entry: Entry) -> None:
-        run = entry.run
-        self.entry = entry
-        self.without_addon = run.addon == NO_ADDON and bool(run.recipe)
-        self.plain = self.without_addon and run.setting("model", "cls_after") is None
-        # Not the whole model section: where [CLS] enters follows from the add-on's layer.
-        settings = [str(run.setting(section, key)) for section, key in _CIRCUMSTANCES]
-        self.circumstances = (*settings, share_of_images(run))
-        self.seeds = {str(one.seed) for one in entry.runs}
-        self.settings = _trained_with(run)
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+        self._alike: dict[Hashable, list[int]] = defaultdict(list)
+        for index, entry in enumerate(entries):
+            if entry.run.addon == NO_ADDON and entry.run.recipe:
+                self._alike[_circumstances(entry)].append(index)
 
-    def alike(self, other: _Trained) -> bool:
-        grouped = max(len(self.entry.runs), len(other.entry.runs)) > 1
-        return self.circumstances == other.circumstances and (grouped or self.seeds == other.seeds)
+    def of(self, entry: Entry) -> list[int]:
+        """`baseline_candidates`, by their places."""
+        # A row of several methods or add-ons has none.
+        if not entry.run.recipe or _is_plain(entry) or {"method", "addon"} & {*entry.spread}:
+            return []
+        rivals = [
+            index
+            for index in self._alike.get(_circumstances(entry), ())
+            if self._entries[index] is not entry and _share_seeds(self._entries[index], entry)
+        ]
+        plain = [index for index in rivals if _is_plain(self._entries[index])]
+        if not plain and entry.run.addon == NO_ADDON:
+            return []
+        rivals = plain or rivals
+        alike = [
+            index
+            for index in rivals
+            if not training_differences(self._entries[index].run, entry.run)
+        ]
+        return alike or rivals
 
 
-_CIRCUMSTANCES = (
-    ("method", "name"),
-    ("views", "setting"),
-    ("data", "path"),
-    ("data", "image_size"),
-    ("data", "classes"),
-    ("model", "name"),
-    ("model", "patch_size"),
-)
+def _is_plain(entry: Entry) -> bool:
+    return entry.run.addon == NO_ADDON and entry.run.setting("model", "cls_after") is None
 
 
-def _candidates(one: _Trained, others: Sequence[_Trained]) -> list[Entry]:
-    # A row of several methods or add-ons has none.
-    if not one.entry.run.recipe or one.plain or {"method", "addon"} & {*one.entry.spread}:
-        return []
-    rivals = [
-        other
-        for other in others
-        if other.without_addon and other.entry is not one.entry and one.alike(other)
-    ]
-    if any(other.plain for other in rivals):
-        rivals = [other for other in rivals if other.plain]
-    elif one.without_addon:
-        return []
-    alike = [other for other in rivals if other.settings == one.settings]
-    return [other.entry for other in alike or rivals]
+def _circumstances(entry: Entry) -> Hashable:
+    # Not the whole model section: where [CLS] enters follows from the add-on's layer.
+    alike = (
+        ("method", "name"),
+        ("views", "setting"),
+        ("data", "path"),
+        ("data", "image_size"),
+        ("data", "classes"),
+        ("model", "name"),
+        ("model", "patch_size"),
+    )
+    told = (str(entry.run.setting(*key)) for key in alike)
+    return (*told, share_of_images(entry.run))
+
+
+def _share_seeds(one: Entry, other: Entry) -> bool:
+    if max(len(one.runs), len(other.runs)) > 1:
+        return True
+    return str(one.run.seed) == str(other.run.seed)
 
 
 def training_differences(one: Run, other: Run) -> list[str]:

@@ -163,20 +163,18 @@ def compared_block(runs: Sequence[Run], block: int | None) -> int | None:
 
 def _blocks(runs: Sequence[Run]) -> Iterator[tuple[int, int | None]]:
     """The blocks that runs have default columns of, each with its protocol's usual one."""
-    # Many runs have the same metrics: each is read once.
-    measured: dict[tuple[str, str], dict[str, None]] = {}
+    metrics: dict[tuple[str, str], set[str]] = {}  # runs have mostly the same
     for run in runs:
         for name, result in run.results.items():
-            of_rule = measured.setdefault((str(result.protocol["name"]), name), {})
-            of_rule.update(dict.fromkeys(result.metrics))
-    for (rule, name), metrics in measured.items():
-        protocol = contract_of(rule)
-        if not protocol.has_blocks:
-            continue
-        for metric in metrics:
-            reading = protocol.read(metric, _variant(name))
+            protocol = str(result.protocol["name"])
+            if contract_of(protocol).has_blocks:
+                metrics.setdefault((protocol, name), set()).update(result.metrics)
+    for (protocol, name), found in metrics.items():
+        contract = contract_of(protocol)
+        for metric in found:
+            reading = contract.read(metric, _variant(name))
             if reading.quantity.default and reading.block is not None:
-                yield reading.block, protocol.default_block
+                yield reading.block, contract.default_block
 
 
 def choose(specs: Sequence[Spec], patterns: Sequence[str]) -> list[Spec]:
