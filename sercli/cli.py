@@ -22,9 +22,13 @@ from sercli.commands import (
     features,
     knn,
     linear_eval,
+    look,
     pretrain,
     recipe,
+    report,
+    reproduce,
     robustness,
+    runs,
     segment,
 )
 from sercli.engine.processes import UNDER_AGENT, under_agent
@@ -41,8 +45,11 @@ _MAKE_FILES = frozenset(
         "coco-detect",
         "segment",
         "equiv-score",
+        "look",
         "features",
         "export",
+        "reproduce",
+        "report",
     }
 )
 
@@ -65,9 +72,13 @@ app.command("robustness")(robustness.robustness)
 app.command("coco-detect")(coco_detect.coco_detect)
 app.command("segment")(segment.segment)
 app.command("equiv-score")(equiv_score.equiv_score)
+app.command("look")(look.look)
 app.command("features")(features.features)
 app.command("export")(export.export)
 app.command("compare")(compare.compare)
+app.add_typer(runs.app, name="runs")
+app.command("reproduce")(reproduce.reproduce)
+app.command("report")(report.report)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
@@ -156,10 +167,13 @@ def _run(arguments: list[str]) -> int:
 def _follow_who_started_this() -> None:
     """End as by SIGTERM when the parent does that started this as one of several processes."""
     parent = os.getppid()
+    followed = os.environ.pop(signals.FOLLOWED, "")  # not what this process starts itself
     if under_agent():
         signals.follow(int(os.environ[UNDER_AGENT]))
     elif {"TORCHELASTIC_RUN_ID", "RANK"} <= set(os.environ):  # torchrun's own agent
         signals.follow(parent)
+    elif followed.isdecimal():  # `ser reproduce`
+        signals.follow(int(followed))
 
 
 def _soften_warnings() -> None:

@@ -25,6 +25,8 @@ _PREEMPTING = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGHUP")
 _NUMBERS = [getattr(signal, name) for name in (*_PREEMPTING, "SIGINT") if hasattr(signal, name)]
 # Two SIGINT of one Ctrl-C (a terminal's and a launcher's, `timeout`'s to child and group) are one.
 _AGAIN_SECONDS = 1.0
+# Variable of the environment: the number of the process whose end is a signal to this one.
+FOLLOWED = "SER_FOLLOWED"
 _PARENT_SECONDS = 0.5  # between two looks at whether the parent lives
 _AFTERWARDS = 0.05  # seconds until what dropped a stop is over
 

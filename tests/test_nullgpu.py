@@ -37,6 +37,8 @@ from sercli.evals.detection.task import Options, prepare
 from sercli.evals.linear import classifiers, heads
 from sercli.evals.linear import evaluate as linear
 from sercli.evals.linear.features import Reader
+from sercli.evals.segmentation import evaluate as segmentation
+from sercli.evals.segmentation.tokens import Encoded, TokenReader
 from sercli.families import addon_configs, method_configs, resolve
 from sercli.objective import Objective
 from sercli.recipe.files import from_mapping
@@ -424,6 +426,33 @@ def _values_that_no_device_computed(monkeypatch):
 def test_an_evaluation_on_the_device(run, command, result):
     ser(command[0], run.path, "--device", "cuda", *command[1:])
     assert result in results(run)
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_segmentation_on_the_device(run, monkeypatch, precision):
+    monkeypatch.setattr(segmentation, "best", lambda _found: 0)
+    monkeypatch.setattr(segmentation, "predict", _whatever(segmentation.predict))
+    table = TokenReader.table
+    monkeypatch.setattr(TokenReader, "table", _finite(table))
+    written = []  # instead of writing: shares of no pixels are no JSON
+    monkeypatch.setattr(RunDir, "write_result", lambda _, result: written.append(result.name))
+    ser("segment", run.path, "--device", "cuda", "--steps", 3, "--limit", 24, "--layers", 3,
+        "--precision", precision, "--workers", 0)  # fmt: skip
+    assert written == ["segment"]
+
+
+def _whatever(predict):
+    """The kernels are started; a class that there is comes back."""
+    return lambda maps, frame: predict(maps, frame) * 0
+
+
+def _finite(table):
+    def read(*given, **more):
+        found = table(*given, **more)
+        return Encoded(torch.nan_to_num(found.tokens, 0, 0, 0), found.targets)
+
+    return read
 
 
 def _grey(maps):

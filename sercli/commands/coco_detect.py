@@ -275,15 +275,19 @@ def _save(run: RunDir, outcome: DetectionOutcome, task: Task, model: str, owner:
     from sercli.report.figures.style import save_figure
 
     result = outcome.result
-    save(run.path, result, outcome.arrays, owner=owner, command=command_line())
-    save_head(outcome, run)  # the earlier one is put aside by now
     partial = ", partial" if result.data["partial"] else ""
     figure = detection_figure(
         _panels(outcome, task),
         title=f"{model} on {result.data['path']}: {task.options.engine}, "
         f"{counted(task.schedule.total_steps, 'step')}{partial}",
     )
-    save_figure(figure, run.figures, result.name)
+
+    def beside(run: RunDir) -> None:
+        save_head(outcome, run)
+        save_figure(figure, run.figures, result.name)
+
+    command = command_line()
+    save(run.path, result, outcome.arrays, owner=owner, command=command, beside=beside)
 
 
 def _panels(outcome: DetectionOutcome, task: Task) -> list[Any]:

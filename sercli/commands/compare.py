@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -11,15 +12,20 @@ import typer
 
 from sercli.commands.options import option_objects
 from sercli.commands.printing import write
-from sercli.report.formats.renderers import RENDERERS
+from sercli.errors import UserError
+from sercli.report.compare.papers_tables import ALL, PAPERS_TABLES
+from sercli.report.formats.renderers import FRAMES, RENDERERS
 from sercli.visible import say
 
 if TYPE_CHECKING:
+    from sercli.report.compare.comparison import Options
     from sercli.report.compare.tables import Table
 
     Format = str
+    Named = str
 else:
-    Format = Literal[tuple(RENDERERS)]
+    Format = Literal[(*RENDERERS, *FRAMES)]
+    Named = Literal[(*PAPERS_TABLES, ALL)]
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,10 @@ class TableOptions:
 
     panel: ClassVar[str] = "The table"
 
+    table: Annotated[
+        Named | None,
+        typer.Option(help="One of the paper's tables, or all that these runs have numbers for."),
+    ] = None
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -48,8 +58,46 @@ class TableOptions:
         typer.Option(
             metavar="KEY,...",
             help="Columns, in order: knn, linear-eval, robustness, coco-detect, equiv-score, run, "
-            "a key such as knn/top1, or wildcards such as `knn/*`. --format json lists the keys.",
+            "a key such as knn/top1, or wildcards such as `knn/*`; and fields as of --rows, each "
+            "value a column. --format json lists the keys.",
         ),
+    ] = None
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD|FIELD=VALUE,...",
+            help="What makes a row: runs that agree in these fields are one, the mean over their "
+            "seeds. FIELD=VALUE keeps runs with that value (wildcards; A|B). Fields are run, "
+            "method, addon, layer, views, seed, and keys of recipes such as addon.weight.",
+        ),
+    ] = None
+    group_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD,...",
+            help="One row for all runs that differ in these fields only: their mean with its 95 % "
+            "interval (Student's t), and paired tests.",
+        ),
+    ] = None
+    sort: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY|FIELD,...",
+            help="Order of the rows: a column, best first, or a field; -KEY the other way round. "
+            "By default the paper's.",
+        ),
+    ] = None
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TEXT",
+            help="Text for a row (NAME is a run directory or its name) or a column (NAME is its "
+            "key).",
+        ),
+    ] = None
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Such texts in a YAML file, one NAME: TEXT a line."),
     ] = None
     allow_mixed: Annotated[
         bool,
@@ -67,9 +115,27 @@ class TableOptions:
         bool,
         typer.Option(
             "--group-seeds",
-            help="One row for all seeds of a recipe: mean ± sample standard deviation.",
+            help="The same as --group-by seed.",
         ),
     ] = False
+
+    def options(self) -> Options:
+        """What they ask for."""
+        from sercli.report.compare.comparison import Options
+
+        return Options(
+            table=self.table,
+            baseline=self.baseline,
+            block=self.block,
+            columns=_parts(self.columns),
+            rows=_parts(self.rows),
+            group_by=_parts(self.group_by),
+            sort=_parts(self.sort),
+            labels=_labels(self.label or (), self.labels),
+            allow_mixed=self.allow_mixed,
+            published=self.published,
+            group_seeds=self.group_seeds,
+        )
 
 
 @option_objects
@@ -94,38 +160,93 @@ def compare(
 
     Intervals, paired tests, and a refusal to mix protocols come with it.
     """
-    from sercli.report.compare.comparison import Options, compare_runs
-    from sercli.runs.files import write_text
+    from sercli.report.compare.comparison import compare_tables
+    from sercli.report.formats.renderers import render
+    from sercli.runs.files import write_atomic
     from sercli.runs.places import require_place
 
-    patterns = [part.strip() for group in table.columns or [] for part in group.split(",")]
-    compared = compare_runs(
-        run_dirs,
-        Options(
-            baseline=table.baseline,
-            block=table.block,
-            columns=tuple(part for part in patterns if part),
-            allow_mixed=table.allow_mixed,
-            published=table.published,
-            group_seeds=table.group_seeds,
-        ),
-    )
     if out is not None:
         require_place(out, "--out")
-        write_text(out, RENDERERS[output_format](compared))
-        say(f"wrote {out}", err=True)
-    elif output_format == "terminal":
-        _print_for_people(compared)
+    if output_format in FRAMES:
+        content = _frame(run_dirs, table, output_format, out)
     else:
-        write(RENDERERS[output_format](compared), end="")
+        tables = compare_tables(run_dirs, table.options())
+        if output_format == "terminal" and out is None:
+            for place, one in enumerate(tables):
+                _print_for_people(one, after=place > 0)
+            return
+        content = render(tables, output_format).encode()
+    if out is None:
+        write(content.decode(), end="")
+    else:
+        write_atomic(out, lambda file: file.write(content))
+        say(f"wrote {out}", err=True)
 
 
-def _print_for_people(compared: Table) -> None:
+def _parts(given: Sequence[str] | None) -> tuple[str, ...]:
+    """What was given, be it in one option with commas or in several."""
+    parts = [part.strip() for group in given or () for part in group.split(",")]
+    return tuple(part for part in parts if part)
+
+
+def _labels(given: Sequence[str], file: Path | None) -> dict[str, str]:
+    """Labels of a file, and those of options, which win.
+
+    Raises:
+        UserError: One has no `=`, or the file is none of names and texts.
+    """
+    from sercli.runs.text import read_mapping
+
+    labels: dict[str, str] = {}
+    if file is not None:
+        for name, text in read_mapping(file).items():
+            if not isinstance(text, str | int | float) or isinstance(text, bool):
+                raise UserError(f"{file} has for {name!r} no text", "a line is NAME: TEXT")
+            labels[name] = str(text)
+    for one in given:
+        # The first `=` in a text is no part of the name: a directory's may have one, then a
+        # file names it.
+        name, sign, text = one.partition("=")
+        if not sign or not name or not text:
+            raise UserError(f"--label {one!r}", "it takes NAME=TEXT", "--labels takes a file")
+        labels[name] = text
+    return labels
+
+
+def _frame(
+    run_dirs: Sequence[Path], table: TableOptions, output_format: str, out: Path | None
+) -> bytes:
+    """All that runs measured, as `sercli.results` has it.
+
+    Raises:
+        UserError: Options of a table are given, or parquet has no file to be written to.
+    """
+    from sercli.report.formats.tidy import parquet, tidy_csv
+    from sercli.report.frame import results
+
+    given = [f"--{one.name.replace('_', '-')}" for one in fields(table) if getattr(table, one.name)]
+    if given or table.block is not None:
+        raise UserError(
+            f"--format {output_format} with {', '.join(given) or '--block'}",
+            "it is all that the runs measured, a line a number",
+            "leave these options out, or take --format csv",
+        )
+    if output_format == "parquet" and out is None:
+        raise UserError(
+            "--format parquet without --out", "it is no text for a screen", "name a file with --out"
+        )
+    frame = results(*run_dirs)
+    return parquet(frame) if output_format == "parquet" else tidy_csv(frame).encode()
+
+
+def _print_for_people(compared: Table, *, after: bool = False) -> None:
     """In colour and as wide as the terminal; elsewhere plain, in the encoding that is asked for."""
     from sercli.report.formats.terminal import plain, terminal
     from sercli.screen import Screen
 
     encoding = sys.stdout.encoding
+    if after:
+        say("")
     if sys.stdout.isatty():
         console = Screen()
         console.print(terminal(compared, width=console.width, encoding=encoding))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Write the embedded world as files; check a data set.", no_args_is_help=True)
 
+SettingName = Literal["shapes", "scenes"]
 _LISTED = 50
 
 
@@ -58,12 +59,14 @@ class DerivedOptions:
     detection: Annotated[
         int,
         typer.Option(
-            min=0, help="Images in coco/train2017; coco/val2017 has a quarter as many; 0: none."
+            min=0,
+            help="Images in coco/train2017, and the same with masks of classes in voc/; val has a "
+            "quarter as many; 0: neither.",
         ),
     ] = 256
-    detection_size: Annotated[int, typer.Option(help="Side in pixels of the images in coco/.")] = (
-        128
-    )
+    detection_size: Annotated[
+        int, typer.Option(help="Side in pixels of the images in coco/ and voc/.")
+    ] = 128
 
 
 @app.command()
@@ -74,6 +77,13 @@ def shapes(
     train: Annotated[int, typer.Option(help="Images in train/.")] = 4096,
     val: Annotated[int, typer.Option(help="Images in val/ and in each of the other sets.")] = 1024,
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 96,
+    setting: Annotated[
+        SettingName,
+        typer.Option(
+            help="shapes: one large object an image; scenes: small ones of two sorts, whose class is "
+            "which sorts they are and how they lie (what `--data shapes:scenes` is)."
+        ),
+    ] = "shapes",
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other images.")] = 0,
 ) -> None:
     """Write the embedded world as JPEG files.
@@ -82,12 +92,14 @@ def shapes(
     (painted) and `imagenet-a/<class>/` (turned), each with some of the classes, `sketch/<class>/`
     (drawn), `imagenet-v2/{matched-frequency,threshold-0.7,top-images}/` with class folders named 0,
     1, 2…, `imagenet-c/<corruption>/<severity>/<class>/` and, if asked for, `imagenet-p/`. For
-    object detection it gets `coco/`, in COCO's format. DIR appears when it is complete, or not at
-    all.
+    object detection it gets `coco/`, in COCO's format, and for `ser segment` the same pictures with
+    masks as `voc/`, in VOC's layout. DIR appears when it is complete, or not at all.
     """
     from sercli.data.shapes.files import Derived, Detection, file_sets, write_sets
+    from sercli.data.shapes.settings import named
 
-    sets = file_sets(train, val)
+    world = named(setting)
+    sets = file_sets(train, val, setting=world)
     corrupted = min(20, val) if more.corrupted is None else more.corrupted
     derived = Derived(more.derived_size, corrupted, more.perturbed)
     coco = Detection(more.detection, more.detection_size)
@@ -100,7 +112,16 @@ def shapes(
             done += number
             update(f"writing {directory}", done, total)
 
-        write_sets(directory, sets, derived, detection=coco, size=size, seed=seed, progress=count)
+        write_sets(
+            directory,
+            sets,
+            derived,
+            detection=coco,
+            setting=world,
+            size=size,
+            seed=seed,
+            progress=count,
+        )
     written = [
         f"{counted(len(sets) - 2, 'robustness set')} of {val:,}",
         *_further_sets(derived, coco),
@@ -121,7 +142,7 @@ def _further_sets(derived: Derived, coco: Detection) -> Iterator[str]:
         yield f"imagenet-p with {counted(derived.perturbed, 'video')} of each of 10 perturbations"
     if coco.num_train:
         numbers = " and ".join(f"{number} {split}" for split, number in coco.num_images.items())
-        yield f"coco with {numbers} images of {coco.size} px"
+        yield f"coco with {numbers} images of {coco.size} px, and voc with their masks"
 
 
 @app.command()

@@ -115,13 +115,19 @@ def equiv_score(score: ScoreOptions, run: RunOptions, model: ModelOptions) -> No
             workers=loader_processes(run, chosen),
             progress=update,
         )
-    directory = subject.save(outcome.result, outcome.arrays)
     name = f"{_short(model.source)} ({outcome.result.model['key']})"
     partial = ", partial" if outcome.result.data["partial"] else ""
     number = counted(outcome.result.data["n"], "image")
     title = f"Equivariance of {name}, {number} of {source.name}/{source.split}{partial}"
     tokens = (rows, f"Tokens after block {pictured} of {name}")
-    paths = _save_figures(directory, outcome, tapped, title=title, tokens=tokens)
+    paths: list[Path] = []
+    directory = subject.save(
+        outcome.result,
+        outcome.arrays,
+        beside=lambda run: paths.extend(
+            _save_figures(run, outcome, tapped, title=title, tokens=tokens)
+        ),
+    )
     _print(outcome, tapped, title)
     say(f"wrote {directory.result(outcome.result.name)}, {', '.join(map(str, paths))}")
 

@@ -139,8 +139,8 @@ def linear_eval(
                 say=tell,
             )
     if first:
-        subject.save(outcome.result, outcome.arrays)  # first: it puts an earlier head aside
-        outcome.head.save(directory.head(prepared.name))
+        head = directory.head(prepared.name)
+        subject.save(outcome.result, outcome.arrays, beside=lambda _run: outcome.head.save(head))
         unfinished.unlink(missing_ok=True)
         _print(model.source, prepared, outcome, directory)
 

@@ -106,8 +106,10 @@ def _left(seconds: float) -> str:
 
 
 def percent_with_interval(values: Mapping[str, float | None], name: str) -> str:
-    """A percentage that a result always has, with the ends of its interval."""
+    """A percentage that a result always has, with the ends of its interval, if it has one."""
     low, high = values[f"{name}/low"], values[f"{name}/high"]
+    if low is None or high is None:
+        return f"{values[name]:.2f} %"
     return f"{values[name]:.2f} % [{low:.2f}, {high:.2f}]"
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sercli.evals.common import Outcome
     from sercli.evals.robustness.classifier import Classifier
     from sercli.runs.result import Result
+    from sercli.runs.run_dir import RunDir
 
 _OWN = "own"
 _HEAD = "linear-eval--ser"
@@ -373,12 +374,15 @@ def _save(target: Path, outcome: Outcome, model: str, owner: str) -> None:
     from sercli.report.figures.style import save_figure
 
     result = outcome.result
-    run = save(target, result, outcome.arrays, owner=owner, command=command_line())
-    if result.protocol["variant"] in GRIDS:
+
+    def picture(run: RunDir) -> None:
         title = "\n".join(grid_title(result, model))
         rows = [CorruptionRow(**vars(row)) for row in corruption_rows(result.metrics)]
         figure = corruption_figure(rows, title=title)
         save_figure(figure, run.figures, result.name)
+
+    beside = picture if result.protocol["variant"] in GRIDS else None
+    save(target, result, outcome.arrays, owner=owner, command=command_line(), beside=beside)
 
 
 def _print(results: Mapping[str, Result], model: str, target: Path) -> None:

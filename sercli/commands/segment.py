@@ -93,10 +93,11 @@ class SegmentOptions:
 def segment(segmentation: SegmentOptions, run: RunOptions, model: ModelOptions) -> None:
     """Train a linear classifier of patch tokens and score every pixel of val: mean IoU.
 
-    Does the encoder know *where* as well as what? Tokens of the frozen encoder are standardised,
-    and a linear map of each gives the logits, which are upsampled to the mask; the learning rate is
-    chosen on a hold-out of train. An image is cut into square windows, none is padded. A random
-    twin of the encoder is the floor. Several processes: `torchrun -m sercli segment …`. Written are
+    Does the encoder know where things are, as well as what they are? Tokens of the frozen encoder
+    are standardised, and a linear map of each gives the logits, which are upsampled to the mask;
+    the learning rate is chosen on a hold-out of train. An image is cut into square windows, none is
+    padded. A random twin of the encoder is the floor. Several processes:
+    `torchrun -m sercli segment …`. Written are
     `results/segment.json` (`segment--voc.json`, `segment--ade20k.json`), the counts of each image
     beside it, the classifier and a figure.
     """
@@ -261,16 +262,13 @@ def _print(outcome: SegmentationOutcome, task: Task, model: str, run: RunDir) ->
     for layer in task.layers:
         end = "" if layer == task.layers[-1] else f"/block{layer:02d}"
         chosen = facts["chosen"][f"block{layer:02d}"]
-        floor = (
-            f"   random twin {percent_with_interval(values, f'random/miou{end}')}"
-            if f"random/miou{end}" in values
-            else ""
-        )
         say(
             f"block {layer}: mean IoU {percent_with_interval(values, f'miou{end}')}, pixels right "
-            f"{values[f'pixel_accuracy{end}']:.2f} %, learning rate {chosen['learning_rate']:g}"
-            f"{floor}"
+            f"{values[f'pixel_accuracy{end}']:.2f} %, rate {chosen['learning_rate']:g}"
         )
+        if f"random/miou{end}" in values:
+            floor = percent_with_interval(values, f"random/miou{end}")
+            say(f"block {layer} of the random twin: mean IoU {floor}")
     for text in outcome.warnings:
         say(f"warning: {text}", err=True)
     name = outcome.result.name

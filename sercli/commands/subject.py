@@ -7,7 +7,7 @@ the protocol, and saves what comes back.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,13 +192,22 @@ class Subject:
     tapped_layer: int | None
     command: tuple[str, ...]
 
-    def save(self, result: Result, arrays: Mapping[str, NDArray[Any]]) -> RunDir:
-        """Write a result and, beside it, its arrays; the directory is made if there is none.
+    def save(
+        self,
+        result: Result,
+        arrays: Mapping[str, NDArray[Any]],
+        *,
+        beside: Callable[[RunDir], object] | None = None,
+    ) -> RunDir:
+        """Write a result and what belongs to it; the directory is made if there is none.
+
+        See `save`.
 
         Returns:
             The run directory.
         """
-        return save(self.out, result, arrays, owner=self.asked.owner, command=self.command)
+        owner = self.asked.owner
+        return save(self.out, result, arrays, owner=owner, command=self.command, beside=beside)
 
 
 def save(
@@ -208,12 +217,22 @@ def save(
     *,
     owner: str,
     command: Sequence[str],
+    beside: Callable[[RunDir], object] | None = None,
 ) -> RunDir:
-    """Write a result and, beside it, its arrays, if any; see `open_or_create`.
+    """Write a result and, before it, what belongs to it: where there is a result, all is there.
 
     An earlier result of another rule, or of all images where this is a trial, is kept.
+
+    Args:
+        path: The run directory; see `open_or_create`.
+        result: What was measured.
+        arrays: Its predictions, by name.
+        owner: The model.
+        command: What was typed.
+        beside: Writes a head, figures.
     """
     run = open_or_create(path, owner=owner, command=command)
+    result = replace(result, command=tuple(command))
     run.keep_earlier(result)
     if arrays:
         path = run.predictions(result.name)
@@ -222,6 +241,8 @@ def save(
             lambda file: np.savez_compressed(file, **arrays),  # type: ignore[arg-type]
         )
         result = replace(result, predictions_sha256=file_sha256(path))
+    if beside is not None:
+        beside(run)
     run.write_result(result)
     return run
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sercli.data.source import ImageSource
 
 SPLITS = ("train", "val")
+_FEW_LAYOUTS = 2
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def rendering_kind(path: str) -> DataKind | None:
 
 
 def _rendered_titles() -> str:
-    return " or ".join(one.title for one in kinds() if one.rendered)
+    return " or ".join(dict.fromkeys(one.title for one in kinds() if one.rendered))
 
 
 def require_sizes_used(path: str, *, num_train: int | None, num_val: int | None) -> None:
@@ -431,7 +432,7 @@ def _checked_as(path: Path, layout: str | None) -> DataKind:
 
 
 def _known_layouts() -> str:
-    """E.g. "folder, coco or one of imagenet-r, imagenet-a": kinds of one layout go first."""
-    several = [kind.layouts for kind in kinds() if len(kind.layouts) > 1]
-    single = [kind.layouts[0] for kind in reversed(kinds()) if len(kind.layouts) == 1]
-    return " or one of ".join([", ".join(single), *map(", ".join, several)])
+    """E.g. "folder, coco or one of imagenet-r, imagenet-a": kinds of few layouts go first."""
+    several = [kind.layouts for kind in kinds() if len(kind.layouts) > _FEW_LAYOUTS]
+    few = [one for kind in reversed(kinds()) for one in kind.layouts if kind.layouts not in several]
+    return " or one of ".join([", ".join(few), *map(", ".join, several)])

@@ -109,6 +109,29 @@ def after_attention(
     return passed
 
 
+def attention_of_first(block: nn.Module, tokens: Tensor, layout: Layout) -> list[Tensor]:
+    """How much the first token of each image, [CLS], attends to its patches in a block.
+
+    Softmax(q·kᵀ/√d) over all tokens of the image, as `attend` has it inside, in float32.
+
+    Args:
+        block: A `ViTBlock`; its keys and queries are those that it computes for its own pass.
+        tokens: [T, D], what goes into it.
+        layout: Where which image lies; [CLS] has joined.
+
+    Returns:
+        For each view [n, H, h, w].
+    """
+    assert isinstance(block, ViTBlock)
+    packed = block.parts.before(block, tokens).float()
+    maps = []
+    for span, view in zip(layout.spans, layout.by_view(packed), strict=True):
+        q, k = view[:, 0, 0], view[:, :, 1]  # [n, H, d], [n, N, H, d]
+        weights = torch.einsum("nhd,nthd->nht", q, k).div(q.shape[-1] ** 0.5).softmax(-1)
+        maps.append(weights[:, :, layout.prefix :].unflatten(2, span.grid))
+    return maps
+
+
 EAGER = Parts(before_attention, after_attention)
 
 

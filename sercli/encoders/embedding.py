@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from sercli.encoders.tokens import joined
@@ -32,6 +34,15 @@ class PatchEmbedding(nn.Module):
         side = self.proj.kernel_size[0]
         patches = joined([_patches(view, side) for view in views])
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+def has_square_patches(embedding: nn.Module) -> bool:
+    """Whether timm's patch embedding is what `PatchEmbedding` computes."""
+    if type(embedding) is not PatchEmbed or not isinstance(embedding.norm, nn.Identity):
+        return False  # of a hybrid, say, which has a convolutional network in front
+    proj: Any = embedding.proj
+    height, width = proj.kernel_size
+    return height == width and tuple(proj.stride) == (height, width)
 
 
 def _patches(images: Tensor, side: int) -> Tensor:

@@ -10,18 +10,24 @@ import copy
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sercli.actions import grid_of
-from sercli.encoders.blocks import TokenBlock, ViTBlock, size_by_size, understood
+from sercli.encoders.blocks import (
+    TokenBlock,
+    ViTBlock,
+    attention_of_first,
+    size_by_size,
+    understood,
+)
 from sercli.encoders.checkpointing import through
-from sercli.encoders.embedding import PatchEmbedding
+from sercli.encoders.embedding import PatchEmbedding, has_square_patches
+from sercli.encoders.features import Features as Features
 from sercli.encoders.initialising import draw_weights
 from sercli.encoders.positions import resampled, sincos
 from sercli.encoders.sizes import size_of
@@ -29,30 +35,6 @@ from sercli.encoders.tokens import Layout, Span, joined, split
 from sercli.errors import UserError
 from sercli.randomness import seeded, truncated_normal_
 from sercli.recipe.schema import Initialiser, Model, PosResize
-
-
-@dataclass(frozen=True)
-class Features:
-    """What the encoder says of a batch of B images on an h×w grid.
-
-    Attributes:
-        cls: [B, D], [CLS] after the final norm (mean of the normed patch tokens where the
-            architecture pools those); [B, 0] where the pass ended before the last block.
-        grids: layer → [B, D, h, w], raw patch tokens after that block (0: the embedding).
-        cls_tokens: layer → [B, D], raw [CLS] after that block, where it is already there.
-    """
-
-    cls: Tensor
-    grids: dict[int, Tensor]
-    cls_tokens: dict[int, Tensor]
-
-    def detach(self) -> Features:
-        """The same values without gradient."""
-        return Features(
-            self.cls.detach(),
-            {layer: grid.detach() for layer, grid in self.grids.items()},
-            {layer: token.detach() for layer, token in self.cls_tokens.items()},
-        )
 
 
 class Encoder(nn.Module):
@@ -156,7 +138,7 @@ class Encoder(nn.Module):
             and vit.attn_pool is None
             and vit.global_pool in ("", "token", "avg")
             and not (vit.global_pool == "avg" and vit.pool_include_prefix)
-            and _square_patches(vit.patch_embed)
+            and has_square_patches(vit.patch_embed)
         )
         if not plain:
             raise UserError(
@@ -232,6 +214,7 @@ class Encoder(nn.Module):
         *,
         keep: Tensor | None = None,
         until: int | None = None,
+        attention: Iterable[int] = (),
     ) -> Features:
         """Encode images of one size and return the token grids of the `layers` asked for.
 
@@ -241,13 +224,14 @@ class Encoder(nn.Module):
             keep: [B, depth, 2], what the two branches of each block are multiplied by, image by
                 image (stochastic depth; blocks of ours only). None: nothing is dropped.
             until: End after this block; `cls` of the result is empty then.
+            attention: Blocks whose attention of [CLS] is wanted.
 
         Raises:
-            UserError: A side is no multiple of the patch, or a layer does not exist.
+            UserError: A side is no multiple of the patch, or a layer does not exist or has no
+                [CLS] that attends.
         """
-        (features,) = self.encode(
-            [images], layers, keeps=None if keep is None else [keep], until=[until]
-        )
+        keeps = None if keep is None else [keep]
+        (features,) = self.encode([images], layers, keeps=keeps, until=[until], attention=attention)
         return features
 
     def encode(
@@ -257,10 +241,11 @@ class Encoder(nn.Module):
         *,
         keeps: Sequence[Tensor] | None = None,
         until: Sequence[int | None] | None = None,
+        attention: Iterable[int] = (),
     ) -> list[Features]:
         """Encode views [n, 3, H, W] of any sizes in one pass, see `tokens.Layout`.
 
-        `keeps` and `until` are those of `forward`, for each view.
+        `keeps` and `until` are those of `forward`, for each view, and so is `attention`.
 
         Raises:
             UserError: As there.
@@ -272,12 +257,33 @@ class Encoder(nn.Module):
         # Views that end early lie last, and those of one size next to each other.
         order = sorted(range(len(views)), key=lambda i: (-ends[i], *_size(views[i])))
         kept = None if keeps is None else torch.cat([keeps[i] for i in order])
-        found = self._pass([views[i] for i in order], [ends[i] for i in order], wanted, kept)
+        seen = self.attending(attention)
+        found = self._pass([views[i] for i in order], [ends[i] for i in order], wanted, kept, seen)
         by_view = dict(zip(order, found, strict=True))
         return [by_view[index] for index in range(len(views))]
 
+    def attending(self, layers: Iterable[int]) -> set[int]:
+        """Blocks, if [CLS] is in them and they are of ours.
+
+        Raises:
+            UserError: One is not.
+        """
+        chosen = set(layers)
+        first = self.depth if self.cls_after is None else self.cls_after
+        if not chosen <= set(range(first + 1, self.depth + 1)):
+            rule = f"[CLS] is in blocks {first + 1}…{self.depth}" if first < self.depth else ""
+            raise UserError(f"attention in blocks {sorted(chosen)}", rule or "there is no [CLS]")
+        if not all(isinstance(self.blocks[layer - 1], ViTBlock) for layer in chosen):
+            raise UserError("attention in a block of another kind", "ser's blocks and timm's plain")
+        return chosen
+
     def _pass(
-        self, views: Sequence[Tensor], ends: Sequence[int], wanted: set[int], kept: Tensor | None
+        self,
+        views: Sequence[Tensor],
+        ends: Sequence[int],
+        wanted: set[int],
+        kept: Tensor | None,
+        attention: set[int],
     ) -> list[Features]:
         """`encode` of views as they lie: each ends no earlier than the one behind it."""
         tokens, layout = self._embed(views)
@@ -288,6 +294,10 @@ class Encoder(nn.Module):
         for layer in range(self.depth + 1):
             if layer:
                 keep = None if spread is None else spread[layer - 1]
+                if layer in attention:
+                    maps = attention_of_first(self.blocks[layer - 1], tokens, layout)
+                    for features, weights in zip(found, maps, strict=False):
+                        features.attention[layer] = weights
                 tokens = self._through(self.blocks[layer - 1], tokens, layout, keep)
             if layer in wanted:
                 self._tap(found, layer, tokens, layout)
@@ -379,15 +389,6 @@ def _spread(kept: Tensor | None, layout: Layout, like: Tensor) -> Tensor | None:
     if kept is None:
         return None
     return layout.spread(kept[: layout.num_images].to(like.dtype))
-
-
-def _square_patches(embedding: nn.Module) -> bool:
-    """Whether timm's patch embedding is what `PatchEmbedding` computes."""
-    if type(embedding) is not PatchEmbed or not isinstance(embedding.norm, nn.Identity):
-        return False  # of a hybrid, say, which has a convolutional network in front
-    proj: Any = embedding.proj
-    height, width = proj.kernel_size
-    return height == width and tuple(proj.stride) == (height, width)
 
 
 def final_norm(encoder: Encoder) -> nn.Module:

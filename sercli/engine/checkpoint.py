@@ -12,9 +12,7 @@ from sercli import distributed
 from sercli.encoders.files import load_torch_file
 from sercli.errors import from_os_error
 from sercli.runs.files import write_atomic, write_text
-from sercli.runs.run_dir import RunDir
-
-KEPT = 2
+from sercli.runs.run_dir import KEPT_CHECKPOINTS, RunDir
 
 
 class _HashingWriter:
@@ -86,11 +84,11 @@ def _last_that_verifies(run: RunDir, say: Callable[[str], None]) -> int | None:
 
 
 def _drop_older(run: RunDir, kept: Collection[int]) -> None:
-    """Remove checkpoints older than the last `KEPT`, as soon as those have their hashes."""
+    """Remove checkpoints older than the last ones, as soon as those have their hashes."""
     steps = run.checkpoint_steps()
-    if not all(run.checkpoint_hash(step).is_file() for step in steps[-KEPT:]):
+    if not all(run.checkpoint_hash(step).is_file() for step in steps[-KEPT_CHECKPOINTS:]):
         return
-    for step in steps[:-KEPT]:
+    for step in steps[:-KEPT_CHECKPOINTS]:
         if step in kept:
             continue
         try:

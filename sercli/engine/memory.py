@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -332,6 +333,16 @@ class Peak:
         peak = torch.cuda.max_memory_allocated(self.device) / 2**30
         self.forget()
         return {"peak_memory_gib": round(peak, 3)}
+
+
+def most_resident() -> int | None:
+    """The most memory that this process ever had, in bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 @contextlib.contextmanager

@@ -54,6 +54,11 @@ class Plan:
         return trainable_parameters(self.objective)
 
     @property
+    def encoder_parameters(self) -> int:
+        """Parameters of the encoder alone, trained or not."""
+        return sum(parameter.numel() for parameter in self.objective.encoder.parameters())
+
+    @property
     def checkpoint_bytes(self) -> int:
         """About the size of a checkpoint: what is trained, and two moments of each parameter."""
         stored = self.objective.state_dict().values()

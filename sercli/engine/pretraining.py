@@ -20,7 +20,7 @@ from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
 from sercli.engine.bottleneck import advice
 from sercli.engine.flops import count_flops
-from sercli.engine.memory import count_memory
+from sercli.engine.memory import count_memory, most_resident
 from sercli.engine.plan import Plan, make_plan, print_flops, print_memory, print_plan
 from sercli.engine.preemption import Stopping
 from sercli.engine.profiling import profiled
@@ -161,7 +161,7 @@ def create_run(resolved: Resolved, plan: Plan, out: Path | None, source: ImageSo
             "command": shlex.join(["ser", *sys.argv[1:]]),
             "seed": resolved.recipe.seed,
             **record_of(resolved.recipe, text.encode(), source),
-            "parameters": {"trainable": plan.parameters},
+            "parameters": {"trainable": plan.parameters, "encoder": plan.encoder_parameters},
             "titles": {
                 "method": title_of(type(resolved.recipe.method)),
                 "addon": title_of(type(resolved.recipe.addon)),
@@ -310,14 +310,18 @@ def _alone_in(run: RunDir, take_over: bool) -> Iterator[Callable[[], None]]:
 def _record(run: RunDir, trainer: Trainer, say: Callable[[str], None]) -> None:
     if distributed.rank():
         return
+    memory = dict(run.read_run().get("memory") or {})
     if peaks := run.logged("peak_memory_gib"):
-        run.update_run(memory={**(run.read_run().get("memory") or {}), "peak_gib": max(peaks)})
+        memory["peak_gib"] = max(peaks)
         say(f"peak memory: {max(peaks):.2f} GiB")
+    elif (resident := most_resident()) is not None:
+        memory["resident_gib"] = round(resident / 2**30, 3)
     rates = run.logged("images_per_s")
     waits = run.logged("data_wait")
     run.update_run(
         status="done",
         exit_status=0,
+        memory=memory,
         timings={
             "train_seconds": trainer.train_seconds,
             "steps": trainer.step,

@@ -154,11 +154,11 @@ def compare(
     record = record_of(recipe, run.recipe.read_bytes(), source)
     changes, notes = [], []
     if told.get("recipe_sha256") not in (None, record["recipe_sha256"]):
-        edits = dict(_edits(told.get("recipe"), record["recipe"]))
-        changes += [text for key, text in edits.items() if key not in WITHOUT_EFFECT]
+        edited = dict(edits(told.get("recipe"), record["recipe"]))
+        changes += [text for key, text in edited.items() if key not in WITHOUT_EFFECT]
         notes += [
             f"note: recipe.yaml was edited ({text}): it is the same run all the same"
-            for key, text in edits.items()
+            for key, text in edited.items()
             if key in WITHOUT_EFFECT
         ]
     changes += _other_images(told.get("data"), record["data"], recipe.data.path)
@@ -182,7 +182,7 @@ def compare(
     return Comparison(record, tuple(changes), tuple(notes))
 
 
-def _edits(before: object, after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def edits(before: object, after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Keys with other values, and a phrase for each.
 
     What is not in the recipe of before came with a newer version, and is at its default.

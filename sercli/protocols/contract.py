@@ -11,14 +11,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, cached_property
 from typing import Literal
 
-Unit = Literal["percent", "score", "ratio", "duration", "rate"]
+Unit = Literal["percent", "score", "ratio", "duration", "rate", "count", "memory"]
+Axis = Literal["accuracy", "equivariance"]
 BLOCK = "block"
 # Of every protocol that encodes images; `model.precision` of a result says which it was.
 PRECISION = "fp32 or bf16 encoder, sums in fp32/64"
 _ENDS = ("/low", "/high")
+_REMEMBERED = 100_000  # metrics of a protocol; one has 1,400 at most
 _SLOT = re.compile(r"\{(\w+)(\*?)\}")
 
 
@@ -30,7 +32,8 @@ class Quantity:
         pattern: Their name; `{slot}` stands for a part between slashes, `{slot*}` for all that
             follows, `{block}` for the number of a block: then `--block` chooses between columns.
         heading: What a column is headed; may have the pattern's slots. Empty: the metric's name.
-        unit: percent (0…100), score, ratio, duration (seconds), rate (images/s).
+        unit: percent (0…100), score, ratio, duration (seconds), rate (images/s), count, memory
+            (GiB).
         better: Which end is better; None: neither, so that nothing is ranked or subtracted.
         default: Shown without being asked for, where some run has a value.
         undefined: "no value" tells something: a default column stays where no run has one.
@@ -40,6 +43,9 @@ class Quantity:
         floor: Pattern of the same number of a random twin.
         variants: Names or wildcards of the protocol's variants that have it; none: all.
         explanation: One sentence for these metrics; None: the protocol's.
+        by_block: A report draws it over the blocks; of a quantity of blocks.
+        grid: The slots that are rows and columns of a heat map in a report.
+        axis: On which axis of a report's picture of accuracy against equivariance it is.
     """
 
     pattern: str
@@ -53,6 +59,9 @@ class Quantity:
     floor: str | None = None
     variants: tuple[str, ...] = ()
     explanation: str | None = None
+    by_block: bool = False
+    grid: tuple[str, str] | None = None
+    axis: Axis | None = None
 
     @property
     def of_block(self) -> bool:
@@ -120,6 +129,7 @@ class Protocol:
         default_block: The block shown where several were scored and none is asked for.
         untested: What to know of differences of its numbers, a sentence, where no test is made.
         undefined_if: An example of when a number of it is undefined.
+        pictures: Headings of figures that its evaluator leaves, by their files' names.
     """
 
     name: str
@@ -133,6 +143,7 @@ class Protocol:
     default_block: int | None = None
     untested: str = ""
     undefined_if: str = ""
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_blocks(self) -> bool:
@@ -140,11 +151,20 @@ class Protocol:
 
     def read(self, metric: str, variant: str = "") -> Reading:
         """What a metric is; one that no quantity fits, as of another version, by its name only."""
-        for quantity in self.quantities:
-            reading = quantity.read(metric, variant)
-            if reading is not None:
-                return reading
-        return Reading(UNKNOWN, metric, {})
+        known = self._read.get((metric, variant))
+        if known is not None:
+            return known
+        readings = (quantity.read(metric, variant) for quantity in self.quantities)
+        found = next((one for one in readings if one is not None), None)
+        reading = Reading(UNKNOWN, metric, {}) if found is None else found
+        if len(self._read) < _REMEMBERED:
+            self._read[metric, variant] = reading
+        return reading
+
+    @cached_property
+    def _read(self) -> dict[tuple[str, str], Reading]:
+        """What was asked before: a thousand runs have the same metrics."""
+        return {}
 
     def measures(self, metric: str, variant: str = "") -> bool:
         """Whether a quantity fits a metric."""

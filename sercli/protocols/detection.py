@@ -31,5 +31,6 @@ PROTOCOL = Protocol(
     heading="COCO ({variant}) {quantity}",
     place=4,
     quantities=(*_of_kind("", ""), *_of_kind("mask_", "mask ")),
+    pictures={"coco-detect--*": "Detections"},
     untested="Differences in AP are not tested: compare the intervals.",
 )

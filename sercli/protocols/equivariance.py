@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from sercli.protocols.contract import Protocol, Quantity
+from sercli.protocols.contract import Axis, Protocol, Quantity
 
 _PLACE = "block{block}/{action}"
 # Not scores of the model but what they are to be read against: neither end is better.
 _CONTROLS = ("es_random", "es_identity", "gain", "es_other_image", "es_shuffled")
 
 
-def _score(action: str, *, default: bool = False) -> Quantity:
+def _score(
+    action: str, *, default: bool = False, drawn: bool = False, axis: Axis | None = None
+) -> Quantity:
     """ES under an action, or under any (`{action}`); its floor is that of a random twin."""
     return Quantity(
         f"es/block{{block}}/{action}",
@@ -19,6 +21,8 @@ def _score(action: str, *, default: bool = False) -> Quantity:
         undefined=True,
         interval="stored",
         floor=f"es_random/block{{block}}/{action}",
+        by_block=drawn,
+        axis=axis,
     )
 
 
@@ -38,11 +42,12 @@ PROTOCOL = Protocol(
     title="equivariance",
     explanation="Equivariance score of the patch tokens after this block: 1 is exact.",
     heading="{quantity} ({variant})",
-    place=5,
+    place=6,
     default_block=3,
     quantities=(
-        _score("rotation", default=True),
-        _score("hflip", default=True),
+        _score("rotation", default=True, drawn=True, axis="equivariance"),
+        _score("hflip", default=True, drawn=True),
+        _score("scale", drawn=True),
         _score("{action}"),
         *(_beside(family, family) for family in _CONTROLS),
         _beside(
@@ -56,7 +61,9 @@ PROTOCOL = Protocol(
             unit="score",
             better=None,
             explanation="",
+            by_block=True,
         ),
     ),
     undefined_if="an equivariance score of a map without spatial variance",
+    pictures={"equiv-tokens": "Token maps"},
 )

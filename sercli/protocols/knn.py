@@ -12,7 +12,7 @@ PROTOCOL = Protocol(
     place=1,
     variants={"1pct": "1 %", "10pct": "10 %"},
     quantities=(
-        Quantity("top1", "top-1", default=True, interval="wilson", paired=True),
+        Quantity("top1", "top-1", default=True, interval="wilson", paired=True, axis="accuracy"),
         Quantity("top5", "top-5", interval="wilson"),
         Quantity("random/top1", interval="stored"),  # of a random twin of the encoder
         Quantity("random/top5", interval="stored"),

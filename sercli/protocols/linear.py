@@ -12,7 +12,7 @@ PROTOCOL = Protocol(
     place=2,
     variants={"ser": "SER", "dino": "DINO", "moco-v3": "MoCo-v3"},
     quantities=(
-        Quantity("top1", "top-1", default=True, interval="wilson", paired=True),
+        Quantity("top1", "top-1", default=True, interval="wilson", paired=True, axis="accuracy"),
         Quantity("top5", "top-5", default=True, interval="wilson"),
         # Of the best head, of the last state of heads, and of the best head of a feature set.
         Quantity("{head}/top1"),

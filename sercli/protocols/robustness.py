@@ -31,7 +31,7 @@ _OF_GRIDS = (
     Quantity("relative_ce/{corruption}", better="down", variants=_GRIDS),
     Quantity("top1/clean", variants=_GRIDS),
     Quantity("top1/{corruption}", variants=_GRIDS),
-    Quantity("top1/{corruption}/{severity}", variants=_GRIDS),
+    Quantity("top1/{corruption}/{severity}", variants=_GRIDS, grid=("corruption", "severity")),
 )
 _OF_SEQUENCES = (
     Quantity("fp", "FP", unit="score", better="down", default=True, variants=_SEQUENCES),

@@ -27,7 +27,7 @@ PROTOCOL = Protocol(
     title="segmentation",
     explanation="A linear probe of patch tokens, mean IoU over the classes that occur; percent.",
     heading="Segment ({variant}) {quantity}",
-    place=4,
+    place=5,
     variants={"voc": "VOC", "ade20k": "ADE20K"},
     default_block=3,
     quantities=(
@@ -35,5 +35,6 @@ PROTOCOL = Protocol(
         *_scored("pixel_accuracy", "pixel accuracy"),
         Quantity("iou/{category*}", "IoU {category}", interval="stored"),
     ),
+    pictures={"segment*": "Segmentations"},
     untested="Differences in mIoU are not tested: compare the intervals.",
 )

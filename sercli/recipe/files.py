@@ -31,6 +31,7 @@ from sercli.runs.places import require_place
 from sercli.runs.reading import shown
 from sercli.runs.text import parse_yaml, read_mapping, spelt
 
+GRIDS = "grids"  # of the folder of recipes: what is in it are grids of runs (`sercli.grids`)
 _CLASSES = "data.classes"
 _LONGEST_CHAIN = 32
 
@@ -102,9 +103,8 @@ def recipes_root() -> Path:
 def recipe_names() -> list[str]:
     """Names of the recipes that come with ser, e.g. `shapes/moco-ser`."""
     root = recipes_root()
-    return sorted(
-        file.relative_to(root).with_suffix("").as_posix() for file in root.rglob("*.yaml")
-    )
+    names = (file.relative_to(root).with_suffix("").as_posix() for file in root.rglob("*.yaml"))
+    return sorted(name for name in names if not name.startswith(f"{GRIDS}/"))
 
 
 def _find(name: str, *, beside: Path | None = None) -> Path:

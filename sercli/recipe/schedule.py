@@ -68,8 +68,7 @@ class Schedule:
                 f"use --set train.batch_size={max(2, num_images // 2)} or more images",
             )
         per_epoch = num_images // train.batch_size
-        total = max(1, round(train.epochs * per_epoch))
-        total = min(total, train.max_steps or total)
+        total = total_steps(train.epochs, per_epoch, train.max_steps)
         final = train.final_weight_decay
 
         warmup = min(total, round(train.warmup_epochs * per_epoch))
@@ -104,6 +103,18 @@ class Schedule:
             return self.lr * step / self.ramp_steps
         span = max(1, self.total_steps - self.warmup_steps)
         return cosine(self.lr, self.min_lr, (step - self.warmup_steps) / span)
+
+
+def total_steps(epochs: float, steps_per_epoch: int, most: int | None) -> int:
+    """Length of a run in steps.
+
+    Args:
+        epochs: `train.epochs`.
+        steps_per_epoch: Full batches in the data set.
+        most: `train.max_steps`; None: no bound.
+    """
+    total = max(1, round(epochs * steps_per_epoch))
+    return min(total, most or total)
 
 
 def cosine(start: float, end: float, progress: float) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sercli.errors import UserError
 from sercli.protocols import contract_of
 from sercli.protocols.contract import is_end
-from sercli.report.compare.runs import Run, open_runs
+from sercli.report.compare.runs import Run, field_of, open_runs
 from sercli.report.compare.values import OF_RUN, RUN_QUANTITIES, interval_of
 from sercli.runs.result import Result
 
@@ -46,8 +46,8 @@ def results(*runs: str | os.PathLike[str], settings: Sequence[str] = ()) -> pd.D
     - `run` (string): the directory, as given.
     - `method`, `addon`, `views` (string): as in recipes; `<NA>` where there is no recipe.
     - `layer`, `seed` (Int64): the block that the add-on taps; `<NA>` without one.
-    - `protocol`, `variant`, `metric` (string): the variant is `<NA>` where there is none. Numbers of
-      the run itself (`train_seconds`, `flops_ratio_none`, …) have the protocol `run`.
+    - `protocol`, `variant`, `metric` (string): the variant is `<NA>` where there is none. Numbers
+      of the run itself (`train_seconds`, `flops_ratio_none`, …) have the protocol `run`.
     - `value` (float64): in the metric's unit. NaN: measured, and found to be undefined. What was
       not measured has no row.
     - `low`, `high` (float64): 95 % interval over images, the stored one or Wilson's; NaN without.
@@ -55,7 +55,8 @@ def results(*runs: str | os.PathLike[str], settings: Sequence[str] = ()) -> pd.D
     - `protocol_id` (string): values with different ones are not comparable.
 
     Args:
-        runs: Run directories; one that is named twice counts once.
+        runs: Run directories, and folders that are searched for them; each counts once. What cannot
+            be read below a folder is a warning.
         settings: Keys of recipes, such as `addon.weight`: a column each, after the others.
 
     Raises:
@@ -84,7 +85,7 @@ def tidy(
         raise UserError(
             f"settings {clash!r}", f"the frame has {', '.join(COLUMNS)} anyway", "leave it out"
         )
-    told = [[_plain(setting(run, key)) for key in settings] for run in runs]
+    told = [[_plain(field_of(run, key)) for key in settings] for run in runs]
     rows = [
         (*row, *own)
         for run, own in zip(runs, told, strict=True)
@@ -114,7 +115,7 @@ def _rows(run: Run, wanted: Callable[[str, str], bool]) -> Iterator[tuple[Any, .
             low, high = interval_of(result, protocol.read(metric, variant))
             measured = (protocol.name, variant or None, metric, value, low, high)
             yield (*own, *measured, *of_result)
-    for one in RUN_QUANTITIES:
+    for one in filter(lambda one: one.measured, RUN_QUANTITIES):
         metric = one.quantity.pattern
         if wanted(OF_RUN, metric) and (number := one.of(run)) is not None:
             yield (*own, OF_RUN, None, metric, number, None, None, None, None, None)
@@ -122,14 +123,6 @@ def _rows(run: Run, wanted: Callable[[str, str], bool]) -> Iterator[tuple[Any, .
 
 def _is_end_of_another(metric: str, result: Result) -> bool:
     return is_end(metric) and metric.rpartition("/")[0] in result.metrics
-
-
-def setting(run: Run, key: str) -> Any:
-    """A value of a run's recipe by its dotted key; None where there is no such key."""
-    value: Any = run.recipe
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def curves(*runs: str | os.PathLike[str]) -> pd.DataFrame:
@@ -141,8 +134,7 @@ def curves(*runs: str | os.PathLike[str]) -> pd.DataFrame:
     them.
 
     Args:
-        runs: Run directories; one that is named twice counts once. One without a logged step has
-            no row.
+        runs: As of `results`. One without a logged step has no row.
 
     Raises:
         UserError: A path is no run directory, or a file in it cannot be read.

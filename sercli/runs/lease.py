@@ -176,6 +176,34 @@ def refuse_if_leased(run: RunDir) -> None:
         raise _taken(run, holder)
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Who a lease says writes a run.
+
+    Attributes:
+        owner: The process.
+        lives: Whether it runs; None: of another machine, it cannot be seen from here.
+        silent: Seconds since it touched the lease, by this machine's clock.
+    """
+
+    owner: Owner
+    lives: bool | None
+    silent: float
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes, as far as is known at once: `leased` watches for a minute."""
+        return self.silent < WATCH_SECONDS if self.lives is None else self.lives
+
+
+def holder_of(run: RunDir) -> Holder | None:
+    """Who a run's lease says writes it; None: there is no lease, or nobody can read it."""
+    owner, seen = _read(run.lease), _look(run.lease)
+    if owner is None or seen is None:
+        return None
+    return Holder(owner, owner.lives(), max(0.0, time.time() - seen[1] / 1e9))
+
+
 def is_leased(run: RunDir) -> bool:
     """Whether another process writes it, or could: one of another machine cannot be seen."""
     holder = _read(run.lease)

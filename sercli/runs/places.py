@@ -45,20 +45,23 @@ def require_place(given: str | Path, what: str) -> None:
         raise from_os_error(error, f"{what} {shortened(path)}") from error
 
 
-def refuse_existing(out: Path | None) -> None:
-    """Refuse `--out` of a run that is to be made, if there is something.
+def refuse_existing(out: Path | None, what: str = "--out") -> None:
+    """Refuse a place of what is to be made, if there is something.
+
+    Args:
+        out: The place; None: none was given.
+        what: What it was given as.
 
     Raises:
         UserError: There is.
     """
     if out is None:
         return
-    require_place(out, "--out")
+    require_place(out, what)
     if out.exists():
+        remedy = ", or --resume it" if what == "--out" else ""
         raise UserError(
-            f"--out {out} exists",
-            "a new run needs a new directory",
-            "give another, or --resume it",
+            f"{what} {out} exists", "a new run needs a new directory", f"give another{remedy}"
         )
 
 

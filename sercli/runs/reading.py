@@ -15,6 +15,7 @@ import reprlib
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +25,8 @@ MIB = 1 << 20
 LARGEST_JSON = 16 * MIB  # run.json and results: some KB, a set of a thousand classes half a MB
 DEEPEST = 64
 Scalar = str | int | float | bool | None
+_BLOCK = 1 << 16  # bytes that are read at once from a file's end
+FARTHEST = 8 * MIB  # from there: some 20,000 rows
 _DIGITS = 320  # of a number within the range of float64
 
 _KINDS = {
@@ -166,21 +169,27 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _look_through(tree: Any) -> None:
-    left: list[tuple[Any, int]] = [(tree, 1)]
-    while left:
-        value, level = left.pop()
-        if level > DEEPEST:
+    """Containers level by level: of a thousand numbers most of the time goes into asking."""
+    level, depth = [tree], 1
+    while level:
+        if depth > DEEPEST:
             raise RecursionError
-        if isinstance(value, dict):
-            for key in value:
-                _require_characters(key)
-            left += [(inner, level + 1) for inner in value.values()]
-        elif isinstance(value, list):
-            left += [(inner, level + 1) for inner in value]
-        elif isinstance(value, str):
-            _require_characters(value)
-        elif not is_finite(value):
-            raise ValueError("a number beyond the range of float64")
+        inner: list[Any] = []
+        for value in level:
+            kind = type(value)
+            if kind is float:
+                if not isfinite(value):
+                    raise ValueError("a number beyond the range of float64")
+            elif kind is dict:
+                _require_characters("".join(value))
+                inner += value.values()
+            elif kind is list:
+                inner += value
+            elif kind is str:
+                _require_characters(value)
+            elif not is_finite(value):
+                raise ValueError("a number beyond the range of float64")
+        level, depth = inner, depth + 1
 
 
 def _require_characters(text: str) -> None:
@@ -221,6 +230,41 @@ def rows(path: Path) -> Iterator[dict[str, Scalar]]:
                     yield row
     except OSError as error:
         raise from_os_error(error, f"cannot read {path}") from error
+
+
+def rows_from_end(path: Path, *, holding: str = "") -> Iterator[dict[str, Scalar]]:
+    """`rows`, the last first: of a long file no more is read than is asked for.
+
+    Args:
+        path: The file.
+        holding: Only rows with this text in them; others are not taken apart.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    require_regular(path)
+    sought = holding.encode()
+    try:
+        with open(path, "rb") as file:
+            for line in _lines_from_end(file):
+                row = _row(line) if sought in line else None
+                if row is not None:
+                    yield row
+    except OSError as error:
+        raise from_os_error(error, f"cannot read {path}") from error
+
+
+def _lines_from_end(file: BinaryIO) -> Iterator[bytes]:
+    """Lines of the last `FARTHEST` bytes, the last first; one longer than `MIB` is left out."""
+    end, later = file.seek(0, os.SEEK_END), b""
+    least = max(0, end - FARTHEST)
+    while end > least:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        first, *whole = (file.read(end - start) + later).split(b"\n")
+        yield from reversed(whole)
+        end, later = start, first if len(first) <= MIB else b""
+    yield later
 
 
 def _row(line: bytes) -> dict[str, Scalar] | None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class Result:
         data: path, n (images scored), partial.
         metrics: flat names; accuracies in percent, scores in 0…1, undefined values None.
         predictions_sha256: Of the arrays beside it, if there are any and they are on disk.
+        command: What was typed for it; empty where that is not known.
     """
 
     protocol: dict[str, Any]
@@ -56,8 +58,9 @@ class Result:
     metrics: dict[str, float | None]
     created: str = field(default_factory=now)
     predictions_sha256: str | None = None
+    command: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def protocol_id(self) -> str:
         return protocol_id(self.protocol)
 
@@ -79,6 +82,8 @@ class Result:
         }
         if self.predictions_sha256 is not None:
             value["predictions_sha256"] = self.predictions_sha256
+        if self.command:
+            value["command"] = list(self.command)
         as_stored = json.loads(json.dumps(value, allow_nan=False))  # keys are text there
         return {**value, _CONTENT: content_sha256(as_stored)}
 
@@ -103,6 +108,7 @@ class Result:
         result = cls(
             **{key: value[key] for key in ("protocol", "model", "data", "metrics", "created")},
             predictions_sha256=typed.predictions_sha256,
+            command=tuple(typed.command),
         )
         if typed.protocol_id != result.protocol_id:
             raise UserError(

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from sercli.errors import RunFailed, UserError, from_os_error
 from sercli.runs.files import (
@@ -42,6 +42,8 @@ from sercli.runs.places import require_place
 from sercli.runs.reading import rows, shown
 from sercli.runs.result import SCHEMA, Result, now
 
+KEPT_CHECKPOINTS = 2  # the last ones that verify: should one turn out damaged, there is another
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -51,6 +53,12 @@ class RunDir:
         path: Where it is.
         outer: The run directory that it is a part of; None: it is one itself.
     """
+
+    # Of ours: no run of its own lies in one of them.
+    FOLDERS: ClassVar = frozenset(
+        {"plugins", "checkpoints", "detection", "heads", "cache", "results"}
+        | {"figures", "features", "tensorboard"}
+    )
 
     path: Path
     outer: Path | None = None
@@ -98,16 +106,20 @@ class RunDir:
         return self.heads / f"{name}.safetensors"
 
     def unfinished_head(self, name: str) -> Path:
-        """What an interrupted probe goes on from."""
+        """What an interrupted probe goes on from; `*` for the name: a pattern of all of them."""
         return self.heads / f"{name}.unfinished"
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
 
     def feature_cache(self, split: str) -> Path:
         """Features of a split, kept between probes; may be removed at any time."""
-        return self.path / "cache" / f"features-{split}.safetensors"
+        return self.cache / f"features-{split}.safetensors"
 
     def grid_cache(self, what: str) -> Path:
         """Token grids of images, kept between detectors; may be removed at any time."""
-        return self.path / "cache" / f"grids-{what}.npy"
+        return self.cache / f"grids-{what}.npy"
 
     def detection(self, what: str) -> RunDir:
         """Where the training of a detector keeps its metrics and checkpoints."""

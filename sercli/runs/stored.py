@@ -87,6 +87,17 @@ class _Timings(Stored):
     data_wait: float | None = None
 
 
+class _Parameters(Stored):
+    trainable: float | None = None
+    encoder: float | None = None
+
+
+class _Memory(Stored):
+    counted_gib: float | None = None
+    peak_gib: float | None = None
+    resident_gib: float | None = None
+
+
 class _Flops(Stored):
     step: float | None = None
     step_none: float | None = None
@@ -105,7 +116,7 @@ class RunRecord(Stored):
         device: Where it ran.
         evaluates: The MODEL, in a directory that only collects results.
         titles: What tables call its method and add-on.
-        timings, flops: Numbers by name.
+        timings, parameters, flops, memory: Numbers by name.
         recipe, recipe_sha256, data, world_size: What it was started with, for `--resume`.
         saved_step: Of the last checkpoint.
         milestones: Steps whose checkpoints stay.
@@ -121,7 +132,9 @@ class RunRecord(Stored):
     evaluates: Text | None = None
     titles: _Titles | None = None
     timings: _Timings | None = None
+    parameters: _Parameters | None = None
     flops: _Flops | None = None
+    memory: _Memory | None = None
     recipe: dict[str, Any] | None = None
     recipe_sha256: str | None = None
     data: dict[str, Any] | None = None
@@ -176,4 +189,5 @@ class ResultFile(Stored):
     metrics: dict[Text, float | None]
     created: Annotated[str, Field(pattern=r"^[A-Za-z0-9:+.-]{1,40}$")]  # of a file's name, too
     predictions_sha256: _SHA256 | None = None
+    command: list[Text] = []
     content_sha256: _SHA256 | None = None

@@ -19,6 +19,8 @@ from sercli.data import open_source
 from sercli.data.coco.folder import CocoFolder
 from sercli.data.corruptions.catalogue import CORRUPTIONS
 from sercli.data.images import check
+from sercli.data.masks.folder import MaskFolder
+from sercli.data.masks.objects import ObjectMasks
 from sercli.data.robustness.check import recognise
 from sercli.data.robustness.corrupted import middle
 from sercli.data.robustness.imagenet_classes import (
@@ -120,7 +122,7 @@ def test_sets_have_the_counts_asked_for_and_every_class(written: Path, folder: s
 
 def test_nothing_else_is_written(written: Path) -> None:
     folders = ["imagenet-a", "imagenet-c", "imagenet-r", "imagenet-v2", "sketch", "train", "val"]
-    assert sorted(os.listdir(written)) == ["coco", *folders]
+    assert sorted(os.listdir(written)) == ["coco", *folders, "voc"]
     assert os.listdir(written.parent) == ["set"]
     files = {folder: list((written / folder).rglob("*")) for folder in folders}
     assert all(one.suffix == ".JPEG" for found in files.values() for one in found if one.is_file())
@@ -129,6 +131,15 @@ def test_nothing_else_is_written(written: Path) -> None:
         *(f"coco/annotations/instances_{split}2017.json" for split in ("train", "val")),
         *(f"coco/train2017/{number:012d}.jpg" for number in range(1, 12)),
         *(f"coco/val2017/{number:012d}.jpg" for number in (1, 2)),
+    ]
+    names = {"train": range(1, 12), "val": (1, 2)}
+    pairs = [f"{split}_{number:012d}" for split, numbers in names.items() for number in numbers]
+    voc = sorted(str(one.relative_to(written / "voc")) for one in (written / "voc").rglob("*.*"))
+    assert voc == [
+        *(f"ImageSets/Segmentation/{split}.txt" for split in names),
+        *(f"JPEGImages/{name}.jpg" for name in pairs),
+        *(f"SegmentationClass/{name}.png" for name in pairs),
+        "classes.txt",
     ]
 
 
@@ -208,10 +219,28 @@ def test_coco_holds_the_pictures_and_annotations_of_the_world_in_memory(
             assert (image.format, image.mode) == ("JPEG", "RGB")
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_voc_holds_the_masks_of_the_world_in_memory(written: Path, split: str) -> None:
+    files = MaskFolder(written / "voc", split)
+    memory = ObjectMasks(ShapesDetection(split, image_size=64, num_images=len(files), seed=3))
+    assert files.classes == memory.classes
+    for index in range(len(files)):
+        assert (files.mask(index) == memory.mask(index)).all()
+        difference = np.asarray(files.load(index)).astype(int) - np.asarray(memory.load(index))
+        assert np.abs(difference).mean() < 6  # JPEG's
+    with Image.open(written / f"voc/SegmentationClass/{split}_000000000001.png") as image:
+        assert image.mode == "P"
+        colours = image.getpalette()
+    # As published: background, aeroplane, bicycle, bird, boat, …; the border of objects.
+    assert colours is not None
+    assert colours[:15] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128]
+    assert colours[-3:] == [224, 224, 192] or len(colours) < 768
+
+
 def test_coco_can_be_left_out_and_has_a_val_image_at_least(tmp_path: Path) -> None:
     common = ("--train", 10, "--val", 10, "--size", 16, "--corrupted", 0)
     result = _run("shapes", tmp_path / "without", *common, "--detection", 0)
-    assert "coco" not in os.listdir(tmp_path / "without")
+    assert not {"coco", "voc"} & {*os.listdir(tmp_path / "without")}
     assert "; 6 robustness sets of 10\n" in result.stdout
     result = _run("shapes", tmp_path / "one", *common, "--detection", 1)
     assert "coco with 1 train and 1 val images of 128 px" in result.stdout

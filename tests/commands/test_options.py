@@ -21,7 +21,7 @@ from sercli.evals.linear import options as linear
 from sercli.families import addon_configs, method_configs
 from sercli.recipe.schema import PosResize, ViewSetting
 
-EVALUATORS = ("knn", "linear-eval", "robustness", "coco-detect", "equiv-score")
+EVALUATORS = ("knn", "linear-eval", "robustness", "coco-detect", "segment", "equiv-score")
 
 
 @dataclass(frozen=True)

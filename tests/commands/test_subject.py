@@ -134,3 +134,19 @@ def test_a_training_run_takes_no_results_of_another_model():
     checkpoint = RunDir(Path("runs/one")).checkpoint(8)
     for own in (checkpoint, Path("runs/one"), Path("runs").resolve() / "one"):
         assert destination(Asked(str(own)), Path("runs/one")) == Path("runs/one")
+
+
+def test_a_result_is_the_last_of_its_files_and_says_what_was_typed(tmp_path):
+    command = ["ser", "knn", "x", "--limit", "3"]
+
+    def killed(_run):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path / "run", a_result(), {}, owner="x", command=command, beside=killed)
+    assert RunDir(tmp_path / "run").read_results() == []
+    written = []
+    save(tmp_path / "run", a_result(), {}, owner="x", command=command, beside=written.append)
+    (result,) = RunDir(tmp_path / "run").read_results()
+    assert result.command == tuple(command)
+    assert written == [RunDir(tmp_path / "run")]

@@ -130,10 +130,15 @@ def test_a_new_kind_shows_wherever_kinds_are_listed(packed, tmp_path):
     missing = tmp_path / "missing.npz"
     with pytest.raises(UserError) as error:
         open_source(str(missing), "train", image_size=16)
-    told = "a data set is a directory or a .npz file or `shapes` (the embedded world)"
+    told = (
+        "a data set is a directory or a .npz file or `shapes` or `shapes:scenes` (the embedded "
+        "world)"
+    )
     assert told in str(error.value).replace("\n", " ")
 
-    assert "it must be folder, packed, coco or one of imagenet-r" in layout_line(packed)
+    assert "it must be folder, packed, voc, ade20k, coco or one of imagenet-r" in layout_line(
+        packed
+    )
     for options in ((), ("--layout", "packed")):
         status, printed = run("data", "check", packed, *options)
         assert status != 0
@@ -219,7 +224,12 @@ def test_nothing_compares_with_the_name_of_the_embedded_world():
         for file in root.rglob("*.py")
         if re.search(r"""["']shapes["']""", file.read_text())
     }
-    assert named == {"data/shapes/world.py", "data/kinds/shapes.py", "recipe/schema.py"}
+    assert named == {
+        "commands/data.py",  # a choice of --setting
+        "data/kinds/shapes.py",
+        "data/shapes/settings.py",
+        "recipe/schema.py",
+    }
 
 
 def test_asking_what_data_are_does_not_import_torch():

@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 
 from sercli.data import ShapesSource
 from sercli.data.corruptions.catalogue import SEVERITIES
+from sercli.data.registry import open_masks
 from sercli.encoders.loading import LoadedEncoder
 from sercli.encoders.vit import Encoder
 from sercli.engine.runtime import Runtime
@@ -21,6 +22,9 @@ from sercli.evals.equivariance import evaluate as equivariance
 from sercli.evals.linear import evaluate as linear
 from sercli.evals.linear.probe import Options, prepare
 from sercli.evals.robustness import scores
+from sercli.evals.segmentation import evaluate as segmentation
+from sercli.evals.segmentation import task as segmentation_task
+from sercli.evals.segmentation.options import Options as SegmentationOptions
 from sercli.protocols import PROTOCOLS
 from sercli.protocols.contract import is_end
 from sercli.recipe.schema import Model
@@ -123,3 +127,12 @@ def test_detection(metric: str) -> None:
         require_contract("coco-detect", {"torchvision": metrics})
     assert all(PROTOCOLS["coco-detect"].measures(m) for m in metrics if not is_end(m))
     assert metrics["ap"] == pytest.approx(100)
+
+
+def test_segmentation() -> None:
+    train, val = (open_masks("shapes", split, image_size=16) for split in ("train", "val"))
+    options = SegmentationOptions(layers=(3,), learning_rates=(0.01,), steps=2, limit=12)
+    task = segmentation_task.prepare(loaded(), train, val, options)
+    result = segmentation.evaluate(task, runtime=Runtime(CPU, None), workers=0).result
+    assert result.name == "segment"
+    require_contract("segment", {"": result.metrics})

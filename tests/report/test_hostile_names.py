@@ -5,7 +5,6 @@ they stay names, and the table keeps its lines.
 from __future__ import annotations
 
 import csv
-import html.parser
 import io
 import json
 import re
@@ -27,6 +26,7 @@ from sercli.runs.run_dir import RunDir
 from sercli.visible import READABLE, visible
 from tests.support.command_line import run_in_process
 from tests.support.hostile import HOSTILE
+from tests.support.html_page import Page
 
 UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -88,22 +88,11 @@ def test_json_has_the_name_itself(name: str) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_html_has_the_name_as_text(name: str) -> None:
-    class Reader(html.parser.HTMLParser):
-        def __init__(self) -> None:
-            super().__init__()
-            self.text: list[str] = []
-            self.tags: set[str] = set()
-
-        def handle_starttag(self, tag: str, _: object) -> None:
-            self.tags.add(tag)
-
-        def handle_data(self, data: str) -> None:
-            self.text.append(data)
-
-    reader = Reader()
-    reader.feed(table_of(name).render("html"))
-    assert visible(name) in "".join(reader.text)
-    assert not reader.tags & {"script", "a", "b", "img"}
+    page = Page(table_of(name).render("html"))
+    assert visible(name) in page.text
+    assert not {one.tag for one in page.elements} & {"b", "img", "svg", "iframe"}
+    assert len(page.all("script")) == 1
+    assert all(one.attributes["href"].startswith("#") for one in page.all("a"))
 
 
 def test_a_bracket_behind_a_line_of_latex_is_no_argument() -> None:

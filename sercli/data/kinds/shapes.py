@@ -3,49 +3,50 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from sercli.data.images.check import CheckReport, Reading
 from sercli.data.masks.objects import ObjectMasks
 from sercli.data.registry import DataKind, DetectorDefaults, register
 from sercli.data.shapes.detection import ShapesDetection
-from sercli.data.shapes.outlines import CLASSES
-from sercli.data.shapes.world import NAME, NUM_IMAGES, ShapesSource
+from sercli.data.shapes.settings import SCENES, SETTINGS, SHAPES, Setting
+from sercli.data.shapes.world import ShapesSource
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
 
 
-@register
-class EmbeddedWorld(DataKind):
-    """The word `shapes`; a folder of that name is `./shapes`."""
+class _Rendered(DataKind):
+    """A setting of the embedded world, by its word; a folder of that name is `./shapes`."""
 
-    name = NAME
     title = "the embedded world"
-    given_as = f"`{NAME}` (the embedded world)"
+    given_as = f"{' or '.join(f'`{path}`' for path in SETTINGS)} (the embedded world)"
     rendered = True
-    recipes = "shapes"
-    num_classes = len(CLASSES)
     detector = DetectorDefaults(engine="torchvision", preset="tiny")
     has_classes_of_pixels = True
+    setting: ClassVar[Setting]
+    written_by: ClassVar[str] = f"ser data {SHAPES.path} DIR"
 
     def recognises(self, path: str) -> bool:
-        return path == NAME
+        return path == self.setting.path
 
     def has_split(self, path: str, split: str) -> bool:
         del path
-        return split in NUM_IMAGES
+        return split in self.setting.num_images
 
     def open(
         self, path: str, split: str, *, image_size: int, num_images: int | None, seed: int
     ) -> ImageSource:
         del path
-        number = NUM_IMAGES[split] if num_images is None else num_images
-        return ShapesSource(split, image_size=image_size, num_images=number, seed=seed)
+        number = self.setting.num_images[split] if num_images is None else num_images
+        return ShapesSource(
+            split, image_size=image_size, num_images=number, seed=seed, setting=self.setting
+        )
 
     def open_detection(
         self, path: str, split: str, *, image_size: int, seed: int
     ) -> ShapesDetection:
         del path
-        return ShapesDetection(split, image_size=image_size, seed=seed)
+        return ShapesDetection(split, image_size=image_size, seed=seed, setting=self.setting)
 
     def open_masks(self, path: str, split: str, *, image_size: int, seed: int) -> ObjectMasks:
         return ObjectMasks(self.open_detection(path, split, image_size=image_size, seed=seed))
@@ -60,7 +61,28 @@ class EmbeddedWorld(DataKind):
     ) -> CheckReport:
         del reading, layout, classes_of
         raise UserError(
-            f"{path} is the embedded world",
+            f"{path} is {self.title}",
             "only files can be checked",
-            f"write them with `ser data {NAME} DIR`",
+            f"write them with `{self.written_by}`",
         )
+
+
+@register
+class EmbeddedWorld(_Rendered):
+    """One large object a picture, told by outline and texture alike."""
+
+    setting = SHAPES
+    name = SHAPES.path
+    recipes = "shapes"
+    num_classes = len(SHAPES.classes)
+
+
+@register
+class Scenes(_Rendered):
+    """Two sorts of small objects a picture, told by which they are and by how they lie."""
+
+    setting = SCENES
+    name = SCENES.path
+    recipes = "scenes"
+    num_classes = len(SCENES.classes)
+    written_by = f"ser data {SHAPES.path} DIR --setting {SCENES.name}"

@@ -87,10 +87,10 @@ def read_mask(path: str, *, first: int, num_classes: int) -> NDArray[np.uint8]:
             f"{first + num_classes - 1} (and {IGNORED} is ignored); a classes.txt beside the "
             "folders names others",
         )
-    # Classes from 0 on: what is below the first one wraps around to 255, and 255 stays.
-    moved = np.arange(256)
-    moved = np.where((moved < first) | (moved == IGNORED), IGNORED, moved - first).astype(np.uint8)
-    return moved[indices]
+    every = np.arange(256)
+    moved = np.where((every < first) | (every == IGNORED), IGNORED, every - first)
+    classes: NDArray[np.uint8] = moved.astype(np.uint8)[indices]
+    return classes
 
 
 def pair_header(image: str, mask: str, *, decode: bool) -> Header:

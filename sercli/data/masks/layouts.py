@@ -27,8 +27,8 @@ VOC_CLASSES = (
     *("sheep", "sofa", "train", "tvmonitor"),
 )
 _ADE_CLASSES = tuple(f"class {number}" for number in range(1, 151))
-_CLASSES, _ADE_LIST = "classes.txt", "objectInfo150.txt"
-_VOC_IMAGES, _VOC_MASKS, _VOC_LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
+CLASSES, _ADE_LIST = "classes.txt", "objectInfo150.txt"
+VOC_IMAGES, VOC_MASKS, VOC_LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 _ADE_SPLITS = {"train": "training", "val": "validation"}
 _LARGEST_LIST = 64 * MIB
 
@@ -67,8 +67,8 @@ class Layout:
         Raises:
             UserError: A list of them cannot be read, or has too many or one twice.
         """
-        if os.path.lexists(root / _CLASSES):
-            return _checked([line.strip() for line in _lines(root / _CLASSES)], root / _CLASSES)
+        if os.path.lexists(root / CLASSES):
+            return _checked([line.strip() for line in _lines(root / CLASSES)], root / CLASSES)
         if not self.first:
             return VOC_CLASSES
         if os.path.lexists(root / _ADE_LIST):
@@ -99,7 +99,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _is_voc(root: Path) -> bool:
-    return os.path.isdir(root / _VOC_MASKS) and os.path.isdir(root / _VOC_IMAGES)
+    return os.path.isdir(root / VOC_MASKS) and os.path.isdir(root / VOC_IMAGES)
 
 
 def _is_ade(root: Path) -> bool:
@@ -107,7 +107,7 @@ def _is_ade(root: Path) -> bool:
 
 
 def _pairs_of_voc(root: Path, split: str) -> tuple[list[Pair], list[str]]:
-    file = root / _VOC_LISTS / f"{split}.txt"
+    file = root / VOC_LISTS / f"{split}.txt"
     try:
         names = [line.split()[0] for line in _lines(file) if line.strip()]
     except UserError as error:
@@ -117,7 +117,7 @@ def _pairs_of_voc(root: Path, split: str) -> tuple[list[Pair], list[str]]:
         return [], [f"{file} lists {wrong[0]!r}, which is no name of an image"]
     if len(set(names)) < len(names):
         return [], [f"{file} lists an image twice"]
-    return _matched(root, names, _VOC_IMAGES, _VOC_MASKS, said_by=str(file))
+    return _matched(root, names, VOC_IMAGES, VOC_MASKS, said_by=str(file))
 
 
 def _pairs_of_ade(root: Path, split: str) -> tuple[list[Pair], list[str]]:

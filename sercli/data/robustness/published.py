@@ -11,7 +11,7 @@ from sercli.data.robustness.imagenet_classes import (
     imagenet_r_classes,
     is_imagenet,
 )
-from sercli.data.shapes.outlines import A_CLASSES, R_CLASSES
+from sercli.data.shapes.settings import SETTINGS
 
 V2_VARIANTS = ("matched-frequency", "threshold-0.7", "top-images")
 KINDS = (
@@ -62,11 +62,11 @@ def folder_rule(kind: str, classes: Sequence[str]) -> FolderRule:
         per_class = _PER_CLASS["imagenet-v2"] if published else ()
         return FolderRule(numbered, per_class=per_class, refuses_val=published)
     if not published:
-        of_the_world = {"imagenet-r": R_CLASSES, "imagenet-a": A_CLASSES}
         swapped = {
             f"those of the embedded world's {other}": names
-            for other, names in of_the_world.items()
-            if kind in of_the_world and other != kind and set(names) <= set(index)
+            for world in SETTINGS.values()
+            for other, names in world.some_classes.items()
+            if kind in world.some_classes and other != kind and set(names) <= set(index)
         }
         return FolderRule(index, complete=kind == "imagenet-sketch", others=swapped)
     subsets = {

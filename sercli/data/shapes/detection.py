@@ -10,21 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sercli.data.coco.source import Annotation, Category, DetectionSource
-from sercli.data.shapes.outlines import CLASSES
-from sercli.data.shapes.world import NAME, Rendered, render, require_drawable
+from sercli.data.shapes.settings import SHAPES, Setting
+from sercli.data.shapes.world import Rendered, render, require_drawable
 from sercli.errors import UserError
 
-NUM_IMAGES = {"train": 1024, "val": 256}
-_MOST_OBJECTS = 4
 _LEAST_PIXELS = 16  # of an object that is seen at all
 
 
 def category_id(label: int) -> int:
     """The raw id of a class: with gaps, as COCO's ids have them."""
     return 1 + label + label // 3
-
-
-CATEGORIES = tuple(Category(category_id(label), name) for label, name in enumerate(CLASSES))
 
 
 class ShapesDetection(DetectionSource):
@@ -35,24 +30,33 @@ class ShapesDetection(DetectionSource):
         image_size: Side in pixels, 16…4096.
         num_images: At least one; default: 1024 in train, 256 in val.
         seed: Another seed, other pictures; 0…2^64-1.
+        setting: Which world it is.
 
     Raises:
         UserError: A number is out of range.
     """
 
     def __init__(
-        self, split: str, *, image_size: int, num_images: int | None = None, seed: int = 0
+        self,
+        split: str,
+        *,
+        image_size: int,
+        num_images: int | None = None,
+        seed: int = 0,
+        setting: Setting = SHAPES,
     ) -> None:
         require_drawable(size=image_size, seed=seed)
-        number = NUM_IMAGES[split] if num_images is None else num_images
+        number = setting.num_detected[split] if num_images is None else num_images
         if number < 1:
             raise UserError(f"{number} images of the embedded detection set", "at least 1")
-        self.name = NAME
+        self.name = setting.path
         self.split = split
-        self.categories = CATEGORIES
+        self.categories = tuple(
+            Category(category_id(label), name) for label, name in enumerate(setting.objects)
+        )
         self.image_ids = np.arange(1, number + 1, dtype=np.int64)
         self.sizes = np.full((number, 2), image_size, np.int64)
-        self._size, self._seed = image_size, seed
+        self._size, self._seed, self._setting = image_size, seed, setting
         groups, first = [], 1
         for index in range(number):
             group = annotations_of(self.render(index), image_id=index + 1, first_id=first)
@@ -61,20 +65,22 @@ class ShapesDetection(DetectionSource):
         self._pack(groups)
 
     def render(self, index: int) -> Rendered:
-        """The picture and its 1 to 4 objects."""
+        """The picture and its objects, of which there are as many as the setting has."""
+        least, most = self._setting.num_objects
         return render(
             self._seed,
             f"coco-{self.split}",
             index,
             self._size,
-            objects=1 + index % _MOST_OBJECTS,
+            objects=least + index % (most + 1 - least),
+            setting=self._setting,
         )
 
     def load(self, index: int) -> Image.Image:
         return Image.fromarray(self.render(index).image)
 
     def describe(self, index: int) -> str:
-        return f"{NAME}/coco-{self.split}/{index}"
+        return f"{self.name}/coco-{self.split}/{index}"
 
 
 def annotations_of(picture: Rendered, *, image_id: int, first_id: int) -> list[Annotation]:

@@ -37,6 +37,7 @@ from sercli.evals.segmentation.tokens import Key, Supply, TokenReader, Windows
 from sercli.protocols.segment import PROTOCOL
 from sercli.runs.result import Result, protocol_id
 from sercli.signals import StopRequest
+from sercli.transfer import to_device
 
 _VALUES_AT_ONCE = 16 << 20  # logits of pixels
 
@@ -289,7 +290,7 @@ def predict(maps: Sequence[Tensor], frame: Frame) -> NDArray[np.uint8]:
     """
     device, grid = maps[0].device, maps[0].shape[-1]
     joined = torch.cat(list(maps), dim=1 if frame.upright else 2)
-    rows, columns = (torch.from_numpy(one).to(device) for one in frame.matrices(grid))
+    rows, columns = (to_device(torch.from_numpy(one), device) for one in frame.matrices(grid))
     wide = joined @ columns.T
     step = max(1, _VALUES_AT_ONCE // (len(joined) * frame.width))
     pieces = [(rows[start : start + step] @ wide).argmax(0) for start in range(0, len(rows), step)]
@@ -317,7 +318,8 @@ def _numbers(
     for prefix, probed in (("", found), ("random/", floor)):
         if probed is None:
             continue
-        for layer, counts in zip(task.layers, probed.counts, strict=True):
+        of_layers = list(zip(task.layers, probed.counts, strict=True))
+        for layer, counts in (of_layers[-1], *of_layers[:-1]):  # columns of tables go by this
             last = layer == task.layers[-1]
             of_layer = metrics(counts, classes, resamples)
             end = "" if last else f"/block{layer:02d}"

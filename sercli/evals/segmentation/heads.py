@@ -204,7 +204,7 @@ def train(
         for group, rate in zip(optimiser.param_groups, heads.rates, strict=True):
             group["lr"] = rate * factor(stepper.step, steps)
         optimiser.zero_grad(set_to_none=True)
-        heads.loss(there).backward()  # type: ignore[no-untyped-call]
+        heads.loss(there).backward()
         optimiser.step()
         if progress is not None:
             progress(what, stepper.step + 1, steps)

@@ -106,11 +106,11 @@ def metrics(counts: Counts, classes: Sequence[str], resamples: Numbers) -> Metri
 
 
 def _with_interval(name: str, value: float, drawn: Numbers, *, images: int) -> Metrics:
-    """The percentile bootstrap; samples in which there is no value are left out."""
+    """The expanded percentile bootstrap; samples in which there is no value are left out."""
     if np.isnan(value):
-        return {name: None}
+        return {name: None, f"{name}/low": None, f"{name}/high": None}
     if images < 2:
-        return {name: float(value)}
+        return {name: float(value), f"{name}/low": None, f"{name}/high": None}
     low, high = resampled_ends(drawn[~np.isnan(drawn)], images=images)
     return {name: float(value), f"{name}/low": float(low), f"{name}/high": float(high)}
 

@@ -145,7 +145,7 @@ class Task:
             "mean_over": "classes that occur in the test images",
             "image_size": options.image_size or "of training",
             "precision": PRECISION,
-            "interval": "percentile bootstrap over images",
+            "interval": "expanded percentile bootstrap over images",
             "confidence": CONFIDENCE,
             "resamples": RESAMPLES,
             "seed": options.seed,

@@ -1,46 +1,55 @@
-"""From runs to cells: values and intervals, differences to a baseline, paired tests, footnotes."""
+"""From runs to cells: values, intervals over images or over seeds, and footnotes."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from statistics import fmean
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sercli.data.registry import rendering_kind
-from sercli.errors import UserError
 from sercli.report.compare.columns import Spec
+from sercli.report.compare.repeats import Repeats
 from sercli.report.compare.runs import Entry, Run
-from sercli.report.compare.tables import PARTIAL, Cell, Difference, Note, Scored
+from sercli.report.compare.tables import PARTIAL, Cell, Note, Scored
 from sercli.report.compare.values import interval_of
-from sercli.runs.arrays import read_arrays
 from sercli.runs.result import Result
-from sercli.statistics import PairedTest, holm_adjusted, paired_test, spread
-from sercli.visible import counted
+from sercli.statistics import mean_interval
 
-_REPRODUCED = 0.006  # percent: predictions must give the stored top-1 at its printed precision
-_ARRAYS = ("image_ids", "labels", "predictions")
 Grid = list[dict[str, Cell]]
 
 
-def measure(entry: Entry, spec: Spec) -> Cell:
-    """The cell of one row and column: one run's number, or the mean over seeds."""
-    if len(entry.runs) == 1:
-        return _measure_run(entry.run, spec)
-    cells = [_measure_run(run, spec) for run in entry.runs]
-    values = [cell.value for cell in cells if cell.value is not None]
-    if not values:
+def measure(entry: Entry, spec: Spec, repeats: Repeats | None = None) -> Cell:
+    """The cell of one row and column: one run's number, or the mean over seeds.
+
+    Args:
+        entry: The row's.
+        spec: The column's.
+        repeats: The numbers of all runs, where rows are means over seeds. An interval is one over
+            seeds then, in each row, and a row of one seed has none.
+    """
+    entry = entry.at(spec.where)
+    if not entry.runs:
+        return Cell()
+    if repeats is None:
+        return measure_run(entry.run, spec)
+    cells = [measure_run(run, spec) for run in entry.runs]
+    values = repeats.of(entry, spec)
+    if values.empty:
         return replace(cells[0], undefined=any(cell.undefined for cell in cells))
-    over_seeds = spread(values)
+    count, std = len(values), float(values.std())
+    # What was counted is the same for each seed, and no sample of anything.
+    counted = spec.of_run is not None and not std > 0
+    interval = None if counted else mean_interval(values.tolist())
     floors = [cell.floor for cell in cells if cell.floor is not None]
     return Cell(
-        value=over_seeds.mean,
-        std=over_seeds.std,
+        value=float(values.mean()),
+        low=None if interval is None else interval.low,
+        high=None if interval is None else interval.high,
+        std=std if count > 1 else None,
         # A row's label says how many seeds it has; a cell with fewer says so itself.
-        seeds=over_seeds.count if over_seeds.count < len(entry.runs) else None,
-        floor=spread(floors).mean if floors else None,
+        seeds=count if count < len(entry.runs) or entry.spread else None,
+        averaged=count,
+        floor=fmean(floors) if floors else None,
         data=_common_data(cells),
         weights=cells[0].weights,
         loaded=next((cell.loaded for cell in cells if cell.loaded), None),
@@ -50,7 +59,8 @@ def measure(entry: Entry, spec: Spec) -> Cell:
     )
 
 
-def _measure_run(run: Run, spec: Spec) -> Cell:
+def measure_run(run: Run, spec: Spec) -> Cell:
+    """One run's number, with its interval over images."""
     if spec.of_run is not None:
         return Cell(value=spec.of_run.of(run))
     result = run.results.get(spec.source)
@@ -65,7 +75,7 @@ def _measure_run(run: Run, spec: Spec) -> Cell:
         low=low,
         high=high,
         floor=result.metrics.get(floor) if (floor := spec.reading.floor) else None,
-        data=_scored(result),
+        data=scored(result),
         weights=str(key) if (key := result.model.get("key")) else None,
         loaded=_partly_loaded(result),
         warnings=_warnings(result),
@@ -73,7 +83,8 @@ def _measure_run(run: Run, spec: Spec) -> Cell:
     )
 
 
-def _scored(result: Result) -> Scored:
+def scored(result: Result) -> Scored:
+    """The images that a result is of."""
     images = result.data.get("n")
     others = sorted(
         f"{key} {value}"
@@ -93,9 +104,9 @@ def _common_data(cells: Sequence[Cell]) -> Scored | None:
     data = [cell.data for cell in cells if cell.data is not None]
     if not data:
         return None
-    others = {scored.other for scored in data}
+    others = {one.other for one in data}
     return replace(
-        max(data, key=lambda scored: scored.partial),
+        max(data, key=lambda one: one.partial),
         other=others.pop() if len(others) == 1 else "differing by seed",
     )
 
@@ -112,138 +123,6 @@ def _partly_loaded(result: Result) -> str | None:
     if isinstance(matched, int) and isinstance(expected, int) and matched < expected:
         return f"{matched} of {expected}"
     return None
-
-
-# -- differences and paired tests -----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A row with its baseline, as positions in the table."""
-
-    row: int
-    baseline: int
-
-
-def add_differences(
-    grid: Grid, specs: Sequence[Spec], entries: Sequence[Entry], pairs: Sequence[Pair]
-) -> tuple[Grid, list[str]]:
-    """Put the difference to the baseline beside each value that has one.
-
-    Only values of one column (hence one protocol) on equally many images are subtracted.
-
-    Returns:
-        The cells, and one sentence for each paired test.
-    """
-    grid = [dict(row) for row in grid]
-    tests: list[tuple[Pair, Spec, PairedTest]] = []
-    for pair in pairs:
-        for spec in specs:
-            key = spec.column.key
-            cell, base = grid[pair.row][key], grid[pair.baseline][key]
-            # A column without a better end (raw cosine, costs) has no difference worth a sign.
-            if spec.column.direction == "none" or cell.value is None or base.value is None:
-                continue
-            if not _same_images(cell.data, base.data):
-                continue
-            grid[pair.row][key] = replace(cell, difference=Difference(cell.value - base.value))
-            test = _test(entries[pair.baseline], entries[pair.row], spec)
-            if test is not None:
-                tests.append((pair, spec, test))
-    adjusted = holm_adjusted([test.p_value for _, _, test in tests])
-    sentences = []
-    for (pair, spec, test), p_value in zip(tests, adjusted, strict=True):
-        cell = grid[pair.row][spec.column.key]
-        difference = Difference(
-            value=100 * test.difference,
-            low=100 * test.interval.low,
-            high=100 * test.interval.high,
-            p_value=test.p_value,
-            adjusted_p=p_value,
-            images=test.images,
-        )
-        grid[pair.row][spec.column.key] = replace(cell, difference=difference)
-        names = (entries[pair.row].name, entries[pair.baseline].name)
-        sentences.append(_sentence(names, spec, test, difference))
-    return grid, sentences
-
-
-def _same_images(one: Scored | None, other: Scored | None) -> bool:
-    """Equally many images; a path may differ between machines (a footnote says what differs)."""
-    if one is None or other is None:
-        return False
-    return (one.images, one.partial) == (other.images, other.partial)
-
-
-def _sentence(names: tuple[str, str], spec: Spec, test: PairedTest, change: Difference) -> str:
-    low, high = (spec.column.signed(100 * end) for end in (test.interval.low, test.interval.high))
-    return (
-        f"{names[0]} against {names[1]}, {spec.column.heading}: "
-        f"{spec.column.signed(change.value)}{'*' if change.significant else ''} "
-        f"[{low}, {high}], McNemar p = {test.p_value:.2g}, corrected {change.adjusted_p:.2g} "
-        f"({counted(test.only_second, 'image')} only the first has right, "
-        f"{test.only_first} only the second, of {test.images})."
-    )
-
-
-def _test(baseline: Entry, entry: Entry, spec: Spec) -> PairedTest | None:
-    """The paired test of two runs that stored predictions of the same images."""
-    if not spec.quantity.paired or len(baseline.runs) + len(entry.runs) > 2:
-        return None
-    if not _same_world(baseline.run, entry.run, spec):
-        return None
-    one, two = (_correctness(member.run, spec) for member in (baseline, entry))
-    if one is None or two is None or one.labels != two.labels:
-        return None
-    images = sorted(one.labels)
-    return paired_test(
-        [one.right[image] for image in images], [two.right[image] for image in images]
-    )
-
-
-def _same_world(one: Run, other: Run, spec: Spec) -> bool:
-    """Whether equal image ids mean equal images: those of a rendered set follow from the seed."""
-    scored = [_scored(run.results[spec.source]) for run in (one, other)]
-    rendered = any(rendering_kind(data.path) is not None for data in scored)
-    return scored[0].other == scored[1].other and (not rendered or one.seed == other.seed)
-
-
-@dataclass(frozen=True)
-class _Predictions:
-    labels: Mapping[str, int]
-    right: Mapping[str, bool]
-
-
-def _correctness(run: Run, spec: Spec) -> _Predictions | None:
-    """Which images a run has right; None where it stored none, or not those of the result."""
-    path = run.directory.predictions(spec.source)
-    if not path.is_file():
-        return None
-    result = run.results[spec.source]
-    arrays = read_arrays(path, _ARRAYS, sha256=result.predictions_sha256)
-    if arrays is None:
-        return None
-    identities, labels, predictions = (arrays[name] for name in _ARRAYS)
-    if labels.size == 0 or predictions.ndim != 1:  # of a grid of test sets
-        return None
-    if any(array.shape != (labels.size,) for array in arrays.values()) or any(
-        array.dtype.kind not in "iu" for array in (labels, predictions)
-    ):
-        raise UserError(
-            f"{path}: image ids, labels and predictions do not belong together",
-            "there is a whole number of each for every image",
-            "repeat the evaluation or remove the file",
-        )
-    keys: list[str] = [str(identity) for identity in identities.tolist()]
-    right: NDArray[np.bool_] = predictions == labels
-    value = result.metrics[spec.metric]
-    stale = value is None or abs(100 * float(right.mean()) - value) > _REPRODUCED
-    if stale or len(set(keys)) != len(keys):
-        return None
-    return _Predictions(
-        dict(zip(keys, map(int, labels.tolist()), strict=True)),
-        dict(zip(keys, map(bool, right.tolist()), strict=True)),
-    )
 
 
 # -- footnotes ------------------------------------------------------------------------------------

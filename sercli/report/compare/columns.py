@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sercli.errors import UserError
 from sercli.protocols import PROTOCOLS, Protocol, Quantity, Reading, contract_of
@@ -24,6 +25,7 @@ class Spec:
         source: Result name, or "run".
         reading: The metric and what it is.
         protocol: The contract of the result; None for quantities of the run itself.
+        where: What runs must be to have a number in it: fields and their values.
         of_run: Of which the column is, where it is of the run itself.
         default: Shown without being asked for.
     """
@@ -34,6 +36,7 @@ class Spec:
     protocol: Protocol | None = None
     default: bool = True
     of_run: RunQuantity | None = None
+    where: tuple[tuple[str, Any], ...] = ()
 
     @property
     def metric(self) -> str:
@@ -66,12 +69,13 @@ def catalogue(runs: Sequence[Run], block: int | None) -> list[Spec]:
     for name in sorted(protocols, key=place):
         specs += _result_specs(runs, name, protocols[name], block)
     specs += [
-        _run_spec(one) for one in RUN_QUANTITIES if any(one.of(run) is not None for run in runs)
+        run_spec(one) for one in RUN_QUANTITIES if any(one.of(run) is not None for run in runs)
     ]
     return specs
 
 
-def _run_spec(one: RunQuantity) -> Spec:
+def run_spec(one: RunQuantity) -> Spec:
+    """The column of a quantity of runs themselves."""
     reading = Reading(one.quantity, one.quantity.pattern, {})
     column = _column(one.key, reading.heading, one.quantity, one.quantity.explanation or "")
     return Spec(column, OF_RUN, reading, default=one.quantity.default, of_run=one)
@@ -126,6 +130,13 @@ def _variant(name: str) -> str:
     return name.partition("--")[2]
 
 
+def has_number(run: Run, spec: Spec) -> bool:
+    """Whether a run has something in a column, if only that it is undefined."""
+    if spec.of_run is not None:
+        return spec.of_run.of(run) is not None
+    return spec.source in run.results and spec.metric in run.results[spec.source].metrics
+
+
 def compared_block(runs: Sequence[Run], block: int | None) -> int | None:
     """The block whose columns are shown: `block`, else the protocol's, else the only one there is.
 
@@ -136,7 +147,7 @@ def compared_block(runs: Sequence[Run], block: int | None) -> int | None:
     Raises:
         UserError: `block` was asked for and no run has it.
     """
-    usual = {number: default for run in runs for number, default in _blocks(run)}
+    usual = dict(_blocks(runs))
     blocks = sorted(usual)
     if block is not None and block not in blocks:
         listed = f"blocks scored are {', '.join(map(str, blocks))}" if blocks else "none is scored"
@@ -150,16 +161,20 @@ def compared_block(runs: Sequence[Run], block: int | None) -> int | None:
     return blocks[0] if len(blocks) == 1 else None
 
 
-def _blocks(run: Run) -> Iterator[tuple[int, int | None]]:
-    """The blocks that a run has default columns of, each with its protocol's usual one."""
-    for name, result in run.results.items():
-        protocol = contract_of(str(result.protocol["name"]))
-        if not protocol.has_blocks:
-            continue
-        for metric in result.metrics:
-            reading = protocol.read(metric, _variant(name))
+def _blocks(runs: Sequence[Run]) -> Iterator[tuple[int, int | None]]:
+    """The blocks that runs have default columns of, each with its protocol's usual one."""
+    metrics: dict[tuple[str, str], set[str]] = {}  # runs have mostly the same
+    for run in runs:
+        for name, result in run.results.items():
+            protocol = str(result.protocol["name"])
+            if contract_of(protocol).has_blocks:
+                metrics.setdefault((protocol, name), set()).update(result.metrics)
+    for (protocol, name), found in metrics.items():
+        contract = contract_of(protocol)
+        for metric in found:
+            reading = contract.read(metric, _variant(name))
             if reading.quantity.default and reading.block is not None:
-                yield reading.block, protocol.default_block
+                yield reading.block, contract.default_block
 
 
 def choose(specs: Sequence[Spec], patterns: Sequence[str]) -> list[Spec]:

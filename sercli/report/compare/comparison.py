@@ -1,54 +1,52 @@
-"""Build the table of `ser compare` from run directories: one row a run, one column a quantity."""
+"""Build the tables of `ser compare` from run directories: a row a run, a column a quantity."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sercli import __version__
 from sercli.errors import UserError
 from sercli.protocols import PROTOCOLS
-from sercli.report.compare import published as paper
-from sercli.report.compare.cells import (
-    Footnotes,
-    Grid,
-    Pair,
-    add_differences,
-    add_footnotes,
-    measure,
-)
-from sercli.report.compare.columns import Spec, catalogue, choose, compared_block, result_spec
+from sercli.report.compare.baselines import Pair, find_pairs
+from sercli.report.compare.cells import Footnotes, Grid, add_footnotes, measure
+from sercli.report.compare.columns import Spec, catalogue, choose, compared_block
+from sercli.report.compare.differences import add_differences
+from sercli.report.compare.entries import grouped_entries, renamed, single_entries
 from sercli.report.compare.mixing import by_protocol, mixed_protocols
+from sercli.report.compare.named import (
+    NothingToShow,
+    belonging,
+    filled,
+    remarks_on,
+    table_named,
+    without_numbers,
+)
 from sercli.report.compare.notes import (
     changed_notes,
     context_notes,
     data_notes,
     precision_notes,
     reading_notes,
+    width_notes,
 )
-from sercli.report.compare.runs import (
-    Entry,
-    Run,
-    baseline_candidates,
-    known_title,
-    read_runs,
-    seed_entries,
-    single_entries,
-    trained_label,
-    training_differences,
+from sercli.report.compare.papers_tables import ALL, PAPERS_TABLES
+from sercli.report.compare.published_rows import published_rows, rows_for, with_published_columns
+from sercli.report.compare.repeats import Repeats
+from sercli.report.compare.runs import SEED, Entry, Run, read_runs
+from sercli.report.compare.selection import (
+    column_fields,
+    is_at,
+    kept,
+    places,
+    require_fields,
+    row_fields,
+    spread_over,
 )
-from sercli.report.compare.tables import (
-    Cell,
-    Column,
-    Difference,
-    Note,
-    Row,
-    Table,
-    best_labels,
-)
+from sercli.report.compare.tables import Column, Note, Row, Table, best_labels
+from sercli.runs.finding import Skipped
 from sercli.visible import counted
 
 
@@ -57,20 +55,36 @@ class Options:
     """What a comparison shows.
 
     Attributes:
+        table: One of the paper's tables; None: what there is.
         baseline: Run directory that all others are compared with; None finds each its own.
         block: Block whose equivariance is shown; None is 3, or the only one there is.
-        columns: Keys, beginnings of keys or wildcards; none is the default choice.
+        columns: Keys, beginnings of keys or wildcards; none is the default choice. A field splits
+            each into one for every value of it.
+        rows: Fields that make a row, or FIELD=VALUE, which keeps runs with that value.
+        group_by: Fields in which the runs of a row may differ: a row is their mean.
+        sort: Columns or fields that order the rows; with - before it, the other way round.
+        labels: Texts for runs (by directory or its name) and for columns (by key).
         allow_mixed: Give different protocols a column each instead of refusing.
         published: Add the paper's matching rows.
-        group_seeds: One row for all seeds of a recipe, mean ± sample standard deviation.
+        group_seeds: The same as the field `seed` in `group_by`.
     """
 
+    table: str | None = None
     baseline: Path | None = None
     block: int | None = None
     columns: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    group_by: tuple[str, ...] = ()
+    sort: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
     allow_mixed: bool = False
     published: bool = False
     group_seeds: bool = False
+
+    @property
+    def over(self) -> tuple[str, ...]:
+        """What rows average over."""
+        return tuple(dict.fromkeys([*self.group_by, *([SEED] if self.group_seeds else [])]))
 
 
 def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table:
@@ -81,46 +95,190 @@ def compare_runs(paths: Sequence[Path], options: Options | None = None) -> Table
         options: Baseline, block, columns and rows to show; None: the defaults.
 
     Raises:
-        UserError: A path is no run directory, no run has a number, a column or block does not
-            exist, or one column would mix protocols.
+        UserError: A path is no run directory, no run has a number, a column, table, field or block
+            does not exist, or one column would mix protocols.
     """
     options = options or Options()
-    runs = read_runs([*paths, *([options.baseline] if options.baseline else [])])
-    entries = seed_entries(runs) if options.group_seeds else single_entries(runs)
-    block = compared_block(runs, options.block)
-    specs = choose(catalogue(runs, block), options.columns)
-    _require_used(options, specs)
-    rows_of_paper = _paper_rows(entries) if options.published else ()
-    if options.published and not options.columns:
-        specs = _with_published_columns(specs, runs, rows_of_paper, block)
-    specs = by_protocol(specs, runs, allow_mixed=options.allow_mixed)
-    pairs, remarks = _pairs(entries, options.baseline)
+    skipped: list[Skipped] = []
+    return compare_read(_read(paths, options, skipped), options, skipped)
 
-    grid: Grid = [{spec.column.key: measure(entry, spec) for spec in specs} for entry in entries]
-    grid, comparisons = add_differences(grid, specs, entries, pairs)
+
+def compare_tables(paths: Sequence[Path], options: Options) -> list[Table]:
+    """The table that `options` name; of `all` each of the paper's that these runs fill.
+
+    Raises:
+        UserError: As `compare_runs`, or there is no number for any table.
+    """
+    skipped: list[Skipped] = []
+    return tables_of(_read(paths, options, skipped), options, skipped)
+
+
+def tables_of(
+    runs: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()
+) -> list[Table]:
+    """The tables of runs that were read, as `compare_tables`: what they do not fill is a note.
+
+    Args:
+        runs: Read, the baseline among them, if there is one.
+        options: What is shown.
+        skipped: What was found and could not be read, for a note.
+
+    Raises:
+        UserError: As `compare_runs`, or there is no number for any table.
+    """
+    if options.table != ALL:
+        return [compare_read(runs, options, skipped)]
+    tables, without = [], []
+    for name in PAPERS_TABLES:
+        # A table without columns of blocks has no use for one.
+        block = options.block if PAPERS_TABLES[name].has_blocks else None
+        try:
+            tables.append(compare_read(runs, replace(options, table=name, block=block), skipped))
+        except NothingToShow as nothing:
+            without.append(nothing.line)
+    if not tables:
+        raise UserError(
+            "no number for any table", "the paper's are of probes, sets, detectors and costs"
+        )
+    notes = [Note(None, f"Not shown: {line}.") for line in without]
+    return [*tables[:-1], replace(tables[-1], notes=[*tables[-1].notes, *notes])]
+
+
+def _read(paths: Sequence[Path], options: Options, skipped: list[Skipped]) -> list[Run]:
+    return read_runs([*paths, *([options.baseline] if options.baseline else [])], skipped)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What a table is made of.
+
+    Attributes:
+        runs: In it.
+        block: The one that is compared; None: open, or there is none.
+        specs: Its columns.
+        fields: By whose values they are split.
+        remarks: What it lacks.
+    """
+
+    runs: Sequence[Run]
+    block: int | None
+    specs: Sequence[Spec]
+    fields: Sequence[str] = ()
+    remarks: Sequence[str] = ()
+
+
+def _choose(everyone: Sequence[Run], options: Options) -> _Choice:
+    """Choose the runs and columns of a table.
+
+    Raises:
+        UserError: There are none, or something that was named does not exist.
+    """
+    runs = kept(everyone, options.rows, always=options.baseline)
+    named = None if options.table is None else table_named(options.table)
+    base = {one.path for one in runs if is_at(one, options.baseline)}
+    if named is not None:
+        belong = base | {one.path for one in belonging(runs, named)}
+        runs = [one for one in runs if one.path in belong]
+    block = compared_block(runs, options.block)
+    known = catalogue(runs, block)
+    fields, patterns = column_fields(options.columns, runs)
+    if named is None or patterns:
+        return _Choice(runs, block, choose(known, patterns), fields)
+    found = filled(named, known, runs, asked=options.block, block=block)
+    bare = without_numbers(runs, found.specs)
+    if len(bare) == len(runs):
+        raise NothingToShow(options.table or "", found.missing)
+    inside, without = {one.path for one in runs}, {one.path for one in bare} - base
+    elsewhere = [one for one in everyone if one.path not in inside]
+    shown = [one for one in runs if one.path not in without]
+    return _Choice(shown, block, found.specs, fields, remarks_on(found, elsewhere, bare))
+
+
+def compare_read(
+    everyone: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()
+) -> Table:
+    """Compare runs that were read, the baseline among them, if there is one.
+
+    Args:
+        everyone: Read.
+        options: What is shown.
+        skipped: What was found and could not be read, for a note.
+
+    Raises:
+        UserError: As `compare_runs`.
+    """
+    choice = _choose(everyone, options)
+    runs, specs, block = choice.runs, choice.specs, choice.block
+    _require_used(options, specs)
+    entries, used = renamed(_entries(runs, options), options.labels)
+    rows_of_paper = rows_for(entries) if options.published else ()
+    if options.published and not options.columns:
+        specs = with_published_columns(specs, runs, rows_of_paper, block, options.table)
+    specs = by_protocol(specs, runs, allow_mixed=options.allow_mixed)
+    specs = spread_over(specs, choice.fields, runs)
+    specs = _relabelled(specs, options.labels, used)
+    pairs, remarks = find_pairs(entries, options.baseline)
+
+    repeats = Repeats(entries, specs) if any(entry.over for entry in entries) else None
+    grid: Grid = [
+        {spec.column.key: measure(entry, spec, repeats) for spec in specs} for entry in entries
+    ]
+    grid, comparisons = add_differences(grid, specs, entries, pairs, repeats)
     footnotes = Footnotes()
     grid = add_footnotes(grid, specs, footnotes)
+    order = places(entries, grid, specs, options.sort)
     rows = _rows(entries, grid, pairs)
-    rows += _published_rows(rows_of_paper, specs, footnotes, block)
+    rows = [rows[place] for place in order]
+    rows += published_rows(rows_of_paper, specs, footnotes, block)
     columns = [spec.column for spec in specs]
     rows = _with_best(rows, columns)
     notes = [
-        *reading_notes(rows, pairs, entries, len(comparisons)),
-        *(Note(None, text) for text in (*remarks, *mixed_protocols(specs, runs))),
+        *reading_notes(rows, pairs, entries, comparisons),
+        *(Note(None, text) for text in (*choice.remarks, *remarks, *mixed_protocols(specs, runs))),
         *context_notes(
             rows,
             specs,
             runs,
-            open_block=block is None and not options.columns,
+            open_block=block is None and not options.columns and options.table is None,
             published=options.published,
         ),
         *changed_notes(entries),
         *data_notes(specs, runs),
         *precision_notes(rows, specs),
+        *width_notes(columns),
         *footnotes.notes(),
+        *(Note(None, f"Passed over: {one.why}.") for one in skipped),
     ]
-    title = f"{counted(len(runs), 'run')} compared"
-    return Table(title, columns, rows, notes, comparisons, _provenance(runs))
+    return Table(_title(options, runs), columns, rows, notes, comparisons, _provenance(runs))
+
+
+def _title(options: Options, runs: Sequence[Run]) -> str:
+    compared = f"{counted(len(runs), 'run')} compared"
+    return compared if options.table is None else f"{table_named(options.table).title}: {compared}"
+
+
+def _relabelled(
+    specs: Sequence[Spec], labels: Mapping[str, str], used: Collection[str]
+) -> list[Spec]:
+    """Columns with headings of one's own.
+
+    Raises:
+        UserError: A label is of no row and of no column.
+    """
+    keys = {spec.column.key for spec in specs}
+    for name in labels:
+        if name not in used and name not in keys:
+            raise UserError(
+                f"a label for {name!r}",
+                "it names a run directory of the table, or the key of a column",
+                "`--format json` has the keys",
+            )
+    return [
+        replace(spec, column=replace(spec.column, heading=labels[spec.column.key]))
+        if spec.column.key in labels
+        else spec
+        for spec in specs
+    ]
 
 
 def _require_used(options: Options, specs: Sequence[Spec]) -> None:
@@ -141,6 +299,26 @@ def _has_blocks(spec: Spec) -> bool:
 
 
 # -- rows -----------------------------------------------------------------------------------------
+
+
+def entries_of(everyone: Sequence[Run], options: Options) -> list[Entry]:
+    """The rows of a table of all runs, in the paper's order, without their numbers.
+
+    Raises:
+        UserError: A field does not exist, or runs that would share a row differ in more than it
+            averages over.
+    """
+    runs = kept(everyone, options.rows, always=options.baseline)
+    return renamed(_entries(runs, options), options.labels)[0]
+
+
+def _entries(runs: Sequence[Run], options: Options) -> list[Entry]:
+    fields = row_fields(options.rows)
+    require_fields((*fields, *options.over), runs)
+    spread, _ = column_fields(options.columns, runs)
+    if not fields and not options.over and not spread:
+        return single_entries(runs)
+    return grouped_entries(runs, options.over, fields, spread)
 
 
 def _rows(entries: Sequence[Entry], grid: Grid, pairs: Sequence[Pair]) -> list[Row]:
@@ -169,126 +347,6 @@ def _with_best(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
         )
         for index, row in enumerate(rows)
     ]
-
-
-def _pairs(entries: Sequence[Entry], baseline: Path | None) -> tuple[list[Pair], list[str]]:
-    """Who is compared with whom, and remarks on pairs that were not or hardly comparable."""
-    if baseline is not None:
-        place = os.path.realpath(baseline)
-        base = next(
-            index
-            for index, entry in enumerate(entries)
-            if any(os.path.realpath(run.directory.path) == place for run in entry.runs)
-        )
-        pairs = [Pair(row, base) for row in range(len(entries)) if row != base]
-        return pairs, _training_remarks(entries, pairs)
-    pairs, remarks = [], []
-    for row, entry in enumerate(entries):
-        candidates = baseline_candidates(entry, entries)
-        if len(candidates) == 1:
-            pairs.append(Pair(row, entries.index(candidates[0])))
-        elif candidates:
-            listed = ", ".join(candidate.run.path for candidate in candidates)
-            remarks.append(
-                f"{entry.name} has several possible baselines ({listed}) and no difference is "
-                "shown; name one with --baseline."
-            )
-    return pairs, [*remarks, *_training_remarks(entries, pairs)]
-
-
-def _training_remarks(entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[str]:
-    remarks = []
-    for pair in pairs:
-        entry, base = entries[pair.row], entries[pair.baseline]
-        if entry.run.recipe and base.run.recipe:
-            differences = training_differences(base.run, entry.run)
-            if differences:
-                remarks.append(
-                    f"{base.name} (baseline) and {entry.name} were trained differently: "
-                    f"{', '.join(differences)}."
-                )
-    return remarks
-
-
-# -- published numbers ----------------------------------------------------------------------------
-
-
-def _paper_rows(entries: Sequence[Entry]) -> tuple[paper.PublishedRow, ...]:
-    runs = [entry.run for entry in entries]
-    identities = [
-        paper.Identity(run.name("method"), run.addon, run.views, run.tapped_layer, run.weight == 0)
-        for run in runs
-    ]
-    return paper.matching(identities).rows
-
-
-def _with_published_columns(
-    specs: Sequence[Spec],
-    runs: Sequence[Run],
-    rows: Sequence[paper.PublishedRow],
-    block: int | None,
-) -> list[Spec]:
-    """Add the paper's main column, and those of blocks beside others of the same result."""
-    chosen = list(specs)
-    keys = paper.Matching(tuple(rows)).keys
-    if paper.LINEAR in keys and all(spec.column.key != paper.LINEAR for spec in chosen):
-        name, _, metric = paper.LINEAR.partition("/")
-        spec = result_spec(PROTOCOLS[name.partition("--")[0]], name, metric)
-        column = replace(spec.column, explanation=paper.LINEAR_ALONE, ranked=False)
-        chosen.insert(0, replace(spec, column=column))
-    for beside in catalogue(runs, block):
-        places = [index for index, spec in enumerate(chosen) if spec.source == beside.source]
-        if places and beside.open_key in keys and beside.reading.block == block is not None:
-            chosen.insert(places[-1] + 1, beside)
-    return chosen
-
-
-def _published_rows(
-    published: Sequence[paper.PublishedRow],
-    specs: Sequence[Spec],
-    footnotes: Footnotes,
-    block: int | None,
-) -> list[Row]:
-    rows = []
-    for row in published:
-        cells = {
-            spec.column.key: _published_cell(number, footnotes)
-            for spec in specs
-            if (number := _published_number(row, spec, block)) is not None
-        }
-        if cells:
-            rows.append(
-                Row(
-                    label=f"{_published_label(row)} [published]",
-                    views=row.views,
-                    cells=cells,
-                    published=True,
-                    provenance={"published": paper.PAPER, "source": row.source},
-                )
-            )
-    return rows
-
-
-def _published_label(row: paper.PublishedRow) -> str:
-    addon = None if row.addon == "none" else known_title("addon", row.addon)
-    return trained_label(
-        known_title("method", row.method), addon, layer=row.layer, weight_zero=row.weight_zero
-    )
-
-
-def _published_number(
-    row: paper.PublishedRow, spec: Spec, block: int | None
-) -> paper.Number | None:
-    of_block = spec.reading.block is not None and spec.reading.block == block
-    return row.numbers.get(spec.open_key if of_block else spec.column.key)
-
-
-def _published_cell(number: paper.Number, footnotes: Footnotes) -> Cell:
-    return Cell(
-        value=number.value,
-        difference=None if number.difference is None else Difference(number.difference),
-        marks=(footnotes.mark(number.note),) if number.note else (),
-    )
 
 
 # -- provenance -----------------------------------------------------------------------------------

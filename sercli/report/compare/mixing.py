@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from sercli.errors import UserError
 from sercli.report.compare.columns import Spec
+from sercli.report.compare.entries import flat
 from sercli.report.compare.runs import Run
 
 
@@ -102,22 +102,12 @@ def mixed_protocols(specs: Sequence[Spec], runs: Sequence[Run]) -> list[str]:
 
 def _differences(source: str, holders: Mapping[str, Sequence[Run]]) -> list[str]:
     """Where protocols differ, as `settings.resize: 256 (runs/a) vs 224 (runs/b)`."""
-    flat = [_flat(group[0].results[source].protocol) for group in holders.values()]
+    told = [flat(group[0].results[source].protocol) for group in holders.values()]
     named = [", ".join(run.path for run in group) for group in holders.values()]
     lines = []
-    for key in sorted({key for settings in flat for key in settings}):
-        values = [settings.get(key, "absent") for settings in flat]
+    for key in sorted({key for settings in told for key in settings}):
+        values = [settings.get(key, "absent") for settings in told]
         if len({repr(value) for value in values}) > 1:
             pairs = (f"{value} ({who})" for value, who in zip(values, named, strict=True))
             lines.append(f"{key}: {' vs '.join(pairs)}")
     return lines
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            flat.update(_flat(item, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat

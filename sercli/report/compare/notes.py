@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sercli.data.registry import rendering_kind
 from sercli.protocols import PROTOCOLS
 from sercli.report.compare import published as paper
-from sercli.report.compare.cells import Pair
+from sercli.report.compare.baselines import Pair
 from sercli.report.compare.columns import Spec
-from sercli.report.compare.runs import Entry, Run
-from sercli.report.compare.tables import PARTIAL, Note, Row
+from sercli.report.compare.runs import SEED, Entry, Run
+from sercli.report.compare.tables import PARTIAL, Cell, Column, Note, Row
+
+_PLURALS = {SEED: "seeds", "layer": "layers", "method": "methods", "addon": "add-ons"}
+_MANY = 6  # columns; more are hard to read
 
 
 def reading_notes(
-    rows: Sequence[Row], pairs: Sequence[Pair], entries: Sequence[Entry], num_tests: int
+    rows: Sequence[Row],
+    pairs: Sequence[Pair],
+    entries: Sequence[Entry],
+    comparisons: Sequence[str],
 ) -> list[Note]:
-    """How to read a cell: intervals, spreads, differences, stars."""
-    cells = [cell for row in rows for cell in row.cells.values()]
-    texts = []
-    if any(cell.low is not None and cell.std is None for cell in cells):
-        texts.append(
-            "± is half the width of the 95 % interval over images (the evaluator's, or Wilson's "
-            "where it stored none); low and high are in the csv and json formats."
-        )
-    if any(cell.std is not None for cell in cells):
-        texts = [
-            "Rows that name a number of seeds are mean ± sample standard deviation over seeds; "
-            "in other rows ± is half the width of the 95 % interval over images. Grouped rows "
-            "have no paired test."
-        ]
-    own = [row.cells.values() for row in rows if not row.published]
-    if any(cell.difference for group in own for cell in group):
+    """How to read a cell: intervals over images or seeds, differences, stars."""
+    own = [cell for row in rows if not row.published for cell in row.cells.values()]
+    texts = list(_interval_texts(own, entries))
+    changes = [cell.difference for cell in own if cell.difference]
+    if changes:
         bases = list(dict.fromkeys(entries[pair.baseline].name for pair in pairs))
         texts.append(
             f"Signed numbers are differences to the baseline, {bases[0]}."
@@ -39,14 +34,48 @@ def reading_notes(
             else "Signed numbers are differences to the run without add-on of the same method, "
             "views, data, model and seed."
         )
-    if num_tests:
-        correction = f" after Holm's correction for the {num_tests} paired tests below"
+    tests = {
+        "paired t test over the seeds that both rows have": any(one.seeds for one in changes),
+        "McNemar's mid-p test on the images that both runs scored": any(
+            one.images for one in changes
+        ),
+    }
+    if comparisons:
+        many = len(comparisons) > 1
+        correction = f" after Holm's correction for the {len(comparisons)} paired tests below"
+        made = ", or ".join(name for name, any_made in tests.items() if any_made)
         texts.append(
-            "* the difference is significant: exact McNemar test on the images that both runs "
-            f"scored, p < 0.05{correction if num_tests > 1 else ''}; with the bootstrap 95 % "
-            "interval over images below."
+            f"* the difference is significant: {made}, p < 0.05{correction if many else ''}; "
+            "with its 95 % interval below."
         )
     return [Note(None, text) for text in texts]
+
+
+def _interval_texts(cells: Sequence[Cell], entries: Sequence[Entry]) -> Iterator[str]:
+    """What ± is, which depends on whether rows are means."""
+    averaged = {entry.over for entry in entries} - {()}
+    if not averaged:
+        if any(cell.low is not None for cell in cells):
+            yield (
+                "± is half the width of the 95 % interval over images (the evaluator's, or "
+                "Wilson's where it stored none); low and high are in the csv and json formats."
+            )
+        return
+    (over,) = averaged
+    what = " and ".join(_PLURALS.get(name, name) for name in over)
+    one = " A row of one has no interval." if any(len(e.runs) == 1 for e in entries) else ""
+    yield (
+        f"Values are means over {what}, ± half the width of their 95 % interval (Student's t over "
+        f"the runs of a row); csv and json have its ends and the sample standard deviation.{one}"
+    )
+
+
+def width_notes(columns: Sequence[Column]) -> list[Note]:
+    """How to have fewer columns, where they are many."""
+    if len(columns) <= _MANY:
+        return []
+    text = f"{len(columns)} columns: --columns KEY,... shows fewer, such as --columns "
+    return [Note(None, f"{text}{','.join(column.key for column in columns[:2])}.")]
 
 
 def changed_notes(entries: Sequence[Entry]) -> list[Note]:
@@ -127,7 +156,9 @@ def context_notes(
         for spec in specs
         if spec.protocol is not None
         and spec.protocol.untested
-        and any(row.cell(spec.column).difference for row in rows)
+        and any(
+            (change := row.cell(spec.column).difference) and change.p_value is None for row in rows
+        )
     )
     devices = {str(run.record["device"]) for run in runs if run.record.get("device")}
     if len(devices) > 1 and "run/train_seconds" in rows[0].cells:

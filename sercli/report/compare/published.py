@@ -25,7 +25,7 @@ DETECTION = tuple(  # engine not stated
 FLOPS = "run/flops_ratio_none"
 RAW_COSINE = PROTOCOLS["equiv-score"].key("cosine_raw/block{block}/rotation")
 
-LINEAR_ALONE = "A linear probe by the paper's protocol; no run here has it; percent."
+ALONE = "By the paper's protocol; no run here has it; percent."
 
 V2_NOTE = "Published for ImageNet-V2 without naming which of its three sets."
 TOP1_NOTE = "Published as a top-1 gain of SER, not as mCE or flip rate; base and views not named."

@@ -16,7 +16,17 @@ Direction = Literal["up", "down", "none"]
 
 ARROWS: dict[Direction, str] = {"up": "↑", "down": "↓", "none": ""}
 PARTIAL = "†"
-_DECIMALS: dict[Unit, int] = {"percent": 2, "score": 3, "ratio": 3, "duration": 0, "rate": 1}
+_DECIMALS: dict[Unit, int] = {
+    "percent": 2,
+    "score": 3,
+    "ratio": 3,
+    "duration": 0,
+    "rate": 1,
+    "count": 0,
+    "memory": 2,
+}
+_PREFIXES = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
+_SPELLED_OUT = 10_000
 _FLOOR_DECIMALS = 2
 
 
@@ -28,7 +38,7 @@ class Column:
         key: Stable name, `<result>/<metric>` or `run/<quantity>`.
         heading: What a reader sees, without the arrow.
         kind: Unit and precision: percent (2 decimals), score 0…1 (3), ratio (3), duration in
-            seconds, rate in images/s (1).
+            seconds, rate in images/s (1), count (four digits and a prefix), memory in GiB (2).
         direction: Which way is better.
         explanation: One sentence on what was measured.
         ranked: Whether "best of the column" means something.
@@ -52,12 +62,24 @@ class Column:
         """`value` at the printed precision of this column."""
         if self.kind == "duration":
             return _duration(value)
+        if self.kind == "count":
+            return _count(value)
+        if self.kind == "memory":
+            return f"{value:.2f} GiB"
         return f"{value:.{_DECIMALS[self.kind]}f}"
 
     def signed(self, value: float) -> str:
         """A difference at the printed precision, with its sign; never a negative zero."""
         decimals = _DECIMALS[self.kind]
         return f"{round(value, decimals) + 0.0:+.{decimals}f}"
+
+
+def _count(value: float) -> str:
+    """A count as people read it: 12, 747.3 k, 25.86 G."""
+    for size, prefix in _PREFIXES.items():
+        if abs(value) >= max(size, _SPELLED_OUT):
+            return f"{value / size:.4g} {prefix}"
+    return f"{value:.4g}" if value % 1 else f"{value:.0f}"
 
 
 def _duration(seconds: float) -> str:
@@ -74,10 +96,12 @@ class Difference:
 
     Attributes:
         value: This minus the baseline.
-        low, high: Paired bootstrap interval over images, where predictions of both exist.
-        p_value: Exact McNemar test of the same pair.
+        low, high: 95 % interval: paired bootstrap over images, where predictions of both exist, or
+            Student's t over seeds that both rows have.
+        p_value: Of the same pair: McNemar's mid-p test across images, or paired t test over seeds.
         adjusted_p: After Holm's correction over all paired tests of the table.
-        images: Images in the pair.
+        images: Images in the pair, of a test across images.
+        seeds: Seeds in the pair, of one over seeds.
     """
 
     value: float
@@ -86,6 +110,7 @@ class Difference:
     p_value: float | None = None
     adjusted_p: float | None = None
     images: int | None = None
+    seeds: int | None = None
 
     @property
     def significant(self) -> bool:
@@ -119,9 +144,10 @@ class Cell:
     Attributes:
         value: None where not measured, undefined, or only a difference is known.
         undefined: The evaluator measured and found the quantity undefined.
-        low, high: 95 % interval over images.
-        std: Sample standard deviation over `seeds` runs; excludes an interval.
-        seeds: Runs averaged, when runs are grouped by seed.
+        low, high: 95 % interval: over images, or Student's t over the runs that are averaged.
+        std: Sample standard deviation over these runs.
+        seeds: Runs averaged, where they are fewer than the row has.
+        averaged: Runs averaged; None: one run's number, and its interval is over images.
         floor: The same score of a randomly initialised twin.
         difference: How far it is from the baseline's number; None: not compared.
         marks: Footnote marks, in order.
@@ -139,6 +165,7 @@ class Cell:
     high: float | None = None
     std: float | None = None
     seeds: int | None = None
+    averaged: int | None = None
     floor: float | None = None
     difference: Difference | None = None
     marks: tuple[str, ...] = ()
@@ -286,9 +313,7 @@ def cell_text(column: Column, cell: Cell) -> CellText:
         missing = "undefined" if cell.undefined else "" if difference else "—"
         return CellText(missing, difference=difference, marks=cell.marks)
     spread = ""
-    if cell.std is not None:
-        spread = f"± {column.text(cell.std)}"
-    elif cell.low is not None and cell.high is not None:
+    if cell.low is not None and cell.high is not None:
         spread = f"± {column.text((cell.high - cell.low) / 2)}"
     return CellText(
         value=column.text(cell.value),

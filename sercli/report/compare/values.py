@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sercli.protocols import Quantity, Reading
@@ -18,24 +19,25 @@ class RunQuantity:
     """A number of the run itself.
 
     Attributes:
-        section, field: Where run.json has it.
         quantity: What it is; its pattern is the name in the column's key.
+        read: Where a run has it: a section and key of run.json, or what looks it up.
+        measured: It was found out; else it is one of the run's settings.
     """
 
-    section: str
-    field: str
     quantity: Quantity
+    read: tuple[str, str] | Callable[[RunFacts], float | None]
+    measured: bool = True
 
     @property
     def key(self) -> str:
         return f"{OF_RUN}/{self.quantity.pattern}"
 
     def of(self, run: RunFacts) -> float | None:
-        return run.quantity(self.section, self.field)
+        return run.quantity(*self.read) if isinstance(self.read, tuple) else self.read(run)
 
 
 def _of_run(
-    pattern: str, heading: str, unit: Unit, explanation: str, *, default: bool = True
+    pattern: str, heading: str, unit: Unit, explanation: str, *, default: bool = False
 ) -> Quantity:
     """Neither end of a cost is better: it is worth what it buys."""
     return Quantity(
@@ -45,34 +47,91 @@ def _of_run(
 
 RUN_QUANTITIES: tuple[RunQuantity, ...] = (
     RunQuantity(
-        "flops",
-        "ratio_none",
+        _of_run("layer", "Layer", "count", "The block that the add-on taps."),
+        lambda run: run.tapped_layer,
+        measured=False,
+    ),
+    RunQuantity(
+        _of_run(
+            "parameters",
+            "Parameters trained",
+            "count",
+            "Parameters that a step trains: the encoder, the heads of the objective and the "
+            "add-on's.",
+        ),
+        ("parameters", "trainable"),
+    ),
+    RunQuantity(
+        _of_run(
+            "encoder_parameters", "Parameters encoder", "count", "Parameters of the encoder alone."
+        ),
+        ("parameters", "encoder"),
+    ),
+    RunQuantity(
+        _of_run("flops", "FLOPs /step", "count", "Counted training FLOPs of a step."),
+        ("flops", "step"),
+    ),
+    RunQuantity(
         _of_run(
             "flops_ratio_none",
             "FLOPs / none",
             "ratio",
             "Counted training FLOPs a step, relative to the same run without add-on.",
+            default=True,
         ),
+        ("flops", "ratio_none"),
     ),
     RunQuantity(
-        "flops",
-        "ratio_weight0",
         _of_run(
             "flops_ratio_weight0",
             "FLOPs / λ=0",
             "ratio",
             "Counted training FLOPs a step, relative to the same run with λ=0 and the same [CLS].",
+            default=True,
         ),
+        ("flops", "ratio_weight0"),
     ),
     RunQuantity(
-        "timings",
-        "train_seconds",
-        _of_run("train_seconds", "Train time", "duration", "Training time."),
+        _of_run("train_seconds", "Train time", "duration", "Training time.", default=True),
+        ("timings", "train_seconds"),
     ),
     RunQuantity(
-        "timings",
-        "images_per_s",
-        _of_run("images_per_s", "Images /s", "rate", "Training throughput in images per second."),
+        _of_run(
+            "counted_memory_gib",
+            "Tensors counted",
+            "memory",
+            "Memory of a process's tensors at a step's peak, counted before it began.",
+        ),
+        ("memory", "counted_gib"),
+    ),
+    RunQuantity(
+        _of_run(
+            "peak_memory_gib",
+            "GPU memory",
+            "memory",
+            "The most memory that a process's tensors took on its CUDA device in a step.",
+        ),
+        ("memory", "peak_gib"),
+    ),
+    RunQuantity(
+        _of_run(
+            "resident_memory_gib",
+            "Resident memory",
+            "memory",
+            "On a CPU: the most memory that the training process had, PyTorch itself included and "
+            "loader processes not.",
+        ),
+        ("memory", "resident_gib"),
+    ),
+    RunQuantity(
+        _of_run(
+            "images_per_s",
+            "Images /s",
+            "rate",
+            "Training throughput in images per second.",
+            default=True,
+        ),
+        ("timings", "images_per_s"),
     ),
 )
 

@@ -17,6 +17,13 @@ from numpy.typing import NDArray
 from sercli.runs.files import write_atomic
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B6B6B"
+# What is told apart by colour: Okabe and Ito's, those too light for lines on white paper darkened
+# until their contrast is 3 (a test computes it). On a page each has a twin for dark paper.
+SERIES = (
+    "#0072b2", "#d55e00", "#008f68", "#b5579a", "#a87400", "#2b87c0", "#7d7200", "#4d4d4d"
+)  # fmt: skip
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DOTS_PER_INCH = 200
 STYLE: Any = {
     "font.size": 8,
@@ -34,6 +41,16 @@ STYLE: Any = {
 }
 
 Values = Sequence[float | None]
+
+
+def series_style(index: int) -> dict[str, Any]:
+    """How the line of that number looks: colour, dashes and marker, no two alike among 32."""
+    return {
+        "color": SERIES[index % len(SERIES)],
+        # Neighbours differ in their dashes, too; after all colours these move on.
+        "linestyle": _DASHES[(index + index // len(SERIES)) % len(_DASHES)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+    }
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -38,12 +38,14 @@ _ALWAYS: tuple[tuple[str, Callable[[Cell], Value]], ...] = (
 )
 _WHERE_ANY: tuple[tuple[str, Callable[[Cell], Value]], ...] = (
     ("/std", lambda cell: cell.std),
+    ("/seeds", lambda cell: cell.averaged),
     ("/floor", lambda cell: cell.floor),
     ("/difference", _difference("value")),
     ("/difference/low", _difference("low")),
     ("/difference/high", _difference("high")),
     ("/difference/p", _difference("p_value")),
     ("/difference/p_adjusted", _difference("adjusted_p")),
+    ("/difference/seeds", _difference("seeds")),
     ("/n", _images),
     ("/partial", _partial),
 )
@@ -52,16 +54,19 @@ _WHERE_ANY: tuple[tuple[str, Callable[[Cell], Value]], ...] = (
 def csv_text(table: Table) -> str:
     """RFC 4180: one line a row; value, low and high in a column each, and what else there is.
 
+    The interval is over images; where runs are averaged it is Student's t over `/seeds` of them,
+    and `/std` is their sample standard deviation.
+
     Undefined and missing values are empty. Where an encoder ran in less than fp32, a column says in
     what each did, as tables for people say in a footnote. Percent, scores in 0…1, seconds and
-    images/s. Texts are in one line, and no text is a formula; see `_text`.
+    images/s. Texts are in one line, and no text is a formula; see `no_formula`.
     """
     table = table.with_texts(visible)
     fields = [field for column in table.columns for field in _fields(table, column)]
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\r\n")
     own = ["method", "views", "run", "status", "published", "baseline"]
-    writer.writerow([*own, *(_text(visible(name)) for name, _, _ in fields)])
+    writer.writerow([*own, *(no_formula(visible(name)) for name, _, _ in fields)])
     for row in table.rows:
         runs = row.provenance.get("runs", [])
         paths = " ".join(run["path"] for run in runs)
@@ -69,12 +74,12 @@ def csv_text(table: Table) -> str:
         own = [row.label, row.views, paths, states, str(row.published).lower(), row.baseline or ""]
         values = [get(row.cell(column)) for _, column, get in fields]
         writer.writerow(
-            [*map(_text, own), *("" if value is None else str(value) for value in values)]
+            [*map(no_formula, own), *("" if value is None else str(value) for value in values)]
         )
     return stream.getvalue()
 
 
-def _text(text: str) -> str:
+def no_formula(text: str) -> str:
     """A cell of text that a spreadsheet shows and does not compute: a formula gets an apostrophe.
 
     `=1+1`, `@SUM(A1)`, `+1`, `-x` are names here; only cells of numbers are numbers.
@@ -85,7 +90,7 @@ def _text(text: str) -> str:
 def _fields(table: Table, column: Column) -> list[tuple[str, Column, Callable[[Cell], Value]]]:
     cells = [row.cell(column) for row in table.rows]
     parts: list[tuple[str, Callable[[Cell], Value]]] = [("", lambda cell: cell.value)]
-    if not column.key.startswith("run/"):
+    if not column.key.startswith("run/") or any(cell.low is not None for cell in cells):
         parts += _ALWAYS
     parts += [
         (part, get) for part, get in _WHERE_ANY if any(get(cell) is not None for cell in cells)
@@ -97,8 +102,17 @@ def _fields(table: Table, column: Column) -> list[tuple[str, Column, Callable[[C
 
 def json_text(table: Table) -> str:
     """One object: columns with protocol ids, rows with nested cells, notes, provenance."""
-    value = {
-        "schema": SCHEMA,
+    return json_of({"schema": SCHEMA, **_json_table(table)}, indent=1) + "\n"
+
+
+def tables_json(tables: Sequence[Table]) -> str:
+    """One object with a list of such tables."""
+    value = {"schema": SCHEMA, "tables": [_json_table(table) for table in tables]}
+    return json_of(value, indent=1) + "\n"
+
+
+def _json_table(table: Table) -> dict[str, Any]:
+    return {
         "title": table.title,
         "columns": [asdict(column) for column in table.columns],
         "rows": [
@@ -120,7 +134,6 @@ def json_text(table: Table) -> str:
         "paired_tests": list(table.comparisons),
         "provenance": table.provenance,
     }
-    return json_of(value, indent=1) + "\n"
 
 
 def _json_cell(cell: Cell, column: Column) -> dict[str, Any]:
@@ -133,6 +146,7 @@ def _json_cell(cell: Cell, column: Column) -> dict[str, Any]:
         "low": cell.low,
         "high": cell.high,
         "std": cell.std,
+        "seeds": cell.averaged,
         "floor": cell.floor,
         "difference": difference,
         "best": cell.best,

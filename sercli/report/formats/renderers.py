@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -29,3 +29,51 @@ RENDERERS: Mapping[str, Callable[[Table], str]] = {
     "html": _of("html", "html"),
     "json": _of("machine", "json_text"),
 }
+
+# All that runs measured, and no table.
+FRAMES = ("tidy-csv", "parquet")
+
+
+def render(tables: Sequence[Table], form: str) -> str:
+    """One table or several as one text.
+
+    Raises:
+        UserError: There is no such format, or it holds one table only.
+    """
+    from sercli.errors import UserError
+
+    if len(tables) == 1:
+        return tables[0].render(form)
+    if form in _SEVERAL:
+        return _SEVERAL[form](tables)
+    if form in _ONE_ONLY:
+        raise UserError(
+            f"--format {form} of {len(tables)} tables",
+            "a file of it holds one",
+            f"name one of them with --table, or take --format {_ONE_ONLY[form]}",
+        )
+    return "\n".join(table.render(form) for table in tables)
+
+
+def _json(tables: Sequence[Table]) -> str:
+    from sercli.report.formats.machine import tables_json
+
+    return tables_json(tables)
+
+
+def _markdown(tables: Sequence[Table]) -> str:
+    return "\n".join(f"## {table.title}\n\n{table.render('markdown')}" for table in tables)
+
+
+def _html(tables: Sequence[Table]) -> str:
+    from sercli.report.formats.html import html_of
+
+    return html_of(tables, "Tables of the paper")
+
+
+_SEVERAL: Mapping[str, Callable[[Sequence[Table]], str]] = {
+    "json": _json,
+    "markdown": _markdown,
+    "html": _html,
+}
+_ONE_ONLY = {"csv": "tidy-csv"}

@@ -8,12 +8,9 @@ import yaml
 
 from sercli.errors import UserError
 from sercli.report import compare_runs
-from sercli.report.compare.runs import (
-    baseline_candidates,
-    read_runs,
-    single_entries,
-    training_differences,
-)
+from sercli.report.compare.baselines import baseline_candidates, training_differences
+from sercli.report.compare.entries import single_entries
+from sercli.report.compare.runs import read_runs
 from sercli.runs.run_dir import RunDir
 
 

@@ -1,0 +1,1 @@
+"""What an encoder does, for people to look at."""

@@ -1,0 +1,1 @@
+"""What runs have measured as a page to read: one HTML file that needs nothing else."""

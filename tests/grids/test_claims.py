@@ -1,0 +1,192 @@
+"""What runs say of claims: planted numbers, against SciPy's paired t test and Holm by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+
+from sercli.grids.claims import Decided, decide
+from sercli.grids.jobs import Places
+from sercli.grids.outcome import in_words, write_outcome
+from sercli.grids.reading import read_grid
+from sercli.runs.files import file_sha256
+from sercli.runs.result import Result
+from sercli.runs.run_dir import RunDir
+from tests.grids.conftest import measured
+
+Plant = Callable[[Mapping[str, Sequence[float | None]]], Callable[[str, int], Path]]
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    """Runs with a kNN accuracy for each seed."""
+
+    def planted(values: Mapping[str, Sequence[float | None]]) -> Callable[[str, int], Path]:
+        def directory(run: str, seed: int) -> Path:
+            return tmp_path / f"{run}-seed{seed}"
+
+        for name, numbers in values.items():
+            for seed, number in enumerate(numbers):
+                run = RunDir.create(directory(name, seed), recipe=None, run={"status": "done"})
+                if number is not None:
+                    measured(run, "knn", {"top1": number})
+        return directory
+
+    return planted
+
+
+@pytest.fixture
+def claims(write: Callable[[str], Path]) -> Callable[..., list[Decided]]:
+    def decided(
+        directory: Callable[[str, int], Path], *given: str, seeds: int = 3
+    ) -> list[Decided]:
+        """Each claim: comparisons like "a above b", separated by commas."""
+        lines = [f"seeds: {list(range(seeds))}", "runs: {a: x, b: x, c: x}", "claims:"]
+        for number, claim in enumerate(given):
+            lines += [f"  claim{number}:", f"    text: Claim {number}", "    comparisons:"]
+            for comparison in claim.split(", "):
+                of, how, other = comparison.split()
+                lines.append(f"    - {{metric: knn/top1, of: {of}, {how}: {other}}}")
+        return decide(read_grid(write("\n".join(lines))), directory)
+
+    return decided
+
+
+A, B, C = [60.0, 61.0, 62.5], [50.1, 50.9, 52.4], [60.5, 60.2, 63.1]
+
+
+def test_planted_claims_are_confirmed_refuted_or_open(
+    plant: Plant, claims: Callable[..., list[Decided]]
+) -> None:
+    runs = plant({"a": A, "b": B, "c": C})
+    found = claims(runs, "a above b", "a below b", "a above c")
+    assert [one.verdict for one in found] == ["confirmed", "refuted", "open"]
+
+
+def test_p_values_are_those_of_the_paired_t_test_corrected_by_holm(
+    plant: Plant, claims: Callable[..., list[Decided]]
+) -> None:
+    runs = plant({"a": A, "b": B, "c": C})
+    found = claims(runs, "a above b", "c above a", "c above b")
+    expected = [ttest_rel(A, B).pvalue, ttest_rel(C, A).pvalue, ttest_rel(C, B).pvalue]
+    assert [one.p_value for one in found] == pytest.approx(expected, rel=1e-9)
+    first, second, last = np.argsort(expected)
+    holm = [0.0] * 3
+    holm[first] = 3 * expected[first]
+    holm[second] = max(holm[first], 2 * expected[second])
+    holm[last] = max(holm[second], expected[last])
+    assert [one.adjusted_p for one in found] == pytest.approx(holm, rel=1e-9)
+    compared = found[0].compared[0]
+    interval = ttest_rel(A, B).confidence_interval(0.95)
+    assert compared.difference == pytest.approx(np.mean(np.subtract(A, B)))
+    assert (compared.interval.low, compared.interval.high) == pytest.approx(tuple(interval))
+
+
+def test_of_several_comparisons_all_must_hold(
+    plant: Plant, claims: Callable[..., list[Decided]]
+) -> None:
+    runs = plant({"a": A, "b": B, "c": C})
+    both, half, one_wrong = (
+        claims(runs, text)[0]
+        for text in ("a above b, c above b", "a above b, c above a", "a above b, a below b")
+    )
+    assert both.verdict == "confirmed"
+    assert both.p_value == pytest.approx(max(ttest_rel(A, B).pvalue, ttest_rel(C, B).pvalue))
+    assert half.verdict == "open"
+    assert one_wrong.verdict == "refuted"  # the one against is significant by itself
+    assert one_wrong.p_value == pytest.approx(ttest_rel(A, B).pvalue)
+    two_wrong = claims(runs, "a below b, c below b")[0]
+    smallest = min(ttest_rel(A, B).pvalue, ttest_rel(C, B).pvalue)
+    assert two_wrong.p_value == pytest.approx(2 * smallest)
+
+
+def test_a_seed_that_is_missing_is_said_and_the_others_are_paired(
+    plant: Plant, claims: Callable[..., list[Decided]]
+) -> None:
+    runs = plant({"a": A, "b": [50.1, None, 52.4], "c": C})
+    (found,) = claims(runs, "a above b")
+    assert found.p_value == pytest.approx(ttest_rel(A[::2], B[::2]).pvalue)
+    assert "over 2 seeds: 1 seed missing" in str(found)
+
+
+def test_what_cannot_be_tested_is_open(plant: Plant, claims: Callable[..., list[Decided]]) -> None:
+    runs = plant({"a": [60.0, 61.0, 62.0], "b": [50.0, 51.0, 52.0], "c": [None] * 3})
+    level, nothing = claims(runs, "a above b", "a above c")
+    assert (level.verdict, level.p_value) == ("open", None)
+    assert "the differences do not vary" in str(level)
+    assert "no number of both is there" in str(nothing)
+    measured(RunDir(runs("b", 0)), "knn", {"top1": 50.5}, rule=2)
+    assert "measured by different rules" in str(claims(runs, "a above b")[0])
+    measured(RunDir(runs("b", 0)), "knn", {"top1": 50.5}, partial=True)
+    assert "over 2 seeds" in str(claims(runs, "a above b")[0])
+
+
+def test_no_claim_is_decided_by_chance_more_often_than_said(
+    claims: Callable[..., list[Decided]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of equal runs at most one in twenty claims is decided, two comparisons a claim or one."""
+    from sercli.grids import claims as module
+
+    draw = np.random.default_rng(0)
+    numbers: dict[tuple[Path, str], float] = {}
+
+    def result(path: Path, _name: str) -> Result:
+        value = numbers.setdefault((path, ""), float(draw.normal(50, 1)))
+        return Result({"name": "knn"}, {}, {}, {"top1": value}, created="x")
+
+    monkeypatch.setattr(module, "_result", result)
+    decided = 0
+    for _ in range(400):
+        numbers.clear()
+        found = claims(lambda run, seed: Path(f"{run}{seed}"), "a above b", "b below c, a below c")
+        decided += any(one.verdict != "open" for one in found)
+    assert decided <= 400 * 0.05 + 3 * (400 * 0.05 * 0.95) ** 0.5
+
+
+def test_one_seed_is_tested_over_images_if_there_are_predictions(
+    plant: Plant, claims: Callable[..., list[Decided]]
+) -> None:
+    runs = plant({"a": [], "b": [], "c": []})
+    right = {"a": 120, "b": 60, "c": 119}  # of 128; the first so many
+    for name, number in right.items():
+        run = RunDir.create(runs(name, 0), recipe=None, run={"status": "done"})
+        labels = np.zeros(128, dtype=np.int64)
+        predictions = np.where(np.arange(128) < number, 0, 1)
+        run.results.mkdir()
+        path = run.predictions("knn")
+        np.savez(path, image_ids=np.arange(128), labels=labels, predictions=predictions)
+        result = Result(
+            {"name": "knn", "variant": None, "version": 1, "settings": {}},
+            {"source": name, "key": "student"},
+            {"path": "folder", "n": 128, "partial": False},
+            {"top1": 100 * number / 128},
+            predictions_sha256=file_sha256(path),
+        )
+        run.write_result(result)
+    sure, unsure = claims(runs, "a above b", "a above c", seeds=1)
+    assert (sure.verdict, unsure.verdict) == ("confirmed", "open")
+    # 60 discordant images, all one way: of the mid-p test, half of 2 x 0.5^60.
+    assert sure.p_value == pytest.approx(0.5**60, rel=1e-9, abs=0)
+    assert "over 128 images of one seed" in str(sure)
+    runs("a", 0).joinpath("results", "knn.npz").unlink()
+    (without,) = claims(runs, "a above b", seeds=1)
+    assert (without.verdict, without.p_value) == ("open", None)
+    assert "one seed" in str(without)
+
+
+def test_the_outcome_is_written_in_words_and_as_data(
+    plant: Plant, claims: Callable[..., list[Decided]], tmp_path: Path
+) -> None:
+    found = claims(plant({"a": A, "b": B, "c": C}), "a above b")
+    page, data = write_outcome(Places(tmp_path / "out"), found)
+    text = page.read_text()
+    assert text.startswith("# Outcome\n\n- Claim 0: confirmed (corrected p = ")
+    assert "a 61.17, b 51.13 (knn top1): +10.03 [+9.75, +10.32], p = " in text
+    assert "over 1 tested claim" in in_words(found)[-1]
+    assert '"verdict": "confirmed"' in data.read_text()
+    assert in_words([]) == []
+    assert write_outcome(Places(tmp_path), []) == []
