@@ -88,7 +88,7 @@ class Piece:
     """A line of a cell, in the two halves between which columns are aligned.
 
     Attributes:
-        left, right: LaTeX: the digits before the point, and all the rest.
+        left, right: LaTeX: the number, and all the rest.
         widths: Points of both.
         whole: The line is not aligned with others, and is all in `left`.
     """
@@ -271,9 +271,9 @@ def _whole(line: str, size: float) -> Piece:
 
 
 def _value(text: CellText, size: float) -> tuple[tuple[str, str], tuple[float, float]]:
-    """The value in two halves, so that points stand below each other, bold or not."""
-    whole, point, rest = text.value.partition(".")
-    halves = (whole, point + rest)
+    """The number, whose column is right-aligned for points to stand below each other; its unit."""
+    number, space, unit = text.value.partition(" ")
+    halves = (number, space + unit)
     if text.best:
         sources = [f"\\textbf{{{escaped(half)}}}" if half else "" for half in halves]
     else:

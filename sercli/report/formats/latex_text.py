@@ -132,6 +132,8 @@ def wrapped(text: str, room: float, size: float, *, indent: float = 0.0) -> list
     Args:
         indent: Points that all lines but the first have less.
     """
+    if width(text, size) <= room:
+        return [text]
     lines: list[str] = [""]
     for word in filter(None, text.split(" ")):  # not at spaces that keep words together
         for piece in _fitting(word, room - indent, size):
