@@ -97,7 +97,10 @@ class TableOptions:
     ] = None
     labels: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Such texts in a YAML file, one NAME: TEXT a line."),
+        typer.Option(
+            metavar="FILE",
+            help="Such texts in a YAML file, NAME: TEXT a line; some may be of other runs.",
+        ),
     ] = None
     allow_mixed: Annotated[
         bool,
@@ -131,7 +134,8 @@ class TableOptions:
             rows=_parts(self.rows),
             group_by=_parts(self.group_by),
             sort=_parts(self.sort),
-            labels=_labels(self.label or (), self.labels),
+            labels=_labels(self.label or ()),
+            labels_of_file={} if self.labels is None else _labels_of(self.labels),
             allow_mixed=self.allow_mixed,
             published=self.published,
             group_seeds=self.group_seeds,
@@ -203,28 +207,35 @@ def _parts(given: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(part for part in parts if part)
 
 
-def _labels(given: Sequence[str], file: Path | None) -> dict[str, str]:
-    """Labels of a file, and those of options, which win.
+def _labels(given: Sequence[str]) -> dict[str, str]:
+    """Texts by the names that they are for.
 
     Raises:
-        UserError: One has no `=`, or the file is none of names and texts.
+        UserError: One has no `=`, or nothing on a side of it.
     """
-    from sercli.runs.text import read_mapping
-
     labels: dict[str, str] = {}
-    if file is not None:
-        for name, text in read_mapping(file).items():
-            if not isinstance(text, str | int | float) or isinstance(text, bool):
-                raise UserError(f"{file} has for {name!r} no text", "a line is NAME: TEXT")
-            labels[name] = str(text)
     for one in given:
-        # The first `=` in a text is no part of the name: a directory's may have one, then a
-        # file names it.
-        name, sign, text = one.partition("=")
-        if not sign or not name or not text:
+        # A directory whose name has an `=` takes a file.
+        name, _, text = one.partition("=")
+        if not name or not text:
             raise UserError(f"--label {one!r}", "it takes NAME=TEXT", "--labels takes a file")
         labels[name] = text
     return labels
+
+
+def _labels_of(file: Path) -> dict[str, str]:
+    """The same of a file.
+
+    Raises:
+        UserError: It cannot be read, or is none of names and texts.
+    """
+    from sercli.runs.text import read_mapping
+
+    labels = read_mapping(file)
+    for name, text in labels.items():
+        if isinstance(text, dict | list | bool | None):
+            raise UserError(f"{file} has no text for {name!r}", "a line is NAME: TEXT")
+    return {name: str(text) for name, text in labels.items()}
 
 
 def _frame(

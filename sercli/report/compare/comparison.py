@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from sercli.report.compare.baselines import Pair, find_pairs
 from sercli.report.compare.cells import Footnotes, Grid, add_footnotes, measure
 from sercli.report.compare.columns import Spec, catalogue, choose, compared_block
 from sercli.report.compare.differences import add_differences
-from sercli.report.compare.entries import grouped_entries, renamed, single_entries
+from sercli.report.compare.entries import grouped_entries, is_called, renamed, single_entries
 from sercli.report.compare.mixing import by_protocol, mixed_protocols
 from sercli.report.compare.named import (
     NothingToShow,
@@ -64,6 +64,7 @@ class Options:
         group_by: Fields in which the runs of a row may differ: a row is their mean.
         sort: Columns or fields that order the rows; with - before it, the other way round.
         labels: Texts for runs (by directory or its name) and for columns (by key).
+        labels_of_file: The same, of which some may be of other runs.
         allow_mixed: Give different protocols a column each instead of refusing.
         published: Add the paper's matching rows.
         group_seeds: The same as the field `seed` in `group_by`.
@@ -77,6 +78,7 @@ class Options:
     group_by: tuple[str, ...] = ()
     sort: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    labels_of_file: Mapping[str, str] = field(default_factory=dict)
     allow_mixed: bool = False
     published: bool = False
     group_seeds: bool = False
@@ -210,13 +212,15 @@ def compare_read(
     choice = _choose(everyone, options)
     runs, specs, block = choice.runs, choice.specs, choice.block
     _require_used(options, specs)
-    entries, used = renamed(_entries(runs, options), options.labels)
+    labels = {**options.labels_of_file, **options.labels}
+    entries = renamed(_entries(runs, options), labels)
     rows_of_paper = rows_for(entries) if options.published else ()
     if options.published and not options.columns:
         specs = with_published_columns(specs, runs, rows_of_paper, block, options.table)
     specs = by_protocol(specs, runs, allow_mixed=options.allow_mixed)
     specs = spread_over(specs, choice.fields, runs)
-    specs = _relabelled(specs, options.labels, used)
+    specs = _relabelled(specs, labels)
+    _require_labels_used(options.labels, everyone, specs)
     pairs, remarks = find_pairs(entries, options.baseline)
 
     repeats = Repeats(entries, specs) if any(entry.over for entry in entries) else None
@@ -257,28 +261,34 @@ def _title(options: Options, runs: Sequence[Run]) -> str:
     return compared if options.table is None else f"{table_named(options.table).title}: {compared}"
 
 
-def _relabelled(
-    specs: Sequence[Spec], labels: Mapping[str, str], used: Collection[str]
-) -> list[Spec]:
-    """Columns with headings of one's own.
-
-    Raises:
-        UserError: A label is of no row and of no column.
-    """
-    keys = {spec.column.key for spec in specs}
-    for name in labels:
-        if name not in used and name not in keys:
-            raise UserError(
-                f"a label for {name!r}",
-                "it names a run directory of the table, or the key of a column",
-                "`--format json` has the keys",
-            )
+def _relabelled(specs: Sequence[Spec], labels: Mapping[str, str]) -> list[Spec]:
+    """Columns with headings of one's own."""
     return [
         replace(spec, column=replace(spec.column, heading=labels[spec.column.key]))
         if spec.column.key in labels
         else spec
         for spec in specs
     ]
+
+
+def _require_labels_used(
+    labels: Iterable[str], everyone: Sequence[Run], specs: Sequence[Spec]
+) -> None:
+    """Refuse labels of nothing; one may be of what another table of these runs has.
+
+    Raises:
+        UserError: A label is of no run and of no column.
+    """
+    keys = {spec.column.key for spec in specs}
+    for name in labels:
+        if name in keys or any(is_called(run, name) for run in everyone):
+            continue
+        if all(spec.column.key != name for spec in catalogue(everyone, None)):
+            raise UserError(
+                f"a label for {name!r}",
+                "it names a run directory, or the key of a column",
+                "`--format json` has the keys",
+            )
 
 
 def _require_used(options: Options, specs: Sequence[Spec]) -> None:
@@ -309,7 +319,7 @@ def entries_of(everyone: Sequence[Run], options: Options) -> list[Entry]:
             averages over.
     """
     runs = kept(everyone, options.rows, always=options.baseline)
-    return renamed(_entries(runs, options), options.labels)[0]
+    return renamed(_entries(runs, options), {**options.labels_of_file, **options.labels})
 
 
 def _entries(runs: Sequence[Run], options: Options) -> list[Entry]:

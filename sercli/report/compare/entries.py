@@ -123,38 +123,32 @@ def _require_alike(group: Sequence[Run], over: Sequence[str]) -> None:
                 )
 
 
-def renamed(entries: Sequence[Entry], labels: Mapping[str, str]) -> tuple[list[Entry], set[str]]:
+def renamed(entries: Sequence[Entry], labels: Mapping[str, str]) -> list[Entry]:
     """Rows with labels of one's own, by a run's directory or its name.
-
-    Args:
-        entries: Labelled.
-        labels: Text for each name.
-
-    Returns:
-        The rows, and which names were of one.
 
     Raises:
         UserError: A name fits several rows.
     """
-    named, used = list(entries), set()
+    named = list(entries)
     for name, text in labels.items():
-        places = [index for index, entry in enumerate(entries) if _is_called(entry, name)]
+        places = [
+            index
+            for index, entry in enumerate(entries)
+            if any(is_called(run, name) for run in entry.runs)
+        ]
         if len(places) > 1:
             raise UserError(
                 f"a label for {name!r} fits {len(places)} rows", "name a run by its whole path"
             )
         for index in places:
-            used.add(name)
             state = _state(entries[index])
             named[index] = replace(entries[index], label=text + state, name=text)
-    return named, used
+    return named
 
 
-def _is_called(entry: Entry, name: str) -> bool:
-    return any(
-        name == run.directory.path.name or os.path.realpath(name) == os.path.realpath(run.path)
-        for run in entry.runs
-    )
+def is_called(run: Run, name: str) -> bool:
+    """Whether a name is a run's: of its directory, or a path to it."""
+    return name == run.directory.path.name or os.path.realpath(name) == os.path.realpath(run.path)
 
 
 def _labelled(entries: Sequence[Entry], rows: Sequence[str] = ()) -> list[Entry]:

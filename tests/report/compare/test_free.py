@@ -157,7 +157,7 @@ def test_labels_of_ones_own_are_of_rows_and_columns(grid: list[Path], tmp_path: 
     with pytest.raises(UserError, match="a label for 'knn/top5'; it names a run directory"):
         compare_runs(grid, labels={"knn/top5": "x"})
     file = tmp_path / "labels.yaml"
-    file.write_text("ser3-0: From a file\nnone-0: A file's\n")
+    file.write_text("ser3-0: From a file\nnone-0: A file's\nsome-other-run: Passed over\n")
     said = CliRunner().invoke(
         app,
         ["compare", *map(str, grid), "--labels", str(file), "--label", "none-0=Without = 0"],
@@ -165,6 +165,11 @@ def test_labels_of_ones_own_are_of_rows_and_columns(grid: list[Path], tmp_path: 
     assert "From a file" in said.stdout
     assert "Without = 0" in said.stdout
     assert "A file's" not in said.stdout
+    file.write_text("ser3-0: [no, text]\n")
+    answer = CliRunner().invoke(app, ["compare", str(grid[0]), "--labels", str(file)])
+    assert "has no text for 'ser3-0'" in str(answer.exception)
+    # Of a run that this table leaves out.
+    assert labels(compare_runs(grid, rows=["addon=none"], labels={"ser3-0": "x"})) == ["MoCo-v3"]
 
 
 def test_a_wide_table_names_columns(grid: list[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,18 @@ def test_transfer_is_detection_and_segmentation_of_the_last_block(tmp_path: Path
     assert keys(compare_runs([run.path], Options(table="transfer"))) == [
         *("coco-detect--torchvision/ap", "coco-detect--torchvision/mask_ap", "segment--voc/miou")
     ]
+
+
+@pytest.mark.parametrize("table", ["main", "all"])
+def test_protocols_are_not_mixed_in_a_table(grid: list[Path], table: str) -> None:
+    run = RunDir(grid[0])
+    (told,) = (one for one in run.read_results() if one.name == "linear-eval--ser")
+    run.write_result(replace(told, protocol={**told.protocol, "version": 2}))
+    for options in (Options(table=table), Options(table=table, group_seeds=True)):
+        with pytest.raises(UserError, match=f"mixes 2 protocols: version: .*2 .{run.path}"):
+            compare_tables(grid, options)
+        mixed = compare_tables(grid, replace(options, allow_mixed=True))[0]
+        assert [key.partition("@")[0] for key in keys(mixed)][:2] == [PROBE, PROBE]
 
 
 def test_all_is_each_table_that_has_a_number(grid: list[Path]) -> None:
