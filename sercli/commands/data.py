@@ -74,14 +74,21 @@ class DerivedOptions:
 def shapes(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="New directory to write.")],
     more: DerivedOptions,
-    train: Annotated[int, typer.Option(help="Images in train/.")] = 4096,
-    val: Annotated[int, typer.Option(help="Images in val/ and in each of the other sets.")] = 1024,
+    train: Annotated[
+        int | None, typer.Option(help="Images in train/.", show_default="4096; scenes: 8192")
+    ] = None,
+    val: Annotated[
+        int | None,
+        typer.Option(
+            help="Images in val/ and in each of the other sets.", show_default="1024; scenes: 2048"
+        ),
+    ] = None,
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 96,
     setting: Annotated[
         SettingName,
         typer.Option(
-            help="shapes: one large object an image; scenes: small ones of two sorts, whose class is "
-            "which sorts they are and how they lie (what `--data shapes:scenes` is)."
+            help="shapes: one large object an image; scenes: small ones of two sorts, whose class "
+            "is which sorts they are and how they lie (what `--data shapes:scenes` is)."
         ),
     ] = "shapes",
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other images.")] = 0,
@@ -99,6 +106,8 @@ def shapes(
     from sercli.data.shapes.settings import named
 
     world = named(setting)
+    train = world.num_images["train"] if train is None else train
+    val = world.num_images["val"] if val is None else val
     sets = file_sets(train, val, setting=world)
     corrupted = min(20, val) if more.corrupted is None else more.corrupted
     derived = Derived(more.derived_size, corrupted, more.perturbed)

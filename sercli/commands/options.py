@@ -113,8 +113,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="DIR|shapes",
-        help="Images: a directory, or `shapes`, the embedded world. Default: what the run was "
-        "trained on.",
+        help="Images: a directory, or `shapes` or `shapes:scenes`, the embedded world. Default: "
+        "what the run was trained on.",
     ),
 ]
 

@@ -59,15 +59,15 @@ class NewRun:
         str | None,
         typer.Option(
             help="Name under `recipes/` or a YAML file, e.g. a run's `recipe.yaml`.",
-            show_default="shapes/METHOD-ADDON; imagenet/METHOD-ADDON with --data DIR",
+            show_default="shapes/METHOD-ADDON; with --data scenes/… or imagenet/…",
         ),
     ] = None
     data: Annotated[
         str | None,
         typer.Option(
             metavar="DIR|shapes",
-            help="Directory of class folders (or of `train/` and `val/`), or `shapes`, the "
-            "embedded world.",
+            help="Directory of class folders (or of `train/` and `val/`), or `shapes` "
+            "or `shapes:scenes`, the embedded world.",
             show_default="the recipe's",
         ),
     ] = None

@@ -49,7 +49,9 @@ class Section(BaseModel):
 class Data(Section):
     """What is trained on."""
 
-    path: str = Field("shapes", description="`shapes` (the embedded world) or a directory")
+    path: str = Field(
+        "shapes", description="`shapes` or `shapes:scenes` (the embedded world), or a directory"
+    )
     image_size: Count = Field(224, description="side of a view, pixels")
     num_train: Count | None = Field(None, description="training images; embedded world only")
     num_val: Count | None = Field(None, description="validation images; embedded world only")

@@ -269,6 +269,25 @@ def test_files_have_the_labels_of_the_world_in_memory(written: Path) -> None:
         assert np.abs(read - drawn).mean() < 6
 
 
+def test_scenes_are_written_as_they_are_in_memory(tmp_path: Path) -> None:
+    numbers = ("--train", 120, "--val", 60, "--corrupted", 0, "--detection", 4)
+    result = _run("shapes", tmp_path / "world", "--setting", "scenes", "--size", 48, *numbers)
+    assert result.exit_code == 0, result.output
+    source = open_source(str(tmp_path / "world"), "train", image_size=48)
+    world = open_source("shapes:scenes", "train", image_size=48, num_images=120)
+    assert source.classes == world.classes
+    np.testing.assert_array_equal(np.bincount(source.labels), np.full(60, 2))
+    for kind, number in (("imagenet-r", 36), ("imagenet-a", 40), ("sketch", 60)):
+        assert len(list((tmp_path / "world" / kind).iterdir())) == number
+        assert recognise(tmp_path / "world" / kind) is not None
+    coco = CocoFolder(tmp_path / "world/coco", "train")
+    assert [one.name for one in coco.categories] == ["cross", "disc", "ring", "square", "star"]
+    _fails(
+        *("shapes", tmp_path / "small", "--setting", "scenes", "--train", 60, "--val", 59),
+        match="59 images for val.*there are 60 classes",
+    )
+
+
 def test_a_directory_that_exists_is_left_alone(written: Path) -> None:
     before = sorted(written.rglob("*"))
     _fails("shapes", written, match="exists")

@@ -226,6 +226,7 @@ def test_nothing_compares_with_the_name_of_the_embedded_world():
     }
     assert named == {
         "commands/data.py",  # a choice of --setting
+        "commands/reproduce.py",  # and one of --world
         "data/kinds/shapes.py",
         "data/shapes/settings.py",
         "recipe/schema.py",

@@ -4,11 +4,11 @@ Eight objects stand around the middle, four of each of two sorts. A picture's cl
 are, a pair of sorts, and *where* they are, one of six arrangements; every pair comes with every
 arrangement equally often, and each picture has four and four. So who sees nothing but which objects
 there are, wherever they lie, is right one time in six at best, and who sees nothing but how they
-lie likewise.
+lie one time in ten.
 
-No turn by a quarter and no mirroring makes one arrangement another (a half turn of a tee is a tee
-still), so that neither an encoder that is invariant to them nor one that follows them is asked for
-what it must not know.
+No quarter turn and no mirroring makes one arrangement another, so that an encoder that is to be
+invariant to them is not asked for what it must forget. Colours, texture, pose, ground and light say
+nothing of how objects lie.
 """
 
 from __future__ import annotations

@@ -22,13 +22,18 @@ def category_id(label: int) -> int:
     return 1 + label + label // 3
 
 
+def categories_of(setting: Setting) -> tuple[Category, ...]:
+    """The categories of a setting's objects."""
+    return tuple(Category(category_id(label), name) for label, name in enumerate(setting.objects))
+
+
 class ShapesDetection(DetectionSource):
     """A split of the embedded detection set, rendered when read.
 
     Args:
         split: "train" or "val".
         image_size: Side in pixels, 16…4096.
-        num_images: At least one; default: 1024 in train, 256 in val.
+        num_images: At least one; default: the setting's, 1024 in train, 256 in val.
         seed: Another seed, other pictures; 0…2^64-1.
         setting: Which world it is.
 
@@ -51,9 +56,7 @@ class ShapesDetection(DetectionSource):
             raise UserError(f"{number} images of the embedded detection set", "at least 1")
         self.name = setting.path
         self.split = split
-        self.categories = tuple(
-            Category(category_id(label), name) for label, name in enumerate(setting.objects)
-        )
+        self.categories = categories_of(setting)
         self.image_ids = np.arange(1, number + 1, dtype=np.int64)
         self.sizes = np.full((number, 2), image_size, np.int64)
         self._size, self._seed, self._setting = image_size, seed, setting

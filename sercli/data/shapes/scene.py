@@ -1,6 +1,6 @@
 """What is in a picture of the embedded world: numbers, of no size.
 
-An object is drawn from one fixed row of numbers, whatever its class and whatever the setting: `Draws`.
+An object is drawn from one row of numbers, `Draws`, whatever its class and whatever the setting.
 """
 
 from __future__ import annotations
@@ -118,8 +118,9 @@ class Draws(NamedTuple):
 
 def draw_dress(random: np.random.Generator) -> Draws:
     """Draw an object's numbers."""
-    numbers = random.random(9).tolist()
-    return Draws(*numbers, random.uniform(-1, 1, 2), random.uniform(-np.pi, np.pi, 2))
+    size, shrink, turned, aspect, twist, wave, mirror, hue, swap = random.random(9).tolist()
+    place, phase = random.uniform(-1, 1, 2), random.uniform(-np.pi, np.pi, 2)
+    return Draws(size, shrink, turned, aspect, twist, wave, mirror, hue, swap, place, phase)
 
 
 def scatter(

@@ -1,9 +1,9 @@
-"""The embedded world: one large textured object on a textured background, rendered with NumPy.
+"""The embedded world: pictures of objects on a textured background, rendered with NumPy.
 
-A picture is a function of (seed, split, index) alone, at any size: the same scene at 64 or at 224
-pixels, in any order, in any process. Outline and texture tell the class; colour, background,
-light and pose are drawn without regard to it. It is a demonstration and a test bed, made so that
-instance discrimination learns its classes within minutes, and no benchmark.
+A picture is a function of (setting, seed, split, index) alone, at any size: the same scene at 64 or
+at 224 pixels, in any order, in any process. What a setting's pictures show stands in `settings`;
+what they are made of in `scene`, and how they look in `painting`. It is a demonstration and a test
+bed, and no benchmark.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from sercli.data.shapes.settings import SHAPES, Setting
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
 
-NAME = SHAPES.path
 _SIZES = (16, 4096)  # sides in pixels that can be rendered
 
 
@@ -32,7 +31,8 @@ class Rendered:
 
     Attributes:
         image: uint8 [H, W, 3].
-        label: Its class, as an index into the setting's classes.
+        label: Its class, as an index into the setting's classes; where several objects were asked
+            for, the first one's, into the setting's objects.
         objects: At least one; later ones lie in front of earlier ones.
     """
 
@@ -114,11 +114,13 @@ def render(
     Args:
         seed: In 0…2^64-1.
         split: Any name; each names its own pictures.
-        index: In 0…2^32-1. The first object's class is `index` modulo the number of classes.
+        index: In 0…2^32-1. The class is `index` modulo the number of classes.
         size: Side in pixels, 16…4096.
-        objects: How many; several are smaller, of any class, and overlap a little.
+        objects: 1: as the setting's pictures are; more: so many, of any class, which are smaller,
+            lie all over the picture and overlap a little.
         style: "photo"; "rendition", like a painting in few flat colours with dark outlines; or
             "sketch", dark grey lines on white. The scene is the same in every style.
+        setting: Which world it is.
 
     Returns:
         The picture with its objects' classes, boxes and masks.
@@ -134,6 +136,7 @@ def render(
 def _compose(
     seed: int, split: str, index: int, size: int, objects: int, style: Style, setting: Setting
 ) -> tuple[Scene, Painting]:
+    """See `render`: the scene, and what paints it."""
     require_drawable(size=size, seed=seed)
     if not 0 <= index < 2**32 or objects < 1:
         raise ValueError(f"index {index} is not in 0…2^32-1 or objects {objects} is not positive")

@@ -180,12 +180,17 @@ class Options:
     def canvas(self, patch_size: int) -> Canvas:
         """What an encoder of this patch size is shown.
 
+        Without a size of the user's it is the preset's, or the multiple of two patches next to it.
+
         Raises:
-            UserError: The size is no multiple of two patches.
+            UserError: The user's size is no multiple of two patches.
         """
         from sercli.evals.detection.images import Canvas
 
-        return Canvas.of(self.image_size or PRESETS[self.preset].image_size, patch_size=patch_size)
+        if self.image_size is not None:
+            return Canvas.of(self.image_size, patch_size=patch_size)
+        step, usual = 2 * patch_size, PRESETS[self.preset].image_size
+        return Canvas.of(max(1, round(usual / step)) * step, patch_size=patch_size)
 
 
 INSTALL_DETECTRON2 = (

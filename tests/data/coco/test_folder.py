@@ -31,13 +31,14 @@ from sercli.data.coco.rules import read_listing
 from sercli.data.coco.source import DetectionSource, category_difference, require_same_categories
 from sercli.data.images.check import Reading
 from sercli.data.shapes.detection import (
-    CATEGORIES,
     ShapesDetection,
     annotations_of,
+    categories_of,
     category_id,
     run_lengths,
 )
 from sercli.data.shapes.outlines import CLASSES
+from sercli.data.shapes.settings import SHAPES
 from sercli.data.shapes.world import Rendered, RenderedObject
 from sercli.errors import UserError
 from tests.support.coco_tree import IDS, NAMES, CocoTree, write_coco_tree
@@ -360,7 +361,7 @@ def test_objects_that_are_hardly_seen_are_no_annotations() -> None:
         return RenderedObject(label, (0, 3, pixels, 1), mask)
 
     image = np.zeros((20, 20, 3), np.uint8)
-    picture = Rendered(image, (thing(0, 16), thing(1, 15), thing(2, 0), thing(3, 20)))
+    picture = Rendered(image, 0, (thing(0, 16), thing(1, 15), thing(2, 0), thing(3, 20)))
     found = annotations_of(picture, image_id=7, first_id=5)
     assert [one["id"] for one in found] == [5, 6]
     assert [one["category_id"] for one in found] == [category_id(0), category_id(3)]
@@ -370,7 +371,7 @@ def test_objects_that_are_hardly_seen_are_no_annotations() -> None:
 
 def test_raw_ids_have_gaps_and_labels_do_not() -> None:
     source = ShapesDetection("val", image_size=32, num_images=2)
-    ids = [category.id for category in CATEGORIES]
+    ids = [category.id for category in categories_of(SHAPES)]
     assert ids == sorted(set(ids)) == [category_id(label) for label in range(len(CLASSES))]
     assert ids != list(range(1, len(ids) + 1))
     assert [*source.labels_by_id().values()] == list(range(len(CLASSES)))
