@@ -112,14 +112,18 @@ def test_robustness() -> None:
 @pytest.mark.parametrize("metric", ["pycocotools", "faster-coco-eval"])
 def test_detection(metric: str) -> None:
     outline = [[4.0, 4.0, 40.0, 4.0, 40.0, 30.0, 4.0, 30.0]]
-    box = {"bbox": [4.0, 4.0, 36.0, 26.0], "category_id": 7, "image_id": 1}
+    box = {"bbox": [4.0, 4.0, 36.0, 26.0], "category_id": 7}
+    here = [{**box, "image_id": image} for image in (1, 2)]  # one alone has no interval
     truth = {
-        "images": [{"id": 1, "height": 48, "width": 64}],
+        "images": [{"id": one["image_id"], "height": 48, "width": 64} for one in here],
         "categories": [{"id": 7, "name": "cup/saucer"}],
-        "annotations": [{**box, "id": 1, "iscrowd": 0, "area": 936.0, "segmentation": outline}],
+        "annotations": [
+            {**one, "id": one["image_id"], "iscrowd": 0, "area": 936.0, "segmentation": outline}
+            for one in here
+        ],
     }
     runs = coco_mask.merge(coco_mask.frPyObjects(outline, 48, 64))
-    found = [{**box, "score": 0.9, "segmentation": runs}]
+    found = [{**one, "score": 0.9, "segmentation": runs} for one in here]
     metrics = metrics_of(
         {kind: coco_scores(truth, found, kind=kind, metric=metric) for kind in KINDS}
     )
