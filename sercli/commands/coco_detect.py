@@ -284,7 +284,8 @@ def _save(run: RunDir, outcome: DetectionOutcome, task: Task, model: str, owner:
 
     def beside(run: RunDir) -> None:
         save_head(outcome, run)
-        save_figure(figure, run.figures, result.name)
+        told = "Images with their annotated objects, each beside what the detector found in it."
+        save_figure(figure, run.figures, result.name, description=told)
 
     command = command_line()
     save(run.path, result, outcome.arrays, owner=owner, command=command, beside=beside)

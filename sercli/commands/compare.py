@@ -152,6 +152,14 @@ def compare(
     output_format: Annotated[
         Format, typer.Option("--format", help="How the table is written.")
     ] = "terminal",
+    latex_width: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS|PT",
+            help="Text width that --format latex lays out for: article (345 points; the default), "
+            "neurips, iclr (397.5), cvpr (237, or 496.9 over both columns), or a number of points.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -171,6 +179,12 @@ def compare(
 
     if out is not None:
         require_place(out, "--out")
+    if latex_width is not None and output_format != "latex":
+        raise UserError(
+            f"--latex-width {latex_width} with --format {output_format}",
+            "it is of tables in LaTeX",
+            "take --format latex, or leave it out",
+        )
     if output_format in FRAMES:
         content = _frame(run_dirs, table, output_format, out)
     else:
@@ -179,7 +193,7 @@ def compare(
             for place, one in enumerate(tables):
                 _print_for_people(one, after=place > 0)
             return
-        content = render(tables, output_format).encode()
+        content = render(tables, output_format, latex_width=latex_width).encode()
     if out is None:
         write(content.decode(), end="")
     else:

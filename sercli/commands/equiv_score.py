@@ -146,6 +146,11 @@ def _save_figures(
 
     values, layers = outcome.result.metrics, _scored(outcome)
     rows, tokens_title = tokens
+    told = {
+        "equiv-score": f"{title}, by block: with 95 % intervals, the random twin and the energy.",
+        "equiv-tokens": f"{tokens_title}: images, the same moved, the token maps of both as colours "
+        "(principal components), and the second moved back: equal colours are equivariance.",
+    }
     figures = {
         "equiv-score": equivariance_figure(
             layers,
@@ -159,7 +164,7 @@ def _save_figures(
     return [
         path
         for stem, figure in figures.items()
-        for path in save_figure(figure, directory.figures, stem)
+        for path in save_figure(figure, directory.figures, stem, description=told[stem])
     ]
 
 

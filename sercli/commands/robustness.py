@@ -379,7 +379,8 @@ def _save(target: Path, outcome: Outcome, model: str, owner: str) -> None:
         title = "\n".join(grid_title(result, model))
         rows = [CorruptionRow(**vars(row)) for row in corruption_rows(result.metrics)]
         figure = corruption_figure(rows, title=title)
-        save_figure(figure, run.figures, result.name)
+        told = f"Accuracy by corruption and severity. {title.replace(chr(10), ': ')}."
+        save_figure(figure, run.figures, result.name, description=told)
 
     beside = picture if result.protocol["variant"] in GRIDS else None
     save(target, result, outcome.arrays, owner=owner, command=command_line(), beside=beside)

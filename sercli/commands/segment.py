@@ -101,7 +101,7 @@ def segment(segmentation: SegmentOptions, run: RunOptions, model: ModelOptions) 
     `results/segment.json` (`segment--voc.json`, `segment--ade20k.json`), the counts of each image
     beside it, the classifier and a figure.
     """
-    from sercli.data.registry import require_masks
+    from sercli.data.masks.opening import require_masks
     from sercli.engine.processes import is_first_process
     from sercli.runs.facts import facts_of
 
@@ -160,7 +160,7 @@ def _evaluate(
 ) -> tuple[Task, SegmentationOutcome, RunDir]:
     """Train and score; what was decided, what came out, and its run directory."""
     from sercli.commands.subject import destination, open_or_create
-    from sercli.data.registry import open_masks
+    from sercli.data.masks.opening import open_masks
     from sercli.engine.processes import is_first_process
     from sercli.engine.runtime import decided_by_first, process_group, runtime_for
     from sercli.evals.segmentation.evaluate import evaluate

@@ -119,7 +119,7 @@ class DataKind(abc.ABC):
         del path
 
     def open_masks(self, path: str, split: str, *, image_size: int, seed: int) -> MaskSource:
-        """Open one split with a class for every pixel; see `open_masks`.
+        """Open one split with a class for every pixel; see `data.masks.opening`.
 
         Raises:
             UserError: It has none.
@@ -341,44 +341,6 @@ def open_detection(path: str, split: str, *, image_size: int, seed: int = 0) -> 
         UserError: It is missing, or not in COCO's format.
     """
     return detection_kind(path).open_detection(path, split, image_size=image_size, seed=seed)
-
-
-# -- A class for every pixel ----------------------------------------------------------------------
-
-
-def masks_kind(path: str) -> DataKind:
-    """The kind of a set of images and masks; what none recognises is refused by that of files.
-
-    Raises:
-        UserError: It is no path: a URL, say.
-    """
-    require_place(path, "data")
-    able = [one for one in kinds() if one.has_classes_of_pixels]
-    return next((one for one in able if one.recognises(path)), _KINDS["masks"])
-
-
-def require_masks(path: str) -> None:
-    """Refuse what is no set of images and masks, before torch is imported.
-
-    Raises:
-        UserError: It is none.
-    """
-    masks_kind(path).require_masks(path)
-
-
-def open_masks(path: str, split: str, *, image_size: int, seed: int = 0) -> MaskSource:
-    """Open one split of a set with a class for every pixel.
-
-    Args:
-        path: `shapes`, or a directory in one of the layouts of `data.masks.layouts`.
-        split: "train" or "val".
-        image_size: Side in pixels at which the embedded world is rendered; files keep their size.
-        seed: The embedded world's, as in `open_source`.
-
-    Raises:
-        UserError: It is missing, or in none of these layouts.
-    """
-    return masks_kind(path).open_masks(path, split, image_size=image_size, seed=seed)
 
 
 # -- Checking -------------------------------------------------------------------------------------

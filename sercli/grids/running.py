@@ -155,7 +155,7 @@ class Runner:
         except UserError as error:
             return str(error)
         seconds = time.monotonic() - begun
-        if status in _STOPPED or children.stopped:
+        if status in _STOPPED or (status and children.stopped):
             self._say(files, f"{shown}, stopped after {duration(seconds)}")
             children.raise_if_stopped(_so_far(summary))
             raise _STOPPED[status](f"stopped; {_so_far(summary)}")  # by a signal to it alone

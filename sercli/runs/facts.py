@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sercli.runs.reading import is_finite
+from sercli.runs.reading import is_finite, read_bytes
 from sercli.runs.run_dir import RunDir
-from sercli.runs.text import read_mapping
+from sercli.runs.text import LARGEST, read_mapping
 
 NO_ADDON = "none"
 
@@ -113,8 +114,22 @@ def read_facts(directory: RunDir) -> RunFacts:
     Raises:
         UserError: It has no run.json, or one of its files is damaged or of another version.
     """
-    recipe = read_mapping(directory.recipe) if directory.recipe.is_file() else {}
-    return RunFacts(directory, recipe, directory.read_run())
+    record = directory.read_run()
+    recipe = _recipe(directory.recipe, record) if directory.recipe.is_file() else {}
+    return RunFacts(directory, recipe, record)
+
+
+def _recipe(file: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What recipe.yaml says; run.json says the same as JSON, which is read in no time.
+
+    It is believed of the very bytes that it was written with.
+    """
+    told = record.get("recipe")
+    if isinstance(told, Mapping):
+        data = read_bytes(file, limit=LARGEST)
+        if sha256(data).hexdigest() == record.get("recipe_sha256"):
+            return told
+    return read_mapping(file)
 
 
 def facts_of(model: str) -> RunFacts:

@@ -89,14 +89,12 @@ class _Design:
         return cls(discordant, totals, likely, _critical(totals, level))
 
     def power(self, difference: float) -> float:
-        from scipy.special import bdtr, bdtrc
-
         if self.discordant == 0:
             return 0.0
         better = (1 + abs(difference) / self.discordant) / 2
         rejects, most = self.fewest >= 0, np.maximum(self.fewest, 0)
         # So few of them on the one side, or on the other.
-        found = bdtr(most, self.totals, better) + bdtrc(self.totals - most - 1, self.totals, better)
+        found = _at_most(most, self.totals, better) + _at_most(most, self.totals, 1 - better)
         return float((self.likely * np.where(rejects, found, 0.0)).sum())
 
 
@@ -126,8 +124,16 @@ def _critical(totals: NDArray[np.float64], level: float) -> NDArray[np.float64]:
 
 def _mid_p(fewer: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:
     """2 Σ_{i<k} f(i) + f(k) of binomial(m, ½), which is F(k−1) + F(k)."""
-    from scipy.special import bdtr
-
-    below = np.where(fewer > 0, bdtr(np.maximum(fewer - 1, 0), totals, 0.5), 0.0)
-    p: NDArray[np.float64] = below + bdtr(fewer, totals, 0.5)
+    below = np.where(fewer > 0, _at_most(np.maximum(fewer - 1, 0), totals, 0.5), 0.0)
+    p: NDArray[np.float64] = below + _at_most(fewer, totals, 0.5)
     return p
+
+
+def _at_most(
+    successes: NDArray[np.float64], trials: NDArray[np.float64], share: float
+) -> NDArray[np.float64]:
+    """F(k) of binomials, k < m: the incomplete beta function I_{1−p}(m − k, k + 1)."""
+    from scipy.special import betainc
+
+    found: NDArray[np.float64] = betainc(trials - successes, successes + 1, 1 - share)
+    return found

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from sercli.grids.jobs import Places, plan_jobs
+from sercli.grids.reading import find_grid, read_grid
 from sercli.runs.run_dir import RunDir
 from tests.support.command_line import run_in_process, ser
 
@@ -169,6 +171,22 @@ def test_a_signal_reaches_the_child_and_nothing_is_lost(
     assert run.read_run()["saved_step"] > 0
     if how != signal.SIGKILL:
         assert "ser: stopped; 0 of 6 jobs are done: repeat the command to go on" in said
+
+
+@pytest.mark.slow
+def test_what_the_miniature_prepares_can_be_made(tmp_path: Path) -> None:
+    plan = plan_jobs(read_grid(find_grid("shapes")), Places(tmp_path))
+    job = next(job for job in plan.jobs if not job.run)
+    done = ser(*job.words)
+    assert done.returncode == 0, done.stderr
+    (evaluation,) = (
+        one.evaluation for one in plan.jobs if one.evaluation and job.name in one.needs[1:]
+        and one.name.startswith("none-")
+    )  # fmt: skip
+    named = {result.removeprefix("robustness--") for result in evaluation.results}
+    there = {path.name for path in job.directory.iterdir()} - {"train", "imagenet-v2", "sketch"}
+    there |= {f"imagenet-v2-{path.name}" for path in (job.directory / "imagenet-v2").iterdir()}
+    assert named == there | {"imagenet-sketch"}
 
 
 @pytest.mark.slow

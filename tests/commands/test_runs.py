@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,3 +94,14 @@ def test_without_a_folder_runs_is_meant(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(folder / "a")
     done = CliRunner().invoke(app, ["runs", "list"])
     assert "there is no folder runs here" in str(done.exception)
+
+
+@pytest.mark.run
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 75)])
+def test_watch_ends_well_on_ctrl_c(folder: Path, number: int, status: int) -> None:
+    command = [sys.executable, "-m", "sercli", "runs", "watch", str(folder), "--every", "0.5"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"a  done, step 200/" in process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(60) == status

@@ -173,6 +173,19 @@ def test_a_signal_stops_it_after_the_child(
     assert runner.run(plan.jobs, Made(plan.jobs)).complete
 
 
+def test_a_job_that_was_about_to_end_is_done(plan: Plan, runner: Runner) -> None:
+    made = Made(plan.jobs)
+
+    def late() -> int:
+        made.request.preempted = True
+        return make(job_of(plan, "none-seed0"))
+
+    made.instead["none-seed0"] = late
+    with pytest.raises(Preempted, match="1 of 16 jobs are done"):
+        runner.run(plan.jobs, made)
+    assert "stopped" not in " ".join(lines_of(runner))
+
+
 def test_a_child_that_somebody_stopped_stops_it(plan: Plan, runner: Runner) -> None:
     with pytest.raises(Preempted):
         runner.run(plan.jobs, Made(plan.jobs, {"none-seed0": lambda: 75}))

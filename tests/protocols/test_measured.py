@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from sercli.data import ShapesSource
 from sercli.data.corruptions.catalogue import SEVERITIES
-from sercli.data.registry import open_masks
+from sercli.data.masks.opening import open_masks
 from sercli.encoders.loading import LoadedEncoder
 from sercli.encoders.vit import Encoder
 from sercli.engine.runtime import Runtime

@@ -23,6 +23,6 @@ def test_every_kind_of_metric_is_on_the_page_and_no_other():
     for name, patterns in told().items():
         assert len(set(patterns)) == len(patterns), name
         quantities = {quantity.pattern for quantity in PROTOCOLS[name].quantities}
-        # Some are one action of a kind, which has columns by default.
-        special = {p for p in quantities if p.rpartition("/")[2] in {"rotation", "hflip"}}
+        # Some are one action of a kind, which has columns by default, or is drawn.
+        special = {p for p in quantities if p.rpartition("/")[2] in {"rotation", "hflip", "scale"}}
         assert set(patterns) == quantities - special, name

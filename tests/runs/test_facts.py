@@ -1,13 +1,22 @@
 """What a run was, from whatever its directory still says."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import yaml
 
 from sercli.errors import UserError
+from sercli.families import resolve
+from sercli.recipe.listing import runnable_names
+from sercli.runs import text as runs_text
 from sercli.runs.facts import facts_of, read_facts
 from sercli.runs.run_dir import RunDir
+from sercli.runs.text import read_mapping
+from tests.support.run_grid import make_run
 
 RECIPE = """
 seed: 3
@@ -90,3 +99,42 @@ def test_a_damaged_file_is_one_line(tmp_path, name, text, said):
 def test_facts_do_not_import_torch():
     code = "import sys, sercli.runs.facts; assert not {'torch', 'pydantic'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", runnable_names())
+def test_a_recipe_is_the_same_read_from_either_file(name: str) -> None:
+    """run.json's JSON stands for recipe.yaml, and libyaml for PyYAML's own scanner."""
+    recipe = resolve(name, (), {}).recipe
+    text = recipe.to_yaml()
+    assert json.loads(recipe.model_dump_json()) == yaml.load(text, Loader=runs_text._Loader)
+    assert runs_text.parse_yaml(text) == yaml.load(text, Loader=runs_text._Loader)
+
+
+def test_an_edited_recipe_is_read_itself(tmp_path: Path) -> None:
+    run = RunDir(make_run(tmp_path / "run", images=40, rows=1, predictions=False))
+    before = read_facts(run)
+    assert before.recipe == read_mapping(run.recipe)
+    run.recipe.write_text(run.recipe.read_text().replace("seed: 0", "seed: 7"))
+    assert read_facts(run).recipe["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 1\n\ta: 2\n",
+        "a: [? b]\n",
+        "a: \ufeffb\n",
+        "a: 1e-3\nb: no\nc: '2'\nd: 007\ne: 1_0\n",
+        "a: 1\na: 2\n",
+        "a:\n- 1\n-  2\n- - 3\n",
+    ],
+)
+def test_libyaml_reads_nothing_otherwise(text: str) -> None:
+    def outcome(read: Callable[[], object]) -> object:
+        try:
+            return read()
+        except yaml.YAMLError as error:
+            return str(error)
+
+    expected = outcome(lambda: yaml.load(text, Loader=runs_text._Loader))
+    assert outcome(lambda: runs_text.parse_yaml(text)) == expected

@@ -1,10 +1,14 @@
-"""Run directories made by hand, as large as real ones: one, or a grid of a thousand."""
+"""Run directories made by hand, as large as real ones: one, or a grid of a thousand.
+
+`python -m tests.support.run_grid FOLDER 1000` makes them.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import sys
 from functools import cache
 from hashlib import sha256
 from itertools import islice, product
@@ -160,3 +164,7 @@ def _write_result(
         predictions_sha256=digest,
     )
     (path / "results" / f"{name}.json").write_text(json.dumps(result.to_json(), indent=1))
+
+
+if __name__ == "__main__":
+    make_runs(Path(sys.argv[1]), int(sys.argv[2]))

@@ -103,7 +103,7 @@ def evaluate(
     stopping = Stopping(
         request, runtime.device, "stopped; nothing is kept, and the same command starts anew"
     )
-    loaded, layers = task.loaded, task.layers
+    loaded = task.loaded
     twin: LoadedEncoder | None = None
     if task.options.floor:
         # Drawn on the CPU, where a seed gives the same weights on every machine.
@@ -124,7 +124,6 @@ def evaluate(
         metrics=values,
     )
     head = _head(task, found, before)
-    assert layers[-1] == loaded.encoder.depth
     return SegmentationOutcome(result, arrays, found.pictured, head, warnings)
 
 

@@ -22,7 +22,7 @@ from sercli.errors import RunFailed
 from sercli.evals.common import Progress
 from sercli.evals.segmentation.frames import POINTS, Frame
 
-KEPT_BYTES = 4 << 30  # of tokens in memory; more are encoded anew in every step
+KEPT_BYTES = 4 << 30  # of tokens in memory, of all ranks; more are encoded anew in every step
 
 Key = tuple[int, int]  # an image and one of its windows
 
@@ -216,7 +216,7 @@ class Supply:
     ) -> None:
         self.reader, self.source, self.frames, self.keys = reader, source, frames, keys
         self.kept: Encoded | None = None
-        if reader.bytes_of(len(keys)) <= KEPT_BYTES:
+        if reader.bytes_of(len(keys)) * reader.runtime.ranks_here <= KEPT_BYTES:
             self.kept = reader.table(source, frames, keys, what=what, progress=progress)
             self.known = self.kept.tokens[torch.from_numpy(known)]
         else:

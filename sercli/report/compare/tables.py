@@ -96,7 +96,7 @@ class Difference:
 
     Attributes:
         value: This minus the baseline.
-        low, high: 95 % interval: paired bootstrap over images, where predictions of both exist, or
+        low, high: 95 % interval: Tango's over images, where predictions of both exist, or
             Student's t over seeds that both rows have.
         p_value: Of the same pair: McNemar's mid-p test across images, or paired t test over seeds.
         adjusted_p: After Holm's correction over all paired tests of the table.

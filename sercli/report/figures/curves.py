@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -289,7 +290,7 @@ def _keyed(axes: Axes, names: Sequence[str]) -> list[str]:
     height = axes.get_window_extent().height
     pitch = min(_CLOSE * _TEXT / 72 * _figure_of(axes).dpi / height, 1 / len(names))
     for place, (number, name) in enumerate(zip(numbers, names, strict=True)):
-        style = {"va": "center", "fontsize": _TEXT, "transform": axes.transAxes}
+        style: dict[str, Any] = {"va": "center", "fontsize": _TEXT, "transform": axes.transAxes}
         axes.text(1.07, 1 - (place + 0.5) * pitch, number, ha="right", **style)
         axes.text(1.09, 1 - (place + 0.5) * pitch, name, **style)
     return numbers

@@ -34,14 +34,23 @@ RENDERERS: Mapping[str, Callable[[Table], str]] = {
 FRAMES = ("tidy-csv", "parquet")
 
 
-def render(tables: Sequence[Table], form: str) -> str:
+def render(tables: Sequence[Table], form: str, *, latex_width: str | None = None) -> str:
     """One table or several as one text.
 
+    Args:
+        latex_width: Text width that tables in LaTeX are laid out for (`latex.text_width`); None
+            with other formats.
+
     Raises:
-        UserError: There is no such format, or it holds one table only.
+        UserError: There is no such format or width, or the format holds one table only.
     """
     from sercli.errors import UserError
 
+    if latex_width is not None:
+        from sercli.report.formats.latex import latex, text_width
+
+        width = text_width(latex_width)
+        return "\n".join(latex(table, width) for table in tables)
     if len(tables) == 1:
         return tables[0].render(form)
     if form in _SEVERAL:

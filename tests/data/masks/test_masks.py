@@ -12,7 +12,8 @@ from sercli.data import open_source
 from sercli.data.masks.folder import MaskFolder
 from sercli.data.masks.layouts import VOC_CLASSES
 from sercli.data.masks.objects import ObjectMasks
-from sercli.data.registry import find_kind, open_masks, require_masks
+from sercli.data.masks.opening import open_masks, require_masks
+from sercli.data.registry import find_kind
 from sercli.data.shapes.detection import ShapesDetection
 from sercli.data.source import UnreadableImage
 from sercli.errors import UserError

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from sercli.cli import app
 from sercli.data.masks.folder import MaskFolder
 from sercli.data.masks.objects import ObjectMasks
+from sercli.data.masks.opening import open_masks
 from sercli.data.masks.source import IGNORED, MaskSource
-from sercli.data.registry import open_masks
 from sercli.data.shapes.detection import ShapesDetection
 from sercli.encoders.files import read_safetensors
 from sercli.encoders.loading import LoadedEncoder, encoder_metadata, write_encoder
@@ -237,6 +237,17 @@ def test_equal_commands_give_equal_numbers_however_they_are_read(
     other = probe(Options(**{**vars(FEW), "seed": 1})).result
     assert other.metrics != one.result.metrics
     assert other.protocol_id != one.result.protocol_id
+
+
+def test_in_half_precision_the_encoder_alone_differs() -> None:
+    half = evaluate(task(), runtime=Runtime(CPU.device, torch.bfloat16), workers=0)
+    whole = probe().result
+    assert (half.result.model["precision"], whole.model["precision"]) == ("bf16", "fp32")
+    assert half.result.protocol_id == whole.protocol_id
+    assert half.result.metrics != whole.metrics
+    assert half.result.metrics["pixel_accuracy"] == pytest.approx(
+        whole.metrics["pixel_accuracy"], abs=5
+    )
 
 
 def test_other_layers_beside_the_last_change_no_number_of_it() -> None:
