@@ -14,7 +14,7 @@ def test_the_list_as_markdown_has_a_row_a_recipe():
     assert set(rule) == set("| -")
     assert [row.split(" | ")[0] for row in rows] == [
         f"| `{world}/moco-ser-layer{layer}`"
-        for world in ("imagenet", "shapes")
+        for world in ("imagenet", "scenes", "shapes")
         for layer in (12, 9)
     ]
     assert "| 68.72 top-1 (linear probe, 100 epochs) | `torchrun " in rows[1]
