@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from typer.testing import CliRunner
 from sercli.commands.compare import compare
 from sercli.errors import UserError
 from sercli.report.compare.comparison import Options, compare_runs
+from sercli.report.compare.notes import power_notes
 from sercli.report.compare.tables import Cell, Row, Table
 from sercli.report.formats.machine import csv_text
 from sercli.runs.files import write_json
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
+from sercli.statistics import smallest_difference
 
 
 def make_run(
@@ -458,6 +461,38 @@ def test_paired_tests_join_images_by_id(tmp_path: Path) -> None:
     assert difference.low > 0
     assert difference.significant
     assert len(table.comparisons) == 1
+
+
+def test_a_note_says_which_difference_the_first_tested_column_can_show(tmp_path: Path) -> None:
+    """400 images: 2.5 and 5 % are right in one of two runs only; the larger is the median."""
+    base = np.arange(400) < 200
+    paths = []
+    for addon, lost, gained in (("none", 0, 0), ("stl", 4, 6), ("ser", 8, 12)):
+        right = base ^ (np.arange(400) < lost) ^ (np.arange(400) >= 400 - gained)
+        run_dir = make_run(tmp_path / addon, addon=addon)
+        add_result(run_dir, "knn", {"top1": 100 * float(right.mean())}, n=400)
+        add_predictions(run_dir, "knn", right)
+        paths.append(run_dir.path)
+    table = compare_runs(paths)
+    (said,) = [note.text for note in table.notes if "power" in note.text]
+    smallest = smallest_difference(discordant=0.05, images=400)
+    assert smallest == pytest.approx(0.0315, abs=0.002)  # Connor's: 2.80 √0.05 / √400
+    assert said.startswith("kNN top-1: with 400 images and 5 % discordant (right in one of two")
+    assert f"the median of 2 pairs) a difference of {100 * smallest:.2f} points is found" in said
+    alone = compare_runs(paths[:2])
+    (said,) = [note.text for note in alone.notes if "power" in note.text]
+    assert "and 2.5 % discordant (right in one of two runs only) a difference of" in said
+    # Nothing was tested, nothing differs, or there is no one share to speak of.
+    assert power_notes(compare_runs(paths[:1]).rows, table.columns) == []
+    row = table.rows[-1]
+    cell = row.cells["knn/top1"]
+    assert cell.difference is not None
+    same = replace(cell, difference=replace(cell.difference, discordant=0))
+    few = replace(cell, difference=replace(cell.difference, discordant=4))
+    assert power_notes([replace(row, cells={"knn/top1": same})], table.columns) == []
+    (note,) = power_notes([replace(row, cells={"knn/top1": few})], table.columns)
+    assert "no difference is found" in note.text
+    assert power_notes([row] * 101, table.columns) == []
 
 
 def test_the_star_is_corrected_for_the_number_of_tests(tmp_path: Path) -> None:

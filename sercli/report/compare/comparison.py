@@ -28,6 +28,7 @@ from sercli.report.compare.notes import (
     changed_notes,
     context_notes,
     data_notes,
+    power_notes,
     precision_notes,
     reading_notes,
     width_notes,
@@ -238,6 +239,7 @@ def compare_read(
     rows = _with_best(rows, columns)
     notes = [
         *reading_notes(rows, pairs, entries, comparisons),
+        *power_notes(rows, columns),
         *(Note(None, text) for text in (*choice.remarks, *remarks, *mixed_protocols(specs, runs))),
         *context_notes(
             rows,

@@ -163,6 +163,7 @@ def _across_images(baseline: Run, run: Run, spec: Spec, known: _Known) -> _Teste
         high=100 * test.interval.high,
         p_value=test.p_value,
         images=test.images,
+        discordant=test.only_first + test.only_second,
     )
     counts = f"{counted(test.only_second, 'image')} only the first has right, "
     counts += f"{test.only_first} only the second, of {test.images}"

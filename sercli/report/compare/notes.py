@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from statistics import median_high
 
 from sercli.data.registry import rendering_kind
 from sercli.protocols import PROTOCOLS
@@ -11,9 +12,12 @@ from sercli.report.compare.baselines import Pair
 from sercli.report.compare.columns import Spec
 from sercli.report.compare.runs import SEED, Entry, Run
 from sercli.report.compare.tables import PARTIAL, Cell, Column, Note, Row
+from sercli.statistics import smallest_difference
+from sercli.visible import counted
 
 _PLURALS = {SEED: "seeds", "layer": "layers", "method": "methods", "addon": "add-ons"}
 _MANY = 6  # columns; more are hard to read
+_ALIKE = 100  # pairs; of more no one share of discordant images tells anything
 
 
 def reading_notes(
@@ -68,6 +72,39 @@ def _interval_texts(cells: Sequence[Cell], entries: Sequence[Entry]) -> Iterator
         f"Values are means over {what}, ± half the width of their 95 % interval (Student's t over "
         f"the runs of a row); csv and json have its ends and the sample standard deviation.{one}"
     )
+
+
+def power_notes(rows: Sequence[Row], columns: Sequence[Column]) -> list[Note]:
+    """Which difference the paired test across images can find, in the first column that has one.
+
+    Pairs differ in their share of discordant images, on which it depends: the median pair's counts.
+    """
+    for column in columns:
+        changes = [row.cell(column).difference for row in rows if not row.published]
+        pairs = [
+            (change.discordant / change.images, change.images)
+            for change in changes
+            if change and change.images and change.discordant is not None
+        ]
+        if pairs:
+            return _power_note(column, pairs) if len(pairs) <= _ALIKE else []
+    return []
+
+
+def _power_note(column: Column, pairs: Sequence[tuple[float, int]]) -> list[Note]:
+    """The note of one column; none where no image is discordant, so that nothing is to be found."""
+    share, images = median_high(pairs)
+    if not share:
+        return []
+    smallest = smallest_difference(discordant=share, images=images)
+    found = "no difference" if smallest is None else f"a difference of {100 * smallest:.2f} points"
+    middle = f", the median of {len(pairs)} pairs" if len(pairs) > 1 else ""
+    text = (
+        f"{column.heading}: with {counted(images, 'image')} and {100 * share:.2g} % discordant "
+        f"(right in one of two runs only{middle}) {found} is found with 80 % power "
+        "(McNemar's mid-p test, p < 0.05 before any correction)."
+    )
+    return [Note(None, text)]
 
 
 def width_notes(columns: Sequence[Column]) -> list[Note]:

@@ -101,6 +101,7 @@ class Difference:
         p_value: Of the same pair: McNemar's mid-p test across images, or paired t test over seeds.
         adjusted_p: After Holm's correction over all paired tests of the table.
         images: Images in the pair, of a test across images.
+        discordant: Of these, images that only one of the two has right.
         seeds: Seeds in the pair, of one over seeds.
     """
 
@@ -110,6 +111,7 @@ class Difference:
     p_value: float | None = None
     adjusted_p: float | None = None
     images: int | None = None
+    discordant: int | None = None
     seeds: int | None = None
 
     @property
