@@ -85,7 +85,11 @@ def normal_quantile(confidence: float) -> float:
 
 
 def resampled_ends(
-    resampled: NDArray[np.float64], *, images: int, confidence: float = CONFIDENCE
+    resampled: NDArray[np.float64],
+    *,
+    images: int,
+    value: float | None = None,
+    confidence: float = CONFIDENCE,
 ) -> NDArray[np.float64]:
     """Ends of the expanded percentile interval of whatever a bootstrap over images resamples.
 
@@ -97,6 +101,9 @@ def resampled_ends(
     Args:
         resampled: [R, …], a value of each resample.
         images: n, how many each resample draws.
+        value: Of all images, of what is biased with so few. Resampling then moves it by about as
+            much again, so the ends are moved back by twice that: once for the bias of the
+            resamples, once for that of the value.
 
     Returns:
         [2, …], low and high; not where a resample is NaN, which leaves them NaN.
@@ -109,7 +116,7 @@ def resampled_ends(
     reach = math.sqrt(images / (images - 1)) * t_quantile(images - 1, (1 + confidence) / 2)
     tail = NormalDist().cdf(-reach)
     ends: NDArray[np.float64] = np.quantile(resampled, [tail, 1 - tail], axis=0, method="weibull")
-    return ends
+    return ends if value is None else ends - 2 * (resampled.mean(axis=0) - value)
 
 
 def jackknife_interval(

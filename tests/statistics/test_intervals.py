@@ -51,6 +51,16 @@ def test_of_a_mean_resampled_ends_are_as_wide_as_students() -> None:
     assert high - low == pytest.approx(theirs.high - theirs.low, rel=0.02)  # percentiles: 9 % less
 
 
+def test_a_bias_is_taken_off_the_value_and_off_its_resamples() -> None:
+    """The square of a mean comes out high by σ²/n, and that of resamples by as much again."""
+    values = np.random.default_rng(1).normal(0.0, 2.0, size=400) + 1.0
+    drawn = np.random.default_rng(2).multinomial(400, np.full(400, 1 / 400), size=40_000)
+    squares = (drawn @ values / 400) ** 2
+    ends = resampled_ends(squares, images=400, value=float(values.mean() ** 2))
+    moved = resampled_ends(squares, images=400) - ends
+    assert moved == pytest.approx([2 * values.var() / 400] * 2, rel=0.15)
+
+
 def test_a_single_image_does_not_vary() -> None:
     with pytest.raises(ValueError, match="needs two"):
         resampled_ends(np.ones(10), images=1)
