@@ -53,9 +53,7 @@ class WhichGrid:
         str | None,
         typer.Option(metavar="DIR", help="Images of all runs, such as ImageNet: the whole paper."),
     ] = None
-    coco: Annotated[
-        str | None, typer.Option(metavar="DIR", help="COCO, for detection.")
-    ] = None
+    coco: Annotated[str | None, typer.Option(metavar="DIR", help="COCO, for detection.")] = None
     robustness: Annotated[
         list[str] | None,
         typer.Option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +57,12 @@ def write_tables(grid: Grid, places: Places, runs: Sequence[Path]) -> Iterator[M
     folder = places.out / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     read = open_runs(runs)
-    for name, of_run in (("results", False), ("costs", True)):
-        part = tidy(
-            read, wanted=lambda source, _metric, of_run=of_run: (source == OF_RUN) is of_run
-        )
-        write_text(folder / f"{name}.csv", tidy_csv(part))
+    kinds: dict[str, Callable[[str, str], bool]] = {
+        "results": lambda source, _metric: source != OF_RUN,
+        "costs": lambda source, _metric: source == OF_RUN,
+    }
+    for name, wanted in kinds.items():
+        write_text(folder / f"{name}.csv", tidy_csv(tidy(read, wanted=wanted)))
     grouped = len(grid.all_seeds) > 1
     for name in _names(grid):
         try:
