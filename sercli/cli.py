@@ -107,8 +107,6 @@ def options(
 def main() -> NoReturn:
     """Run a command; the exit statuses are those of `sercli.errors`."""
     streams.install()
-    signals.install()
-    _follow_who_started_this()
     # Threads that wait shall sleep, not spin: on a busy machine spinning halves the speed or worse.
     # OpenMP reads this when torch loads it, which no command has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -121,6 +119,9 @@ def main() -> NoReturn:
     else:
         _soften_warnings()
     try:
+        # One that came while signals were held is raised here: it ends this like any other.
+        signals.install()
+        _follow_who_started_this()
         _refuse_empty(arguments)
         status = _run(arguments)
     except _UsageError as error:

@@ -220,3 +220,18 @@ def test_of_a_directory_that_is_not_done_nothing_is_left(tmp_path):
         (draft / "file").touch()
         kill()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_one_that_came_before_the_command_could_handle_it_ends_it_in_a_line(
+    number: signal.Signals, status: int
+) -> None:
+    """`ser reproduce` starts its jobs with signals held: the first tenths of a second."""
+    program = (
+        "import os, signal, sys\n"
+        f"signal.pthread_sigmask(signal.SIG_BLOCK, [{int(number)}])\n"
+        f"os.kill(os.getpid(), {int(number)})\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'sercli', 'recipe', 'list'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, "ser: stopped by a signal\n")

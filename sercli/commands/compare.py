@@ -191,7 +191,7 @@ def compare(
         tables = compare_tables(run_dirs, table.options())
         if output_format == "terminal" and out is None:
             for place, one in enumerate(tables):
-                _print_for_people(one, after=place > 0)
+                print_for_people(one, after=place > 0)
             return
         content = render(tables, output_format, latex_width=latex_width).encode()
     if out is None:
@@ -264,7 +264,7 @@ def _frame(
     return parquet(frame) if output_format == "parquet" else tidy_csv(frame).encode()
 
 
-def _print_for_people(compared: Table, *, after: bool = False) -> None:
+def print_for_people(compared: Table, *, after: bool = False) -> None:
     """In colour and as wide as the terminal; elsewhere plain, in the encoding that is asked for."""
     from sercli.report.formats.terminal import plain, terminal
     from sercli.screen import Screen

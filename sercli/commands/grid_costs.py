@@ -57,7 +57,9 @@ def _print_totals(totals: Mapping[str, Sequence[float]], speed: Speed | None) ->
     for kind, (number, unknown, flops, seconds) in [*totals.items(), ("all", whole)]:
         cells = [kind, f"{number:,.0f}", "-" if unknown == number else f"{flops:.2e}"]
         if speed is not None:
-            cells.append("-" if unknown == number else f"{seconds / 3600:,.1f}")
+            hours = seconds / 3600
+            shown = f"{hours:,.2f}" if hours < 10 else f"{hours:,.1f}"  # a miniature's are few
+            cells.append("-" if unknown == number else shown)
         rows.append(cells)
     uncounted = " and those without FLOPs" if whole[1] else ""
     caption = "FLOPs: of all steps of a training; of an evaluation those of the encoder\n" + (

@@ -30,6 +30,13 @@ def report(
     title: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What the page is called.")
     ] = None,
+    outcome: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="What became of claims about the runs: outcome.json of `ser reproduce`.",
+        ),
+    ] = None,
 ) -> None:
     """Write one page to read and to send: tables, curves, pictures, and what differs.
 
@@ -43,7 +50,7 @@ def report(
     require_place(out, "--out")
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {out}", "its name must end in .html")
-    written = write_report(run_dirs, out, table.options(), title=title)
+    written = write_report(run_dirs, out, table.options(), title=title, outcome=outcome)
     for problem in written.problems:
         say(f"left out: {problem.path}: {problem.text}", err=True)
     beside = (

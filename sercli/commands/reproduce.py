@@ -53,9 +53,7 @@ class WhichGrid:
         str | None,
         typer.Option(metavar="DIR", help="Images of all runs, such as ImageNet: the whole paper."),
     ] = None
-    coco: Annotated[
-        str | None, typer.Option(metavar="DIR", help="COCO, for detection and segmentation.")
-    ] = None
+    coco: Annotated[str | None, typer.Option(metavar="DIR", help="COCO, for detection.")] = None
     robustness: Annotated[
         list[str] | None,
         typer.Option(
@@ -289,7 +287,8 @@ def _showing(text: str) -> Iterator[None]:
 
 
 def _report(grid: Grid, places: Places, children: Children) -> list[str]:
-    """Tables, the page and the outcome of what is done; what of that could not be made."""
+    """Tables, the outcome and the page of what is done; what of that could not be made."""
+    from sercli.errors import SerError
     from sercli.grids import outcome
     from sercli.grids.children import last_line
     from sercli.grids.claims import decide
@@ -299,22 +298,37 @@ def _report(grid: Grid, places: Places, children: Children) -> list[str]:
         say("nothing is done: there are no tables")
         return []
     failed = []
-    for words, seen in outcome.commands(grid, places, runs):
-        out = places.out / "logs" / f"{words[0]}.log"
-        if children.stopped:
-            break
-        if not seen:
-            Path(words[-1]).parent.mkdir(parents=True, exist_ok=True)
-        if children.run(words, None if seen else out) and not children.stopped:
-            failed.append(words[0])
-            if not seen:
-                say(f"ser {words[0]}: {last_line(out)}", err=True)
+    try:
+        _show_tables(grid, places, runs, children)
+    except SerError as error:
+        failed.append("compare")
+        say(f"ser compare: {error}", err=True)
     decided = decide(grid, places.run)
     files = outcome.write_outcome(places, decided)
+    if not children.stopped:
+        page = outcome.page_command(grid, places, runs, files[-1] if files else None)
+        log = places.out / "logs" / "report.log"
+        if children.run(page, log) and not children.stopped:
+            failed.append("report")
+            say(f"ser report: {last_line(log)}", err=True)
     say(*outcome.in_words(decided))
-    if files:
-        say(f"wrote {', '.join(map(str, files))}")
+    if not children.stopped:
+        said = [*files, places.out / "tables", *([] if failed else [places.out / "report.html"])]
+        say(f"wrote {', '.join(map(str, said))}")
     return failed
+
+
+def _show_tables(grid: Grid, places: Places, runs: Sequence[Path], children: Children) -> None:
+    from sercli.commands.compare import print_for_people
+    from sercli.grids.outcome import write_tables
+
+    for number, made in enumerate(write_tables(grid, places, runs)):
+        if children.stopped:
+            return
+        if made.table is None:
+            say(f"No table {made.why}.")
+        else:
+            print_for_people(made.table, after=number > 0)
 
 
 def _end(summary: Summary | None, failed: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from typing import Literal
 from sercli.errors import SerError
 from sercli.grids.schema import Claim, Comparison, Grid
 from sercli.protocols import contract_of
+from sercli.report.compare.columns import Spec, result_spec
 from sercli.report.compare.comparison import Options, compare_runs
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
@@ -40,8 +41,8 @@ class Compared:
         means: Of the run and of the other, over seeds; None: one of them is not there.
         interval: 95 % of it, over seeds or (`over` says it) over images.
         p_value: Two-sided; None: nothing can be tested.
-        over: "3 seeds", "512 images (one seed)".
-        why: Why there is no test.
+        over: "3 seeds", "512 images of one seed".
+        why: Why there is no test, or what it lacks.
     """
 
     comparison: Comparison
@@ -63,19 +64,21 @@ class Compared:
 
     def __str__(self) -> str:
         comparison = self.comparison
-        name, _, metric = comparison.metric.partition("/")
+        spec = _spec(comparison.metric)
+        unit = " in %" if spec.column.kind == "percent" else ""
+        named = f"{spec.column.heading}{unit}"
         if self.means is None or self.difference is None:
-            return f"{comparison.of} and {comparison.other}, {name} {metric}: {self.why}"
-        plain, form = (_form(comparison.metric, sign) for sign in ("", "+"))
+            return f"{named}: {comparison.of} and {comparison.other} not compared ({self.why})"
+        plain, form = (_form(spec, sign) for sign in ("", "+"))
         text = (
-            f"{comparison.of} {plain(self.means[0])}, {comparison.other} {plain(self.means[1])} "
-            f"({name} {metric}): {form(self.difference)}"
+            f"{named}: {comparison.of} {plain(self.means[0])}, "
+            f"{comparison.other} {plain(self.means[1])}, difference {form(self.difference)}"
         )
         if self.interval is not None:
             text += f" [{form(self.interval.low)}, {form(self.interval.high)}]"
         if self.p_value is not None:
             text += f", p = {self.p_value:.2g}"
-        return f"{text} over {self.over}{f': {self.why}' if self.why else ''}"
+        return f"{text} over {self.over}{f' ({self.why})' if self.why else ''}"
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,10 @@ class Decided:
     @property
     def headline(self) -> str:
         """What became of it."""
-        corrected = "" if self.adjusted_p is None else f" (corrected p = {self.adjusted_p:.2g})"
-        return f"{self.claim.text}: {self.verdict}{corrected}"
+        corrected = (
+            "not tested" if self.adjusted_p is None else f"corrected p = {self.adjusted_p:.2g}"
+        )
+        return f"{self.claim.text}: {self.verdict} ({corrected})"
 
     def __str__(self) -> str:
         return f"{self.headline}. {'; '.join(map(str, self.compared))}."
@@ -127,6 +132,7 @@ class Decided:
                     "p_value": one.p_value,
                     "over": one.over,
                     "why": one.why,
+                    "text": str(one),
                 }
                 for one in self.compared
             ],
@@ -180,27 +186,57 @@ def _compare(grid: Grid, comparison: Comparison, directory: Directory) -> Compar
     pairs: list[tuple[float, float]] = []
     there: list[int] = []
     rules: set[str] = set()
+    absent: list[tuple[str, str]] = []
     for seed in seeds:
-        results = [_result(directory(run, seed), name) for run in (comparison.other, comparison.of)]
-        values = [None if one is None else one.metrics.get(metric) for one in results]
-        rules |= {one.protocol_id for one in results if one is not None}
+        values = []
+        for run in (comparison.other, comparison.of):
+            result = _result(directory(run, seed), name)
+            rules |= set() if result is None else {result.protocol_id}
+            value = None if result is None else result.metrics.get(metric)
+            if value is None:
+                absent.append((run, _absence(directory(run, seed), result)))
+            values.append(value)
         if values[0] is not None and values[1] is not None:
             pairs.append((values[0], values[1]))
             there.append(seed)
+    lacking = _lacking(absent)
     if len(rules) > 1:
-        return Compared(comparison, why="measured by different rules")
+        return Compared(comparison, why="they were measured by different rules")
     if not pairs:
-        return Compared(comparison, why="no number of both is there")
+        return Compared(comparison, why=lacking or "they share no seed")
     if len(pairs) == 1:
-        return _over_images(comparison, directory, there[0], pairs[0])
+        found = _over_images(comparison, directory, there[0], pairs[0])
+        return replace(found, why="; ".join(filter(None, [found.why, lacking])))
     other, own = ([pair[side] for pair in pairs] for side in (0, 1))
-    found = paired_seeds(other, own)
+    found_over = paired_seeds(other, own)
     means = (spread(own).mean, spread(other).mean)
-    why = "" if found.p_value is not None else "the differences do not vary"
-    if len(pairs) < len(seeds):
-        why = "; ".join(filter(None, [why, f"{counted(len(seeds) - len(pairs), 'seed')} missing"]))
-    over = counted(found.seeds, "seed")
-    return Compared(comparison, means, found.interval, found.p_value, over, why)
+    level = "" if found_over.p_value is not None else "the differences do not vary"
+    why = "; ".join(filter(None, [level, lacking]))
+    over = counted(found_over.seeds, "seed")
+    return Compared(comparison, means, found_over.interval, found_over.p_value, over, why)
+
+
+def _absence(path: Path, result: Result | None) -> str:
+    """Why a run has no number of a metric."""
+    if result is not None:
+        return "with no value of it"
+    try:
+        status = RunDir(path).read_run().get("status")
+    except SerError:
+        return "not trained"
+    if status == "done":
+        return "not measured"
+    return "failed" if status == "failed" else "not trained to the end"
+
+
+def _lacking(absent: Sequence[tuple[str, str]]) -> str:
+    """Which runs lack the number, and why: "ser: 1 seed failed, 2 seeds not measured"."""
+    texts = []
+    for run in dict.fromkeys(name for name, _why in absent):
+        whys = [why for name, why in absent if name == run]
+        told = ", ".join(f"{counted(whys.count(why), 'seed')} {why}" for why in dict.fromkeys(whys))
+        texts.append(f"{run}: {told}")
+    return "; ".join(texts)
 
 
 def _result(path: Path, name: str) -> Result | None:
@@ -232,13 +268,16 @@ def _over_images(
             interval = None if low is None or high is None else Interval(low, high)
             over = f"{counted(change.images, 'image')} of one seed"
             return Compared(comparison, means, interval, change.p_value, over)
-    return Compared(comparison, means, over="one seed", why="nothing tells how seeds vary")
+    return Compared(comparison, means, over="one seed", why="no test: nothing tells how seeds vary")
 
 
-def _form(metric: str, sign: str) -> Callable[[float], str]:
-    """How a metric is written, a percentage or a score; its differences with their sign."""
+def _spec(metric: str) -> Spec:
+    """A metric as tables have it: its heading, its unit."""
     name, _, rest = metric.partition("/")
-    protocol, _, variant = name.partition("--")
-    unit = contract_of(protocol).read(rest, variant).quantity.unit
-    digits = 2 if unit == "percent" else 3
+    return result_spec(contract_of(name.partition("--")[0]), name, rest)
+
+
+def _form(spec: Spec, sign: str) -> Callable[[float], str]:
+    """How a metric is written, a percentage or a score; its differences with their sign."""
+    digits = 2 if spec.column.kind == "percent" else 3
     return lambda value: format(value, f"{sign}.{digits}f")

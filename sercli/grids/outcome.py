@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from sercli.grids.claims import Decided
+from sercli.grids.claims import LEVEL, Decided
 from sercli.grids.jobs import Places
 from sercli.grids.schema import Grid
+from sercli.report.compare.comparison import Options, compare_read
+from sercli.report.compare.named import NothingToShow
+from sercli.report.compare.papers_tables import ALL, PAPERS_TABLES
+from sercli.report.compare.runs import open_runs
+from sercli.report.compare.tables import Table
+from sercli.report.compare.values import OF_RUN
+from sercli.report.formats.tidy import tidy_csv
+from sercli.report.frame import tidy
 from sercli.runs.files import write_json, write_text
 from sercli.runs.run_dir import RunDir
-from sercli.visible import counted, visible
+from sercli.visible import visible
 
 _FORMATS = {"markdown": "md", "latex": "tex"}  # beside the terminal's
 
@@ -21,21 +30,64 @@ def runs_there(grid: Grid, places: Places) -> list[Path]:
     return [path for path in paths if RunDir(path).run.is_file()]
 
 
-def commands(
-    grid: Grid, places: Places, runs: Sequence[Path]
-) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """What `ser` is given for the tables and the page, and whether a person is to see it."""
-    paths = tuple(map(str, runs))
-    grouped = ("--group-seeds",) if len(grid.all_seeds) > 1 else ()
-    tables = places.out / "tables"
-    for table in grid.tables:
-        asked = ("compare", *paths, *grouped, "--table", table)
-        yield asked, True
+@dataclass(frozen=True)
+class Made:
+    """A table that was written.
+
+    Attributes:
+        name: As `ser compare --table` has it.
+        table: None: no run has a number for it.
+        why: In this case, what would fill it.
+    """
+
+    name: str
+    table: Table | None
+    why: str = ""
+
+
+def write_tables(grid: Grid, places: Places, runs: Sequence[Path]) -> Iterator[Made]:
+    """Write the tables of a grid, a file for each and format, and all numbers as tidy CSV.
+
+    What runs took has files of its own (the table of costs, `costs.csv`): no repetition gives it
+    again, while all others are the same to the byte, however often the runs were stopped.
+
+    Raises:
+        UserError: A run cannot be read, or results do not fit together.
+    """
+    folder = places.out / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    read = open_runs(runs)
+    kinds: dict[str, Callable[[str, str], bool]] = {
+        "results": lambda source, _metric: source != OF_RUN,
+        "costs": lambda source, _metric: source == OF_RUN,
+    }
+    for name, wanted in kinds.items():
+        write_text(folder / f"{name}.csv", tidy_csv(tidy(read, wanted=wanted)))
+    grouped = len(grid.all_seeds) > 1
+    for name in _names(grid):
+        try:
+            table = compare_read(read, Options(table=name, group_seeds=grouped))
+        except NothingToShow as nothing:
+            yield Made(name, None, nothing.line)
+            continue
         for form, suffix in _FORMATS.items():
-            yield (*asked, "--format", form, "--out", str(tables / f"{table}.{suffix}")), False
-    whole = str(tables / "results.csv")
-    yield ("compare", *paths, "--format", "tidy-csv", "--out", whole), False
-    yield ("report", *paths, *grouped, "--out", str(places.out / "report.html")), False
+            write_text(folder / f"{name}.{suffix}", table.render(form))
+        yield Made(name, table)
+
+
+def _names(grid: Grid) -> list[str]:
+    asked = [PAPERS_TABLES if name == ALL else (name,) for name in grid.tables]
+    return list(dict.fromkeys(name for names in asked for name in names))
+
+
+def page_command(
+    grid: Grid, places: Places, runs: Sequence[Path], outcome: Path | None
+) -> tuple[str, ...]:
+    """What `ser` is given for the page."""
+    grouped = ("--group-seeds",) if len(grid.all_seeds) > 1 else ()
+    claims = () if outcome is None else ("--outcome", str(outcome))
+    page = str(places.out / "report.html")
+    return ("report", *map(str, runs), *grouped, *claims, "--out", page)
 
 
 def in_words(decided: Sequence[Decided]) -> list[str]:
@@ -51,9 +103,10 @@ def in_words(decided: Sequence[Decided]) -> list[str]:
 def _rule(decided: Sequence[Decided]) -> str:
     tested = sum(one.p_value is not None for one in decided)
     return (
-        "Paired t tests over seeds (with one seed: McNemar's over images, which tell nothing of "
-        "other seeds); brackets: 95 % intervals, not corrected; confirmed or refuted where the "
-        f"claim's p, corrected by Holm over {counted(tested, 'tested claim')}, is below 0.05."
+        "Tests: paired t over seeds; where there is one seed, McNemar's over images, which tells "
+        "nothing of other seeds. Brackets: 95 % intervals, not corrected. A claim is confirmed, or "
+        "refuted, where its p, corrected by Holm over all claims that could be tested "
+        f"({tested} of {len(decided)}), is below {LEVEL:g}; else it is open."
     )
 
 
@@ -69,5 +122,5 @@ def write_outcome(places: Places, decided: Sequence[Decided]) -> list[Path]:
     sentences = (f"- {visible(str(one))}" for one in decided)
     lines = ["# Outcome", "", *sentences, "", _rule(decided), ""]
     write_text(page, "\n".join(lines))
-    write_json(data, {"claims": [one.to_json() for one in decided]})
+    write_json(data, {"claims": [one.to_json() for one in decided], "rule": _rule(decided)})
     return [page, data]

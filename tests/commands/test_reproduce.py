@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -32,7 +33,6 @@ runs:
 evaluations:
   knn: knn --workers 0
   probe: linear-eval --cached-features --epochs 2 --workers 0
-tables: []
 claims:
   gain:
     text: SER gains
@@ -189,34 +189,70 @@ def test_what_the_miniature_prepares_can_be_made(tmp_path: Path) -> None:
     assert named == there | {"imagenet-sketch"}
 
 
+def pages(folder: Path) -> dict[str, bytes]:
+    """What is written at the end and says nothing of clocks, byte by byte."""
+    files = [*(folder / "out/tables").iterdir(), folder / "out/outcome.md"]
+    return {file.name: file.read_bytes() for file in files if not file.name.startswith("cost")}
+
+
+# A job, or none: at any moment; and who is told.
+MOMENTS = (
+    *(("pretrain", "parent"), ("pretrain", "group"), ("pretrain", "child"), ("knn", "child")),
+    *(("linear-eval", "parent"), ("linear-eval", "group"), ("linear-eval", "child")),
+    *(("", "parent"), ("report", "group"), ("report", "parent")),
+)
+
+
 @pytest.mark.slow
-def test_interrupted_at_ten_random_moments_it_ends_with_the_same_numbers(
+def test_interrupted_at_ten_random_moments_it_ends_with_the_same_tables(
     grid: Path, tmp_path: Path
 ) -> None:
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    begun = time.monotonic()
-    assert ser("reproduce", str(grid), "--out", str(whole)).returncode in (0, 3)
-    seconds = time.monotonic() - begun
+    whole, often = tmp_path / "whole", tmp_path / "often"
+    for folder in (whole, often):
+        folder.mkdir()  # paths stand in tables: both are made as `out`
+    process = started(grid, Path("out"), whole)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
     draw = random.Random(0)
-    for number in range(10):
-        process = started(grid, out)
-        time.sleep(draw.uniform(0.2, seconds / 4))
-        if number % 2:
-            os.killpg(process.pid, draw.choice([signal.SIGINT, signal.SIGKILL, signal.SIGTERM]))
-        else:
-            process.send_signal(draw.choice([signal.SIGINT, signal.SIGKILL, signal.SIGTERM]))
-        process.communicate(timeout=120)
-    assert ser("reproduce", str(grid), "--out", str(out)).returncode in (0, 3)
-    assert numbers(out) == numbers(whole)
+    for job, whom in MOMENTS:
+        process = started(grid, Path("out"), often)
+        child = None
+        while process.poll() is None and job and child is None:
+            child = child_with(job, process.pid)
+            time.sleep(0.02)
+        time.sleep(draw.uniform(0, 4))
+        how = draw.choice([signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
+        with contextlib.suppress(ProcessLookupError):
+            if whom == "group":
+                os.killpg(process.pid, how)
+            else:
+                os.kill(child if whom == "child" and child else process.pid, how)
+        said, _ = process.communicate(timeout=120)
+        assert "Traceback" not in said
+    process = started(grid, Path("out"), often)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert numbers(often / "out") == numbers(whole / "out")
+    assert pages(often) == pages(whole)
 
 
-def started(grid: Path, out: Path) -> subprocess.Popen[str]:
+def child_with(job: str, parent: int) -> int | None:
+    """The process of a job that a `ser reproduce` has started."""
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+            if job in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
+                return int(child)
+    return None
+
+
+def started(grid: Path, out: Path, where: Path | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "sercli", "reproduce", str(grid), "--out", str(out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        cwd=where,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 

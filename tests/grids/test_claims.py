@@ -11,8 +11,10 @@ from scipy.stats import ttest_rel
 
 from sercli.grids.claims import Decided, decide
 from sercli.grids.jobs import Places
-from sercli.grids.outcome import in_words, write_outcome
+from sercli.grids.outcome import in_words, runs_there, write_outcome, write_tables
 from sercli.grids.reading import read_grid
+from sercli.report.compare.papers_tables import PAPERS_TABLES
+from sercli.report.page.claims import claims_of
 from sercli.runs.files import file_sha256
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
@@ -110,7 +112,19 @@ def test_a_seed_that_is_missing_is_said_and_the_others_are_paired(
     runs = plant({"a": A, "b": [50.1, None, 52.4], "c": C})
     (found,) = claims(runs, "a above b")
     assert found.p_value == pytest.approx(ttest_rel(A[::2], B[::2]).pvalue)
-    assert "over 2 seeds: 1 seed missing" in str(found)
+    assert str(found).endswith("over 2 seeds (b: 1 seed not measured).")
+
+
+def test_runs_that_lack_a_number_say_why(
+    plant: Plant, claims: Callable[..., list[Decided]]
+) -> None:
+    runs = plant({"a": A, "b": [50.1, None, None]})
+    RunDir(runs("b", 1)).update_run(status="failed")
+    RunDir(runs("b", 2)).update_run(status="running")
+    several, never = claims(runs, "a above b", "a above c")
+    assert "over one seed (no test: nothing tells how seeds vary; " in str(several)
+    assert "b: 1 seed failed, 1 seed not trained to the end)" in str(several)
+    assert "(c: 3 seeds not trained)" in str(never)
 
 
 def test_what_cannot_be_tested_is_open(plant: Plant, claims: Callable[..., list[Decided]]) -> None:
@@ -118,7 +132,10 @@ def test_what_cannot_be_tested_is_open(plant: Plant, claims: Callable[..., list[
     level, nothing = claims(runs, "a above b", "a above c")
     assert (level.verdict, level.p_value) == ("open", None)
     assert "the differences do not vary" in str(level)
-    assert "no number of both is there" in str(nothing)
+    assert str(nothing) == (
+        "Claim 1: open (not tested). "
+        "kNN top-1 in %: a and c not compared (c: 3 seeds not measured)."
+    )
     measured(RunDir(runs("b", 0)), "knn", {"top1": 50.5}, rule=2)
     assert "measured by different rules" in str(claims(runs, "a above b")[0])
     measured(RunDir(runs("b", 0)), "knn", {"top1": 50.5}, partial=True)
@@ -185,8 +202,41 @@ def test_the_outcome_is_written_in_words_and_as_data(
     page, data = write_outcome(Places(tmp_path / "out"), found)
     text = page.read_text()
     assert text.startswith("# Outcome\n\n- Claim 0: confirmed (corrected p = ")
-    assert "a 61.17, b 51.13 (knn top1): +10.03 [+9.75, +10.32], p = " in text
-    assert "over 1 tested claim" in in_words(found)[-1]
+    numbers = "kNN top-1 in %: a 61.17, b 51.13, difference +10.03 [+9.75, +10.32], p = "
+    assert numbers in text
+    assert "over 3 seeds." in text
+    assert "Holm over all claims that could be tested (1 of 1)" in in_words(found)[-1]
     assert '"verdict": "confirmed"' in data.read_text()
+    on_page = claims_of(data)
+    assert on_page.rows[0][:2] == ["Claim 0", "confirmed"]
+    assert on_page.rows[0][3].startswith(numbers)
+    assert on_page.caption == in_words(found)[-1]
     assert in_words([]) == []
     assert write_outcome(Places(tmp_path), []) == []
+
+
+def test_tables_have_a_file_each_and_what_runs_took_apart(
+    write: Callable[[str], Path], tmp_path: Path
+) -> None:
+    places = Places(tmp_path / "out")
+    grid = read_grid(write("runs: {a: x, b: x}"))
+    for name, seconds in (("a", 1.5), ("b", 2.5)):
+        places.runs.mkdir(parents=True, exist_ok=True)
+        run = RunDir.create(
+            places.run(name, 0), recipe=None,
+            run={"status": "done", "timings": {"train_seconds": seconds}},
+        )  # fmt: skip
+        measured(run, "knn", {"top1": 50.0})
+    made = {one.name: one for one in write_tables(grid, places, runs_there(grid, places))}
+    assert list(made) == list(PAPERS_TABLES)
+    assert made["transfer"].why.startswith("transfer, of which no run has a number: ")
+    written = {file.name for file in (places.out / "tables").iterdir()}
+    tables = {name for name, one in made.items() if one.table is not None}
+    assert {"main", "cost"} <= tables
+    assert written == {
+        *(f"{name}.{suffix}" for name in tables for suffix in ("md", "tex")),
+        *("results.csv", "costs.csv"),
+    }
+    clock = [file.name for file in (places.out / "tables").iterdir() if "2.5" in file.read_text()]
+    assert clock == ["costs.csv"]
+    assert "train_seconds" not in (places.out / "tables/results.csv").read_text()

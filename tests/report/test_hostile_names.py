@@ -163,13 +163,13 @@ def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
 
 
 def test_a_table_in_ascii_is_aligned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sercli.commands.compare import _print_for_people
+    from sercli.commands.compare import print_for_people
 
     make_run(tmp_path / "run", "λ × n₂")
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii", errors=READABLE)
     monkeypatch.setattr("sys.stdout", stream)
-    _print_for_people(compare_runs([tmp_path / "run"]))
+    print_for_people(compare_runs([tmp_path / "run"]))
     stream.flush()
     lines = raw.getvalue().decode("ascii").splitlines()
     rule = next(index for index, line in enumerate(lines) if line.startswith("---"))

@@ -21,6 +21,7 @@ from sercli.report.compare.papers_tables import ALL
 from sercli.report.compare.runs import Entry, Run
 from sercli.report.compare.tables import Table
 from sercli.report.page.charts import Chart, block_charts, training_charts
+from sercli.report.page.claims import claims_of
 from sercli.report.page.files import Folder
 from sercli.report.page.gathering import Gathered, Problem, gather, logged, standing
 from sercli.report.page.grids import HeatMap, heat_maps
@@ -46,6 +47,7 @@ from sercli.runs.facts import as_number
 from sercli.runs.files import write_text
 from sercli.visible import counted
 
+_RUNS = ("runs", "Runs")
 _SPELLED_OUT = 160  # rows of a chart's numbers, at most, that stand on the page
 
 
@@ -78,7 +80,12 @@ class _Parts:
 
 
 def write_report(
-    paths: Sequence[Path], out: Path, options: Options | None = None, *, title: str | None = None
+    paths: Sequence[Path],
+    out: Path,
+    options: Options | None = None,
+    *,
+    title: str | None = None,
+    outcome: Path | None = None,
 ) -> Written:
     """Write a page about runs, and its figures into a folder beside it.
 
@@ -87,6 +94,7 @@ def write_report(
         out: The page; an older one is replaced, and so are its figures.
         options: Of the tables; different protocols get columns of their own.
         title: Of the page; None says how many runs it is of.
+        outcome: What became of claims about them, as `ser reproduce` writes it.
 
     Raises:
         UserError: A path does not exist, none is a run directory, or the options fit none.
@@ -97,6 +105,9 @@ def write_report(
     runs, problems = list(gathered.runs), list(gathered.problems)
     entries = entries_of(runs, options)
     parts = _Parts(Folder(out))
+    if outcome is not None:
+        parts.context["claims"] = claims_of(outcome)
+        parts.contents.append(("claims", "Claims"))
     _add_runs(parts, entries)
     tables = _tables(gathered, options)
     _add_tables(parts, tables)
@@ -106,7 +117,9 @@ def write_report(
     _add_pictures(parts, entries, problems)
     _add_recipes(parts, entries)
     if problems:
-        parts.contents.insert(1, ("problems", "What could not be read"))
+        parts.contents.insert(
+            parts.contents.index(_RUNS) + 1, ("problems", "What could not be read")
+        )
     text = render(
         {
             **parts.context,
@@ -157,7 +170,7 @@ def _add_runs(parts: _Parts, entries: Sequence[Entry]) -> None:
             )
             rows.append([clipped(one) for one in told])
     parts.context["runs"] = WordsView(heads, rows)
-    parts.contents.append(("runs", "Runs"))
+    parts.contents.append(_RUNS)
 
 
 def _said(value: object) -> str:

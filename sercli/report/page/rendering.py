@@ -36,7 +36,7 @@ def render(context: Mapping[str, Any], *, styles: str = "") -> str:
     page = _environment().get_template("page.html.j2")
     return page.render(
         {
-            **dict.fromkeys(("runs", "recipes", "provenance", "summary", "folder"), None),
+            **dict.fromkeys(("claims", "runs", "recipes", "provenance", "summary", "folder"), None),
             **dict.fromkeys(("problems", "tables", "charts", "heat_maps", "pictures"), ()),
             **dict.fromkeys(("contents", "missing", "columns"), ()),
             "pictures_left": "",

@@ -331,3 +331,30 @@ def test_no_torch_is_imported(runs: list[Path], tmp_path: Path) -> None:
     )
     line = [sys.executable, "-c", code, *map(str, runs[:2])]
     assert subprocess.run(line, check=False).returncode == 0
+
+
+def test_claims_are_at_the_top_with_their_rule_and_nothing_of_them_is_markup(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    file, out = tmp_path / "outcome.json", tmp_path / "page.html"
+    numbers = [{"text": "top-1: ser 2, none 1"}, {"text": "ES: ser 4, none 3"}, "foreign"]
+    claims = [
+        {"text": "<b>More", "verdict": "confirmed", "adjusted_p": 0.0312, "comparisons": numbers},
+        {"text": "Less", "verdict": "open", "adjusted_p": None},
+    ]
+    file.write_text(json.dumps({"claims": claims, "rule": "How & why"}))
+    write_report(runs[:1], out, outcome=file)
+    text = out.read_text(encoding="utf-8")
+    assert re.findall(r'<h2 id="(\w+)"', text)[:2] == ["claims", "runs"]
+    for said in (
+        "&lt;b&gt;More",
+        "0.031",
+        "ser 2, none 1; ES: ser 4",
+        "not tested",
+        "How &amp; why",
+    ):
+        assert said in text
+    file.write_text('{"claims": 3}')
+    refused(
+        lambda: write_report(runs[:1], out, outcome=file), "outcome.json of ser reproduce is needed"
+    )
