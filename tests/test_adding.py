@@ -185,7 +185,7 @@ def test_a_protocol_is_its_evaluator_its_contract_and_its_command(copy):
     copy.write("report/formats/labels.py", FORMAT)
     copy.add_line(
         "report/formats/renderers.py",
-        after='    "json"',
+        after='    "json": _of(',
         line='    "labels": _of("labels", "labels"),',
     )
     assert "labels" in copy.ser("compare", "--help")

@@ -148,8 +148,9 @@ def _save_figures(
     rows, tokens_title = tokens
     told = {
         "equiv-score": f"{title}, by block: with 95 % intervals, the random twin and the energy.",
-        "equiv-tokens": f"{tokens_title}: images, the same moved, the token maps of both as colours "
-        "(principal components), and the second moved back: equal colours are equivariance.",
+        "equiv-tokens": f"{tokens_title}: images, the same moved, the token maps of both as "
+        "colours (principal components), and the second moved back: equivariance is equal "
+        "colours.",
     }
     figures = {
         "equiv-score": equivariance_figure(

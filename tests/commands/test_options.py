@@ -176,7 +176,7 @@ def test_help_fits_80_columns(line: tuple[str, ...]) -> None:
     assert max(map(len, result.output.splitlines())) <= 80
 
 
-GROUPS = ((), ("recipe",), ("data",), ("bench",))
+GROUPS = ((), ("runs",), ("recipe",), ("data",), ("bench",))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,17 @@ from tests.support.html_page import Page
 from tests.support.run_dirs import bare_run, log, picture, whole_run
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _coarse() -> Iterator[None]:
+@contextmanager
+def coarse() -> Iterator[None]:
     """PNG files of few pixels: most of a page's time is theirs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "DOTS_PER_INCH", 30)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _coarse() -> Iterator[None]:
+    with coarse():
         yield
 
 
@@ -43,7 +50,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="package")
 def written(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("page") / "page.html"
-    write_report(runs, out, title="A < B")
+    with coarse():  # not as long as the fixture lives: tests of other folders come in between
+        write_report(runs, out, title="A < B")
     return out
 
 
