@@ -19,7 +19,7 @@ Axis = Literal["accuracy", "equivariance"]
 BLOCK = "block"
 # Of every protocol that encodes images; `model.precision` of a result says which it was.
 PRECISION = "fp32 or bf16 encoder, sums in fp32/64"
-_ENDS = ("/low", "/high")
+ENDS = ("/low", "/high")
 _REMEMBERED = 100_000  # metrics of a protocol; one has 1,400 at most
 _SLOT = re.compile(r"\{(\w+)(\*?)\}")
 
@@ -211,7 +211,7 @@ def unknown(name: str) -> Protocol:
 
 def is_end(metric: str) -> bool:
     """Whether a metric is an end of another's interval."""
-    return metric.endswith(_ENDS)
+    return metric.endswith(ENDS)
 
 
 @cache

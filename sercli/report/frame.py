@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from sercli.errors import UserError
 from sercli.protocols import contract_of
-from sercli.protocols.contract import is_end
-from sercli.report.compare.runs import Run, field_of, open_runs
+from sercli.protocols.contract import ENDS
+from sercli.report.compare.runs import Run, field_of, open_runs, without_collecting
 from sercli.report.compare.values import OF_RUN, RUN_QUANTITIES, interval_of
-from sercli.runs.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,11 +85,12 @@ def tidy(
             f"settings {clash!r}", f"the frame has {', '.join(COLUMNS)} anyway", "leave it out"
         )
     told = [[_plain(field_of(run, key)) for key in settings] for run in runs]
-    rows = [
-        (*row, *own)
-        for run, own in zip(runs, told, strict=True)
-        for row in _rows(run, wanted or (lambda _name, _metric: True))
-    ]
+    with without_collecting():
+        rows = [
+            (*row, *own)
+            for run, own in zip(runs, told, strict=True)
+            for row in _rows(run, wanted or (lambda _name, _metric: True))
+        ]
     dtypes = dict(_DTYPES)
     for place, key in enumerate(settings):
         dtypes[key] = _dtype([own[place] for own in told])
@@ -109,8 +109,11 @@ def _rows(run: Run, wanted: Callable[[str, str], bool]) -> Iterator[tuple[Any, .
         protocol, variant = contract_of(str(result.protocol["name"])), name.partition("--")[2]
         images, partial = _whole(result.data.get("n")), bool(result.data.get("partial"))
         of_result = (images, partial, result.protocol_id)
-        for metric, value in result.metrics.items():
-            if not wanted(name, metric) or _is_end_of_another(metric, result):
+        metrics = result.metrics
+        for metric, value in metrics.items():
+            if metric.endswith(ENDS) and metric.rpartition("/")[0] in metrics:
+                continue  # it stands beside another's value
+            if not wanted(name, metric):
                 continue
             low, high = interval_of(result, protocol.read(metric, variant))
             measured = (protocol.name, variant or None, metric, value, low, high)
@@ -119,10 +122,6 @@ def _rows(run: Run, wanted: Callable[[str, str], bool]) -> Iterator[tuple[Any, .
         metric = one.quantity.pattern
         if wanted(OF_RUN, metric) and (number := one.of(run)) is not None:
             yield (*own, OF_RUN, None, metric, number, None, None, None, None, None)
-
-
-def _is_end_of_another(metric: str, result: Result) -> bool:
-    return is_end(metric) and metric.rpartition("/")[0] in result.metrics
 
 
 def curves(*runs: str | os.PathLike[str]) -> pd.DataFrame:

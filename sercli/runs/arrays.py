@@ -6,6 +6,7 @@ import io
 import math
 import zipfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -92,14 +93,19 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if length > _HEADER:
         raise ValueError(f"a header of {length} bytes")
     size = (2 if version[0] == 1 else 4, length)
-    text = io.BytesIO(size[1].to_bytes(size[0], "little") + file.read(length))
+    return _read_header(version, size[1].to_bytes(size[0], "little") + file.read(length))
+
+
+@lru_cache(maxsize=1000)
+def _read_header(version: tuple[int, int], text: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Of its bytes: a thousand runs have the same few, and NumPy compiles each as Python."""
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
     if version not in read:
         raise ValueError(f"version {version} of NumPy's format")
-    shape, fortran, dtype = read[version](text)
+    shape, fortran, dtype = read[version](io.BytesIO(text))
     if fortran or any(side < 0 for side in shape):
         raise ValueError("an array of another order or of no size")
     return shape, dtype

@@ -115,14 +115,17 @@ def read_facts(directory: RunDir) -> RunFacts:
         UserError: It has no run.json, or one of its files is damaged or of another version.
     """
     record = directory.read_run()
-    recipe = _recipe(directory.recipe, record) if directory.recipe.is_file() else {}
+    recipe = recipe_of(directory.recipe, record) if directory.recipe.is_file() else {}
     return RunFacts(directory, recipe, record)
 
 
-def _recipe(file: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
+def recipe_of(file: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
     """What recipe.yaml says; run.json says the same as JSON, which is read in no time.
 
     It is believed of the very bytes that it was written with.
+
+    Raises:
+        UserError: The file cannot be read, or is no mapping.
     """
     told = record.get("recipe")
     if isinstance(told, Mapping):

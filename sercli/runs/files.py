@@ -248,10 +248,20 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: Missing, unreadable, too large, or not a JSON object.
     """
-    value = parse_json(read_bytes(path, limit=LARGEST_JSON), str(path))
+    return read_json_text(path)[0]
+
+
+def read_json_text(path: Path) -> tuple[dict[str, Any], str]:
+    """Read a JSON object, with the text that says it.
+
+    Raises:
+        UserError: As `read_json`.
+    """
+    data = read_bytes(path, limit=LARGEST_JSON)
+    value = parse_json(data, str(path))
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}", "a JSON object is needed")
-    return value
+    return value, data.decode()
 
 
 def file_sha256(path: Path) -> str:

@@ -105,7 +105,11 @@ def read_bytes(path: Path, *, limit: int) -> bytes:
     require_regular(path)
     try:
         with open_regular(path) as file:
-            data = file.read(limit + 1)
+            # Memory is set aside for what is asked for: for what there is, not for the limit.
+            length = min(os.fstat(file.fileno()).st_size, limit)
+            data = file.read(length + 1)
+            if len(data) > length:  # it grew, or is of /proc, whose files have no size
+                data += file.read(limit + 1 - len(data))
     except OSError as error:
         raise from_os_error(error, f"cannot read {path}") from error
     except NotRegular as error:  # since it was looked at
@@ -182,7 +186,9 @@ def _look_through(tree: Any) -> None:
                     raise ValueError("a number beyond the range of float64")
             elif kind is dict:
                 _require_characters("".join(value))
-                inner += value.values()
+                # A result's thousand numbers: one that is not finite makes their sum so.
+                if set(map(type, value.values())) != {float} or not isfinite(sum(value.values())):
+                    inner += value.values()
             elif kind is list:
                 inner += value
             elif kind is str:

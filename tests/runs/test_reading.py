@@ -6,8 +6,9 @@ import os
 import numpy as np
 import pytest
 
+from sercli.runs import result
 from sercli.runs.arrays import LARGEST, read_arrays
-from sercli.runs.files import read_json
+from sercli.runs.files import read_json, write_json
 from sercli.runs.reading import parse_json, rows, shown
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
@@ -111,6 +112,45 @@ def test_a_result_is_held_to_its_content_if_it_says_so(tmp_path):
     del edited["content_sha256"]
     file.write_text(json.dumps(edited))
     assert Result.from_file(file).metrics["top1"] == 99.0
+
+
+AWKWARD = {
+    "b": 1e-07,
+    "a": 0.1 + 0.2,
+    "a/low": -1e22,
+    "a b": 5e-324,
+    "none": None,
+    "whole": 3,
+    "é": 1.5,
+    'q": {': 2.0,
+    "}": 0.0,
+    "\\": 1e16,
+    "a!": 1e-5,
+}
+
+
+@pytest.mark.parametrize("metrics", [AWKWARD, {"top1": 1e-07, "a": 0.3, "none": None}, {}])
+@pytest.mark.parametrize("layout", [{"indent": 2}, {"indent": 1}, {}, {"separators": (",", ":")}])
+def test_numbers_of_any_kind_are_what_was_written_in_any_layout(tmp_path, metrics, layout):
+    file = tmp_path / "knn.json"
+    stored = json.loads(result_json.corpus()[0])
+    rest = {key: stored[key] for key in ("protocol", "model", "data", "created")}
+    written = Result(**rest, metrics=metrics).to_json()
+    file.write_text(json.dumps(written, **layout))
+    assert Result.from_file(file).metrics == metrics
+    for name, value in metrics.items():
+        file.write_text(json.dumps(changed(written, ("metrics", name), 0.25), **layout))
+        assert value != 0.25
+        refused(lambda: Result.from_file(file), "content_sha256")
+
+
+def test_a_result_as_ser_writes_it_is_hashed_as_it_stands(tmp_path, monkeypatch):
+    file = tmp_path / "knn.json"
+    stored = json.loads(result_json.corpus()[0])
+    keys = ("protocol", "model", "data", "metrics", "created")
+    write_json(file, Result(**{key: stored[key] for key in keys}).to_json())
+    monkeypatch.setattr(result, "content_sha256", None)
+    assert Result.from_file(file).metrics == stored["metrics"]
 
 
 @pytest.mark.parametrize(

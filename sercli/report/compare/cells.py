@@ -166,7 +166,8 @@ def add_footnotes(grid: Grid, specs: Sequence[Spec], footnotes: Footnotes) -> Gr
             marks += [footnotes.mark(text) for text in _remarks(cell, data, weights)]
             if mixed and cell.precision not in (None, "fp32"):
                 marks.append(footnotes.mark(f"The encoder ran in {cell.precision}."))
-            row[spec.column.key] = replace(cell, marks=tuple(marks))
+            if marks:
+                row[spec.column.key] = replace(cell, marks=tuple(marks))
     return grid
 
 

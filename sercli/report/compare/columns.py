@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from sercli.errors import UserError
@@ -86,7 +87,7 @@ def _result_specs(
 ) -> Iterator[Spec]:
     """The columns of a result that some run has; default ones are of `block`, or of none."""
     results = [run.results[name] for run in runs if name in run.results]
-    for metric in dict.fromkeys(metric for result in results for metric in result.metrics):
+    for metric in dict.fromkeys(chain.from_iterable(result.metrics for result in results)):
         if is_end(metric):
             continue
         spec = result_spec(protocol, name, metric)

@@ -353,7 +353,7 @@ def _with_best(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
         replace(
             row,
             cells={
-                key: replace(cell, best=index in best.get(key, ()))
+                key: replace(cell, best=True) if index in best.get(key, ()) else cell
                 for key, cell in row.cells.items()
             },
         )

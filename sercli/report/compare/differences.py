@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ def add_differences(
     """
     grid = [dict(row) for row in grid]
     tests: list[tuple[Pair, Spec, _Tested]] = []
-    known: _Known = {}
+    known = _Known()
     for pair in pairs:
         for spec in specs:
             key = spec.column.key
@@ -151,9 +152,9 @@ def _across_images(baseline: Run, run: Run, spec: Spec, known: _Known) -> _Teste
     if not spec.quantity.paired or not _same_world(baseline, run, spec):
         return None
     place = (baseline.path, spec.source, spec.metric)
-    if place not in known:
-        known[place] = _correctness(baseline, spec)
-    one, two = known[place], _correctness(run, spec)
+    if place not in known.predictions:
+        known.predictions[place] = _correctness(baseline, spec, known)
+    one, two = known.predictions[place], _correctness(run, spec, known)
     if one is None or two is None or one.images != two.images:
         return None
     test = paired_test(one.right, two.right)
@@ -190,10 +191,44 @@ class _Predictions:
     right: NDArray[np.bool_]
 
 
-_Known = dict[tuple[str, str, str], _Predictions | None]
+@dataclass(frozen=True)
+class _Images:
+    """Images in the order of their ids: a thousand runs have scored the same few sets.
+
+    Attributes:
+        name: Stands for ids and labels; None where an id stands twice.
+        order: int [n], of the ids as they were stored.
+    """
+
+    name: str | None
+    order: NDArray[np.int64]
 
 
-def _correctness(run: Run, spec: Spec) -> _Predictions | None:
+@dataclass
+class _Known:
+    """What was read: predictions by run, result and metric; images by the bytes of their arrays."""
+
+    predictions: dict[tuple[str, str, str], _Predictions | None] = field(default_factory=dict)
+    images: dict[str, _Images] = field(default_factory=dict)
+
+    def images_of(self, identities: NDArray[Any], labels: NDArray[Any]) -> _Images:
+        stored = sha256(f"{identities.dtype} {labels.dtype}".encode())
+        stored.update(identities.tobytes())
+        stored.update(labels.tobytes())
+        place = stored.hexdigest()
+        if place not in self.images:
+            self.images[place] = _in_order(list(map(str, identities.tolist())), labels)
+        return self.images[place]
+
+
+def _in_order(keys: Sequence[str], labels: NDArray[Any]) -> _Images:
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    told = repr([(keys[index], int(labels[index])) for index in order])
+    twice = len(set(keys)) != len(keys)
+    return _Images(None if twice else sha256(told.encode()).hexdigest(), np.array(order))
+
+
+def _correctness(run: Run, spec: Spec, known: _Known) -> _Predictions | None:
     """Which images a run has right; None where it stored none, or not those of the result."""
     path = run.directory.predictions(spec.source)
     if not path.is_file():
@@ -213,12 +248,9 @@ def _correctness(run: Run, spec: Spec) -> _Predictions | None:
             "there is a whole number of each for every image",
             "repeat the evaluation or remove the file",
         )
-    keys: list[str] = [str(identity) for identity in identities.tolist()]
     right: NDArray[np.bool_] = predictions == labels
     value = result.metrics[spec.metric]
     stale = value is None or abs(100 * float(right.mean()) - value) > _REPRODUCED
-    if stale or len(set(keys)) != len(keys):
+    if stale or (images := known.images_of(identities, labels)).name is None:
         return None
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    told = repr([(keys[index], int(labels[index])) for index in order])
-    return _Predictions(sha256(told.encode()).hexdigest(), right[order])
+    return _Predictions(images.name, right[images.order])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -64,13 +66,14 @@ def open_runs(paths: Sequence[Path], skipped: list[Skipped] | None = None) -> li
     """
     found = find_runs(paths)
     runs, unread = [], list(found.skipped)
-    for place in found.places:
-        try:
-            runs.append(_read(place.run))
-        except SerError as error:
-            if place.named:
-                raise
-            unread.append(Skipped(place.run.path, str(error)))
+    with without_collecting():
+        for place in found.places:
+            try:
+                runs.append(_read(place.run))
+            except SerError as error:
+                if place.named:
+                    raise
+                unread.append(Skipped(place.run.path, str(error)))
     if not runs and unread:
         raise UserError(f"no run could be read: {unread[0].why}")
     if skipped is None:
@@ -79,6 +82,18 @@ def open_runs(paths: Sequence[Path], skipped: list[Skipped] | None = None) -> li
     else:
         skipped += unread
     return runs
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Without looking for garbage, while much is made that all stays: there is none to be found."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _read(directory: RunDir) -> Run:

@@ -143,7 +143,8 @@ def interval_of(result: Result, reading: Reading) -> tuple[float, float] | tuple
     """
     if reading.quantity.interval is None:
         return None, None
-    low, high = (result.metrics.get(f"{reading.metric}/{end}") for end in ("low", "high"))
+    stored = result.metrics.get
+    low, high = stored(f"{reading.metric}/low"), stored(f"{reading.metric}/high")
     if low is not None and high is not None:
         return low, high
     value, images = result.metrics.get(reading.metric), result.data.get("n")

@@ -16,7 +16,8 @@ from sercli.report.figures.style import GREY, Values, numbers_of, styled
 from sercli.visible import visible, visible_lines
 
 _GAP = 0.2  # cells, between the severities and their mean
-_CELL: Any = {"ha": "center", "va": "center", "fontsize": 7}
+# Inside the axes: they need no room, which takes long to be found out for each.
+_CELL: Any = {"ha": "center", "va": "center", "fontsize": 7, "in_layout": False}
 
 
 @dataclass(frozen=True)

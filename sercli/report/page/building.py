@@ -48,6 +48,7 @@ from sercli.runs.files import write_text
 from sercli.visible import counted
 
 _RUNS = ("runs", "Runs")
+_MOST_DRAWN = 40  # rows in figures: lines of more are told apart by nobody
 _SPELLED_OUT = 160  # rows of a chart's numbers, at most, that stand on the page
 
 
@@ -111,11 +112,12 @@ def write_report(
     _add_runs(parts, entries)
     tables = _tables(gathered, options)
     _add_tables(parts, tables)
-    logs = {run.path: logged(run, problems) for run in runs}
-    _add_charts(parts, entries, logs, options)
-    _add_maps(parts, list(heat_maps(entries)))
-    _add_pictures(parts, entries, problems)
-    _add_recipes(parts, entries)
+    drawn = entries[:_MOST_DRAWN]
+    logs = {run.path: logged(run, problems) for entry in drawn for run in entry.runs}
+    _add_charts(parts, drawn, logs, options)
+    _add_maps(parts, list(heat_maps(drawn)))
+    _add_pictures(parts, drawn, problems)
+    _add_recipes(parts, drawn)
     if problems:
         parts.contents.insert(
             parts.contents.index(_RUNS) + 1, ("problems", "What could not be read")
@@ -124,7 +126,7 @@ def write_report(
         {
             **parts.context,
             "title": clipped(title or f"Report of {counted(len(runs), 'run')}"),
-            "summary": _summary(runs),
+            "summary": _summary(runs) + _not_drawn(len(drawn), len(entries)),
             "problems": [Problem(one.path, clipped(one.text)) for one in problems],
             "contents": parts.contents,
             "missing": parts.missing,
@@ -153,6 +155,16 @@ def _summary(runs: Sequence[Run]) -> str:
         else f" Started {dates[0]}" + (f" to {dates[-1]}." if dates[0] != dates[-1] else ".")
     )
     return f"{counted(len(runs), 'run')}: {counts}.{span}"
+
+
+def _not_drawn(drawn: int, rows: int) -> str:
+    """What figures leave out, where a picture of all rows could not be read."""
+    if drawn == rows:
+        return ""
+    return (
+        f" Tables have all {rows:,} rows; figures, pictures and recipes are of the first {drawn}, "
+        "in the order of the tables. Fewer runs, or --group-by seed, show others."
+    )
 
 
 def _add_runs(parts: _Parts, entries: Sequence[Entry]) -> None:

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 from sercli.errors import UserError
 from sercli.report.compare.runs import Run
+from sercli.runs.facts import recipe_of
 from sercli.runs.finding import find_runs
 from sercli.runs.lease import is_leased
 from sercli.runs.reading import Scalar, rows
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
-from sercli.runs.text import read_mapping
 
 UNREADABLE = "unreadable"
 _T = TypeVar("_T")
@@ -89,6 +89,7 @@ def _read(directory: RunDir, problems: list[Problem]) -> Run:
             return otherwise
 
     nothing: dict[str, Any] = {}
+    record = tried(directory.read_run, {"status": UNREADABLE})
     has_recipe = os.path.lexists(directory.recipe)
     found = [
         tried(lambda file=file: Result.from_file(file), None)  # type: ignore[misc]
@@ -96,8 +97,10 @@ def _read(directory: RunDir, problems: list[Problem]) -> Run:
     ]
     return Run(
         directory=directory,
-        recipe=tried(lambda: read_mapping(directory.recipe), nothing) if has_recipe else nothing,
-        record=tried(directory.read_run, {"status": UNREADABLE}),
+        recipe=tried(lambda: recipe_of(directory.recipe, record), nothing)
+        if has_recipe
+        else nothing,
+        record=record,
         results={result.name: result for result in found if result is not None},
     )
 

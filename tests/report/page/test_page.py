@@ -19,6 +19,7 @@ from scipy import stats
 
 from sercli.report.compare.comparison import Options
 from sercli.report.compare.entries import single_entries
+from sercli.report.page import building
 from sercli.report.page.building import write_report
 from sercli.report.page.gathering import Problem, gather
 from sercli.report.page.pictures import find_pictures, shown
@@ -178,6 +179,21 @@ def test_the_trade_off_is_read_at_each_tapped_block(tmp_path: Path) -> None:
     one = next(row for row in rows if row["accuracy"] == "59.0")
     assert float(one["accuracy_low"]) == pytest.approx(100 * low)
     assert float(one["accuracy_high"]) == pytest.approx(100 * high)
+
+
+def test_of_more_rows_than_can_be_told_apart_the_first_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "_MOST_DRAWN", 2)
+    paths = [whole_run(tmp_path / str(seed), seed=seed).path for seed in (0, 1, 2)]
+    write_report(paths, tmp_path / "page.html")
+    drawn = {row["run"] for row in rows_of(tmp_path / "page-figures" / "training-loss.csv")}
+    assert drawn == {str(path) for path in paths[:2]}
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Tables have all 3 rows; figures, pictures and recipes are of the first 2, " in text
+    assert text.count(f"{paths[2]}</") > 0
+    write_report(paths[:2], tmp_path / "page.html")
+    assert "Tables have all" not in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_seeds_of_a_row_are_their_mean_with_students_interval(tmp_path: Path) -> None:
