@@ -38,7 +38,7 @@ class DerivedOptions:
         typer.Option(
             min=0,
             help="Images of val in each of the 75 cells of imagenet-c/; 0: none. Default: 20, or "
-            "all of val if it has fewer.",
+            "one a class if there are more classes, or all of val if it has fewer.",
         ),
     ] = None
     perturbed: Annotated[
@@ -109,7 +109,8 @@ def shapes(
     train = world.num_images["train"] if train is None else train
     val = world.num_images["val"] if val is None else val
     sets = file_sets(train, val, setting=world)
-    corrupted = min(20, val) if more.corrupted is None else more.corrupted
+    usual = max(20, len(world.classes))  # every class needs an image
+    corrupted = min(usual, val) if more.corrupted is None else more.corrupted
     derived = Derived(more.derived_size, corrupted, more.perturbed)
     coco = Detection(more.detection, more.detection_size)
     total = sum(one.num_images for one in sets) + derived.num_files + coco.num_files

@@ -270,7 +270,7 @@ def test_files_have_the_labels_of_the_world_in_memory(written: Path) -> None:
 
 
 def test_scenes_are_written_as_they_are_in_memory(tmp_path: Path) -> None:
-    numbers = ("--train", 120, "--val", 60, "--corrupted", 0, "--detection", 4)
+    numbers = ("--train", 120, "--val", 60, "--derived-size", 16, "--detection", 4)
     result = _run("shapes", tmp_path / "world", "--setting", "scenes", "--size", 48, *numbers)
     assert result.exit_code == 0, result.output
     source = open_source(str(tmp_path / "world"), "train", image_size=48)
@@ -280,6 +280,8 @@ def test_scenes_are_written_as_they_are_in_memory(tmp_path: Path) -> None:
     for kind, number in (("imagenet-r", 36), ("imagenet-a", 40), ("sketch", 60)):
         assert len(list((tmp_path / "world" / kind).iterdir())) == number
         assert recognise(tmp_path / "world" / kind) is not None
+    fog = tmp_path / "world/imagenet-c/fog/3"
+    assert len(list(fog.iterdir())) == 60  # unasked, an image of every class
     coco = CocoFolder(tmp_path / "world/coco", "train")
     assert [one.name for one in coco.categories] == ["cross", "disc", "ring", "square", "star"]
     _fails(
