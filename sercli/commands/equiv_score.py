@@ -16,7 +16,14 @@ from sercli.commands.evaluation import (
     say_to_stderr,
     say_what_was_read,
 )
-from sercli.commands.options import BatchSize, Data, ModelOptions, RunOptions, option_objects
+from sercli.commands.options import (
+    BatchSize,
+    Data,
+    ModelOptions,
+    RunOptions,
+    option_objects,
+    parse_layers,
+)
 from sercli.commands.printing import print_table, progress
 from sercli.errors import UserError
 from sercli.visible import counted, say
@@ -86,7 +93,7 @@ def equiv_score(score: ScoreOptions, run: RunOptions, model: ModelOptions) -> No
     initialised twin as the floor. Written are `results/equiv-score.json`, the sums of each image
     beside it, and two figures.
     """
-    size, blocks = _size(score.image_size), _layers(score.layers)
+    size, blocks = _size(score.image_size), parse_layers(score.layers)
     require_subject(model, run, score.data)
     from sercli.engine.runtime import choose_device, runtime_for
     from sercli.evals.equivariance.evaluate import evaluate
@@ -222,15 +229,6 @@ def _curves(values: Mapping[str, float | None], layers: Sequence[int], group: st
 def _short(model: str) -> str:
     """A run directory or file by its own name."""
     return model if model.startswith("timm:") else Path(model).resolve().name
-
-
-def _layers(text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UserError(
-            f"--layers {text}", "it takes block numbers with commas", "for instance 0,3,12"
-        ) from error
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -22,7 +22,14 @@ from sercli.commands.evaluation import (
     say_to_stderr,
     say_what_was_read,
 )
-from sercli.commands.options import BatchSize, Data, ModelOptions, RunOptions, option_objects
+from sercli.commands.options import (
+    BatchSize,
+    Data,
+    ModelOptions,
+    RunOptions,
+    option_objects,
+    parse_layers,
+)
 from sercli.commands.printing import progress
 from sercli.errors import UserError
 from sercli.visible import counted, say
@@ -90,7 +97,7 @@ def look(what: LookOptions, run: RunOptions, model: ModelOptions) -> None:
     `results/look.npz` with the arrays.
     """
     numbers, files = _images(what.images)
-    layers = _layers(what.layers)
+    layers = parse_layers(what.layers)
     require_usable(model, run)
     has_data = _has_data(model, what.data)
     if has_data or not files:
@@ -172,15 +179,6 @@ def _images(text: str | None) -> tuple[list[int] | None, list[Path]]:
                 "for instance 0,17,250 or cat.jpg,dog.png",
             )
     return None, [Path(part) for part in parts]
-
-
-def _layers(text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UserError(
-            f"--layers {text}", "it takes block numbers with commas", "for instance 0,3,12"
-        ) from error
 
 
 def _chosen(

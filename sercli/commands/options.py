@@ -133,6 +133,20 @@ def parse_shots(shots: str | None) -> float | None:
     return float(match[1]) / 100
 
 
+def parse_layers(layers: str | None) -> list[int] | None:
+    """Block numbers with commas between.
+
+    Raises:
+        UserError: They are none.
+    """
+    try:
+        return None if layers is None else [int(part) for part in layers.split(",")]
+    except ValueError as error:
+        raise UserError(
+            f"--layers {layers}", "it takes block numbers with commas", "for instance 0,3,12"
+        ) from error
+
+
 Precision = Annotated[
     Literal["auto", "fp32", "bf16"],
     typer.Option(

@@ -16,7 +16,7 @@ from sercli.commands.evaluation import (
     say_to_stderr,
     say_what_was_read,
 )
-from sercli.commands.options import ModelOptions, RunOptions, option_objects
+from sercli.commands.options import ModelOptions, RunOptions, option_objects, parse_layers
 from sercli.commands.printing import percent_with_interval, print_table, progress_of
 from sercli.errors import UserError
 from sercli.evals.segmentation.options import GRID, Options
@@ -120,7 +120,7 @@ def segment(segmentation: SegmentOptions, run: RunOptions, model: ModelOptions) 
 
 def _options(segmentation: SegmentOptions, run: RunOptions) -> Options:
     return Options(
-        layers=_layers(segmentation.layers),
+        layers=tuple(parse_layers(segmentation.layers) or ()),
         learning_rates=tuple(sorted(set(segmentation.lr or GRID))),
         steps=segmentation.steps,
         batch_size=segmentation.batch_size,
@@ -130,15 +130,6 @@ def _options(segmentation: SegmentOptions, run: RunOptions) -> Options:
         at_once=segmentation.encode_batch,
         image_size=segmentation.image_size,
     )
-
-
-def _layers(text: str | None) -> tuple[int, ...]:
-    try:
-        return () if text is None else tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise UserError(
-            f"--layers {text}", "it takes block numbers with commas", "for instance 3,9"
-        ) from error
 
 
 def _default_data(facts: RunFacts, model: str) -> str:

@@ -80,11 +80,11 @@ class Training(Part):
         return {"recipe": value} if isinstance(value, str) else value
 
 
-class Preparation(Part):
-    """Files that evaluations read, made once for each seed that they are named with.
+class Called(Part):
+    """What a command of `ser` makes; the command alone stands for it.
 
     Attributes:
-        command: Of `ser`, which makes a new directory; that is its first argument.
+        command: Its words.
     """
 
     command: Command
@@ -99,7 +99,15 @@ class Preparation(Part):
         return shlex.split(self.command)
 
 
-class Evaluation(Part):
+class Preparation(Called):
+    """Files that evaluations read, made once for each seed that they are named with.
+
+    Attributes:
+        command: Of `ser`, which makes a new directory; that is its first argument.
+    """
+
+
+class Evaluation(Called):
     """What is measured of runs.
 
     Attributes:
@@ -111,20 +119,10 @@ class Evaluation(Part):
             each, and `more`, a number of images.
     """
 
-    command: Command
     runs: Names | None = None
     results: Names = []
     tables: Names = []
     encodes: dict[str, Annotated[float, Field(ge=0)]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        return {"command": value} if isinstance(value, str) else value
-
-    @property
-    def words(self) -> list[str]:
-        return shlex.split(self.command)
 
 
 class Comparison(Part):
