@@ -17,7 +17,7 @@ import torch
 import torch._dynamo
 from torch import Tensor, nn
 
-from sercli.data.images.manifest import cache_directory
+from sercli.data.images.kept import cache_directory
 from sercli.encoders.blocks import EAGER, Parts, ViTBlock, after_attention, before_attention
 from sercli.encoders.vit import Encoder
 from sercli.engine.runtime import Runtime

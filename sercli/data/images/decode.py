@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,9 +17,9 @@ from PIL import Image, UnidentifiedImageError
 
 from sercli.data import spent
 from sercli.data.images import native
+from sercli.data.images.stored import Where, open_stored
 from sercli.data.source import UnreadableImage
 from sercli.errors import SerError, exhausted
-from sercli.runs.reading import open_regular
 
 # The formats of the suffixes that a folder is scanned for, and those that such files often hold
 # under a wrong suffix. Nothing else is tried: some of Pillow's readers start other programs.
@@ -65,11 +64,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def read_rgb(path: str | bytes, *, called: str) -> Image.Image:
+def read_rgb(where: Where, *, called: str) -> Image.Image:
     """Decode a file to RGB.
 
     Args:
-        path: Image file in any format that Pillow knows.
+        where: Where the bytes of an image file are, in any format that Pillow knows.
         called: Its name in messages.
 
     Raises:
@@ -77,21 +76,21 @@ def read_rgb(path: str | bytes, *, called: str) -> Image.Image:
         RunFailed: No descriptor or no memory is left.
     """
     try:
-        with _opened(path) as (_, image):
+        with _opened(where) as (_, image):
             image.load()
             return to_rgb(image)
     except Exception as error:
         raise _failure(called, error) from error
 
 
-def read_pixels(path: str | bytes, *, called: str) -> NDArray[np.uint8]:
+def read_pixels(where: Where, *, called: str) -> NDArray[np.uint8]:
     """Decode a file to uint8 [H, W, 3], with the levels of `read_rgb`, sooner where it can be.
 
     Raises:
         UnreadableImage, RunFailed: As `read_rgb`, for the same files.
     """
     try:
-        with _opened(path) as (data, image):
+        with _opened(where) as (data, image):
             found = None if data is None else native.decode(data, image)
             if found is not None:
                 return found
@@ -101,7 +100,7 @@ def read_pixels(path: str | bytes, *, called: str) -> NDArray[np.uint8]:
         raise _failure(called, error) from error
 
 
-def read_indices(path: str | bytes, *, called: str) -> NDArray[np.uint8]:
+def read_indices(where: Where, *, called: str) -> NDArray[np.uint8]:
     """The stored values of a file of 8 bits a pixel, uint8 [H, W]: indices, whatever their colours.
 
     Raises:
@@ -109,12 +108,10 @@ def read_indices(path: str | bytes, *, called: str) -> NDArray[np.uint8]:
         RunFailed: As `read_rgb`.
     """
     try:
-        with _opened(path) as (_, image):
+        with _opened(where) as (_, image):
             require_indices(image.mode, called=called)
             image.load()
             return np.array(image)
-    except UnreadableImage:
-        raise
     except Exception as error:
         raise _failure(called, error) from error
 
@@ -138,24 +135,23 @@ def require_indices(mode: str, *, called: str) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: str | bytes) -> Iterator[tuple[bytearray | None, Image.Image]]:
+def _opened(where: Where) -> Iterator[tuple[bytearray | None, Image.Image]]:
     """A file as Pillow opens it, and what it holds, which is read at once unless it is large."""
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
+    with open_stored(where) as (file, size):
         data = bytearray(file.read()) if size <= _READ_AT_ONCE else None
         spent.here.lap("read")
         with Image.open(file if data is None else io.BytesIO(data), formats=_FORMATS) as image:
             yield data, image
 
 
-def read_header(path: str | bytes, *, called: str, decode: bool) -> Header:
+def read_header(where: Where, *, called: str, decode: bool) -> Header:
     """What a file says of its pixels; with `decode`, after decoding all of them as for training.
 
     Raises:
         UnreadableImage: As `read_rgb`; without `decode`, only for what the header shows.
     """
     try:
-        with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
+        with open_stored(where) as (file, _), Image.open(file, formats=_FORMATS) as image:
             header = Header(*image.size, image.mode)
             if decode:
                 image.load()
@@ -166,11 +162,13 @@ def read_header(path: str | bytes, *, called: str, decode: bool) -> Header:
 
 
 def _failure(called: str, error: Exception) -> SerError:
-    """The file's fault, unless this process has run out of something.
+    """The file's fault, unless this process has run out of something, or its archive is another.
 
     Pillow's readers raise whatever a corrupt file trips over (OSError, SyntaxError, ValueError,
     struct.error, zlib.error, …). A MemoryError is the file's too: its header says what it takes.
     """
+    if isinstance(error, SerError):
+        return error
     short = exhausted(error, f"reading {called}") if isinstance(error, OSError) else None
     return short or UnreadableImage(called, _reason(error))
 

@@ -6,14 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from sercli.data.images.decode import Header, read_header, read_pixels, read_rgb
+from sercli.data.images.files import StoredImages
 from sercli.data.images.listing import SUFFIXES, is_directory, list_directory, printable
 from sercli.data.images.manifest import Fault, Manifest, read_manifest
-from sercli.data.source import ImageSource
 from sercli.errors import UserError
 from sercli.runs.places import require_place
 
@@ -22,7 +17,7 @@ _LAYOUT = "the layout is DIR/train/<class>/*.JPEG and DIR/val/<class>/*.JPEG, or
 _OTHER_SPLITS = {"test", "valid", "validation"}
 
 
-class ImageFolder(ImageSource):
+class ImageFolder(StoredImages):
     """The images below one folder of class folders; the classes are the folders, sorted by name.
 
     Args:
@@ -44,19 +39,8 @@ class ImageFolder(ImageSource):
         self.classes = self._manifest.classes
         self.labels = self._manifest.labels()
 
-    def load(self, index: int) -> Image.Image:
-        return read_rgb(self.path(index), called=self.describe(index))
-
-    def pixels(self, index: int) -> NDArray[np.uint8]:
-        return read_pixels(self.path(index), called=self.describe(index))
-
-    def header(self, index: int, *, decode: bool) -> Header:
-        """Size and pixel format of an image; with `decode`, all of it is decoded as well.
-
-        Raises:
-            UnreadableImage: It cannot be read.
-        """
-        return read_header(self.path(index), called=self.describe(index), decode=decode)
+    def where(self, index: int) -> str:
+        return self.path(index)
 
     @property
     def faults(self) -> tuple[Fault, ...]:

@@ -1,7 +1,4 @@
-"""The list of images below a folder of class folders, scanned once and then kept in a cache.
-
-The cache is `$SER_CACHE`, `$XDG_CACHE_HOME/ser` or `~/.cache/ser`, never the data directory, which
-may be read-only; without a place that can be written, every command scans.
+"""The list of images below a folder of class folders, scanned once and then kept (`kept`).
 
 A stored list is used only while each directory seen has the times, the size and the identity that
 it had before it was listed: that shows whatever was added, removed or renamed, also by programs
@@ -14,27 +11,20 @@ replaced by a new scan.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sercli.data.images import kept
 from sercli.data.images.listing import Stamp, list_directory, printable
-from sercli.errors import SerError
-from sercli.runs.files import write_atomic
-from sercli.runs.reading import open_regular
 
 _MAGIC = b"ser's list of images, 2\n"
-_LENGTH_OF_HASH = hashlib.sha256().digest_size
 # A directory changed this recently may change again within one tick of the file system's clock, so
 # that its time would not tell; such a scan is not stored. (FAT's tick, the coarsest, is 2 s.)
 _SETTLED_NS = 2_000_000_000
@@ -118,7 +108,7 @@ def read_manifest(root: Path) -> Manifest:
         manifest = scan(absolute)
         settled = np.all(np.abs(started - manifest.stamps[:, :2]) >= _SETTLED_NS)
         if stored is not None and settled and not manifest.faults:
-            _store(stored, manifest)
+            kept.store(stored, pack(manifest))
     return manifest
 
 
@@ -167,7 +157,7 @@ def scan(root: str) -> Manifest:
                 for name, why in sorted(listing.faults.items())
             ]
             pending.extend(os.path.join(directory, name) for name in reversed(listing.folders))
-    joined, offsets = _join(names)
+    joined, offsets = kept.join(names)
     return Manifest(
         root=root,
         classes=tuple(printable(name) for name in top.folders),
@@ -185,112 +175,59 @@ def scan(root: str) -> Manifest:
 # -- the cache --------------------------------------------------------------------------------
 
 
-def cache_directory() -> Path | None:
-    """Where lists are kept: `$SER_CACHE`, `$XDG_CACHE_HOME/ser` or `~/.cache/ser`.
-
-    None where there is no such place: a container's user may have no home, and no entry in passwd.
-    """
-    if chosen := os.environ.get("SER_CACHE"):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # to be ignored then, its specification says
-        home = os.path.expanduser("~")
-        if not os.path.isabs(home):
-            return None
-        base = os.path.join(home, ".cache")
-    return Path(base) / "ser"
-
-
 def _cache_file(root: str) -> Path | None:
-    directory = cache_directory()
-    key = hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
-    return None if directory is None else directory / "manifests" / f"{key}.list"
-
-
-def _join(names: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The names one after another (uint8), and where each starts (int64 [len + 1])."""
-    offsets = np.zeros(len(names) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, names), np.int64, len(names)), out=offsets[1:])
-    return np.frombuffer(b"".join(names), np.uint8), offsets
-
-
-def _split(names: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[bytes, ...]:
-    joined = names.tobytes()
-    return tuple(joined[start:stop] for start, stop in pairwise(offsets.tolist()))
-
-
-def _store(path: Path, manifest: Manifest) -> None:
-    content = pack(manifest)
-    with suppress(SerError):  # an unwritable or full cache only costs the next scan
-        write_atomic(path, lambda file: file.write(content))
+    return kept.place_of(os.fsencode(root), kind="manifests")
 
 
 def _load(path: Path, root: str) -> Manifest | None:
     """The stored list if there is one, it is whole, and no directory has changed since."""
-    try:
-        with open_regular(path) as file:
-            content = file.read()
-    except Exception:
-        return None  # whatever it is, a scan does instead
-    manifest = unpack(content, root)
+    content = kept.stored(path)
+    manifest = None if content is None else unpack(content, root)
     return manifest if manifest is not None and _is_current(manifest) else None
 
 
 def pack(manifest: Manifest) -> bytes:
-    """A list as it is stored: a hash of what follows, the length of each part, the parts."""
-    directory_names, directory_offsets = _join(manifest.directories)
+    """A list as it is stored."""
+    directory_names, directory_offsets = kept.join(manifest.directories)
     facts = {
         "root": os.fsencode(manifest.root).hex(),
         "classes": manifest.classes,
         "passed_over": dict(manifest.passed_over),
     }
-    parts = [
-        json.dumps(facts).encode(),
-        directory_names.tobytes(),
-        directory_offsets.astype("<i8").tobytes(),
-        manifest.directory_class.astype("<i4").tobytes(),
-        manifest.stamps.astype("<i8").tobytes(),
-        manifest.file_directory.astype("<i4").tobytes(),
-        manifest.names.tobytes(),
-        manifest.offsets.astype("<i8").tobytes(),
+    arrays = [
+        directory_names,
+        directory_offsets.astype("<i8"),
+        manifest.directory_class.astype("<i4"),
+        manifest.stamps.astype("<i8"),
+        manifest.file_directory.astype("<i4"),
+        manifest.names,
+        manifest.offsets.astype("<i8"),
     ]
-    lengths = np.array([len(part) for part in parts], "<i8").tobytes()
-    body = b"".join([lengths, *parts])
-    return b"".join([_MAGIC, hashlib.sha256(body).digest(), body])
+    return kept.pack(_MAGIC, facts, arrays)
 
 
-_NUM_PARTS = 8
+_NUM_ARRAYS = 7
 
 
 def unpack(content: bytes, root: str) -> Manifest | None:
     """What `pack` made of the list of `root`; None: it is anything else."""
-    start = len(_MAGIC) + _LENGTH_OF_HASH
-    body = content[start:]
-    told = content[len(_MAGIC) : start]
-    if not content.startswith(_MAGIC) or told != hashlib.sha256(body).digest():
-        return None
     try:
-        manifest = _parsed(body, root)
-    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError):
+        manifest = _parsed(content, root)
+    except kept.NOT_OURS:
         return None  # of another version, or made by hand
     return manifest if _is_whole(manifest) else None
 
 
-def _parsed(body: bytes, root: str) -> Manifest:
-    lengths = np.frombuffer(body, "<i8", _NUM_PARTS).tolist()
-    if min(lengths) < 0 or sum(lengths) + 8 * _NUM_PARTS != len(body):
-        raise ValueError("the parts do not add up")
-    facts, names_of_directories, ends, of_class, stamps, of_file, names, offsets = _parts(
-        body, lengths
-    )
-    told = json.loads(facts)
+def _parsed(content: bytes, root: str) -> Manifest:
+    told, parts = kept.unpack(_MAGIC, content, _NUM_ARRAYS)
+    names_of_directories, ends, of_class, stamps, of_file, names, offsets = parts
     if bytes.fromhex(told["root"]) != os.fsencode(root):
         raise ValueError("of another folder")
     passed = {str(name): int(number) for name, number in told["passed_over"].items()}
     return Manifest(
         root=root,
         classes=tuple(str(name) for name in told["classes"]),
-        directories=_split(
+        directories=kept.split(
             np.frombuffer(names_of_directories, np.uint8),
             np.frombuffer(ends, "<i8").astype(np.int64),
         ),
@@ -301,13 +238,6 @@ def _parsed(body: bytes, root: str) -> Manifest:
         offsets=np.frombuffer(offsets, "<i8").astype(np.int64),
         passed_over=passed,
     )
-
-
-def _parts(body: bytes, lengths: Sequence[int]) -> Iterator[bytes]:
-    position = 8 * _NUM_PARTS
-    for length in lengths:
-        yield body[position : position + length]
-        position += length
 
 
 def _is_whole(manifest: Manifest) -> bool:
@@ -322,10 +252,7 @@ def _is_whole(manifest: Manifest) -> bool:
         and labels[0] == -1
         and np.all((labels[1:] >= 0) & (labels[1:] < len(manifest.classes)))
         and np.all((files > 0) & (files < num_directories))
-        and len(offsets) == len(files) + 1
-        and offsets[0] == 0
-        and np.all(np.diff(offsets) > 0)
-        and offsets[-1] == len(manifest.names)
+        and kept.are_names(manifest.names, offsets, len(files))
         and ord("/") not in manifest.names
     )
 

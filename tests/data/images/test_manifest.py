@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sercli.data.images import manifest
+from sercli.data.images import kept, manifest
 from sercli.data.images.folder import ImageFolder
 from tests.support.pictures import age, files_of, folder, image
 
@@ -181,12 +181,12 @@ def test_an_unwritable_cache_only_costs_time(
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     monkeypatch.setenv("SER_CACHE", "/s")
-    assert manifest.cache_directory() == Path("/s")
+    assert kept.cache_directory() == Path("/s")
     monkeypatch.delenv("SER_CACHE")
-    assert manifest.cache_directory() == Path("/x/ser")
+    assert kept.cache_directory() == Path("/x/ser")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/h")
-    assert manifest.cache_directory() == Path("/h/.cache/ser")
+    assert kept.cache_directory() == Path("/h/.cache/ser")
 
 
 def test_what_is_passed_over_is_kept(aged: Path, scans: list[str]) -> None:
@@ -252,7 +252,7 @@ def test_a_user_without_a_home_has_no_cache(
     for name in ("SER_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", nobody)
-    assert manifest.cache_directory() is None
+    assert kept.cache_directory() is None
     for _ in range(2):
         assert len(ImageFolder(aged)) == 3
     assert len(scans) == 2
@@ -262,6 +262,6 @@ def test_what_is_no_absolute_path_is_not_taken(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SER_CACHE", "")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", "/h")
-    assert manifest.cache_directory() == Path("/h/.cache/ser")
+    assert kept.cache_directory() == Path("/h/.cache/ser")
     monkeypatch.setenv("HOME", "relative")
-    assert manifest.cache_directory() is None
+    assert kept.cache_directory() is None

@@ -1,0 +1,1 @@
+"""Images in files that hold many: tar, WebDataset, zip."""
