@@ -15,7 +15,7 @@ from sercli.data.archives.finding import Archive, ArchiveSet, find_archives
 from sercli.data.archives.members import ArchivedImages, Members, read_members, stamps_of
 from sercli.data.archives.scanning import list_parts
 from sercli.data.imagenet_labels import find_validation_labels
-from sercli.data.images.folder import class_differences, counted
+from sercli.data.images.folder import class_differences
 from sercli.data.images.listing import SUFFIXES
 from sercli.errors import UserError
 from sercli.runs.reading import MIB, read_bytes
@@ -71,7 +71,7 @@ def _sound(named: ArchiveSet, path: str, split: str) -> Members:
                 "name the archives of both",
             )
         raise UserError(
-            f"{path} holds {counted([a.path for a in named.archives], 'archive')} but no image",
+            f"{path} holds no image",
             f"images are members named *.{{{','.join(SUFFIXES)}}}",
         )
     return members

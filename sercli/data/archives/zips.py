@@ -41,6 +41,9 @@ def list_zip(part: Part, file: IO[bytes], length: int) -> Contents:
     collector = Collector(part, lambda size, offset: os.pread(descriptor, size, offset))
     compressed: Counter[str] = Counter()
     example = ""
+    if _is_split(descriptor, length):
+        collector.fault(SPLIT)
+        return collector.done()
     try:
         with zipfile.ZipFile(file) as archive:
             members, directory = archive.infolist(), archive.start_dir
@@ -104,12 +107,21 @@ def _start_of(descriptor: int, member: zipfile.ZipInfo, directory: int) -> int |
     return start if whole else None
 
 
-def _what_is_wrong(descriptor: int, length: int, error: Exception) -> str:
+def _is_split(descriptor: int, length: int) -> bool:
+    """Whether the end of the directory says that it lies on another disk than the first."""
+    end = _end_of_directory(descriptor, length)
+    return bool(end[_DISKS].strip(b"\0")) and end[_DISKS] != b"\xff" * 4  # told elsewhere then
+
+
+def _end_of_directory(descriptor: int, length: int) -> bytes:
+    """What stands at the end of a zip; empty where it does not."""
     tail = os.pread(descriptor, _LONGEST_END, max(0, length - _LONGEST_END))
-    end = tail.rfind(_END)
-    if end < 0:
+    place = tail.rfind(_END)
+    return b"" if place < 0 else tail[place:]
+
+
+def _what_is_wrong(descriptor: int, length: int, error: Exception) -> str:
+    if not _end_of_directory(descriptor, length):
         return "it has no directory at its end; it is truncated; copy or download it again"
-    if tail[end:][_DISKS].strip(b"\0"):
-        return SPLIT
     reason = (str(error) or type(error).__name__).partition("\n")[0]
     return f"it is a damaged zip ({reason}); copy or download it again"
