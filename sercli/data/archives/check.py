@@ -45,7 +45,7 @@ def check_archives(path: str, reading: Reading) -> CheckReport:
         try:
             members = list_split(named, split)
         except UserError as error:
-            problems.append(str(error))
+            problems += {str(error)} - {*problems}  # one archive may hold both splits
             continue
         passed += Counter(members.passed_over)
         problems += [fault for fault in members.faults if fault not in problems]
@@ -58,8 +58,8 @@ def check_archives(path: str, reading: Reading) -> CheckReport:
         report = read_files(source, _facts(members), reading, name=split)
         reports.append(report)
         problems += [*report.problems, *_empty_classes(members, split)]
-    if len(lists) > 1:
-        train, val = (lists[split].classes for split in ("train", "val"))
+    train, val = (lists[one].classes if one in lists else () for one in ("train", "val"))
+    if train and val:  # without labels there is nothing to compare
         problems += class_differences(train, val)
     return CheckReport(
         tuple(reports),

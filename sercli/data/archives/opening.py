@@ -34,7 +34,8 @@ def open_archives(path: str, split: str) -> ArchivedImages:
     members = _sound(named, path, split)
     if split == "val":
         train = _sound(named, path, "train").classes
-        if differences := class_differences(train, members.classes):
+        differences = class_differences(train, members.classes)
+        if train and members.classes and differences:
             raise UserError(
                 f"{path}: {'; '.join(differences)}", "train and val must hold the same classes"
             )
