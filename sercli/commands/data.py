@@ -164,9 +164,9 @@ def check(
     layout: Annotated[
         str | None,
         typer.Option(
-            help="folder, archives, coco, voc, ade20k, imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 "
-            "(or one of its sets, imagenet-v2-top-images), imagenet-c or imagenet-p. Default: by "
-            "what is in DIR."
+            help="folder, archives, coco, voc, ade20k, imagenet-r, imagenet-a, imagenet-sketch, "
+            "imagenet-v2 (or one of its sets, imagenet-v2-top-images), imagenet-c or imagenet-p. "
+            "Default: by what is in DIR."
         ),
     ] = None,
     classes: Annotated[
