@@ -164,7 +164,7 @@ def check(
     layout: Annotated[
         str | None,
         typer.Option(
-            help="folder, coco, voc, ade20k, imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 "
+            help="folder, archives, coco, voc, ade20k, imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 "
             "(or one of its sets, imagenet-v2-top-images), imagenet-c or imagenet-p. Default: by "
             "what is in DIR."
         ),
@@ -187,7 +187,9 @@ def check(
     Or DIR is in COCO's format (`annotations/instances_*.json`): then also annotations that break a
     rule or do not fit their image, and categories that train and val do not share. Or DIR has
     masks of indices (VOC's or ADE20K's folders): then also images without one, of another size, or
-    with an index of no class.
+    with an index of no class. Or DIR is a tar or zip, a directory of such, or a pattern as
+    'train-{0000..1023}.tar': then also members that cannot be used, keys that stand twice, labels
+    out of range, and a shard missing from a numbered series.
     The exit status is 0 if nothing is wrong, otherwise 2.
     """
     from sercli.data.images.check import Reading
