@@ -55,7 +55,7 @@ def knn(
     share the images.
     """
     share = parse_shots(shots)
-    require_subject(model, run, images.data, images.classes)
+    require_subject(model, run, images.data, images.classes, labels_for="kNN")
     from sercli.engine.processes import is_first_process
     from sercli.engine.runtime import process_group, runtime_for
     from sercli.evals.knn import evaluate

@@ -100,7 +100,7 @@ def linear_eval(
     Written are `results/linear-eval--PRESET.json`, its predictions, and the head.
     """
     options = _options(probe, images, run)
-    require_subject(model, run, images.data, images.classes)
+    require_subject(model, run, images.data, images.classes, labels_for="the linear probe")
     from sercli.engine.processes import is_first_process
     from sercli.engine.runtime import process_group, runtime_for
     from sercli.evals.linear.evaluate import evaluate

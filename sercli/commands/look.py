@@ -263,7 +263,7 @@ def _neighbours(
             drawing.Neighbour(
                 picture=picture,
                 cosine=float(cosine),
-                label=classes[label],
+                label=classes[label] if classes else "",
                 right=label == own[index] if chosen.labelled else None,
             )
             for picture, cosine, label in zip(

@@ -247,7 +247,7 @@ def _refuse_unusable(
     else:
         require_usable(model, run)
     if wanted.data is not None or wanted.on_the_fly:
-        require_images(model, wanted.data)
+        require_images(model, wanted.data, labels_for="robustness")
 
 
 def _open_val(wanted: _Wanted, classifier: Classifier, model: str) -> ImageSource | None:
