@@ -58,8 +58,10 @@ def corpus() -> list[bytes]:
 def changed(data: bytes, others: list[bytes], random: Random) -> bytes:
     """Of a tar mostly a field of a header, with its sum made right again."""
     headers = [at for at in range(0, len(data), _BLOCK) if data[at:][_MAGIC] == b"ustar"]
+    if random.random() < 0.1:
+        return mutations.spliced(data, random.choice(others), random)
     if not headers or random.random() < 0.3:
-        return mutations.changed(data, others, random)
+        return mutations.shaken(data, random)
     at, (start, stop) = random.choice(headers), random.choice(_FIELDS)
     header = bytearray(data[at : at + _BLOCK].ljust(_BLOCK, b"\0"))
     new = mutations.shaken(bytes(header[start:stop]), random)
