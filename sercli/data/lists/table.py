@@ -272,7 +272,7 @@ def _is_whole(table: Table) -> bool:
 
 
 def _is_current(table: Table, path: str) -> bool:
-    files = [path, *(os.path.join(table.root, one) for one in table.directories)]
+    files = [os.fsencode(path), *(os.path.join(table.root, one) for one in table.directories)]
     try:
         return all(
             Stamp.of(os.stat(file)).row() == stamp

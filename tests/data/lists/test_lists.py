@@ -23,8 +23,8 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def root(tmp_path):
-    return folder(tmp_path / "set", *(f"{s}/{c}/{k}.png" for s in ("train", "val")
-                                      for c in ("cat", "dog", "a b") for k in (2, 10, 1)))  # fmt: skip
+    folders = [f"{split}/{name}" for split in ("train", "val") for name in ("cat", "dog", "a b")]
+    return folder(tmp_path / "set", *(f"{one}/{k}.png" for one in folders for k in (2, 10, 1)))
 
 
 def written(path, *lines, end="\n"):
