@@ -136,7 +136,10 @@ def test_a_new_kind_shows_wherever_kinds_are_listed(packed, tmp_path):
     )
     assert told in str(error.value).replace("\n", " ")
 
-    assert "it must be folder, archives, packed, voc, ade20k, " in layout_line(packed)
+    assert (
+        "it must be folder, archives, packed, voc, ade20k, list, coco, unlabelled or"
+        in layout_line(packed)
+    )
     for options in ((), ("--layout", "packed")):
         status, printed = run("data", "check", packed, *options)
         assert status != 0
