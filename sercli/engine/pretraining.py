@@ -213,7 +213,7 @@ def train(
             monitor = make_monitor(recipe, source, runtime)
             trainer = Trainer(run, recipe, source, runtime, monitor=monitor, guard=guard)
             progress = _progress_of(trainer, quiet=not first)
-            for note in notes:
+            for note in (*notes, *source.remarks()):
                 progress.message(note)
             trainer.resume(progress.message)
         with stops_recorded(run), naming_who_is_gone(), progress:
