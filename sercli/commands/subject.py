@@ -168,7 +168,7 @@ class Images:
             classes=self.classes,
         )
         for remark in source.remarks():
-            say(remark, err=True)
+            say(f"note: {remark}", err=True)
         return source
 
     def open_unseen(self) -> ImageSource:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sercli.data.archives.members import Members, read_members
 from sercli.data.tables.columns import Columns, find_columns
 from sercli.data.tables.finding import Tables, find_tables, split_told_by
-from sercli.data.tables.rows import FileRows, Rows
+from sercli.data.tables.rows import EMBED, FileRows, Rows
 from sercli.errors import UserError
 from sercli.runs.reading import (
     LARGEST_JSON,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 DICTIONARY = "dataset_dict.json"
 STATE = "state.json"
 _FILE = b"ARROW1"
-_END = b"\0\0\0\0"  # the length of the message that ends a stream
+_END = b"\xff\xff\xff\xff\0\0\0\0"  # the message that ends a stream, from Arrow 0.15 on
 
 
 def find_arrow(path: str) -> Tables:
@@ -221,8 +221,7 @@ def _images(
         raise UserError(
             f"{file}: {nulls:,} of {len(images):,} rows of a batch have no bytes of an image",
             "a path in a row leads to a file elsewhere, which is not read",
-            "save it with the images in it: `ds.map(embed_table_storage, batched=True)` of "
-            "`datasets`, or push_to_hub; or give a list of the paths",
+            EMBED,
         )
     names = whole.field("path").to_pylist() if columns.has_path else [None] * len(images)
     if not len(images):

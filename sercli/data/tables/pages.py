@@ -23,6 +23,7 @@ _PLAIN, _BY_DICTIONARY = 0, (2, 8)
 _HEADER = 256  # bytes; what most headers need
 _LONGEST_HEADER = 1 << 16  # statistics of a page may hold two values
 _DEEPEST = 8
+_LONG = 1 << 14  # bytes of a value from which it is passed over rather than read
 _LARGEST = 1 << 31  # bytes of a page: the format has int32
 
 Read = Callable[[int, int], bytes]
@@ -191,6 +192,55 @@ def read_values(
     return Values(data, starts, sizes)
 
 
+def find_places(
+    page: Page, read: Read, *, max_level: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Where the values of a plain page that is not compressed begin in its chunk, and their sizes.
+
+    Of long values only the lengths before them are read.
+
+    Args:
+        page: Of a chunk without a codec.
+        read: Offset in the chunk and a number of bytes → these.
+        max_level: As `read_values` has it.
+
+    Returns:
+        int64 [rows] each; None: they lie otherwise, or some are null or empty.
+
+    Raises:
+        ValueError, IndexError: It is damaged.
+    """
+    if page.encoding != _PLAIN:
+        return None
+    position, end = page.offset + max(0, page.levels), page.offset + page.stored
+    if max_level:
+        first, length = page.offset, page.levels
+        if page.levels < 0:
+            first += 4
+            length = int.from_bytes(read(page.offset, 4), "little")
+            position = first + length
+        if position > end:
+            raise ValueError("its levels do not fit their page")
+        levels = _runs(read(first, length), bit_width=max_level.bit_length(), count=page.rows)
+        if np.any(levels != max_level):
+            return None
+    if page.stored < page.rows * _LONG:
+        found = _plain(read(position, end - position), 0, page.rows)
+        starts, sizes = np.array(found[0], np.int64) + position, np.array(found[1], np.int64)
+    else:
+        places = []
+        for _ in range(page.rows):
+            if position + 4 > end:
+                raise ValueError("a page ends too soon")
+            size = int.from_bytes(read(position, 4), "little")
+            places.append((position + 4, size))
+            position += 4 + size
+        if position > end:
+            raise ValueError("a page ends too soon")
+        starts, sizes = np.array(places, np.int64).reshape(-1, 2).T
+    return (starts, sizes) if np.all(sizes > 0) else None
+
+
 def _cut(data: bytes, start: int, length: int) -> bytes:
     if length < 0 or start + length > len(data):
         raise ValueError("a page ends too soon")
@@ -226,8 +276,9 @@ def _runs(data: bytes, *, bit_width: int, count: int) -> NDArray[np.int64]:
         if not number:
             raise ValueError("an empty run")
         if header & 1:
-            packed = np.frombuffer(_cut(data, position, number * bit_width), np.uint8)
-            bits = np.unpackbits(packed, bitorder="little").reshape(8 * number, bit_width)
+            wanted = min(number, (count - filled + 7) // 8)  # groups of eight
+            packed = np.frombuffer(_cut(data, position, wanted * bit_width), np.uint8)
+            bits = np.unpackbits(packed, bitorder="little").reshape(8 * wanted, bit_width)
             values = bits.astype(np.int64) @ (1 << np.arange(bit_width, dtype=np.int64))
             position += number * bit_width
         else:

@@ -18,6 +18,12 @@ from sercli.runs.reading import shown
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# What to do about rows that are paths.
+EMBED = (
+    'embed the images: `ds.with_format("arrow").map(embed_table_storage, batched=True)` of '
+    "datasets.table; or give a list of the paths"
+)
+
 
 @dataclass(frozen=True)
 class FileRows:

@@ -1,4 +1,4 @@
-"""The same few images as class folders, and what writes them as tables: pyarrow alone, and datasets."""
+"""The same few images as class folders, and as tables."""
 
 import io
 import json
