@@ -72,15 +72,17 @@ def _of_state(folder: Path) -> tuple[str, ...]:
             "that is not read",
             "save it again with `dataset.flatten_indices().save_to_disk(DIR)`",
         )
-    files = [one.get("filename") for one in told.get("_data_files", []) if isinstance(one, dict)]
-    for name in files:
-        if not _is_plain(name):
+    files: list[str] = []
+    for one in told.get("_data_files") or []:
+        name = one.get("filename") if isinstance(one, dict) else one
+        if not isinstance(name, str) or not _is_plain(name):
             raise UserError(f"{folder / STATE} names the file {shown(name)}", "they lie beside it")
+        files.append(name)
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing", f"{STATE} beside it names it")
     if not files:
         raise UserError(f"{folder / STATE} names no files", "`save_to_disk` writes `_data_files`")
-    return tuple(os.path.abspath(folder / str(name)) for name in files)
+    return tuple(os.path.abspath(folder / name) for name in files)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -215,7 +217,7 @@ def _images(
     """
     import pyarrow as pa
 
-    whole = batch.column(batch.schema.get_field_index(columns.image))
+    whole: Any = batch.column(batch.schema.get_field_index(columns.image))
     images = whole.field("bytes") if columns.in_struct else whole
     if nulls := max(whole.null_count, images.null_count):
         raise UserError(
@@ -228,8 +230,8 @@ def _images(
         return np.zeros(0, np.int64), np.zeros(0, np.int64), names
     _, places, data = images.buffers()
     wide = np.int64 if pa.types.is_large_binary(images.type) else np.int32
-    ends = np.frombuffer(places, wide, len(images) + 1, images.offset * np.dtype(wide).itemsize)
-    ends = ends.astype(np.int64)
+    skipped = images.offset * np.dtype(wide).itemsize
+    ends = np.frombuffer(places, wide, len(images) + 1, skipped).astype(np.int64)
     length = 0 if data is None else data.size
     if ends[0] < 0 or np.any(np.diff(ends) < 0) or ends[-1] > length:
         raise ValueError("places of images lead out of their buffer")
@@ -240,4 +242,6 @@ def _images(
             "images are read where they lie",
             "write it without compression, as `save_to_disk` does",
         )
-    return start + ends[:-1], np.diff(ends), names
+    starts: NDArray[np.int64] = start + ends[:-1]
+    sizes: NDArray[np.int64] = np.diff(ends)
+    return starts, sizes, names

@@ -92,10 +92,10 @@ def find_columns(schema: pa.Schema, file: str) -> Columns:
     rest = [name for name in schema.names if _is_bytes(schema.field(name).type)]
     able = [name for name in [*some, *(rest if len(rest) == 1 else [])] if _has(schema, name)]
     if not able:
-        names = ", ".join(map(shown, schema.names[:8])) or "none"
+        listed = ", ".join(map(shown, schema.names[:8])) or "none"
         more = f" and {len(schema.names) - 8} more" if len(schema.names) > 8 else ""
         raise UserError(
-            f"{file} has no column of images (its columns: {names}{more})",
+            f"{file} has no column of images (its columns: {listed}{more})",
             "images are a column `image` of struct{bytes, path}, or of bytes",
         )
     image = able[0]

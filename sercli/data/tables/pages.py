@@ -309,12 +309,11 @@ def _page(header: dict[int, Any], *, offset: int, first: int) -> Page:
         raise Unfamiliar(f"values of encoding {encoding}")
     if second and told.get(6):
         raise Unfamiliar("lists")
-    numbers = header.get(3), header.get(2), told.get(1), told.get(5, 0) if second else -1
-    if not all(isinstance(number, int) for number in numbers):
+    numbers = [header.get(3), header.get(2), told.get(1), told.get(5, 0) if second else -1]
+    whole = [number for number in numbers if isinstance(number, int)]
+    if len(whole) < len(numbers):
         raise ValueError("a header that lacks a number")
-    stored, size, rows, levels = numbers
-    assert stored is not None
-    assert size is not None
+    stored, size, rows, levels = whole
     if second and not 0 <= levels <= stored:
         raise ValueError("levels that do not fit their page")
     return Page(
