@@ -1,8 +1,8 @@
 """Which images there are in a set of archives, where in which, of which class: listed once, kept.
 
-The list is kept (`images.kept`) while every archive has the times, the size and the identity that
-it had before it was listed, as lists of folders are. What cannot be read is a fault, and a list
-with faults is not kept, as they may be mended.
+The list is kept (`images.kept`) while every archive, and every file beside them that told classes,
+has the times, the size and the identity that it had before it was read, as lists of folders are.
+What cannot be used is a fault, and a list with faults is not kept, as they may be mended.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,23 +21,26 @@ from numpy.typing import NDArray
 from sercli.data.images import kept
 from sercli.data.images.files import StoredImages
 from sercli.data.images.listing import Stamp, printable
-from sercli.data.images.order import first_twice, numbered, ordered
+from sercli.data.images.order import numbered, ordered
 from sercli.data.images.stored import Span
-from sercli.errors import from_os_error
+from sercli.errors import SerError, from_os_error, shortened
+from sercli.visible import counted
 
-_MAGIC = b"ser's list of archived images, 1\n"
+_MAGIC = b"ser's list of archived images, 2\n"
 _NUM_ARRAYS = 7
 _SETTLED_NS = 2_000_000_000  # as `manifest` has it: a change within a tick of FAT's clock
 
 
 @dataclass(frozen=True)
 class Members:
-    """The images in some archives, about 60 bytes an image.
+    """The images of a split in some archives, about 70 bytes an image.
 
     Attributes:
         files: The archives, absolute paths.
+        beside: Other files that the list depends on: they tell classes.
+        form: How the archives were read, in words: "class folders".
         classes: Names; none: the images have no labels.
-        stamps: int64 [F, 5], each archive's `Stamp`, from just before it was read.
+        stamps: int64 [F + B, 5], each file's `Stamp`, from just before it was read.
         archive: int32 [N], which each image is in; images in the order of `images.order`.
         offset: int64 [N], where its bytes begin.
         size: int64 [N], how many they are.
@@ -48,6 +52,8 @@ class Members:
     """
 
     files: tuple[str, ...]
+    beside: tuple[str, ...]
+    form: str
     classes: tuple[str, ...]
     stamps: NDArray[np.int64]
     archive: NDArray[np.int32]
@@ -75,22 +81,28 @@ class Members:
 
 
 class Found:
-    """Collects what archives hold, column by column: a million images are some 150 MB.
+    """Collects the images of a split, column by column: a million are some 150 MB.
+
+    Args:
+        form: As `Members` has it.
 
     Attributes:
         passed_over: As `Members` has it.
         faults: As `Members` has it.
+        archive: Which archive each image is in.
     """
 
-    def __init__(self) -> None:
-        self.names: list[bytes] = []
-        self.told: list[str] = []
+    def __init__(self, form: str) -> None:
+        self.form = form
         self.passed_over: Counter[str] = Counter()
         self.faults: list[str] = []
-        self._archive, self._offset, self._size = array("i"), array("q"), array("q")
+        self.archive = array("i")
+        self._names: list[bytes] = []
+        self._told: list[str | None] = []
+        self._offset, self._size = array("q"), array("q")
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._names)
 
     def add(self, name: bytes, told: str | None, *, archive: int, offset: int, size: int) -> None:
         """An image.
@@ -102,10 +114,9 @@ class Found:
             offset: Where its bytes begin.
             size: How many they are.
         """
-        self.names.append(name)
-        if told is not None:
-            self.told.append(told)
-        self._archive.append(archive)
+        self._names.append(name)
+        self._told.append(told)
+        self.archive.append(archive)
         self._offset.append(offset)
         self._size.append(size)
 
@@ -114,34 +125,30 @@ class Found:
         files: Sequence[str],
         stamps: NDArray[np.int64],
         *,
+        beside: Sequence[str] = (),
         classes: Sequence[str] | None = None,
+        key: Callable[[bytes], bytes] | None = None,
     ) -> Members:
         """What was found, in order.
 
         Args:
             files: The archives.
-            stamps: int64 [F, 5], of each.
+            stamps: int64 [F + B, 5], of each, and of each of `beside`.
+            beside: Other files that the list depends on.
             classes: Names of classes that are told by their index; None: what is told is a name.
+            key: What of a name must stand once; None: all of it.
         """
-        labels = np.zeros(len(self), np.int64)
-        names: tuple[str, ...] = ()
-        if self.told and len(self.told) < len(self):
-            lacking = len(self) - len(self.told)
-            self.faults.append(f"{lacking:,} of {len(self):,} images have no label")
-        elif self.told and classes is None:
-            names, labels = numbered(self.told)
-        elif self.told and classes is not None:
-            names, labels = tuple(classes), self._indices(len(classes))
-        order = ordered(self.names, labels)
-        if (twice := first_twice(self.names, order)) is not None:
-            one, other = (os.path.basename(files[self._archive[index]]) for index in twice)
-            self.faults.append(f"{printable(self.names[twice[0]])} stands twice ({one}, {other})")
-        joined, starts = kept.join([self.names[index] for index in order.tolist()])
+        names, labels = self._classes(classes)
+        order = ordered(self._names, labels)
+        self._refuse_names_twice(files, key)
+        joined, starts = kept.join([self._names[index] for index in order.tolist()])
         return Members(
             files=tuple(files),
+            beside=tuple(beside),
+            form=self.form,
             classes=names,
             stamps=stamps,
-            archive=np.array(self._archive, np.int32)[order],
+            archive=np.array(self.archive, np.int32)[order],
             offset=np.array(self._offset, np.int64)[order],
             size=np.array(self._size, np.int64)[order],
             labels=labels[order],
@@ -151,48 +158,113 @@ class Found:
             faults=tuple(self.faults),
         )
 
-    def _indices(self, num_classes: int) -> NDArray[np.int64]:
+    def _classes(self, classes: Sequence[str] | None) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Names, and the label of each image."""
         labels = np.zeros(len(self), np.int64)
-        for index, told in enumerate(self.told):
-            if told.isascii() and told.isdigit() and int(told) < num_classes:
-                labels[index] = int(told)
-            else:
-                self.faults.append(
-                    f"{printable(self.names[index])} has the label {told}, and there are "
-                    f"{num_classes} classes: 0…{num_classes - 1}"
-                )
-        return labels
+        told = [one for one in self._told if one is not None]
+        if not told:
+            return (), labels
+        if len(told) < len(self):
+            lacking = next(i for i, one in enumerate(self._told) if one is None)
+            self.faults.append(
+                f"{len(self) - len(told):,} of {counted(len(self), 'image')} have no label, "
+                f"{shortened(printable(self._names[lacking]))} for one; either each image has one "
+                "or none has; pack what is missing"
+            )
+            return (), labels
+        if classes is None:
+            return numbered(told)
+        places = {str(index): index for index in range(len(classes))}
+        if not all(one.isascii() and one.isdigit() for one in told):
+            return numbered(told)
+        outside = [index for index, one in enumerate(told) if one not in places]
+        if outside:
+            first = outside[0]
+            self.faults.append(
+                f"{counted(len(outside), 'label')} out of range, {told[first]} of "
+                f"{shortened(printable(self._names[first]))} for one; {len(classes):,} classes are "
+                f"numbered 0…{len(classes) - 1}; mend the labels or the list of classes"
+            )
+        return tuple(classes), np.array([places.get(one, 0) for one in told], np.int64)
+
+    def _refuse_names_twice(
+        self, files: Sequence[str], key: Callable[[bytes], bytes] | None
+    ) -> None:
+        """Identifiers must tell images apart."""
+        keys = self._names if key is None else list(map(key, self._names))
+        if len(set(keys)) == len(keys):
+            return
+        several = [one for one, number in Counter(keys).items() if number > 1]
+        where = [files[self.archive[i]] for i, one in enumerate(keys) if one == several[0]]
+        more = f" and {len(several) - 1:,} more stand" if several[1:] else " stands"
+        self.faults.append(
+            f"{shortened(printable(several[0]))}{more} more than once (in "
+            f"{' and '.join(os.path.basename(file) for file in where[:2])}); names tell images "
+            "apart; pack each image once"
+        )
+
+
+Scan = Callable[[Sequence[str], NDArray[np.int64]], Mapping[str, Members]]
 
 
 def read_members(
-    files: Sequence[str],
-    scan: Callable[[Sequence[str], NDArray[np.int64]], Members],
-    *,
-    rule: str,
+    files: Sequence[str], scan: Scan, *, rules: Mapping[str, str], wanted: str
 ) -> Members:
     """The images in archives, from the list that is kept where it still holds, otherwise by `scan`.
 
     Args:
         files: The archives, absolute paths.
-        scan: Lists them; given their stamps from before.
-        rule: What else the list depends on: which split, how labels are told. Part of its key.
+        scan: Lists them, given their stamps from before: a list for each split of `rules`.
+        rules: Split → what else its list depends on: part of its key.
+        wanted: Which split.
 
     Raises:
         UserError: An archive cannot be looked at, or as `scan`.
     """
-    stamps = np.array([_stamp(file) for file in files], np.int64).reshape(-1, len(fields(Stamp)))
+    places = {split: _place(files, rule) for split, rule in rules.items()}
+    if (found := _kept(places[wanted], files)) is not None:
+        return found
+    with kept.by_one(places[wanted]):
+        if (found := _kept(places[wanted], files)) is not None:
+            return found  # another process has made it
+        stamps = stamps_of(files)
+        started = time.time_ns()
+        lists = scan(files, stamps)
+        for split, place in places.items():
+            found = lists[split]
+            settled = np.all(np.abs(started - found.stamps[:, :2]) >= _SETTLED_NS)
+            if place is not None and settled and not found.faults:
+                kept.store(place, pack(found))
+        return lists[wanted]
+
+
+def _place(files: Sequence[str], rule: str) -> Path | None:
     key = "\0".join([rule, *files]).encode("utf-8", "surrogateescape")
-    place = kept.place_of(key, kind="archives")
+    return kept.place_of(key, kind="archives")
+
+
+def _kept(place: Path | None, files: Sequence[str]) -> Members | None:
+    """The list that is kept, if nothing that it depends on has changed."""
     content = None if place is None else kept.stored(place)
     found = None if content is None else unpack(content, files)
-    if found is not None and np.array_equal(found.stamps, stamps):
-        return found
-    started = time.time_ns()
-    found = scan(files, stamps)
-    settled = np.all(np.abs(started - stamps[:, :2]) >= _SETTLED_NS)
-    if place is not None and settled and not found.faults:
-        kept.store(place, pack(found))
-    return found
+    if found is None:
+        return None
+    stamps = stamps_of(files)
+    try:
+        stamps = np.concatenate([stamps, stamps_of(found.beside)])
+    except (SerError, ValueError):
+        return None  # what told classes is gone; a path of a list made by hand may hold a NUL
+    return found if np.array_equal(found.stamps, stamps) else None
+
+
+def stamps_of(files: Sequence[str]) -> NDArray[np.int64]:
+    """int64 [F, 5], each file's `Stamp`.
+
+    Raises:
+        UserError: One cannot be looked at.
+    """
+    rows = [_stamp(file) for file in files]
+    return np.array(rows, np.int64).reshape(-1, len(fields(Stamp)))
 
 
 def _stamp(file: str) -> list[int]:
@@ -209,6 +281,8 @@ def pack(members: Members) -> bytes:
     """A list as it is stored."""
     facts = {
         "files": [os.fsencode(file).hex() for file in members.files],
+        "beside": [os.fsencode(file).hex() for file in members.beside],
+        "form": members.form,
         "classes": members.classes,
         "passed_over": dict(members.passed_over),
     }
@@ -233,6 +307,8 @@ def unpack(content: bytes, files: Sequence[str]) -> Members | None:
         stamps, archive, offset, size, labels, names, starts = parts
         members = Members(
             files=tuple(files),
+            beside=tuple(os.fsdecode(bytes.fromhex(file)) for file in told["beside"]),
+            form=str(told["form"]),
             classes=tuple(str(name) for name in told["classes"]),
             stamps=np.frombuffer(stamps, "<i8").astype(np.int64).reshape(-1, len(fields(Stamp))),
             archive=np.frombuffer(archive, "<i4").astype(np.int32),
@@ -251,12 +327,12 @@ def unpack(content: bytes, files: Sequence[str]) -> Members | None:
 def _is_whole(members: Members) -> bool:
     """Whether all indices lie in their ranges, and all parts in their archives."""
     number, num_classes = len(members), max(1, len(members.classes))
-    if len(members.stamps) != len(members.files):
+    if len(members.stamps) != len(members.files) + len(members.beside):
         return False
     columns = (members.offset, members.size, members.labels)
     if any(len(column) != number for column in columns):
         return False
-    if not number:
+    if not number:  # a split that there is not is kept, too
         return kept.are_names(members.names, members.starts, number)
     return bool(
         members.archive.min() >= 0

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,23 @@ def stored(path: Path) -> bytes | None:
             return file.read()
     except Exception:
         return None  # whatever it is, it is made again
+
+
+@contextmanager
+def by_one(path: Path | None) -> Iterator[None]:
+    """Within it a list is made: other processes that would make the same wait, and find it kept.
+
+    Where nothing is kept, or files cannot be locked, each makes its own.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError, ImportError):
+            if path is not None:
+                import fcntl
+
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(open(path.with_suffix(".lock"), "wb"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 # -- As bytes -------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """What in a folder is data: one rule for every scan, and files opened only if they are regular.
 
 Passed over, at any depth, are names that begin with a dot and those that file servers, systems and
-archivers add (`_ADDED`): no data set has a class or an image of such a name. Links are followed. A
-file must be regular: opening a pipe would wait for somebody to write into it.
+archivers add (`_ADDED`, PaxHeader): no data set has a class or an image of such a name. Links are
+followed. A file must be regular: opening a pipe would wait for somebody to write into it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def added_as(name: bytes) -> str | None:
         return known
     if name.startswith(b"."):
         return "._*" if name.startswith(b"._") else ".*"
-    return None
+    return "PaxHeader*" if name.startswith(b"PaxHeader") else None  # of a tar that was not known
 
 
 def has_suffix(name: bytes, suffixes: Collection[str] = SUFFIXES) -> bool:

@@ -128,7 +128,9 @@ class _OpenFiles:
     def descriptor(self, span: Span) -> int:
         key = (span.path, span.length, span.mtime_ns)
         found = self._descriptors.get(key)
-        if found is None:
+        if found is not None:
+            _require_as_listed(span, os.fstat(found))  # it may be written anew in place
+        else:
             found = self._descriptors[key] = _open_as_listed(span)
             while len(self._descriptors) > _OPEN_AT_ONCE:
                 os.close(self._descriptors.popitem(last=False)[1])
@@ -141,11 +143,14 @@ _opened = _OpenFiles()
 
 def _open_as_listed(span: Span) -> int:
     with open_regular(span.path) as file:
-        status = os.fstat(file.fileno())
-        if (status.st_size, status.st_mtime_ns) != (span.length, span.mtime_ns):
-            raise UserError(
-                f"{span.path} has changed since the images in it were listed",
-                "what is read of an archive is where its list says",
-                "repeat the command: it is listed anew",
-            )
+        _require_as_listed(span, os.fstat(file.fileno()))
         return os.dup(file.fileno())
+
+
+def _require_as_listed(span: Span, status: os.stat_result) -> None:
+    if (status.st_size, status.st_mtime_ns) != (span.length, span.mtime_ns):
+        raise UserError(
+            f"{span.path} has changed since the images in it were listed",
+            "what is read of an archive is where its list says",
+            "repeat the command: it is listed anew",
+        )

@@ -1,0 +1,94 @@
+"""Is a set of archives fit for use? What is in them is read where it lies; nothing is unpacked."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from sercli.data.archives.finding import ArchiveSet, find_archives, missing_from_series
+from sercli.data.archives.members import ArchivedImages, Members
+from sercli.data.archives.opening import list_split
+from sercli.data.images.check import (
+    CheckReport,
+    Fact,
+    Reading,
+    SplitReport,
+    class_facts,
+    passed_over_notes,
+    read_files,
+)
+from sercli.data.images.folder import class_differences, some
+from sercli.errors import UserError
+from sercli.visible import counted
+
+
+def check_archives(path: str, reading: Reading) -> CheckReport:
+    """Check archives and read every image in them.
+
+    Args:
+        path: As `find_archives` takes it.
+        reading: How images are read.
+
+    Raises:
+        UserError: Archives are missing, or one changes while it is read.
+        RunFailed: A reading process was killed.
+    """
+    named = find_archives(path)
+    problems = missing_from_series(list(named.archives))
+    passed = Counter(named.passed_over)
+    if left_out := named.left_out():
+        passed["archives of test"] += len(left_out)
+    lists: dict[str, Members] = {}
+    reports: list[SplitReport] = []
+    for split in ("train", "val"):
+        try:
+            members = list_split(named, split)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        passed += Counter(members.passed_over)
+        problems += [fault for fault in members.faults if fault not in problems]
+        if split == "train" and not len(members):
+            problems.append(f"{path} holds no image")
+        if not len(members):
+            continue
+        lists[split] = members
+        source = ArchivedImages(members, name=path, split=split)
+        report = read_files(source, _facts(members), reading, name=split)
+        reports.append(report)
+        problems += [*report.problems, *_empty_classes(members, split)]
+    if len(lists) > 1:
+        train, val = (lists[split].classes for split in ("train", "val"))
+        problems += class_differences(train, val)
+    return CheckReport(
+        tuple(reports),
+        tuple(problems),
+        taken_as=_taken_as(named, lists),
+        notes=passed_over_notes(passed),
+    )
+
+
+def _taken_as(named: ArchiveSet, lists: dict[str, Members]) -> str:
+    """E.g. "64 archives; train: class folders"."""
+    forms = dict.fromkeys(members.form for members in lists.values())
+    told = [f"{split}: {members.form}" for split, members in lists.items()]
+    how = next(iter(forms)) if len(forms) == 1 else ", ".join(told)
+    return f"{counted(len(named.archives), 'archive')} of {how}" if how else "archives"
+
+
+def _facts(members: Members) -> dict[str, Fact]:
+    used = len(np.unique(members.archive))
+    facts: dict[str, Fact] = {"archives": used}
+    if members.classes:
+        return facts | class_facts(members.labels, num_classes=len(members.classes))
+    return facts | {"classes": 0, "images per class": np.zeros(0, np.int64)}
+
+
+def _empty_classes(members: Members, split: str) -> list[str]:
+    """A line where classes are named and have no image."""
+    counts = np.bincount(members.labels, minlength=len(members.classes))
+    empty = [name for name, count in zip(members.classes, counts, strict=False) if not count]
+    if not empty:
+        return []
+    return [f"{split} has no image of {counted(len(empty), 'class')} ({some(empty)})"]

@@ -1,0 +1,173 @@
+"""From what a user named to the images of a split: lists that are kept, or made now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sercli.data.archives.arranging import LABELLED, Holdings, arrange
+from sercli.data.archives.contents import Part, key_of
+from sercli.data.archives.finding import Archive, ArchiveSet, find_archives
+from sercli.data.archives.members import ArchivedImages, Members, read_members, stamps_of
+from sercli.data.archives.scanning import list_parts
+from sercli.data.imagenet_labels import find_validation_labels
+from sercli.data.images.folder import class_differences
+from sercli.data.images.listing import SUFFIXES
+from sercli.errors import UserError
+from sercli.runs.reading import MIB, read_bytes
+
+CLASSES = "classes.txt"
+
+
+def open_archives(path: str, split: str) -> ArchivedImages:
+    """Open one split of a set of archives.
+
+    Raises:
+        UserError: There is no such split or no image, something in it cannot be used, or its
+            classes are not those of train.
+    """
+    named = find_archives(path)
+    members = _sound(named, path, split)
+    if split == "val":
+        train = _sound(named, path, "train").classes
+        if differences := class_differences(train, members.classes):
+            raise UserError(
+                f"{path}: {'; '.join(differences)}", "train and val must hold the same classes"
+            )
+    return ArchivedImages(members, name=path, split=split)
+
+
+def has_split_of_archives(path: str, split: str) -> bool:
+    """Whether there is such a split; what names do not tell, the list of what is in them does.
+
+    Raises:
+        UserError: Archives are missing or cannot be read.
+    """
+    named = find_archives(path)
+    if split == "train":
+        return True
+    return "val" in named.by_split() or len(list_split(named, "val")) > 0
+
+
+def _sound(named: ArchiveSet, path: str, split: str) -> Members:
+    """The list of a split without anything wrong.
+
+    Raises:
+        UserError: Something is.
+    """
+    members = list_split(named, split)
+    if members.faults:
+        more = f" (and {len(members.faults) - 1:,} more such)" if members.faults[1:] else ""
+        raise UserError(f"{members.faults[0]}{more}", remedy="`ser data check` lists all there is")
+    if not len(members):
+        if split == "val":
+            raise UserError(
+                f"{path} has no val images",
+                "names of archives, or folders in them, tell train and val",
+                "name the archives of both",
+            )
+        raise UserError(
+            f"{path} holds no image",
+            f"images are members named *.{{{','.join(SUFFIXES)}}}",
+        )
+    return members
+
+
+def list_split(named: ArchiveSet, split: str) -> Members:
+    """The list of a split, with what is wrong in it; without an image where there is no such split.
+
+    Raises:
+        UserError: An archive cannot be read, or what tells classes is missing or wrong.
+    """
+    groups = named.by_split()
+    inside = None in groups
+    archives = groups[None if inside else split]
+    names = _names_of_classes(named, archives)
+    files = [archive.path for archive in archives]
+
+    def scan(_: Sequence[str], stamps: NDArray[np.int64]) -> Mapping[str, Members]:
+        return _list(named, archives, stamps, names=names, split=None if inside else split)
+
+    told_by = "" if names is None else f"{names} {stamps_of([names]).tolist()}"
+    how = f"{'splits inside' if inside else 'one split'}\n{named.root}\n{told_by}"
+    rules = {one: f"{one}\n{how}" for one in (("train", "val") if inside else (split,))}
+    return read_members(files, scan, rules=rules, wanted=split)
+
+
+def _list(
+    named: ArchiveSet,
+    archives: Sequence[Archive],
+    stamps: NDArray[np.int64],
+    *,
+    names: str | None,
+    split: str | None,
+) -> dict[str, Members]:
+    """List archives.
+
+    Args:
+        named: What they are of.
+        archives: Which.
+        stamps: int64 [F, 5], of each.
+        names: The file that names classes; None: there is none.
+        split: As `arrange` has it.
+    """
+    held = Holdings([archive.stem for archive in archives])
+    inner: list[tuple[int, Part]] = []
+    parts = [Part(archive.path, archive.below) for archive in archives]
+    for number, contents in enumerate(list_parts(parts)):
+        held.take(contents, archive=number)
+        inner += [(number, part) for part in contents.inner]
+    for (number, _), contents in zip(inner, list_parts([part for _, part in inner]), strict=True):
+        held.take(contents, archive=number)
+    beside = [] if names is None else [names]
+
+    def wnids() -> list[str]:
+        folders = dict.fromkeys([*(os.path.dirname(one.path) for one in archives), named.root])
+        labels = find_validation_labels(*map(Path, folders))
+        beside.extend(labels.files)
+        return labels.read()
+
+    classes = None if names is None else _read_names(Path(names))
+    found = arrange(held, split=split, wnids=wnids)
+    rows = np.concatenate([stamps, stamps_of(beside)])
+    return {
+        split: one.members(
+            [archive.path for archive in archives],
+            rows,
+            beside=beside,
+            classes=classes if one.form == LABELLED else None,
+            key=key_of if one.form == LABELLED else None,
+        )
+        for split, one in found.items()
+    }
+
+
+# -- Names of classes that are told by their index ------------------------------------------------
+
+
+def _names_of_classes(named: ArchiveSet, archives: Sequence[Archive]) -> str | None:
+    """The file beside archives, or above them, that names classes; None: there is none."""
+    folders = dict.fromkeys([os.path.dirname(archives[0].path), named.root])
+    places = (os.path.join(folder, CLASSES) for folder in folders)
+    return next((place for place in places if os.path.isfile(place)), None)
+
+
+def _read_names(path: Path) -> list[str]:
+    """A name a line, in the order of the indices.
+
+    Raises:
+        UserError: It names none, or one twice.
+    """
+    text = read_bytes(path, limit=16 * MIB).removeprefix(b"\xef\xbb\xbf")
+    names = [line.strip() for line in text.decode("utf-8", "backslashreplace").rstrip().split("\n")]
+    for number, name in enumerate(names, 1):
+        if not name or name in names[: number - 1]:
+            raise UserError(
+                f"line {number} of {path} {'stands above already' if name else 'is empty'}",
+                "it names the classes, one a line, in the order of their indices",
+            )
+    return names
