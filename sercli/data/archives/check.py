@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from sercli.data.archives.finding import ArchiveSet, find_archives, missing_from_series
-from sercli.data.archives.members import ArchivedImages, Members
+from sercli.data.archives.members import ArchivedImages, Members, called_as
 from sercli.data.archives.opening import list_split
 from sercli.data.images.check import (
     CheckReport,
@@ -59,8 +59,8 @@ def check_archives(path: str, reading: Reading) -> CheckReport:
         reports.append(report)
         problems += [*report.problems, *_empty_classes(members, split)]
     if len(lists) > 1:
-        train, val = (lists[split].classes for split in ("train", "val"))
-        problems += class_differences(train, val)
+        train, val = (lists[split] for split in ("train", "val"))
+        problems += class_differences(train.classes, called_as(train, val).classes)
     return CheckReport(
         tuple(reports),
         tuple(problems),

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from sercli.errors import UserError
 
+# What 1000 classes are called where only their indices are told.
+BARE = tuple(map(str, range(1000)))
+
 
 def imagenet_classes() -> tuple[str, ...]:
     """The 1000 wnids ("n01440764", …), sorted: a label of ImageNet is an index into them."""
@@ -58,31 +61,26 @@ def wnids_of_names(names: Sequence[str]) -> tuple[str, ...] | None:
     return wnids if held else None
 
 
-def wnids_of_images(
-    names: Sequence[bytes], labels: NDArray[np.int64], *, num_classes: int
-) -> tuple[str, ...] | None:
-    """ImageNet's wnids, sorted, where images of 1000 bare indices are named by them in that order.
+def wnids_of_images(names: Sequence[bytes], labels: NDArray[np.int64]) -> tuple[str, ...] | None:
+    """ImageNet's wnids, sorted, where images of `BARE` classes are named by them in that order.
 
     Files of ImageNet's train are called `n01440764_10026.JPEG`. That there are 1000 classes says
     nothing: every image must have the wnid that is its label's.
 
     Args:
         names: [N], of the images; directories before them do not count.
-        labels: int64 [N].
-        num_classes: How many there are.
+        labels: int64 [N], in 0…999.
 
     Returns:
         The wnids; None: not all images are named so.
     """
-    if num_classes != 1000 or not len(names):
-        return None
     wnids = imagenet_classes()
     starts = [f"{wnid}_".encode() for wnid in wnids]
     held = all(
-        0 <= label < 1000 and name.rpartition(b"/")[2].startswith(starts[label])
+        name.rpartition(b"/")[2].startswith(starts[label])
         for name, label in zip(names, labels.tolist(), strict=True)
     )
-    return wnids if held and len(np.unique(labels)) == 1000 else None
+    return wnids if held else None
 
 
 def _plain(name: str) -> str:

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.data.archives.members import Members, read_members
+from sercli.data.images.splits import split_told
 from sercli.data.tables.columns import Columns, find_columns
-from sercli.data.tables.finding import Tables, find_tables, split_told_by
+from sercli.data.tables.finding import Tables, find_tables
 from sercli.data.tables.rows import EMBED, FileRows, Rows
 from sercli.errors import UserError
 from sercli.runs.reading import (
@@ -48,7 +49,7 @@ def find_arrow(path: str) -> Tables:
     if (root / DICTIONARY).is_file():
         files, left_out = {}, 0
         for name in _texts(root / DICTIONARY, "splits"):
-            split = split_told_by(name)
+            split = split_told(name)
             if split in ("train", "val"):
                 files[split] = _of_state(root / name)
             else:
@@ -103,37 +104,28 @@ def _is_plain(name: object) -> bool:
     return isinstance(name, str) and os.path.basename(name) == name and name not in ("", ".", "..")
 
 
-def read_arrow(
-    files: Sequence[str], split: str, *, named: tuple[str, ...] | None = None
-) -> Members:
+def read_arrow(files: Sequence[str], split: str) -> Members:
     """The images in Arrow files, where each begins and its size.
 
     Args:
         files: Absolute paths.
         split: "train" or "val".
-        named: What classes of bare numbers are called; None: nothing says so.
 
     Raises:
         UserError: A file cannot be looked at.
     """
-    rule = "\0".join(["arrow, 1", split, *(named or ())])
-    return read_members(files, functools.partial(_scan, split=split, named=named), rule=rule)
+    scan = functools.partial(_scan, split=split)
+    return read_members(files, scan, rules={split: f"arrow, 1\n{split}"}, wanted=split)
 
 
-def _scan(
-    files: Sequence[str],
-    stamps: NDArray[np.int64],
-    *,
-    split: str,
-    named: tuple[str, ...] | None,
-) -> Members:
-    found = Rows(files)
+def _scan(files: Sequence[str], stamps: NDArray[np.int64], *, split: str) -> dict[str, Members]:
+    found = Rows(files, "arrow")
     for number, file in enumerate(files):
         try:
             _add_file(found, file, number)
         except UserError as error:
             found.faults.append(str(error))
-    return found.members(stamps, split=split, named=named)
+    return {split: found.members(stamps, split=split)}
 
 
 def _add_file(found: Rows, file: str, number: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.archives.members import ArchivedImages, Members
+from sercli.data.archives.members import ArchivedImages, Members, called_as
 from sercli.data.images.check import (
     CheckReport,
     Reading,
@@ -19,7 +19,7 @@ from sercli.data.images.check import (
 from sercli.data.images.decode import Header
 from sercli.data.images.folder import counted, some
 from sercli.data.tables.columns import require_pyarrow
-from sercli.data.tables.opening import Form, differences, members_of
+from sercli.data.tables.opening import Form, differences
 from sercli.data.tables.rows import empty_classes
 from sercli.visible import counted as several
 
@@ -66,7 +66,7 @@ def check_tables(form: Form, path: str, reading: Reading) -> CheckReport:
     if "train" not in tables.files:
         problems.append(f"{path} has no files of train")
     for split in tables.files:
-        found[split] = members = members_of(form, tables, split)
+        found[split] = members = form.read(tables.files[split], split)
         problems += members.faults
         if not len(members):
             continue
@@ -89,7 +89,7 @@ def check_tables(form: Form, path: str, reading: Reading) -> CheckReport:
             )
         notes += images.remarks()
     if len(found) > 1 and not problems:
-        problems += differences(found["train"], found["val"])
+        problems += differences(found["train"], called_as(found["train"], found["val"]))
     return CheckReport(
         tuple(reports),
         tuple(problems),

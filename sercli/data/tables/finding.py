@@ -16,14 +16,10 @@ from pathlib import Path
 
 from sercli.data.images.folder import some
 from sercli.data.images.listing import added_as, has_suffix, list_directory, printable
+from sercli.data.images.splits import split_told
 from sercli.data.registry import SPLITS
 from sercli.errors import UserError
 
-_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 _NUMBERED = re.compile(r"(?P<series>.*?)(?P<number>\d{4,6})-of-(?P<total>\d{4,6})(?P<rest>.*)")
 _LOOKED_AT = 64  # entries of a folder, to tell of what kind it is
 _FOLDERS = 8  # in which tables may lie, to tell the same
@@ -43,12 +39,6 @@ class Tables:
     files: Mapping[str, tuple[str, ...]]
     left_out: Mapping[str, int] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
-
-
-def split_told_by(name: str) -> str | None:
-    """ "train", "val" or "test", by the words of a name; None: it has none of them."""
-    words = re.findall("[a-z]+", name.lower())
-    return next((_WORDS[word] for word in words if word in _WORDS), None)
 
 
 def is_pattern(path: str) -> bool:
@@ -73,7 +63,7 @@ def holds_tables(root: str, suffix: str) -> bool:
         return False  # train/<class>/
     below = [_look(os.path.join(root, one), suffix) for one in here.folders[:_FOLDERS]]
     if here.tables:
-        by_split = any(split_told_by(name) for name in here.tables)
+        by_split = any(split_told(name) for name in here.tables)
         return by_split or not any(one.images for one in below)
     if any(one.tables and not one.images for one in below):
         return True
@@ -81,7 +71,7 @@ def holds_tables(root: str, suffix: str) -> bool:
         _look(os.path.join(root, one, inside), suffix)
         for one, found in zip(here.folders, below, strict=False)
         for inside in found.folders[:_FOLDERS]
-        if split_told_by(inside)
+        if split_told(inside)
     ]
     return any(one.tables and not one.images for one in deeper)
 
@@ -124,7 +114,7 @@ def find_tables(path: str, suffix: str) -> Tables:
     if not os.path.isdir(path):
         found = sorted(glob.glob(path)) if is_pattern(path) else [path]
         files = [one for one in found if one.lower().endswith(f".{suffix}")]
-        told = {split_told_by(os.path.basename(file)) for file in files}
+        told = {split_told(os.path.basename(file)) for file in files}
         if len(told) == 1:  # of one split only: all of it is "train", as with class folders
             return Tables({"train": tuple(map(os.path.abspath, files))})
         return _by_split(path, ((file, os.path.basename(file)) for file in files))
@@ -154,7 +144,7 @@ def _by_split(path: str, files: Iterator[tuple[str, str]], *, series: bool = Fal
     by_split: dict[str | None, list[str]] = {}
     for file, below in files:
         parts = reversed(below.split(os.sep))  # the file's own name says more than its folder's
-        told = next((split for part in parts if (split := split_told_by(part))), None)
+        told = next((split for part in parts if (split := split_told(part))), None)
         by_split.setdefault(told, []).append(os.path.abspath(file))
     if set(by_split) == {None}:
         by_split = {"train": by_split[None]}

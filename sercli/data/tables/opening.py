@@ -6,19 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sercli.data.archives.members import ArchivedImages, Members
+from sercli.data.archives.members import ArchivedImages, Members, called_as
 from sercli.data.images.folder import class_differences
 from sercli.data.tables.arrow import find_arrow, read_arrow
 from sercli.data.tables.columns import require_pyarrow
 from sercli.data.tables.finding import Tables, find_tables
 from sercli.data.tables.parquet import ParquetImages, read_parquet
 from sercli.errors import UserError
-
-
-class _Read(Protocol):
-    def __call__(
-        self, files: Sequence[str], split: str, *, named: tuple[str, ...] | None = None
-    ) -> Members: ...
 
 
 class _Images(Protocol):
@@ -38,7 +32,7 @@ class Form:
 
     title: str
     find: Callable[[str], Tables]
-    read: _Read
+    read: Callable[[Sequence[str], str], Members]
     images: _Images
 
 
@@ -72,20 +66,13 @@ def open_tables(form: Form, path: str, split: str) -> ArchivedImages:
             f"{path} has no files of {split} (there are: {there})",
             "files and folders are told by the words train and val or validation in their names",
         )
-    members = members_of(form, tables, split)
+    members = form.read(tables.files[split], split)
     _refuse(path, members.faults)
     if split == "val" and "train" in tables.files:
-        _refuse(path, differences(members_of(form, tables, "train"), members))
+        train = form.read(tables.files["train"], "train")
+        members = called_as(train, members)
+        _refuse(path, differences(train, members))
     return form.images(members, name=path, split=split)
-
-
-def members_of(form: Form, tables: Tables, split: str) -> Members:
-    """The list of a split; classes of val's bare numbers are called as train's are."""
-    named = None
-    if split == "val" and "train" in tables.files:
-        classes = form.read(tables.files["train"], "train").classes
-        named = None if all(name.isdigit() for name in classes) else classes
-    return form.read(tables.files[split], split, named=named)
 
 
 def differences(train: Members, val: Members) -> list[str]:

@@ -41,9 +41,7 @@ _WORTH_SAYING = 2.0  # times its own bytes that an image costs
 # -- The list --------------------------------------------------------------------------------------
 
 
-def read_parquet(
-    files: Sequence[str], split: str, *, named: tuple[str, ...] | None = None
-) -> Members:
+def read_parquet(files: Sequence[str], split: str) -> Members:
     """The images in parquet files.
 
     `offset` is where an image begins in its file; where `size` is 0, it is its row there.
@@ -51,23 +49,16 @@ def read_parquet(
     Args:
         files: Absolute paths.
         split: "train" or "val".
-        named: What classes of bare numbers are called; None: nothing says so.
 
     Raises:
         UserError: A file cannot be looked at.
     """
-    rule = "\0".join(["parquet, 1", split, *(named or ())])
-    return read_members(files, functools.partial(_scan, split=split, named=named), rule=rule)
+    scan = functools.partial(_scan, split=split)
+    return read_members(files, scan, rules={split: f"parquet, 1\n{split}"}, wanted=split)
 
 
-def _scan(
-    files: Sequence[str],
-    stamps: NDArray[np.int64],
-    *,
-    split: str,
-    named: tuple[str, ...] | None,
-) -> Members:
-    found = Rows(files)
+def _scan(files: Sequence[str], stamps: NDArray[np.int64], *, split: str) -> dict[str, Members]:
+    found = Rows(files, "parquet")
     for number, file in enumerate(files):
         try:
             with open_parquet(file) as table:
@@ -77,7 +68,7 @@ def _scan(
                     found.add(_rows_of(table, columns, found, number, stamp))
         except UserError as error:
             found.faults.append(str(error))
-    return found.members(stamps, split=split, named=named)
+    return {split: found.members(stamps, split=split)}
 
 
 def _rows_of(

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.data.archives.members import Found, Members
-from sercli.data.robustness.imagenet_classes import wnids_of_images
 from sercli.data.tables.columns import Columns
 from sercli.runs.reading import shown
 
@@ -52,10 +51,11 @@ class Rows:
 
     Args:
         files: Absolute paths.
+        form: What they are, in words.
     """
 
-    def __init__(self, files: Sequence[str]) -> None:
-        self.files = files
+    def __init__(self, files: Sequence[str], form: str) -> None:
+        self.files, self.form = files, form
         self.faults: list[str] = []
         self.columns: Columns | None = None
         self._rows: list[FileRows] = []
@@ -100,9 +100,7 @@ class Rows:
         """The rows of the next file."""
         self._rows.append(rows)
 
-    def members(
-        self, stamps: NDArray[np.int64], *, split: str, named: tuple[str, ...] | None = None
-    ) -> Members:
+    def members(self, stamps: NDArray[np.int64], *, split: str) -> Members:
         """All images, in order.
 
         An image is called by its class and its path, as in class folders, if that tells all apart;
@@ -111,14 +109,10 @@ class Rows:
         Args:
             stamps: int64 [F, 5], of the files.
             split: "train" or "val".
-            named: What the classes of bare numbers are called; None: nothing says so.
         """
-        columns = self.columns
-        classes = None if columns is None else columns.names
+        classes = None if self.columns is None else self.columns.names
         paths = [path for one in self._rows for path in one.paths]
         told = [label for one in self._rows for label in one.told]
-        if classes is None and told and columns is not None and not columns.as_text:
-            classes = self._of_numbers(paths, told, named)
         shown_as = told if classes is None else [classes[int(label)] for label in told]
         names = _by_path(paths, shown_as)
         if names is None or len(set(names)) < len(names):
@@ -127,7 +121,7 @@ class Rows:
                 for one in self._rows
                 for row in range(len(one))
             ]
-        found = Found()
+        found = Found(self.form)
         found.faults = list(self.faults)
         position = 0
         for one in self._rows:
@@ -138,19 +132,6 @@ class Rows:
         if not len(found) and not found.faults:
             found.faults.append("its tables have no rows")
         return found.members(self.files, stamps, classes=classes)
-
-    def _of_numbers(
-        self, paths: Sequence[str | None], told: Sequence[str], named: tuple[str, ...] | None
-    ) -> tuple[str, ...] | None:
-        """What classes that are told by bare numbers are called, if anything says so."""
-        labels = np.fromiter(map(int, told), np.int64, len(told))
-        if named is not None:
-            return named if labels.max() < len(named) else None
-        if any(path is None for path in paths):
-            return None
-        number = int(labels.max()) + 1
-        names = [str(path).encode("utf-8", "surrogateescape") for path in paths]
-        return wnids_of_images(names, labels, num_classes=number)
 
 
 def _by_path(paths: Sequence[str | None], classes: Sequence[str]) -> list[bytes] | None:

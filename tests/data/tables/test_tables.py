@@ -14,10 +14,9 @@ from sercli.data.images.check import Reading
 from sercli.data.registry import check_data, find_kind, kind_of
 from sercli.data.robustness.imagenet_classes import imagenet_classes
 from sercli.data.source import UnreadableImage, contents
-from sercli.data.tables import finding
 from sercli.data.tables.pages import find_pages
 from sercli.errors import UserError
-from tests.data.tables.conftest import CLASSES, features, jpeg, rows_of, table
+from tests.data.tables.conftest import CLASSES, features, jpeg, table
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -505,14 +504,3 @@ def test_a_check_notes_what_should_be_known(tmp_path, images):
     assert "called by their rows" in notes
     pq.write_table(table(rows).select(["image"]), tmp_path / "y.parquet")
     assert "have no labels" in " ".join(checked(tmp_path / "y.parquet").notes)
-
-
-def test_names_of_splits():
-    told = finding.split_told_by
-    assert [told(name) for name in ("train-00000", "Training", "x_val.parquet", "valid")] == [
-        "train", "train", "val", "val",
-    ]  # fmt: skip
-    assert told("validation-00000-of-00001.parquet") == "val"
-    assert told("test-00000") == "test"
-    assert told("constrained") is told("interval") is told("0000") is None
-    assert rows_of("val", 1)[0][0] == "val_000.JPEG"
