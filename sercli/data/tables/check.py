@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.archives.members import ArchivedImages, Members, called_as
+from sercli.data.archives.members import Members, called_as
 from sercli.data.images.check import (
     CheckReport,
     Reading,
@@ -20,7 +20,7 @@ from sercli.data.images.decode import Header
 from sercli.data.images.folder import counted, some
 from sercli.data.tables.columns import require_pyarrow
 from sercli.data.tables.opening import Form, differences
-from sercli.data.tables.rows import empty_classes
+from sercli.data.tables.rows import TableImages, empty_classes
 from sercli.visible import counted as several
 
 
@@ -28,7 +28,7 @@ from sercli.visible import counted as several
 class _InRows:
     """A set in the order in which its images lie, so that each page is decoded once."""
 
-    images: ArchivedImages
+    images: TableImages
     order: NDArray[np.int64]
 
     @property
@@ -59,7 +59,7 @@ def check_tables(form: Form, path: str, reading: Reading) -> CheckReport:
     """
     require_pyarrow(path, form.title)
     tables = form.find(path)
-    problems = [*tables.faults]
+    problems = [*tables.faults, *tables.lacking]
     notes = [*passed_over_notes(tables.left_out)]
     reports: list[SplitReport] = []
     found: dict[str, Members] = {}
@@ -70,7 +70,7 @@ def check_tables(form: Form, path: str, reading: Reading) -> CheckReport:
         problems += members.faults
         if not len(members):
             continue
-        images = form.images(members, name=path, split=split)
+        images = form.images(members, name=path, split=split, lacking=())
         order = np.lexsort((members.offset, members.archive))
         facts = {}
         if members.classes:

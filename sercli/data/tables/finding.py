@@ -34,11 +34,13 @@ class Tables:
         files: "train", "val" → absolute paths, sorted by name.
         left_out: What is of neither split → how many files.
         faults: What is wrong with their names, a line each.
+        lacking: Files of a series that are missing, a line for each series.
     """
 
     files: Mapping[str, tuple[str, ...]]
     left_out: Mapping[str, int] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
 
 
 def is_pattern(path: str) -> bool:
@@ -159,29 +161,34 @@ def _by_split(path: str, files: Iterator[tuple[str, str]], *, series: bool = Fal
             )
     names = {"test": "files of test", None: "files whose names tell no split"}
     left_out = {text: len(by_split[one]) for one, text in names.items() if one in by_split}
-    faults = [line for one in kept.values() for line in missing_of(one)] if series else []
-    return Tables(kept, left_out, tuple(faults))
+    told = [look_at_series(one) for one in kept.values()] if series else []
+    faults, lacking = (tuple(line for pair in told for line in pair[place]) for place in (0, 1))
+    return Tables(kept, left_out, faults, lacking)
 
 
-def missing_of(files: tuple[str, ...]) -> list[str]:
-    """What lacks in series of files that say how many they are: `train-00003-of-00294.parquet`."""
+def look_at_series(files: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Series of files that say how many they are: `train-00003-of-00294.parquet`.
+
+    Returns:
+        What is wrong with them, and what lacks; a line each.
+    """
     found: dict[tuple[str, int, str], dict[int, str]] = {}
     for file in files:
         if told := _NUMBERED.fullmatch(os.path.basename(file)):
             key = told["series"], int(told["total"]), told["rest"]
             found.setdefault(key, {})[int(told["number"])] = told["number"]
-    lines = []
+    faults, lacks = [], []
     for (series, total, rest), numbers in found.items():
         lacking = [one for one in range(total) if one not in numbers]
         wide = len(next(iter(numbers.values())))
         names = [f"{series}{one:0{wide}}-of-{total:0{wide}}{rest}" for one in lacking[:5]]
         if lacking:
             more = f" and {len(lacking) - 5:,} more" if len(lacking) > 5 else ""
-            lines.append(f"{len(lacking):,} of {total:,} files lack: {', '.join(names)}{more}")
+            lacks.append(f"{len(lacking):,} of {total:,} files lack: {', '.join(names)}{more}")
     if several := [one for one, times in Counter(key[::2] for key in found).items() if times > 1]:
         totals = sorted(key[1] for key in found if key[::2] == several[0])
-        lines.append(
+        faults.append(
             f"{several[0][0]}* are series of {' and of '.join(map(str, totals))} files: one of "
             "them is an older version"
         )
-    return lines
+    return faults, lacks

@@ -6,17 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sercli.data.archives.members import ArchivedImages, Members, called_as
+from sercli.data.archives.members import Members, called_as
 from sercli.data.images.folder import class_differences
 from sercli.data.tables.arrow import find_arrow, read_arrow
 from sercli.data.tables.columns import require_pyarrow
 from sercli.data.tables.finding import Tables, find_tables
 from sercli.data.tables.parquet import ParquetImages, read_parquet
+from sercli.data.tables.rows import TableImages
 from sercli.errors import UserError
 
 
 class _Images(Protocol):
-    def __call__(self, members: Members, *, name: str, split: str) -> ArchivedImages: ...
+    def __call__(
+        self, members: Members, *, name: str, split: str, lacking: Sequence[str]
+    ) -> TableImages: ...
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,10 @@ PARQUET = Form(
     read_parquet,
     ParquetImages,
 )
-ARROW = Form("a set in Arrow files", find_arrow, read_arrow, ArchivedImages)
+ARROW = Form("a set in Arrow files", find_arrow, read_arrow, TableImages)
 
 
-def open_tables(form: Form, path: str, split: str) -> ArchivedImages:
+def open_tables(form: Form, path: str, split: str) -> TableImages:
     """Open one split of a set of tables.
 
     Args:
@@ -72,7 +75,7 @@ def open_tables(form: Form, path: str, split: str) -> ArchivedImages:
         train = form.read(tables.files["train"], "train")
         members = called_as(train, members)
         _refuse(path, differences(train, members))
-    return form.images(members, name=path, split=split)
+    return form.images(members, name=path, split=split, lacking=tables.lacking)
 
 
 def differences(train: Members, val: Members) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.archives.members import ArchivedImages, Members, read_members
+from sercli.data.archives.members import Members, read_members
 from sercli.data.images.decode import failure
 from sercli.data.images.stored import Span, Where, read_span
 from sercli.data.source import UnreadableImage
@@ -29,7 +29,7 @@ from sercli.data.tables.chunks import (
     places_in,
 )
 from sercli.data.tables.columns import Columns, find_columns
-from sercli.data.tables.rows import EMBED, FileRows, Rows
+from sercli.data.tables.rows import EMBED, FileRows, Rows, TableImages
 from sercli.errors import UserError
 
 if TYPE_CHECKING:
@@ -142,17 +142,20 @@ def _require_bytes(table: pq.ParquetFile, columns: Columns, file: str) -> None:
 # -- As a set --------------------------------------------------------------------------------------
 
 
-class ParquetImages(ArchivedImages):
+class ParquetImages(TableImages):
     """The images of a split that lie in parquet files.
 
     Args:
         members: What there is, of `read_parquet`.
         name: What the user called the set.
         split: "train" or "val".
+        lacking: Files that are missing, in words.
     """
 
-    def __init__(self, members: Members, *, name: str, split: str) -> None:
-        super().__init__(members, name=name, split=split)
+    def __init__(
+        self, members: Members, *, name: str, split: str, lacking: Sequence[str] = ()
+    ) -> None:
+        super().__init__(members, name=name, split=split, lacking=lacking)
         self.by_page = not members.size.all()
         self.chunks: Chunks | None = None
         if self.by_page:
@@ -184,8 +187,9 @@ class ParquetImages(ArchivedImages):
     def remarks(self) -> tuple[str, ...]:
         cost = self.amplification()
         if cost < _WORTH_SAYING:
-            return ()
+            return super().remarks()
         return (
+            *super().remarks(),
             f"{self.name} is compressed parquet: an image at random is read with all that shares "
             f"its page, {cost:,.0f} times its own bytes; `ser data shard`, or --set "
             "data.cache=DIR, makes of it once what is read by the image",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.archives.members import Found, Members
+from sercli.data.archives.members import ArchivedImages, Found, Members
 from sercli.data.tables.columns import Columns
 from sercli.runs.reading import shown
 
@@ -143,6 +143,26 @@ def _by_path(paths: Sequence[str | None], classes: Sequence[str]) -> list[bytes]
         pairs = zip(whole, classes, strict=True)
         whole = [path if "/" in path else f"{name}/{path}" for path, name in pairs]
     return [name.encode("utf-8", "surrogatepass") for name in whole]
+
+
+class TableImages(ArchivedImages):
+    """The images of a split that lie in tables.
+
+    Args:
+        members: What there is.
+        name: What the user called the set.
+        split: "train" or "val".
+        lacking: Files that are missing, in words.
+    """
+
+    def __init__(
+        self, members: Members, *, name: str, split: str, lacking: Sequence[str] = ()
+    ) -> None:
+        super().__init__(members, name=name, split=split)
+        self.lacking = tuple(lacking)
+
+    def remarks(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}: {line}" for line in self.lacking)
 
 
 def empty_classes(members: Members) -> tuple[str, ...]:

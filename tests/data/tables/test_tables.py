@@ -335,10 +335,12 @@ def test_without_pyarrow_one_line_says_so(parquet, saved, monkeypatch):
 def test_a_file_that_lacks_of_a_series(parquet):
     os.remove(parquet / "data" / "train-00001-of-00002.parquet")
     line = "1 of 2 files lack: train-00001-of-00002.parquet"
-    assert line in refused(parquet)
     assert line in checked(parquet).problems
-    some = opened(parquet / "data" / "train-*.parquet")  # who names files means these
+    some = opened(parquet)
     assert len(some) == 17
+    assert some.remarks() == (f"{parquet}: {line}",)
+    some = opened(parquet / "data" / "train-*.parquet")  # who names files means these
+    assert some.remarks() == ()
 
 
 def test_two_series_of_one_split(parquet, images):
