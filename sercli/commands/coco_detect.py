@@ -227,8 +227,8 @@ def _evaluate(
 def _default_data(facts: RunFacts, model: str) -> str:
     from sercli.data.registry import find_kind
 
-    path = facts.setting("data", "path")
-    kind = None if path is None else find_kind(str(path))
+    path = facts.data_path
+    kind = None if path is None else find_kind(path)
     if kind is not None and kind.detector is not None:
         return str(path)
     raise UserError(

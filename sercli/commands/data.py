@@ -157,16 +157,19 @@ def _further_sets(derived: Derived, coco: Detection) -> Iterator[str]:
 
 @app.command()
 def check(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The data set.")],
+    places: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR", help="The data set; several are taken as one."),
+    ],
     fast: Annotated[
         bool, typer.Option("--fast", help="Read only the files' headers, not their pixels.")
     ] = False,
     layout: Annotated[
         str | None,
         typer.Option(
-            help="folder, coco, voc, ade20k, imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 "
-            "(or one of its sets, imagenet-v2-top-images), imagenet-c or imagenet-p. Default: by "
-            "what is in DIR."
+            help="folder, unlabelled, list, archives, parquet, arrow, coco, voc, ade20k, "
+            "imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 (or one of its sets, "
+            "imagenet-v2-top-images), imagenet-c or imagenet-p. Default: by what is in DIR."
         ),
     ] = None,
     classes: Annotated[
@@ -187,12 +190,20 @@ def check(
     Or DIR is in COCO's format (`annotations/instances_*.json`): then also annotations that break a
     rule or do not fit their image, and categories that train and val do not share. Or DIR has
     masks of indices (VOC's or ADE20K's folders): then also images without one, of another size, or
-    with an index of no class.
+    with an index of no class. Or DIR is a tar or zip, a directory of such, or a pattern as
+    'train-{0000..1023}.tar': then also members that cannot be used, keys that stand twice, labels
+    out of range, and a shard missing from a numbered series. Or DIR is a list of images (a path a
+    line, with a label or without): then also lines that name no image, name one twice, or lack a
+    label. Or it has images and no folders, or is `unlabelled:DIR`: images without labels.
+    Or DIR holds parquet or Arrow files as Hugging Face writes them, or is one: then also files that
+    are cut short or have other columns, labels out of range, and rows that hold no image.
     The exit status is 0 if nothing is wrong, otherwise 2.
     """
     from sercli.data.images.check import Reading
     from sercli.data.registry import check_data
+    from sercli.runs.places import joined
 
+    directory = Path(joined([str(place) for place in places]))
     with progress() as update:
         report = check_data(
             directory,

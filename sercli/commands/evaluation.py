@@ -61,32 +61,43 @@ def require_usable(model: ModelOptions, run: RunOptions | None) -> None:
     require_writable(destination(asked_for(model), None if run is None else run.out))
 
 
-def require_images(model: ModelOptions, data: str | None, classes: str | None = None) -> None:
+def require_images(
+    model: ModelOptions, data: str | None, classes: str | None = None, *, labels_for: str = ""
+) -> None:
     """Refuse images that nobody named, or that are not there; torch-free.
 
     Args:
         model: The run directory knows what it was trained on.
         data: As given; None: those.
         classes: As given; None: its own.
+        labels_for: What needs their labels, as `require_labelled` takes it; "": nothing does.
 
     Raises:
-        UserError: In these cases.
+        UserError: In these cases, or they have no labels.
     """
     from sercli.commands.subject import images_of
+    from sercli.data.registry import require_labelled
     from sercli.runs.facts import facts_of
 
     # Nothing is rendered or opened here: the size does not matter.
     facts = facts_of(model.source)
     images = images_of(facts, model.source, data=data, image_size=1, classes=classes)
     images.has("train")
+    if labels_for or images.classes is not None:
+        require_labelled(images.path, labels_for or "--classes")
 
 
 def require_subject(
-    model: ModelOptions, run: RunOptions, data: str | None, classes: str | None = None
+    model: ModelOptions,
+    run: RunOptions,
+    data: str | None,
+    classes: str | None = None,
+    *,
+    labels_for: str = "",
 ) -> None:
     """Refuse what `require_usable` and `require_images` do: all that `resolve_subject` takes."""
     require_usable(model, run)
-    require_images(model, data, classes)
+    require_images(model, data, classes, labels_for=labels_for)
 
 
 def resolve_subject(

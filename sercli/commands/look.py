@@ -29,6 +29,7 @@ from sercli.commands.options import (
     RunOptions,
     option_objects,
     parse_layers,
+    place_of,
 )
 from sercli.commands.printing import progress
 from sercli.errors import UserError
@@ -99,9 +100,10 @@ def look(what: LookOptions, run: RunOptions, model: ModelOptions) -> None:
     numbers, files = _images(what.images)
     layers = parse_layers(what.layers)
     require_usable(model, run)
-    has_data = _has_data(model, what.data)
+    place = place_of(what.data)
+    has_data = _has_data(model, place)
     if has_data or not files:
-        require_images(model, what.data)
+        require_images(model, place)
     from sercli.commands.subject import destination
     from sercli.engine.runtime import choose_device, runtime_for
     from sercli.evals.look import records
@@ -109,7 +111,7 @@ def look(what: LookOptions, run: RunOptions, model: ModelOptions) -> None:
     device = choose_device(run.device)
     runtime = runtime_for(device, run.precision)
     if has_data:
-        subject = resolve_subject(model, run, data=what.data, image_size=what.image_size)
+        subject = resolve_subject(model, run, data=place, image_size=what.image_size)
         loaded, images, tapped = subject.loaded, subject.images, subject.tapped_layer
     else:
         loaded, images, tapped = read_model(model), None, None
@@ -263,7 +265,7 @@ def _neighbours(
             drawing.Neighbour(
                 picture=picture,
                 cosine=float(cosine),
-                label=classes[label],
+                label=classes[label] if classes else "",
                 right=label == own[index] if chosen.labelled else None,
             )
             for picture, cosine, label in zip(

@@ -312,7 +312,7 @@ def images_of(
     Raises:
         UserError: No data set is asked for and there is no recipe that names one.
     """
-    own = facts.setting("data", "path")
+    own = facts.data_path
     path = data or own
     if path is None:
         raise UserError(

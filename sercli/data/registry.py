@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from sercli.data.source import no_labels
 from sercli.data.subset import with_classes, with_share
 from sercli.errors import UserError
 from sercli.runs.places import require_place
@@ -54,6 +55,7 @@ class DataKind(abc.ABC):
         layouts: What `ser data check --layout` takes for it; none: it cannot be checked.
         only_checked: Whether such a directory is opened as class folders all the same, and only
             its check is another.
+        asked_first: Whether it is told by how it is written, before it is looked at as a path.
         asked_last: Whether it takes what no other kind recognises.
         rendered: Whether its images are made from the run's seed, in any number and at any size:
             equal image ids of two seeds are different images then.
@@ -69,6 +71,7 @@ class DataKind(abc.ABC):
     given_as: ClassVar[str] = "a directory"
     layouts: ClassVar[tuple[str, ...]] = ()
     only_checked: ClassVar[bool] = False
+    asked_first: ClassVar[bool] = False
     asked_last: ClassVar[bool] = False
     rendered: ClassVar[bool] = False
     recipes: ClassVar[str] = "imagenet"
@@ -86,17 +89,26 @@ class DataKind(abc.ABC):
         """Whether there is such a split, "train" or "val", without reading its images.
 
         Raises:
-            UserError: It holds no labelled images.
+            UserError: It holds no images that can be trained on.
         """
+
+    def has_labels(self, path: str) -> bool:
+        """Whether its images have labels, as far as names and a few bytes tell.
+
+        Raises:
+            UserError: It cannot be looked at.
+        """
+        del path
+        return True
 
     @abc.abstractmethod
     def open(
         self, path: str, split: str, *, image_size: int, num_images: int | None, seed: int
     ) -> ImageSource:
-        """Open one split as labelled images; see `open_source`.
+        """Open one split as images with or without labels; see `open_source`.
 
         Raises:
-            UserError: It is missing, or holds no labelled images.
+            UserError: It is missing, or holds no images that can be trained on.
         """
 
     def open_detection(
@@ -180,7 +192,7 @@ def _import_kinds() -> None:
 def kinds() -> list[DataKind]:
     """Every kind of data, in the order in which they are asked whether they recognise a path."""
     _import_kinds()
-    return sorted(_KINDS.values(), key=lambda kind: kind.asked_last)
+    return sorted(_KINDS.values(), key=lambda kind: (not kind.asked_first, kind.asked_last))
 
 
 def find_kind(path: str) -> DataKind | None:
@@ -189,8 +201,11 @@ def find_kind(path: str) -> DataKind | None:
     Raises:
         UserError: It is no path: a URL, say.
     """
+    asked = [one for one in kinds() if not one.only_checked]
+    if written := next((o for o in asked if o.asked_first and o.recognises(path)), None):
+        return written
     require_place(path, "data")
-    return next((one for one in kinds() if not one.only_checked and one.recognises(path)), None)
+    return next((one for one in asked if one.recognises(path)), None)
 
 
 def kind_of(path: str) -> DataKind:
@@ -241,7 +256,7 @@ def require_sizes_used(path: str, *, num_train: int | None, num_val: int | None)
         )
 
 
-# -- Labelled images ------------------------------------------------------------------------------
+# -- Images --------------------------------------------------------------------------------------
 
 
 def open_source(
@@ -294,10 +309,24 @@ def has_split(path: str, split: str) -> bool:
     """Whether a data set has a split, without reading its images.
 
     Raises:
-        UserError: `path` is no data set with labelled images.
+        UserError: `path` is no data set with images to train on.
     """
     _require_split_name(split)
     return kind_of(path).has_split(path, split)
+
+
+def require_labelled(path: str, wanted_for: str) -> None:
+    """Refuse a set without labels before it is listed, where names and a few bytes tell.
+
+    Args:
+        path: What a user named.
+        wanted_for: What needs the labels, as `source.require_labels` takes it.
+
+    Raises:
+        UserError: It has none.
+    """
+    if not kind_of(path).has_labels(path):
+        raise no_labels(path, wanted_for)
 
 
 def _require_split_name(split: str) -> None:
@@ -381,6 +410,8 @@ def check_data(
 
 def _checked_as(path: Path, layout: str | None) -> DataKind:
     """The kind of a layout, or of what is there; a directory hides what is rendered by its name."""
+    if layout is None and (kind := find_kind(str(path))) is not None and kind.asked_first:
+        return kind
     require_place(path, "data")
     there = path.exists()
     for kind in kinds():

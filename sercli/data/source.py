@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sercli.errors import SerError
+from sercli.errors import SerError, UserError
 
 _SIZED = 10_000  # files whose size tells whether they are the same
 
@@ -36,13 +36,13 @@ class UnreadableImage(SerError):
 
 
 class ImageSource(abc.ABC):
-    """A labelled set of images, read one at a time. Picklable: it travels to loader workers.
+    """A set of images, read one at a time. Picklable: it travels to loader workers.
 
     Attributes:
         name: What the user called the set: its path, or the name of a rendered one.
         split: "train" or "val".
-        classes: Class names; a label is an index into them.
-        labels: int64 [N], in 0…len(classes)-1.
+        classes: Class names; a label is an index into them. None: the images have no labels.
+        labels: int64 [N], in 0…len(classes)-1; zeros where there are no classes.
     """
 
     name: str
@@ -101,6 +101,29 @@ class ImageSource(abc.ABC):
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         return int(index)
+
+
+def require_labels(source: ImageSource, wanted_for: str) -> None:
+    """Refuse images without labels where the class of each is needed.
+
+    Args:
+        source: The images.
+        wanted_for: What needs them: "kNN", "the linear probe".
+
+    Raises:
+        UserError: They have none.
+    """
+    if not source.classes:
+        raise no_labels(source.name, wanted_for)
+
+
+def no_labels(name: str, wanted_for: str) -> UserError:
+    """The error for a set without labels where the class of each image is needed."""
+    return UserError(
+        f"{name} has no labels",
+        f"{wanted_for} needs the class of every image",
+        "name a set that has them, such as class folders (--data DIR)",
+    )
 
 
 def contents(source: ImageSource) -> dict[str, int | str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sercli.data.images.folder import counted, some
-from sercli.data.source import ImageSource
+from sercli.data.source import ImageSource, require_labels
 from sercli.errors import UserError
 
 
@@ -42,10 +42,10 @@ class Subset(ImageSource):
         self._source, self._indices = source, indices
         self.name, self.split, self.classes = source.name, source.split, classes
         self.restricted = restricted
-        places = np.full(len(source.classes), -1, np.int64)
+        places = np.full(max(1, len(source.classes)), -1, np.int64)
         kept = [source.classes.index(name) for name in classes]
         places[kept] = np.arange(len(kept))
-        self.labels = places[source.labels[indices]]
+        self.labels = places[source.labels[indices]] if classes else source.labels[indices]
 
     def load(self, index: int) -> Image.Image:
         return self._source.load(self._whose(index))
@@ -80,8 +80,9 @@ def with_classes(source: ImageSource, names: Sequence[str]) -> ImageSource:
         names: Class names, in any order: the classes stay in the order of the source.
 
     Raises:
-        UserError: It has no such class.
+        UserError: It has no such class, or none at all.
     """
+    require_labels(source, "data.classes")
     known = set(source.classes)
     if unknown := [name for name in names if name not in known]:
         close = difflib.get_close_matches(unknown[0], source.classes, n=1)
@@ -99,7 +100,7 @@ def with_classes(source: ImageSource, names: Sequence[str]) -> ImageSource:
 
 
 def with_share(source: ImageSource, share: float, *, seed: int) -> ImageSource:
-    """A share of the images of each class; the source itself where the share is 1."""
+    """A share of the images of each class, or of all where there are none; at 1 the source."""
     if share == 1:
         return source
     indices = share_of_each(source, np.arange(len(source)), share, seed=seed)
@@ -129,7 +130,7 @@ def share_of_each(
     labels = source.labels[indices]
     for label in np.unique(labels).tolist():
         members = indices[labels == label]
-        draws = numpy_generator(seed, "share", source.classes[label])
+        draws = numpy_generator(seed, "share", source.classes[label] if source.classes else "")
         taken.append(draws.permutation(members)[: max(1, round(share * len(members)))])
     return np.sort(np.concatenate(taken))
 

@@ -33,6 +33,7 @@ class Plan:
     Attributes:
         schedule: Durations in steps.
         num_images: In the data.
+        labelled: Whether these have labels.
         num_paired: n₂, images of the global batch in b₂.
         views: In words.
         tokens: Patch tokens of a global view.
@@ -42,6 +43,7 @@ class Plan:
 
     schedule: Schedule
     num_images: int
+    labelled: bool
     num_paired: int
     views: str
     tokens: int
@@ -97,6 +99,7 @@ def make_plan(recipe: Recipe, source: ImageSource, *, processes: int = 1) -> Pla
     return Plan(
         schedule,
         len(source),
+        bool(source.classes),
         part.total_paired,
         _describe(objective.plan),
         tokens,
@@ -112,10 +115,11 @@ def _describe(plan: ViewPlan) -> str:
     return f"{', '.join(parts)}; {plan.num_invariant} in the invariance loss"
 
 
-def _part_of(data: Data) -> str:
+def _part_of(data: Data, *, labelled: bool) -> str:
     """What is taken of a set, where that is not all."""
     classes = "" if data.classes is None else f"{counted(len(data.classes), 'class')}, "
-    share = "" if data.share == 1 else f"{100 * data.share:g} % of each class, "
+    whole = "each class" if labelled else "them"
+    share = "" if data.share == 1 else f"{100 * data.share:g} % of {whole}, "
     return classes + share
 
 
@@ -127,8 +131,9 @@ def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Screen) -> No
     rows = {
         "run": str(out),
         "recipe": f"{resolved.name}: {recipe.method.name}{addon}, seed {recipe.seed}",
-        "data": f"{recipe.data.path}, {_part_of(recipe.data)}"
-        f"{counted(plan.num_images, 'image')} of {recipe.data.image_size} px",
+        "data": f"{recipe.data.path}, {_part_of(recipe.data, labelled=plan.labelled)}"
+        f"{counted(plan.num_images, 'image')} of {recipe.data.image_size} px"
+        + ("" if plan.labelled else ", no labels"),
         "model": (
             f"{recipe.model.name}, patches of {recipe.model.patch_size} px: "
             f"{counted(plan.tokens, 'token')}, "

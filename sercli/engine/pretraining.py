@@ -120,6 +120,8 @@ def prepare(
         print_plan(resolved, plan, run.path, console)
         for note in resolved.notes:
             say(note)
+        if not plan.labelled and resolved.recipe.train.monitor_epochs:
+            say(f"note: {source.name} has no labels: the monitor watches for collapse, not kNN")
         flops = count_flops(resolved.recipe, plan.objective)  # a first pass through the loss
         run.update_run(flops=flops.to_json())
         print_flops(resolved.recipe, flops, console)

@@ -185,9 +185,12 @@ def _write_npz(path: Path, rows: Rows, file: FeatureFile, facts: str) -> None:
 
 
 def _beside(file: FeatureFile, facts: str) -> Mapping[str, NDArray[Any]]:
-    return {
+    labelled = {
         "labels": file.source.labels[file.indices],
         "classes": np.array(file.source.classes),
+    }
+    return {
+        **(labelled if file.source.classes else {}),
         "identifiers": np.array(file.identifiers(0, len(file.indices))),
         "facts": np.array(facts),
     }
@@ -199,24 +202,24 @@ def _write_parquet(path: Path, rows: Rows, file: FeatureFile, facts: str) -> Non
     import pyarrow.parquet as pq
 
     width = file.shape[1]
+    classes = np.array(file.source.classes)
+    labelled = [("labels", pa.int64()), ("classes", pa.string())] if len(classes) else []
     schema = pa.schema(
         [
             ("identifiers", pa.string()),
-            ("labels", pa.int64()),
-            ("classes", pa.string()),
+            *labelled,
             ("features", pa.list_(pa.float32(), width)),
         ],
         metadata={"ser": facts},
     )
-    classes = np.array(file.source.classes)
     with pq.ParquetWriter(path, schema) as writer:
         for start, piece in _placed(rows):
             stop = start + len(piece)
             labels = file.source.labels[file.indices[start:stop]]
+            told = [pa.array(labels), pa.array(classes[labels].tolist(), pa.string())]
             columns = [
                 pa.array(file.identifiers(start, stop), pa.string()),
-                pa.array(labels),
-                pa.array(classes[labels].tolist(), pa.string()),
+                *(told if labelled else []),
                 pa.FixedSizeListArray.from_arrays(pa.array(piece.reshape(-1)), width),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))

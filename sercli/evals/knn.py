@@ -19,6 +19,7 @@ from torch import Tensor
 from sercli import distributed
 from sercli.data import ImageSource
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, evaluation_batches
+from sercli.data.source import require_labels
 from sercli.data.subset import class_settings, share_of_each
 from sercli.encoders.loading import LoadedEncoder
 from sercli.encoders.vit import Encoder
@@ -215,9 +216,11 @@ def evaluate(
         progress: Called with the split, the images done, and all of them.
 
     Raises:
-        UserError: No class of `train` has two images to hold one out, or `image_size` does not
-            fit the patch.
+        UserError: The images have no labels, no class of `train` has two images to hold one out,
+            or `image_size` does not fit the patch.
     """
+    for source in (train, *(() if val is None else (val,))):
+        require_labels(source, "kNN")
     loaded = loaded.at(image_size)
     bank, queries = _images(train, val, limit, shots=shots)
     features = functools.partial(

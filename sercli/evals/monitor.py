@@ -25,8 +25,9 @@ _BATCH = 256
 def training_monitor(recipe: Recipe, source: ImageSource, runtime: Runtime) -> Monitor:
     """A function that measures an encoder on up to 2048 training and 1024 validation images.
 
-    Without a validation split the queries are training images that are not in the bank. The
-    numbers are for watching a run; `ser knn` is the protocol.
+    Without a validation split the queries are training images that are not in the bank. Without
+    labels there is no kNN accuracy, and no bank. The numbers are for watching a run; `ser knn` is
+    the protocol.
     """
     draws = numpy_generator(recipe.seed, "monitor")
     order = draws.permutation(len(source)).tolist()
@@ -60,8 +61,15 @@ def training_monitor(recipe: Recipe, source: ImageSource, runtime: Runtime) -> M
 
     def measure(encoder: Encoder) -> dict[str, float]:
         encoder.eval()
-        bank = embed(encoder, source, bank_indices)
         found = embed(encoder, queries, query_indices)
+        signs = {
+            "embedding_std": embedding_std(found) * math.sqrt(found.shape[1]),
+            "effective_rank": effective_rank(found),
+        }
+        if not source.classes:
+            encoder.train()
+            return signs
+        bank = embed(encoder, source, bank_indices)
         encoder.train()
         score = knn_accuracy(
             bank,
@@ -70,10 +78,6 @@ def training_monitor(recipe: Recipe, source: ImageSource, runtime: Runtime) -> M
             torch.from_numpy(queries.labels[query_indices]),
             num_classes=len(source.classes),
         )
-        return {
-            "knn_top1": score.top1,
-            "embedding_std": embedding_std(found) * math.sqrt(found.shape[1]),
-            "effective_rank": effective_rank(found),
-        }
+        return {"knn_top1": score.top1, **signs}
 
     return measure

@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationInfo,
@@ -25,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from sercli.runs.places import joined, parted
 from sercli.runs.text import dump_yaml
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -38,6 +40,29 @@ ViewSetting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
 PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
 
 
+def _as_one(given: Any) -> Any:
+    """Several places as the one text that the rest of ser has for them; anything else as it is."""
+    several = isinstance(given, list | tuple) and bool(given)
+    return joined([str(one) for one in given]) if several else given
+
+
+def _as_written(text: str) -> str | list[str]:
+    """A place, or the list of several, as recipes have them."""
+    places = parted(text)
+    return text if len(places) == 1 else places
+
+
+# A place, or several as one text.
+Places = Annotated[
+    str,
+    BeforeValidator(
+        _as_one,
+        json_schema_input_type=str | Annotated[list[str], Field(min_length=1)],
+    ),
+    PlainSerializer(_as_written),
+]
+
+
 class Section(BaseModel):
     """A group of settings; unknown keys are refused, values do not change once resolved."""
 
@@ -49,8 +74,10 @@ class Section(BaseModel):
 class Data(Section):
     """What is trained on."""
 
-    path: str = Field(
-        "shapes", description="`shapes` or `shapes:scenes` (the embedded world), or a directory"
+    path: Places = Field(
+        "shapes",
+        description="`shapes` or `shapes:scenes` (the embedded world), a directory, archives or a "
+        "list of images; or a list of several, as one set",
     )
     image_size: Count = Field(224, description="side of a view, pixels")
     num_train: Count | None = Field(None, description="training images; embedded world only")

@@ -131,14 +131,13 @@ def test_a_new_kind_shows_wherever_kinds_are_listed(packed, tmp_path):
     with pytest.raises(UserError) as error:
         open_source(str(missing), "train", image_size=16)
     told = (
-        "a data set is a directory or a .npz file or `shapes` or `shapes:scenes` (the embedded "
-        "world)"
+        "a data set is a directory or tar or zip archives or a .npz file or `shapes` or "
+        "`shapes:scenes` (the embedded world)"
     )
     assert told in str(error.value).replace("\n", " ")
 
-    assert "it must be folder, packed, voc, ade20k, coco or one of imagenet-r" in layout_line(
-        packed
-    )
+    told = "it must be folder, archives, packed, voc, ade20k, list, coco, unlabelled or one of"
+    assert told in layout_line(packed)
     for options in ((), ("--layout", "packed")):
         status, printed = run("data", "check", packed, *options)
         assert status != 0

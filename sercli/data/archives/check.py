@@ -45,7 +45,7 @@ def check_archives(path: str, reading: Reading) -> CheckReport:
         try:
             members = list_split(named, split)
         except UserError as error:
-            problems.append(str(error))
+            problems += {str(error)} - {*problems}  # one archive may hold both splits
             continue
         passed += Counter(members.passed_over)
         problems += [fault for fault in members.faults if fault not in problems]
@@ -58,7 +58,7 @@ def check_archives(path: str, reading: Reading) -> CheckReport:
         report = read_files(source, _facts(members), reading, name=split)
         reports.append(report)
         problems += [*report.problems, *_empty_classes(members, split)]
-    if len(lists) > 1:
+    if len(lists) > 1 and all(one.classes for one in lists.values()):  # else nothing to compare
         train, val = (lists[split] for split in ("train", "val"))
         problems += class_differences(train.classes, called_as(train, val).classes)
     return CheckReport(

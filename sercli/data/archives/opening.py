@@ -42,7 +42,8 @@ def open_archives(path: str, split: str) -> ArchivedImages:
     if split == "val":
         train = _sound(named, path, "train")
         members = called_as(train, members)
-        if differences := class_differences(train.classes, members.classes):
+        differences = class_differences(train.classes, members.classes)
+        if train.classes and members.classes and differences:
             raise UserError(
                 f"{path}: {'; '.join(differences)}", "train and val must hold the same classes"
             )

@@ -29,6 +29,7 @@ _NOT_READ = {
 _SPARSE = "is stored sparse; an image is read where it lies, in one piece; pack without tar -S"
 _UNKNOWN = "is of a type that is not read; images are regular files; pack with another tar"
 _LABEL_OF_VOLUME = b"V"
+_TRUNCATED = "it ends behind {}, without tar's end mark; it is truncated; copy or download it again"
 
 
 def list_tar(part: Part, descriptor: int, length: int) -> Contents:
@@ -41,14 +42,13 @@ def list_tar(part: Part, descriptor: int, length: int) -> Contents:
     """
     collector = Collector(part, lambda size, offset: os.pread(descriptor, size, offset))
     file = _Headers(descriptor, part.offset, length)
-    last = "its start"
+    last, before = "its start", -1
     try:
         with tarfile.TarFile(
             fileobj=file,  # type: ignore[arg-type]
             encoding="utf-8",
             errors="surrogateescape",
         ) as archive:
-            before = -1
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # one after another
                 name = member.name.encode("utf-8", "surrogateescape")
@@ -65,6 +65,9 @@ def list_tar(part: Part, descriptor: int, length: int) -> Contents:
                 _add(collector, member, name)
             end = archive.offset
     except (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+        if before >= length:  # what fills the last block is missing as well
+            collector.fault(_TRUNCATED.format(last))
+            return collector.done()
         reason = (str(error) or type(error).__name__).partition("\n")[0]
         what = "it is no tar archive" if last == "its start" else f"it is damaged behind {last}"
         collector.fault(f"{what} ({reason}); copy or download it again")
@@ -90,10 +93,7 @@ def _look_at_end(collector: Collector, file: _Headers, end: int, last: str) -> N
     file.seek(end)
     mark = file.read(_BLOCK)
     if len(mark) < _BLOCK:
-        collector.fault(
-            f"it ends behind {last}, without tar's end mark; it is truncated; copy or download it "
-            "again"
-        )
+        collector.fault(_TRUNCATED.format(last))
     elif mark.strip(b"\0"):
         collector.fault(f"it is damaged behind {last}; copy or download it again")
     elif file.read(_PADDING).strip(b"\0"):

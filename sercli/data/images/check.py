@@ -23,9 +23,12 @@ from sercli.data.images.listing import list_directory
 from sercli.data.robustness.videos import UnreadableVideo
 from sercli.data.source import UnreadableImage
 from sercli.errors import RunFailed, UserError
+from sercli.visible import counted
 
 _CHUNK = 256  # files a task
 _FEW = 2 * _CHUNK  # fewer are read here: starting processes would take longer
+
+_RULE = "every image must be readable and every class filled in each split"
 
 Progress = Callable[[str, int, int], object]
 # What a report says under a name: a number, or numbers whose least, median and greatest are told.
@@ -68,7 +71,7 @@ class CheckReport:
     splits: tuple[SplitReport, ...]
     problems: tuple[str, ...]
     taken_as: str = ""
-    rule: str = "every image must be readable and every class filled in each split"
+    rule: str = _RULE
     notes: tuple[str, ...] = ()
 
 
@@ -103,12 +106,13 @@ class _Findings:
     problems: list[tuple[int, str]]  # index in the split, and its line
 
 
-def check(root: Path, reading: Reading) -> CheckReport:
+def check(root: Path, reading: Reading, *, labelled: bool = True) -> CheckReport:
     """Check a data set and read every image of it.
 
     Args:
         root: A directory of class folders, or of train/ and val/.
         reading: How its files are read.
+        labelled: Whether its folders are classes; otherwise all images below count.
 
     Returns:
         What was found. Problems do not raise, except those below.
@@ -120,6 +124,7 @@ def check(root: Path, reading: Reading) -> CheckReport:
     folders = {split: split_folder(root, split) for split in ("train", "val")}
     reports: list[SplitReport] = []
     problems: list[str] = []
+    loose: dict[Path, int] = {}
     # With splits, what stands beside them as well.
     passed = Counter[str]() if root in folders.values() else list_directory(root).passed_over
     if folders["train"] is None:
@@ -128,20 +133,35 @@ def check(root: Path, reading: Reading) -> CheckReport:
         if folder is None:
             continue
         try:
-            source = ImageFolder(folder, split=split)
+            source = ImageFolder(folder, split=split, labelled=labelled)
         except UserError as error:
             problems.append(str(error))
             continue
-        facts = class_facts(source.labels, num_classes=len(source.classes))
+        facts = {}
+        if labelled:
+            facts = class_facts(source.labels, num_classes=len(source.classes))
+            loose[folder] = len(list_directory(folder).files)
         report = read_files(source, facts, reading, name=split)
         reports.append(report)
         problems.extend(report.problems)
         problems += [fault.said_below(str(folder)) for fault in source.faults if not fault.listed]
         passed += source.passed_over
-    if folders["train"] is not None and folders["val"] is not None:
+    if labelled and folders["train"] is not None and folders["val"] is not None:
         train, val = class_names(folders["train"]), class_names(folders["val"])
         problems.extend(class_differences(train, val))
-    return CheckReport(tuple(reports), tuple(problems), notes=passed_over_notes(passed))
+    notes = [
+        f"{counted(number, 'image')} beside the class folders of {folder} "
+        f"{'is' if number == 1 else 'are'} left out (unlabelled:{folder} takes all, without labels)"
+        for folder, number in loose.items()
+        if number
+    ]
+    return CheckReport(
+        tuple(reports),
+        tuple(problems),
+        taken_as="" if labelled else "images without labels",
+        rule=_RULE if labelled else "every image must be readable",
+        notes=(*notes, *passed_over_notes(passed)),
+    )
 
 
 def passed_over_notes(passed: Mapping[str, int]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from sercli.errors import UserError
 from sercli.runs.places import require_place
 
 _LAYOUT = "the layout is DIR/train/<class>/*.JPEG and DIR/val/<class>/*.JPEG, or DIR/<class>/*.JPEG"
+_NAMED = f"images are files named *.{{{','.join(SUFFIXES)}}}"
 # Folders beside train/ and val/ that are never classes of a flat set.
 _OTHER_SPLITS = {"test", "valid", "validation"}
 
@@ -24,15 +25,18 @@ class ImageFolder(StoredImages):
         root: The folder that holds the class folders.
         name: What the user called the set (the path, by default).
         split: "train" or "val".
+        labelled: Whether there are classes; otherwise all images below `root` are of the set.
 
     Raises:
         UserError: It is missing, no directory, has no class folders or an empty one.
     """
 
-    def __init__(self, root: Path, *, name: str | None = None, split: str = "train") -> None:
+    def __init__(
+        self, root: Path, *, name: str | None = None, split: str = "train", labelled: bool = True
+    ) -> None:
         require_directory(root)
-        self._manifest = read_manifest(root)
-        _require_images(root, self._manifest)
+        self._manifest = read_manifest(root, labelled=labelled)
+        _require_images(root, self._manifest, labelled=labelled)
         self._root = str(root)
         self.name = str(root) if name is None else name
         self.split = split
@@ -120,7 +124,7 @@ def open_folder(root: Path, split: str, *, name: str) -> ImageFolder:
             f"put them in {root / split}/<class>/",
         )
     source = ImageFolder(folder, name=name, split=split)
-    _refuse_faults(folder, source.faults)
+    refuse_faults(folder, source.faults)
     if split == "val" and (train := split_folder(root, "train")) is not None:
         differences = class_differences(class_names(train), source.classes)
         if differences:
@@ -182,7 +186,11 @@ def _is_split(root: Path) -> bool:
     return not others or any(class_names(root / split) for split in splits)
 
 
-def _require_images(root: Path, manifest: Manifest) -> None:
+def _require_images(root: Path, manifest: Manifest, *, labelled: bool) -> None:
+    if not labelled:
+        if not len(manifest):
+            raise UserError(f"no image lies below {root}", _NAMED)
+        return
     if not manifest.classes:
         loose = list_directory(root).files
         held = "images but no class folders" if loose else "no class folders"
@@ -190,19 +198,24 @@ def _require_images(root: Path, manifest: Manifest) -> None:
     if not len(manifest):
         raise UserError(
             f"{root} holds {counted(manifest.classes, 'class folder')} but no image",
-            f"images are files named *.{{{','.join(SUFFIXES)}}}",
+            _NAMED,
             _LAYOUT,
         )
     if empty := empty_classes(manifest):
         raise UserError(
             f"{root} has {counted(empty, 'empty class folder')} ({some(empty)})",
             "every class needs an image",
-            "fill or remove the folder" + ("s" if len(empty) > 1 else ""),
+            f"fill or remove the folder{'s' if len(empty) > 1 else ''}, or name it "
+            f"unlabelled:{root} if folders are no classes",
         )
 
 
-def _refuse_faults(root: Path, faults: Sequence[Fault]) -> None:
-    """A training should not end hours later, when it comes to such a file."""
+def refuse_faults(root: Path, faults: Sequence[Fault]) -> None:
+    """Refuse files that can be none: a training should not end hours later, when it comes to one.
+
+    Raises:
+        UserError: There are any.
+    """
     if faults:
         more = f" (and {len(faults) - 1:,} more such)" if len(faults) > 1 else ""
         raise UserError(

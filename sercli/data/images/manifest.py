@@ -1,4 +1,4 @@
-"""The list of images below a folder of class folders, scanned once and then kept (`kept`).
+"""The list of images below a folder, of class folders or without, scanned once and then kept.
 
 A stored list is used only while each directory seen has the times, the size and the identity that
 it had before it was listed: that shows whatever was added, removed or renamed, also by programs
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.data.images import kept
-from sercli.data.images.listing import Stamp, list_directory, printable
+from sercli.data.images.listing import Listing, Stamp, list_directory, printable
 
 _MAGIC = b"ser's list of images, 2\n"
 # A directory changed this recently may change again within one tick of the file system's clock, so
@@ -35,7 +35,7 @@ class Fault:
     """What lies among the images and cannot be read.
 
     Attributes:
-        path: Below the folder of class folders.
+        path: Below the folder that was listed.
         reason: What it is, such as "a FIFO".
         listed: Whether it has an image's name, so that it is among the files.
     """
@@ -51,13 +51,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The images below one folder of class folders, about 35 bytes a file.
+    """The images below one folder, about 35 bytes a file.
 
     Attributes:
-        root: Absolute path of the folder that holds the class folders.
-        classes: Names of the class folders, sorted.
+        root: Absolute path of the folder that holds the class folders, or all images.
+        classes: Names of the class folders, sorted; none: the images have no labels.
         directories: All directories seen, relative to `root`; the first is the root itself ("").
-        directory_class: int32 [D], each directory's class (-1 for the root).
+        directory_class: int32 [D], each directory's class (-1 for a root of class folders);
+            zeros where there are no labels.
         stamps: int64 [D, 5], each directory's `Stamp`, from just before it was listed.
         file_directory: int32 [N], each file's directory.
         names: uint8, the file names one after another.
@@ -94,18 +95,22 @@ class Manifest:
         return np.bincount(self.labels(), minlength=len(self.classes)).astype(np.int64)
 
 
-def read_manifest(root: Path) -> Manifest:
+def read_manifest(root: Path, *, labelled: bool = True) -> Manifest:
     """The images below `root`, from the cache where it still holds, otherwise by a new scan.
+
+    Args:
+        root: A folder.
+        labelled: Whether its folders are classes, as `scan` has it.
 
     Raises:
         UserError: A directory cannot be listed.
     """
     absolute = os.path.realpath(root)
-    stored = _cache_file(absolute)
-    manifest = None if stored is None else _load(stored, absolute)
+    stored = _cache_file(absolute, labelled=labelled)
+    manifest = None if stored is None else _load(stored, absolute, labelled=labelled)
     if manifest is None:
         started = time.time_ns()
-        manifest = scan(absolute)
+        manifest = scan(absolute, labelled=labelled)
         settled = np.all(np.abs(started - manifest.stamps[:, :2]) >= _SETTLED_NS)
         if stored is not None and settled and not manifest.faults:
             kept.store(stored, pack(manifest))
@@ -115,30 +120,29 @@ def read_manifest(root: Path) -> Manifest:
 # -- scanning ---------------------------------------------------------------------------------
 
 
-def scan(root: str) -> Manifest:
+def scan(root: str, *, labelled: bool = True) -> Manifest:
     """List all images below `root` without looking at the cache.
 
     A class is a first-level folder; images may lie in folders below it; images beside the class
-    folders are left out. Links are followed, but no directory is listed twice for a class. Files
-    are ordered by class, directory and name.
+    folders are left out. Without labels every image below `root` is one of the set. Links are
+    followed, but no directory is listed twice for a class. Files are ordered by class, directory
+    and name.
 
     Raises:
         UserError: A directory cannot be listed.
     """
     top = list_directory(root)
-    directories, classes, stamps = [b""], [-1], [top.stamp]
-    counts = [0]
+    directories, classes, stamps, counts = [b""], [-1], [top.stamp], [0]
     names: list[bytes] = []
     passed = Counter(top.passed_over)
     # What beside the class folders leads nowhere may have been one; a loose file is no image of it.
-    faults = [
-        Fault(name, why, listed=False)
-        for name, why in sorted(top.faults.items())
-        if name not in top.files
-    ]
-    for label, class_folder in enumerate(top.folders):
+    faults = [one for one in _faults_of(b"", top) if not (labelled and one.listed)]
+    starts: list[tuple[bytes, ...]] = [(folder,) for folder in top.folders]
+    if not labelled:
+        classes, counts, names, starts = [0], [len(top.files)], [*top.files], [top.folders]
+    for label, folders in enumerate(starts):
         # Depth first, in sorted order. Links may lead up, or in many ways to one directory.
-        pending, seen = [class_folder], {top.stamp.identity} - {None}
+        pending, seen = [*reversed(folders)], {top.stamp.identity} - {None}
         while pending:
             directory = pending.pop()
             listing = list_directory(os.path.join(os.fsencode(root), directory))
@@ -152,15 +156,12 @@ def scan(root: str) -> Manifest:
             counts.append(len(listing.files))
             names.extend(listing.files)
             passed += listing.passed_over
-            faults += [
-                Fault(os.path.join(directory, name), why, listed=name in listing.files)
-                for name, why in sorted(listing.faults.items())
-            ]
+            faults += _faults_of(directory, listing)
             pending.extend(os.path.join(directory, name) for name in reversed(listing.folders))
     joined, offsets = kept.join(names)
     return Manifest(
         root=root,
-        classes=tuple(printable(name) for name in top.folders),
+        classes=tuple(printable(name) for name in top.folders) if labelled else (),
         directories=tuple(directories),
         directory_class=np.array(classes, np.int32),
         stamps=np.array([stamp.row() for stamp in stamps], np.int64),
@@ -172,17 +173,24 @@ def scan(root: str) -> Manifest:
     )
 
 
+def _faults_of(directory: bytes, listing: Listing) -> list[Fault]:
+    return [
+        Fault(os.path.join(directory, name), why, listed=name in listing.files)
+        for name, why in sorted(listing.faults.items())
+    ]
+
+
 # -- the cache --------------------------------------------------------------------------------
 
 
-def _cache_file(root: str) -> Path | None:
-    return kept.place_of(os.fsencode(root), kind="manifests")
+def _cache_file(root: str, *, labelled: bool) -> Path | None:
+    return kept.place_of(os.fsencode(root), kind="manifests" if labelled else "unlabelled")
 
 
-def _load(path: Path, root: str) -> Manifest | None:
+def _load(path: Path, root: str, *, labelled: bool) -> Manifest | None:
     """The stored list if there is one, it is whole, and no directory has changed since."""
     content = kept.stored(path)
-    manifest = None if content is None else unpack(content, root)
+    manifest = None if content is None else unpack(content, root, labelled=labelled)
     return manifest if manifest is not None and _is_current(manifest) else None
 
 
@@ -209,13 +217,13 @@ def pack(manifest: Manifest) -> bytes:
 _NUM_ARRAYS = 7
 
 
-def unpack(content: bytes, root: str) -> Manifest | None:
-    """What `pack` made of the list of `root`; None: it is anything else."""
+def unpack(content: bytes, root: str, *, labelled: bool = True) -> Manifest | None:
+    """What `pack` made of such a list of `root`; None: it is anything else."""
     try:
         manifest = _parsed(content, root)
     except kept.NOT_OURS:
         return None  # of another version, or made by hand
-    return manifest if _is_whole(manifest) else None
+    return manifest if _is_whole(manifest, labelled=labelled) else None
 
 
 def _parsed(content: bytes, root: str) -> Manifest:
@@ -240,18 +248,21 @@ def _parsed(content: bytes, root: str) -> Manifest:
     )
 
 
-def _is_whole(manifest: Manifest) -> bool:
+def _is_whole(manifest: Manifest, *, labelled: bool) -> bool:
     """Whether all indices lie in their ranges and no name leads out of the folder."""
     num_directories, labels = len(manifest.directories), manifest.directory_class
     files, offsets = manifest.file_directory, manifest.offsets
+    # Files beside class folders are of none.
+    of_root, first, num_classes = (-1, 1, len(manifest.classes)) if labelled else (0, 0, 1)
     return bool(
         num_directories
         and manifest.directories[0] == b""
         and all(map(_leads_down, manifest.directories[1:]))
         and len(labels) == len(manifest.stamps) == num_directories
-        and labels[0] == -1
-        and np.all((labels[1:] >= 0) & (labels[1:] < len(manifest.classes)))
-        and np.all((files > 0) & (files < num_directories))
+        and (labelled or not manifest.classes)
+        and labels[0] == of_root
+        and np.all((labels[1:] >= 0) & (labels[1:] < num_classes))
+        and np.all((files >= first) & (files < num_directories))
         and kept.are_names(manifest.names, offsets, len(files))
         and ord("/") not in manifest.names
     )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.data import ImageSource
+from sercli.data.source import require_labels
 from sercli.data.subset import class_settings
 from sercli.encoders.loading import LoadedEncoder
 from sercli.errors import UserError
@@ -60,8 +61,10 @@ def split_images(train: ImageSource, val: ImageSource | None, options: Options) 
     Without `val`, the test images are those of kNN: a seeded fifth of each class of `train`.
 
     Raises:
-        UserError: Nothing can be held out.
+        UserError: Nothing can be held out, or there are no labels.
     """
+    for source in (train, *(() if val is None else (val,))):
+        require_labels(source, "the linear probe")
     if val is None:
         pool, test = hold_out_test(train)
     else:

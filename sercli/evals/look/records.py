@@ -73,9 +73,9 @@ class Chosen:
                     f"--images {wrong[0]}",
                     f"{source.name}/{source.split} has images 0…{len(source) - 1}",
                 )
-            return cls(source, tuple(asked))
+            return cls(source, tuple(asked), labelled=bool(source.classes))
         drawn = numpy_generator(seed, "look", "images").permutation(len(source))[:num]
-        return cls(source, tuple(sorted(drawn.tolist())))
+        return cls(source, tuple(sorted(drawn.tolist())), labelled=bool(source.classes))
 
     @property
     def names(self) -> list[str]:
@@ -275,7 +275,7 @@ def arrays_of(
     arrays: dict[str, NDArray[Any]] = {
         "image_ids": np.array(chosen.names),
         "labels": chosen.labels,
-        "classes": np.array(classes),
+        "classes": np.array(classes, str),
         "pictures": np.round(255 * seen.pictures).astype(np.uint8),
         "features": seen.features,
         **{f"tokens/block{layer:02d}": tokens for layer, tokens in seen.tokens.items()},

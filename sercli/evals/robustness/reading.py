@@ -20,7 +20,7 @@ from sercli.data.loading import (
     load_batches,
     load_images,
 )
-from sercli.data.source import ImageSource
+from sercli.data.source import ImageSource, require_labels
 from sercli.errors import UserError
 from sercli.evals.common import TOP, Progress, at_most
 from sercli.evals.robustness.classifier import Classifier, Finite
@@ -100,10 +100,11 @@ class InOrder(ImageSource):
     """A set whose labels index another order of the same classes.
 
     Raises:
-        UserError: The classes are not the same.
+        UserError: The classes are not the same, or there are none.
     """
 
     def __init__(self, source: ImageSource, classes: Sequence[str]) -> None:
+        require_labels(source, "robustness")
         places = {name: index for index, name in enumerate(classes)}
         if places.keys() != set(source.classes):
             strange = sorted(places.keys() ^ set(source.classes))

@@ -60,6 +60,10 @@ TRUNCATED = {
         "it ends behind b/1.png, without tar's end mark",
     ),
     "between two images": (WHOLE[: END - 1536], "it ends behind b/1.png, without tar's end mark"),
+    "within what fills a block": (
+        WHOLE[: END - 200],
+        "it ends behind b/2.png, without tar's end mark",
+    ),
     "without an end mark": (WHOLE[:END], "it ends behind b/2.png, without tar's end mark"),
     "damaged": (WHOLE[:1536] + b"y" * 512 + WHOLE[2048:], "it is damaged behind a/0.png"),
     "no tar": (b"y" * 4000, "it is no tar archive (invalid header)"),

@@ -227,7 +227,8 @@ def test_missing_directories_andfiles_of(tmp_path: Path) -> None:
 def test_folders_without_class_folders_or_images(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     _expect(tmp_path / "empty", "holds no class folders; the layout is")
-    _expect(folder(tmp_path / "loose", "a.jpg"), "holds images but no class folders; the layout")
+    loose = folder(tmp_path / "loose", "train/cat/a.jpg", "val/b.jpg")
+    _expect(loose, "val holds images but no class folders; the layout", split="val")
     (tmp_path / "texts/n01").mkdir(parents=True)
     (tmp_path / "texts/n01/a.txt").write_text("x")
     _expect(tmp_path / "texts", "1 class folder but no image")

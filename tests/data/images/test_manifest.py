@@ -32,9 +32,9 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     scanned: list[str] = []
     real = manifest.scan
 
-    def counted(root: str) -> manifest.Manifest:
+    def counted(root: str, **how: bool) -> manifest.Manifest:
         scanned.append(root)
-        return real(root)
+        return real(root, **how)
 
     monkeypatch.setattr(manifest, "scan", counted)
     return scanned

@@ -413,7 +413,7 @@ def test_train_and_val_of_other_classes(parquet, images):
     pq.write_table(table(images["val"], names=("ant", "bee", "cow")), path)
     assert "1 class only in train/ (cat)" in refused(parquet, "val")
     pq.write_table(table(images["val"]).select(["image"]), path)
-    assert "the images of val have no labels" in refused(parquet, "val")
+    assert opened(parquet, "val").classes == ()  # without labels there is nothing to compare
 
 
 def test_arrow_that_is_cut_short_or_compressed(tmp_path, images):
