@@ -674,6 +674,17 @@ def test_a_cell_with_fewer_seeds_says_so(tmp_path: Path) -> None:
     assert (cell.value, cell.seeds) == (51.0, 2)
 
 
+def test_seeds_scored_on_different_numbers_of_images_say_so(tmp_path: Path) -> None:
+    for images, marked in ((100, 0), (50, 1)):
+        runs = [{"seed": seed, "result": {"n": n}} for seed, n in enumerate((100, images))]
+        paths = knn_runs(tmp_path / str(images), *runs)
+        table = compare_runs(paths, Options(group_seeds=True))
+        said = [note.text for note in table.notes if "different numbers of images" in note.text]
+        assert len(said) == marked
+    assert said == ["Its runs were scored on different numbers of images, 50 and 100."]
+    assert table.rows[0].cells["knn/top1"].marks
+
+
 def test_a_seed_cannot_count_twice(tmp_path: Path) -> None:
     paths = knn_runs(tmp_path, {"seed": 1}, {"seed": 1})
     with pytest.raises(UserError, match="both seed 1 of the same recipe"):

@@ -53,7 +53,9 @@ def measure(entry: Entry, spec: Spec, repeats: Repeats | None = None) -> Cell:
         data=_common_data(cells),
         weights=cells[0].weights,
         loaded=next((cell.loaded for cell in cells if cell.loaded), None),
-        warnings=tuple(dict.fromkeys(text for cell in cells for text in cell.warnings)),
+        warnings=tuple(
+            dict.fromkeys([text for cell in cells for text in cell.warnings] + _mixed_sizes(cells))
+        ),
         precision=" and ".join(sorted({cell.precision for cell in cells if cell.precision}))
         or None,
     )
@@ -109,6 +111,15 @@ def _common_data(cells: Sequence[Cell]) -> Scored | None:
         max(data, key=lambda one: one.partial),
         other=others.pop() if len(others) == 1 else "differing by seed",
     )
+
+
+def _mixed_sizes(cells: Sequence[Cell]) -> list[str]:
+    """That a mean is over runs that were scored on more images, and on fewer."""
+    numbers = sorted({cell.data.images for cell in cells if cell.data and cell.data.images})
+    if len(numbers) < 2:
+        return []
+    told = " and ".join(f"{number:,}" for number in numbers)
+    return [f"its runs were scored on different numbers of images, {told}"]
 
 
 def _warnings(result: Result) -> tuple[str, ...]:

@@ -211,6 +211,18 @@ def test_seeds_of_a_row_are_their_mean_with_students_interval(tmp_path: Path) ->
     assert len(re.findall(r"<text[^>]*>MoCo-v3</text>", chart[0])) == 1
 
 
+def test_a_row_of_one_seed_has_no_interval_beside_means_over_seeds(tmp_path: Path) -> None:
+    runs = [bare_run(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    runs.append(bare_run(tmp_path / "ser", addon="ser"))
+    for number, run in enumerate(runs):
+        add(run, "equiv-score", scores(0.6 + number / 100))
+    paths = [run.path for run in runs]
+    for over, known in ((True, [True, False]), (False, [True, True, True])):
+        write_report(paths, tmp_path / "page.html", Options(group_seeds=over))
+        rows = rows_of(tmp_path / "page-figures" / "blocks-1-es-rotation.csv")
+        assert [row["low"] != "" for row in rows[::4]] == known  # four blocks each
+
+
 def test_numbers_by_another_rule_are_another_chart(tmp_path: Path) -> None:
     one, other = (bare_run(tmp_path / name, seed=seed) for seed, name in enumerate("ab"))
     add(one, "equiv-score", scores(0.6))
