@@ -202,6 +202,10 @@ def test_one_seed_is_tested_over_images_if_there_are_predictions(
     # 60 discordant images, all one way: of the mid-p test, half of 2 x 0.5^60.
     assert sure.p_value == pytest.approx(0.5**60, rel=1e-9, abs=0)
     assert "over 128 images of one seed" in str(sure)
+    (compared,) = sure.compared
+    assert compared.difference == pytest.approx(100 * 60 / 128)
+    assert compared.interval is not None
+    assert 0 < compared.interval.low < 100 * 60 / 128 < compared.interval.high  # as signed
     runs("a", 0).joinpath("results", "knn.npz").unlink()
     (without,) = claims(runs, "a above b", seeds=1)
     assert (without.verdict, without.p_value) == ("open", None)
