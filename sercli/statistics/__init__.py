@@ -6,7 +6,6 @@ each interval holds, and what each test finds, is simulated in tests/statistics.
 
 from sercli.statistics.intervals import (
     CONFIDENCE,
-    RESAMPLES,
     Interval,
     Ratio,
     Spread,
@@ -31,7 +30,6 @@ from sercli.statistics.power import power_of_paired_test, smallest_difference
 
 __all__ = [
     "CONFIDENCE",
-    "RESAMPLES",
     "Interval",
     "PairedSeeds",
     "PairedTest",

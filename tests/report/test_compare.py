@@ -674,7 +674,7 @@ def test_a_cell_with_fewer_seeds_says_so(tmp_path: Path) -> None:
     assert (cell.value, cell.seeds) == (51.0, 2)
 
 
-def test_seeds_scored_on_different_numbers_of_images_say_so(tmp_path: Path) -> None:
+def test_seeds_scored_on_different_images_or_with_different_weights_say_so(tmp_path: Path) -> None:
     for images, marked in ((100, 0), (50, 1)):
         runs = [{"seed": seed, "result": {"n": n}} for seed, n in enumerate((100, images))]
         paths = knn_runs(tmp_path / str(images), *runs)
@@ -683,6 +683,9 @@ def test_seeds_scored_on_different_numbers_of_images_say_so(tmp_path: Path) -> N
         assert len(said) == marked
     assert said == ["Its runs were scored on different numbers of images, 50 and 100."]
     assert table.rows[0].cells["knn/top1"].marks
+    runs = [{"seed": seed, "result": {"key": key}} for seed, key in enumerate(("teacher", "ema"))]
+    table = compare_runs(knn_runs(tmp_path / "weights", *runs), Options(group_seeds=True))
+    assert "Its runs were scored with different weights, ema and teacher." in notes(table)
 
 
 def test_seeds_of_a_pair_that_saw_other_images_are_not_tested(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def measure(entry: Entry, spec: Spec, repeats: Repeats | None = None) -> Cell:
         weights=cells[0].weights,
         loaded=next((cell.loaded for cell in cells if cell.loaded), None),
         warnings=tuple(
-            dict.fromkeys([text for cell in cells for text in cell.warnings] + _mixed_sizes(cells))
+            dict.fromkeys([text for cell in cells for text in cell.warnings] + _mixed(cells))
         ),
         precision=" and ".join(sorted({cell.precision for cell in cells if cell.precision}))
         or None,
@@ -113,13 +113,18 @@ def _common_data(cells: Sequence[Cell]) -> Scored | None:
     )
 
 
-def _mixed_sizes(cells: Sequence[Cell]) -> list[str]:
-    """That a mean is over runs that were scored on more images, and on fewer."""
+def _mixed(cells: Sequence[Cell]) -> list[str]:
+    """In what runs differ that a mean is over, although they were measured by one rule."""
     numbers = sorted({cell.data.images for cell in cells if cell.data and cell.data.images})
-    if len(numbers) < 2:
-        return []
-    told = " and ".join(f"{number:,}" for number in numbers)
-    return [f"its runs were scored on different numbers of images, {told}"]
+    told = {
+        "on different numbers of images": [f"{number:,}" for number in numbers],
+        "with different weights": sorted({cell.weights for cell in cells if cell.weights}),
+    }
+    return [
+        f"its runs were scored {how}, {' and '.join(values)}"
+        for how, values in told.items()
+        if len(values) > 1
+    ]
 
 
 def _warnings(result: Result) -> tuple[str, ...]:

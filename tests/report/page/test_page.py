@@ -96,6 +96,13 @@ def test_the_runs_and_how_they_stand(page: Page) -> None:
     assert "Started 2026-01-02." in page.text
 
 
+def test_a_training_of_days_is_told_in_hours(tmp_path: Path) -> None:
+    run = bare_run(tmp_path / "run", timings={"train_seconds": 360_000.0, "steps": 3})
+    write_report([run.path], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert ("100.0 h" in text, "6000.0 min" in text) == (True, False)
+
+
 def test_what_differs_between_the_recipes(written: Path, page: Page) -> None:
     section = written.read_text(encoding="utf-8").partition('id="recipes"')[2]
     keys = re.findall(r'scope="row">([\w.]+)<', section.partition("</table>")[0])
