@@ -28,11 +28,14 @@ from sercli.statistics.paired import (
     paired_test,
 )
 from sercli.statistics.power import power_of_paired_test, smallest_difference
+from sercli.statistics.ratios import MeanRatio, PairedRatios, paired_ratios
 
 __all__ = [
     "CONFIDENCE",
     "RESAMPLES",
     "Interval",
+    "MeanRatio",
+    "PairedRatios",
     "PairedSeeds",
     "PairedTest",
     "Ratio",
@@ -44,6 +47,7 @@ __all__ = [
     "mean_interval",
     "median_interval",
     "paired_ratio",
+    "paired_ratios",
     "paired_seeds",
     "paired_test",
     "power_of_paired_test",
