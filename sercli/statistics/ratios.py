@@ -51,7 +51,7 @@ class MeanRatio:
 
     @property
     def images(self) -> int:
-        return self.numerators.shape[1]
+        return int(self.numerators.shape[1])
 
     def ordered(self, order: NDArray[np.int64]) -> MeanRatio:
         """The same of images in another order, [n]."""

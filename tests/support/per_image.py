@@ -6,6 +6,7 @@ import pytest
 
 from sercli.evals.common import Outcome
 from sercli.protocols import contract_of
+from sercli.protocols.contract import is_end
 from sercli.statistics import MeanRatio
 
 
@@ -20,7 +21,7 @@ def remade(outcome: Outcome) -> int:
     for metric, value in result.metrics.items():
         reading = contract.read(metric, str(result.protocol["variant"] or ""))
         how = reading.quantity.per_image
-        if how is None or value is None:
+        if how is None or value is None or is_end(metric):
             continue
         parts = how.parts({name: outcome.arrays[name] for name in how.arrays(reading)}, reading)
         assert parts is not None, metric
