@@ -1,7 +1,8 @@
 """What a grid's runs say of its claims: confirmed, refuted or open, in words and numbers.
 
 A comparison is decided by the paired t test over seeds; with one seed by the paired test over
-images, where both runs stored predictions of the same ones. A claim is of one or more comparisons:
+images, where both runs stored predictions or sums of the same ones. A claim is of one or more
+comparisons:
 
 - all of them point as claimed: its p value is the largest (all must hold: an intersection-union
   test needs no correction among them);
@@ -257,23 +258,24 @@ def _result(path: Path, name: str) -> Result | None:
 def _over_images(
     comparison: Comparison, directory: Directory, seed: int, pair: tuple[float, float]
 ) -> Compared:
-    """With one seed: of the same images, where there are predictions of them."""
+    """With one seed: of the same images, where runs stored what each of them counts for."""
     means = pair[1], pair[0]
     other, one = (directory(run, seed) for run in (comparison.other, comparison.of))
+    why = "no test: nothing tells how seeds vary"
     try:
         table = compare_runs([other, one], Options(baseline=other, columns=(comparison.metric,)))
         found = [
             cell.difference for row in table.rows if (cell := row.cells.get(comparison.metric))
         ]
-    except SerError:
-        found = []
+    except SerError as error:
+        found, why = [], f"no test: {error}"
     for change in found:
         if change is not None and change.p_value is not None and change.images is not None:
             low, high = change.low, change.high
             interval = None if low is None or high is None else Interval(low, high)
             over = f"{counted(change.images, 'image')} of one seed"
             return Compared(comparison, means, interval, change.p_value, over)
-    return Compared(comparison, means, over="one seed", why="no test: nothing tells how seeds vary")
+    return Compared(comparison, means, over="one seed", why=why)
 
 
 def _spec(metric: str) -> Spec:

@@ -109,9 +109,10 @@ def in_words(decided: Sequence[Decided]) -> list[str]:
 def _rule(decided: Sequence[Decided]) -> str:
     tested = sum(one.p_value is not None for one in decided)
     return (
-        "Tests: paired t over seeds; where there is one seed, McNemar's over images, which tells "
-        "nothing of other seeds. Brackets: 95 % intervals, not corrected. A claim is confirmed, or "
-        "refuted, where its p, corrected by Holm over all claims that could be tested "
+        "Tests: paired t over seeds; where there is one seed, McNemar's over images, or the "
+        "jackknife's t for ratios of sums over them, which tell nothing of other seeds. Brackets: "
+        "95 % intervals, not corrected. A claim is confirmed, or refuted, where its p, corrected "
+        "by Holm over all claims that could be tested "
         f"({tested} of {len(decided)}), is below {LEVEL:g}; else it is open."
     )
 

@@ -114,7 +114,7 @@ class Standings:
         asked = self._asked(job.words)
         for file in sorted(RunDir(job.directory).results.glob(f"{job.words[0]}*.json")):
             try:
-                result = Result.from_file(file)
+                result = Result.of_run(file)
             except SerError:
                 continue  # damaged: it is evaluated anew
             some = any(asked.get(name) for name in _OF_SOME)

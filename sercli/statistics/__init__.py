@@ -27,10 +27,13 @@ from sercli.statistics.paired import (
     paired_test,
 )
 from sercli.statistics.power import power_of_paired_test, smallest_difference
+from sercli.statistics.ratios import MeanRatio, PairedRatios, paired_ratios
 
 __all__ = [
     "CONFIDENCE",
     "Interval",
+    "MeanRatio",
+    "PairedRatios",
     "PairedSeeds",
     "PairedTest",
     "Ratio",
@@ -42,6 +45,7 @@ __all__ = [
     "mean_interval",
     "median_interval",
     "paired_ratio",
+    "paired_ratios",
     "paired_seeds",
     "paired_test",
     "power_of_paired_test",

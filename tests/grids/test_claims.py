@@ -231,6 +231,54 @@ def test_one_seed_is_tested_over_images_if_there_are_predictions(
     assert "one seed" in str(without)
 
 
+def test_one_seed_of_a_ratio_of_sums_is_tested_over_images_as_well(
+    plant: Plant, write: Callable[[str], Path]
+) -> None:
+    """ES of 64 images: of b as of a but for noise, of c higher in each."""
+    runs = plant({"a": [], "b": [], "c": []})
+    draws = np.random.default_rng(0)
+    observed = draws.gamma(3, 1, (1, 64))
+    for name, gain in (("a", 0.0), ("b", 0.0), ("c", 0.05)):
+        run = RunDir.create(runs(name, 0), recipe=None, run={"status": "done"})
+        product = observed * (0.7 + gain + 0.05 * draws.standard_normal(observed.shape))
+        run.results.mkdir()
+        path = run.predictions("equiv-score")
+        np.savez(
+            path,
+            image_ids=np.arange(64),
+            layers=np.array([3]),
+            transformations=np.array(["hflip"]),
+            observed=observed,
+            moved=observed[..., None],
+            product=product[..., None],
+        )
+        result = Result(
+            {"name": "equiv-score", "variant": None, "version": 2, "settings": {}},
+            {"source": name, "key": "student"},
+            {"path": "folder", "n": 64, "partial": False},
+            {"es/block03/hflip": float(product.sum() / observed.sum())},
+            predictions_sha256=file_sha256(path),
+        )
+        run.write_result(result)
+    lines = ["runs: {a: x, b: x, c: x}", "claims:"]
+    for of in ("c", "b"):
+        comparison = f"{{metric: equiv-score/es/block03/hflip, of: {of}, above: a}}"
+        lines += [f"  {of}:", f"    text: {of} is above", f"    comparisons: [{comparison}]"]
+    grid = read_grid(write("\n".join(lines)))
+    sure, unsure = decide(grid, runs)
+    assert (sure.verdict, unsure.verdict) == ("confirmed", "open")
+    assert sure.p_value is not None
+    assert sure.p_value < 1e-4
+    assert unsure.p_value is not None
+    assert str(sure).endswith("over 64 images of one seed.")
+    runs("a", 0).joinpath("results", "equiv-score.npz").write_bytes(b"cut off")
+    (damaged, _) = decide(grid, runs)
+    assert (damaged.verdict, damaged.p_value) == ("open", None)
+    assert "over one seed (no test: " in str(damaged)
+    assert "is damaged" in str(damaged)
+    assert "\n" not in str(damaged)
+
+
 def test_the_outcome_is_written_in_words_and_as_data(
     plant: Plant, claims: Callable[..., list[Decided]], tmp_path: Path
 ) -> None:

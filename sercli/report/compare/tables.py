@@ -126,18 +126,21 @@ class Scored:
 
     Attributes:
         path: Data set, as the evaluator was given it.
-        images: Their number, where the evaluator says.
+        images: Their number, where the evaluator says; of several runs, where it is the same.
         partial: Fewer than the set has.
         other: What else the evaluator says of them, such as "split val".
+        mixed: It is of several runs, which scored different numbers of images.
     """
 
     path: str
     images: int | None
     partial: bool = False
     other: str = ""
+    mixed: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}{f', {self.other}' if self.other else ''} (n = {self.images})"
+        number = "n differs" if self.mixed else f"n = {self.images}"
+        return f"{self.path}{f', {self.other}' if self.other else ''} ({number})"
 
 
 @dataclass(frozen=True)
@@ -343,6 +346,7 @@ def best_labels(column: Column, rows: Sequence[Row]) -> set[int]:
         index: cell
         for index, row in enumerate(rows)
         if not row.published and (cell := row.cell(column)).value is not None
+        if not (cell.data and cell.data.mixed)
     }
     whole = {index: cell for index, cell in cells.items() if not cell.partial}
     rivals = whole or cells
