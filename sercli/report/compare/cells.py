@@ -131,17 +131,10 @@ def _common_data(cells: Sequence[Cell]) -> Scored | None:
 
 
 def _mixed(cells: Sequence[Cell]) -> list[str]:
-    """In what runs differ that a mean is over, although they were measured by one rule."""
-    numbers = sorted({cell.data.images for cell in cells if cell.data and cell.data.images})
-    told = {
-        "on different numbers of images": [f"{number:,}" for number in numbers],
-        "with different weights": sorted({cell.weights for cell in cells if cell.weights}),
-    }
-    return [
-        f"its runs were scored {how}, {' and '.join(values)}"
-        for how, values in told.items()
-        if len(values) > 1
-    ]
+    """That a mean is over student and teacher, say: as a row's only value, no column tells."""
+    weights = sorted({cell.weights for cell in cells if cell.weights})
+    told = f"its runs were scored with different weights, {' and '.join(weights)}"
+    return [told] if len(weights) > 1 else []
 
 
 def _warnings(result: Result) -> tuple[str, ...]:
