@@ -13,7 +13,7 @@ The p values of all claims are corrected by Holm; below 0.05 a claim is confirme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -140,16 +140,17 @@ class Decided:
         }
 
 
-def decide(grid: Grid, directory: Directory) -> list[Decided]:
+def decide(grid: Grid, directory: Directory, *, foreign: Collection[Path] = ()) -> list[Decided]:
     """What the runs of a grid say of its claims.
 
     Args:
         grid: With the claims.
         directory: Where the run of a name and a seed is.
+        foreign: Directories that hold something else: their numbers are none of these runs'.
     """
     undecided = []
     for name, claim in grid.claims.items():
-        compared = tuple(_compare(grid, one, directory) for one in claim.comparisons)
+        compared = tuple(_compare(grid, one, directory, foreign) for one in claim.comparisons)
         undecided.append(Decided(name, claim, "open", compared, p_value=_p_value(compared)))
     tested = [one for one in undecided if one.p_value is not None]
     adjusted = holm_adjusted([one.p_value for one in tested if one.p_value is not None])
@@ -178,7 +179,9 @@ def _p_value(compared: Sequence[Compared]) -> float | None:
 # -- One comparison --------------------------------------------------------------------------------
 
 
-def _compare(grid: Grid, comparison: Comparison, directory: Directory) -> Compared:
+def _compare(
+    grid: Grid, comparison: Comparison, directory: Directory, foreign: Collection[Path]
+) -> Compared:
     """A comparison over the seeds that both runs have the number of."""
     seeds = [
         seed for seed in grid.seeds_of(comparison.of) if seed in grid.seeds_of(comparison.other)
@@ -191,11 +194,13 @@ def _compare(grid: Grid, comparison: Comparison, directory: Directory) -> Compar
     for seed in seeds:
         values = []
         for run in (comparison.other, comparison.of):
-            result = _result(directory(run, seed), name)
+            path = directory(run, seed)
+            result = None if path in foreign else _result(path, name)
             rules |= set() if result is None else {result.protocol_id}
             value = None if result is None else result.metrics.get(metric)
             if value is None:
-                absent.append((run, _absence(directory(run, seed), result)))
+                why = "of another recipe" if path in foreign else _absence(path, result)
+                absent.append((run, why))
             values.append(value)
         if values[0] is not None and values[1] is not None:
             pairs.append((values[0], values[1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,16 @@ from sercli.visible import visible
 _FORMATS = {"markdown": "md", "latex": "tex"}  # beside the terminal's
 
 
-def runs_there(grid: Grid, places: Places) -> list[Path]:
-    """The run directories of a grid that there are, in its order."""
+def runs_there(grid: Grid, places: Places, *, foreign: Collection[Path] = ()) -> list[Path]:
+    """The run directories of a grid that there are, in its order.
+
+    Args:
+        grid: With the runs.
+        places: Where they are.
+        foreign: Directories that hold something else.
+    """
     paths = [places.run(run, seed) for run in grid.runs for seed in grid.seeds_of(run)]
-    return [path for path in paths if RunDir(path).run.is_file()]
+    return [path for path in paths if path not in foreign and RunDir(path).run.is_file()]
 
 
 @dataclass(frozen=True)

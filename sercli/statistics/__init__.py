@@ -6,7 +6,6 @@ each interval holds, and what each test finds, is simulated in tests/statistics.
 
 from sercli.statistics.intervals import (
     CONFIDENCE,
-    RESAMPLES,
     Interval,
     Ratio,
     Spread,
@@ -32,7 +31,6 @@ from sercli.statistics.ratios import MeanRatio, PairedRatios, paired_ratios
 
 __all__ = [
     "CONFIDENCE",
-    "RESAMPLES",
     "Interval",
     "MeanRatio",
     "PairedRatios",

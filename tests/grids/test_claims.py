@@ -127,6 +127,19 @@ def test_runs_that_lack_a_number_say_why(
     assert "(c: 3 seeds not trained)" in str(never)
 
 
+def test_a_run_of_another_recipe_says_nothing(plant: Plant, write: Callable[[str], Path]) -> None:
+    runs = plant({"a": A, "b": B})
+    text = "seeds: [0, 1, 2]\nruns: {a: x, b: x}\nclaims: {c: {text: t, comparisons: "
+    grid = read_grid(write(text + "[{metric: knn/top1, of: a, above: b}]}}"))
+    (found,) = decide(grid, runs, foreign=[runs("b", 2)])
+    assert found.p_value == pytest.approx(ttest_rel(A[:2], B[:2]).pvalue)
+    assert str(found).endswith("over 2 seeds (b: 1 seed of another recipe).")
+    places = Places(runs("a", 0).parent)
+    (places.out / "runs").symlink_to(places.out)
+    there = runs_there(grid, places, foreign=[places.run("b", 2)])
+    assert there == [places.run(name, seed) for name in "ab" for seed in range(3)][:-1]
+
+
 def test_what_cannot_be_tested_is_open(plant: Plant, claims: Callable[..., list[Decided]]) -> None:
     runs = plant({"a": [60.0, 61.0, 62.0], "b": [50.0, 51.0, 52.0], "c": [None] * 3})
     level, nothing = claims(runs, "a above b", "a above c")
@@ -189,6 +202,10 @@ def test_one_seed_is_tested_over_images_if_there_are_predictions(
     # 60 discordant images, all one way: of the mid-p test, half of 2 x 0.5^60.
     assert sure.p_value == pytest.approx(0.5**60, rel=1e-9, abs=0)
     assert "over 128 images of one seed" in str(sure)
+    (compared,) = sure.compared
+    assert compared.difference == pytest.approx(100 * 60 / 128)
+    assert compared.interval is not None
+    assert 0 < compared.interval.low < 100 * 60 / 128 < compared.interval.high  # as signed
     runs("a", 0).joinpath("results", "knn.npz").unlink()
     (without,) = claims(runs, "a above b", seeds=1)
     assert (without.verdict, without.p_value) == ("open", None)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from sercli.evals.common import RESAMPLES
 from sercli.statistics import (
-    RESAMPLES,
     MeanRatio,
     difference_interval,
     jackknife_interval,
@@ -64,7 +64,7 @@ def test_seeds_that_do_not_differ_are_rejected_in_five_percent(seeds: int, sets:
 def test_ratios_of_sums(images: int, sets: int) -> None:
     """As ES has them: of maps of unequal length, more alike in some images than in others."""
     draws = np.random.default_rng(images)
-    weights = draws.multinomial(images, np.full(images, 1 / images), size=RESAMPLES // 2)
+    weights = draws.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
 
     def maps(count: int) -> tuple[np.ndarray, np.ndarray]:
         length = np.exp(0.3 * draws.standard_normal(count))

@@ -87,7 +87,7 @@ def add_differences(
 
 def _same_images(one: Scored | None, other: Scored | None) -> bool:
     """Equally many images; a path may differ between machines (a footnote says what differs)."""
-    if one is None or other is None:
+    if one is None or other is None or one.mixed or other.mixed:
         return False
     return (one.images, one.partial) == (other.images, other.partial)
 
