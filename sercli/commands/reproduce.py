@@ -38,7 +38,7 @@ class WhichGrid:
         str | None,
         typer.Argument(
             metavar="GRID",
-            help="A YAML file, or the name of a grid that comes with ser; see recipes/README.md.",
+            help="A YAML file (sercli/grids/README.md says how), or a grid that comes with ser.",
             show_default="imagenet with --data",
         ),
     ] = None

@@ -69,9 +69,11 @@ class Counter:
     def _images(self, job: Job, recipe: Recipe) -> float:
         """How many images an evaluation encodes."""
         encodes = {} if job.evaluation is None else job.evaluation.encodes
-        times = (encodes.get(split, 0) and encodes[split] * self._size(recipe, split)
-                 for split in ("train", "val"))  # fmt: skip
-        return encodes.get("more", 0) + sum(times)
+        times = (
+            number if part == "more" else number and number * self._size(recipe, part)
+            for part, number in encodes.items()
+        )
+        return sum(times)
 
     def _of_image(self, recipe: Recipe) -> float:
         """FLOPs of an encoder's forward pass of one image."""
@@ -145,7 +147,7 @@ class Speed:
             raise UserError(
                 f"{path} has no timed step",
                 "a file of `ser bench step` is needed",
-                "ser bench step --recipe imagenet/moco-none --recipe imagenet/moco-ser --json FILE",
+                "ser bench step --recipe RECIPE --against RECIPE --json FILE.json",
             )
         device = found.get("device")
         return cls(device if isinstance(device, str) else shown(device), kept)

@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 from sercli.errors import UserError
 from sercli.grids.schema import PARTS, Comparison, Grid, Part
+from sercli.protocols import PROTOCOLS
 from sercli.recipe.files import GRIDS, recipes_root
+from sercli.report.compare.papers_tables import ALL, PAPERS_TABLES
 from sercli.runs.places import require_place
 from sercli.runs.reading import shown
 from sercli.runs.text import read_mapping
@@ -87,10 +89,12 @@ def _part_at(place: Sequence[str]) -> type[Part]:
 
 
 def _require_names(grid: Grid, file: Path) -> None:
-    """Refuse runs that are named and not there, and tables that nothing is for.
+    """Refuse what is named and is not there: runs, tables, numbers of claims.
+
+    It would be found out at the end, after days.
 
     Raises:
-        UserError: In these cases.
+        UserError: In this case.
     """
 
     def known(name: str, where: str, names: Iterable[str], what: str) -> None:
@@ -108,6 +112,19 @@ def _require_names(grid: Grid, file: Path) -> None:
         for comparison in claim.comparisons:
             for run in (comparison.of, comparison.other):
                 known(run, f"claims.{name}", grid.runs, "run")
+            result, _, metric = comparison.metric.partition("/")
+            protocol, _, variant = result.partition("--")
+            known(protocol, f"claims.{name}.metric", PROTOCOLS, "evaluation of ser")
+            if not PROTOCOLS[protocol].measures(metric, variant):
+                raise UserError(
+                    f"{file}: claims.{name} names {shown(comparison.metric)}",
+                    "it is measured by nothing",
+                    "`ser compare RUN --format json` of a run that has it lists the keys",
+                )
+    for table in grid.tables:
+        known(table, "tables", (*PAPERS_TABLES, ALL), "table")
+    for table in tables_of(grid):
+        known(table, "tables of a run or an evaluation", PAPERS_TABLES, "table")
     taken = {"out", "seed", "data", "coco", "robustness"}
     for name in grid.prepare:
         if name in taken:

@@ -18,6 +18,7 @@ from sercli.recipe.files import recipe_names
 from sercli.report.compare.papers_tables import ALL, PAPERS_TABLES
 
 RUNS = "runs: {none: shapes/moco-none}\n"
+TWO = "runs: {a: x, b: y}\nclaims: {c: {text: t, comparisons: "
 
 
 def test_a_short_form_is_the_long_one(write: Callable[[str], Path]) -> None:
@@ -62,6 +63,11 @@ def test_a_short_form_is_the_long_one(write: Callable[[str], Path]) -> None:
             "[{metric: top1, of: none, above: none}]}}",
             "RESULT/METRIC",
         ),
+        (f"{TWO}[{{metric: kn/top1, of: b, above: a}}]}}}}", "did you mean knn"),
+        (f"{TWO}[{{metric: knn/top10, of: b, above: a}}]}}}}", "knn/top10'; it is measured by no"),
+        (f"{RUNS}tables: [mian]", "tables names 'mian'; .* did you mean main"),
+        ("runs: {none: {recipe: x, tables: [all]}}", "no table has that name"),
+        (f"{RUNS}evaluations: {{a: {{command: knn, encodes: {{trian: 1}}}}}}", "encodes.trian"),
         ("- a list", "holds list"),
         ("runs: !!python/object:os.system {}", "no valid YAML"),
     ],
