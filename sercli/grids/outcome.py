@@ -106,7 +106,8 @@ def _rule(decided: Sequence[Decided]) -> str:
         "Tests: paired t over seeds; where there is one seed, McNemar's over images, which tells "
         "nothing of other seeds. Brackets: 95 % intervals, not corrected. A claim is confirmed, or "
         "refuted, where its p, corrected by Holm over all claims that could be tested "
-        f"({tested} of {len(decided)}), is below {LEVEL:g}; else it is open."
+        f"({tested} of {len(decided)}), is below {LEVEL:g}; else it is open: these runs do not "
+        "decide it."
     )
 
 
