@@ -206,8 +206,8 @@ def step(
 
     A step is views, forward, backward, optimiser and teacher. Reading images is left out: loader
     processes do it meanwhile. It takes some twenty steps of each recipe, which are minutes on a
-    CPU (an hour with ImageNet's recipes: `--batch-size 8 --rounds 3` takes a minute or two), and
-    says how long still.
+    CPU (hours of ImageNet's recipes; fewer with `--rounds 3`, or with
+    `--batch-size 16 --set addon.fraction=0.125`), and says how long still.
     """
     others, settings = against or [], list(set_ or ())
     as_usual = recipe == "shapes/moco-none" and not others
