@@ -89,12 +89,10 @@ def _part_at(place: Sequence[str]) -> type[Part]:
 
 
 def _require_names(grid: Grid, file: Path) -> None:
-    """Refuse what is named and is not there: runs, tables, numbers of claims.
-
-    It would be found out at the end, after days.
+    """Refuse runs and tables that are named and not there, and metrics that nothing measures.
 
     Raises:
-        UserError: In this case.
+        UserError: In these cases.
     """
 
     def known(name: str, where: str, names: Iterable[str], what: str) -> None:
@@ -112,23 +110,32 @@ def _require_names(grid: Grid, file: Path) -> None:
         for comparison in claim.comparisons:
             for run in (comparison.of, comparison.other):
                 known(run, f"claims.{name}", grid.runs, "run")
-            result, _, metric = comparison.metric.partition("/")
-            protocol, _, variant = result.partition("--")
-            known(protocol, f"claims.{name}.metric", PROTOCOLS, "evaluation of ser")
-            if not PROTOCOLS[protocol].measures(metric, variant):
-                raise UserError(
-                    f"{file}: claims.{name} names {shown(comparison.metric)}",
-                    "it is measured by nothing",
-                    "`ser compare RUN --format json` of a run that has it lists the keys",
-                )
-    for table in grid.tables:
-        known(table, "tables", (*PAPERS_TABLES, ALL), "table")
-    for table in tables_of(grid):
-        known(table, "tables of a run or an evaluation", PAPERS_TABLES, "table")
+            _require_measured(comparison.metric, f"{file}: claims.{name}")
+    for table in [*grid.tables, *tables_of(grid)]:
+        known(table, "tables", [*PAPERS_TABLES, ALL], "table of `ser compare`")
     taken = {"out", "seed", "data", "coco", "robustness"}
     for name in grid.prepare:
         if name in taken:
             raise UserError(f"{file}: prepare.{name}", f"{{{name}}} stands for something else")
+
+
+def _require_measured(metric: str, where: str) -> None:
+    """Refuse a metric of no protocol: it would be missing after all runs are done.
+
+    Raises:
+        UserError: It is one.
+    """
+    result, _, quantity = metric.partition("/")
+    name, _, variant = result.partition("--")
+    if name not in PROTOCOLS:
+        near = suggestion(name, PROTOCOLS) or f"known: {', '.join(PROTOCOLS)}"
+        raise UserError(f"{where} names {shown(metric)}", "no evaluator has that name", near)
+    if not PROTOCOLS[name].measures(quantity, variant):
+        raise UserError(
+            f"{where} names {shown(metric)}",
+            f"ser {name} measures no such thing",
+            f"`ser compare --columns {name} --format json` lists the keys of what it does",
+        )
 
 
 def tables_of(grid: Grid) -> list[str]:
