@@ -71,6 +71,16 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}s"
 
 
+def duration(seconds: float) -> str:
+    """A time as people say it: "98 s", "12 min", "3.4 h", "2.1 days"."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 99.5 * 60:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
+
+
 # -- JSON ------------------------------------------------------------------------------------------
 
 

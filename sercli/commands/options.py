@@ -113,7 +113,7 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="DIR|shapes",
-        help="Images: a directory, or `shapes` or `shapes:scenes`, the embedded world. Default: "
+        help="Images: a directory; `shapes` or `shapes:scenes` are the embedded world. Default: "
         "what the run was trained on.",
     ),
 ]

@@ -66,8 +66,8 @@ class NewRun:
         str | None,
         typer.Option(
             metavar="DIR|shapes",
-            help="Directory of class folders (or of `train/` and `val/`), or `shapes` "
-            "or `shapes:scenes`, the embedded world.",
+            help="Directory of class folders (or of `train/` and `val/`); `shapes` or "
+            "`shapes:scenes` are the embedded world.",
             show_default="the recipe's",
         ),
     ] = None

@@ -38,7 +38,7 @@ class WhichGrid:
         str | None,
         typer.Argument(
             metavar="GRID",
-            help="A YAML file, or the name of a grid that comes with ser; see recipes/README.md.",
+            help="A YAML file (sercli/grids/README.md says how), or a grid that comes with ser.",
             show_default="imagenet with --data",
         ),
     ] = None
@@ -66,7 +66,11 @@ class WhichGrid:
     ] = None
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="RUN", help="Only these runs, or one seed of one: `ser-3-seed0`."),
+        typer.Option(
+            metavar="RUN",
+            help="Only these runs, or one seed of one (`ser-3-seed0`), of which no tables are made "
+            "(--report-only does).",
+        ),
     ] = None
 
 
@@ -102,12 +106,12 @@ class How:
             metavar="DIR", help="Write a SLURM array into DIR instead; queue it yourself."
         ),
     ] = None
-    keep_going: Annotated[
+    stop_at_failure: Annotated[
         bool,
         typer.Option(
-            "--keep-going/--stop-at-failure", help="Whether others follow a job that failed."
+            "--stop-at-failure", help="End at a job that fails; otherwise the others follow."
         ),
-    ] = True
+    ] = False
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Go on with runs that failed before.")
     ] = False
@@ -128,6 +132,7 @@ def reproduce(which: WhichGrid, how: How) -> None:
     from sercli.grids.jobs import plan_jobs
     from sercli.grids.reading import find_grid, read_grid, restricted
     from sercli.grids.standing import Standings
+    from sercli.runs.files import require_writable
 
     name = _grid_name(which)
     _require_one_way(which, how)
@@ -147,6 +152,7 @@ def reproduce(which: WhichGrid, how: How) -> None:
     elif how.write is not None:
         _write(plan, which, how, name, places)
     else:
+        require_writable(places.out)
         _require_images(plan, places, standings)
         # Of a part there is no report: parts may be done side by side.
         _do(None if which.only else grid, plan, places, standings, how)
@@ -255,8 +261,15 @@ def _require_images(plan: Plan, places: Places, standings: Standings) -> None:
 
 def _do(grid: Grid | None, plan: Plan, places: Places, standings: Standings, how: How) -> None:
     from sercli.grids.children import Children
+    from sercli.grids.outcome import runs_there
     from sercli.grids.running import Runner
 
+    if how.report_only and grid is not None and not runs_there(grid, places):
+        raise UserError(
+            f"--report-only, and {places.runs} has no run of this grid",
+            "there must be one",
+            "name the --out that has them, or leave --report-only out",
+        )
     with Children.passing_on() as children:
         summary = None
         if not how.report_only:
@@ -266,7 +279,7 @@ def _do(grid: Grid | None, plan: Plan, places: Places, standings: Standings, how
                 _estimator(plan, places, standings),
                 tell=say,
                 showing=_showing,
-                keep_going=how.keep_going,
+                keep_going=not how.stop_at_failure,
                 retry_failed=how.retry_failed,
             )
             summary = runner.run(plan.jobs, children)
@@ -380,8 +393,10 @@ def _end(summary: Summary | None, failed: Sequence[str]) -> None:
 
 def _write(plan: Plan, which: WhichGrid, how: How, name: str, places: Places) -> None:
     from sercli.grids.cluster import write_array
+    from sercli.runs.files import require_writable
 
     assert how.write is not None
+    require_writable(how.write)
     command = ["reproduce", name, "--out", str(places.out)]
     for option, value in (("--data", which.data), ("--coco", which.coco), ("--table", which.table)):
         command += [] if value is None else [option, value]

@@ -155,7 +155,7 @@ class Speed:
             raise UserError(
                 f"{path} has no timed step",
                 "a file of `ser bench step` is needed",
-                "ser bench step --recipe imagenet/moco-none --recipe imagenet/moco-ser --json FILE",
+                "ser bench step --recipe RECIPE --against RECIPE --json FILE.json",
             )
         device = found.get("device")
         return cls(device if isinstance(device, str) else shown(device), kept)

@@ -113,7 +113,8 @@ def _rule(decided: Sequence[Decided]) -> str:
         "jackknife's t for ratios of sums over them, which tell nothing of other seeds. Brackets: "
         "95 % intervals, not corrected. A claim is confirmed, or refuted, where its p, corrected "
         "by Holm over all claims that could be tested "
-        f"({tested} of {len(decided)}), is below {LEVEL:g}; else it is open."
+        f"({tested} of {len(decided)}), is below {LEVEL:g}; else it is open: these "
+        "runs do not decide it."
     )
 
 

@@ -50,7 +50,7 @@ class Data(Section):
     """What is trained on."""
 
     path: str = Field(
-        "shapes", description="`shapes` or `shapes:scenes` (the embedded world), or a directory"
+        "shapes", description="a directory; `shapes` or `shapes:scenes`: the embedded world"
     )
     image_size: Count = Field(224, description="side of a view, pixels")
     num_train: Count | None = Field(None, description="training images; embedded world only")

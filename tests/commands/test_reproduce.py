@@ -64,13 +64,16 @@ def grid(tmp_path: Path) -> Path:
         (["GRID", "--dry-run", "--write", "x"], "--dry-run with --write; each is instead of"),
         (["GRID", "--write", "x", "--report-only"], "--write with --report-only"),
         (["--data", "nowhere"], "nowhere"),
+        (["GRID", "--out", "GRID"], "is a file; a directory is needed there"),
+        (["GRID", "--write", "GRID/x"], "is a file; a directory is needed there"),
+        (["GRID", "--report-only"], "runs has no run of this grid; there must be one"),
     ],
 )
 def test_what_cannot_be_is_refused(
     arguments: list[str], message: str, grid: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["reproduce", *(str(grid) if word == "GRID" else word for word in arguments)]
+    words = ["reproduce", *(word.replace("GRID", str(grid)) for word in arguments)]
     status, said = run_in_process(words, monkeypatch, capsys)
     assert (status, message in said) == (2, True), said
     assert not (tmp_path / "runs").exists()
