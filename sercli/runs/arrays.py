@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import zipfile
@@ -14,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.errors import UserError, from_os_error
-from sercli.runs.files import file_sha256
-from sercli.runs.reading import MIB, require_regular, shown
+from sercli.runs.reading import MIB, open_regular, require_regular, shown
 
 LARGEST = 128 * MIB  # of one array, unpacked: ids, labels and predictions of a million images
 _HEADER = 16_384
@@ -41,13 +41,15 @@ def read_arrays(
     """
     require_regular(path)
     try:
-        if sha256 is not None and file_sha256(path) != sha256:
-            raise UserError(
-                f"{path} is damaged: it is not what was written",
-                "its SHA-256 must be predictions_sha256 of the result beside it",
-                _REMEDY,
-            )
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file:
+            # Once, for its hash and for what is in it.
+            if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise UserError(
+                    f"{path} is damaged: it is not what was written",
+                    "its SHA-256 must be predictions_sha256 of the result beside it",
+                    _REMEDY,
+                )
+            archive = zipfile.ZipFile(file)
             inside = {info.filename: info for info in archive.infolist()}
             if not {f"{name}.npy" for name in names} <= set(inside):
                 return None
