@@ -71,10 +71,12 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     if info.file_size > LARGEST:
         raise ValueError(f"{info.filename} is {info.file_size} bytes, at most {LARGEST} are read")
     with archive.open(info) as file:
-        shape, dtype = read_header(file)
-        if dtype.hasobject or dtype.kind not in "biufSU":
-            raise ValueError(f"{info.filename} holds {shown(str(dtype))}, not numbers or text")
-        data = file.read(LARGEST + 1)
+        stored = file.read(LARGEST + 1)
+    inside = io.BytesIO(stored)
+    shape, dtype = read_header(inside)
+    if dtype.hasobject or dtype.kind not in "biufSU":
+        raise ValueError(f"{info.filename} holds {shown(str(dtype))}, not numbers or text")
+    data = memoryview(stored)[inside.tell() :]
     count = math.prod(shape)
     if count * dtype.itemsize != len(data):
         raise ValueError(f"{info.filename} does not hold {shown(shape)} values")

@@ -11,7 +11,7 @@ from sercli.protocols import PROTOCOLS
 from sercli.report.compare.baselines import Pair, find_pairs
 from sercli.report.compare.cells import Footnotes, Grid, add_footnotes, measure
 from sercli.report.compare.columns import Spec, catalogue, choose, compared_block
-from sercli.report.compare.differences import add_differences
+from sercli.report.compare.differences import Known, add_differences
 from sercli.report.compare.entries import grouped_entries, is_called, renamed, single_entries
 from sercli.report.compare.mixing import by_protocol, mixed_protocols
 from sercli.report.compare.named import (
@@ -153,11 +153,13 @@ def papers_tables(
     """
     tables: dict[str, Table] = {}
     without: list[str] = []
+    known = Known()
     for name in PAPERS_TABLES:
         # A table without columns of blocks has no use for one.
         block = options.block if PAPERS_TABLES[name].has_blocks else None
         try:
-            tables[name] = compare_read(runs, replace(options, table=name, block=block), skipped)
+            own = replace(options, table=name, block=block)
+            tables[name] = compare_read(runs, own, skipped, known)
         except NothingToShow as nothing:
             without.append(nothing.line)
     if not tables:
@@ -218,7 +220,10 @@ def _choose(everyone: Sequence[Run], options: Options) -> _Choice:
 
 
 def compare_read(
-    everyone: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()
+    everyone: Sequence[Run],
+    options: Options,
+    skipped: Sequence[Skipped] = (),
+    known: Known | None = None,
 ) -> Table:
     """Compare runs that were read, the baseline among them, if there is one.
 
@@ -226,6 +231,7 @@ def compare_read(
         everyone: Read.
         options: What is shown.
         skipped: What was found and could not be read, for a note.
+        known: What other tables of these runs have read and tested.
 
     Raises:
         UserError: As `compare_runs`.
@@ -248,7 +254,7 @@ def compare_read(
     grid: Grid = [
         {spec.column.key: measure(entry, spec, repeats) for spec in specs} for entry in entries
     ]
-    grid, comparisons = add_differences(grid, specs, entries, pairs, repeats)
+    grid, comparisons = add_differences(grid, specs, entries, pairs, repeats, known)
     footnotes = Footnotes()
     grid = add_footnotes(grid, specs, footnotes)
     order = places(entries, grid, specs, options.sort)

@@ -47,6 +47,7 @@ def add_differences(
     entries: Sequence[Entry],
     pairs: Sequence[Pair],
     repeats: Repeats | None = None,
+    known: Known | None = None,
 ) -> tuple[Grid, list[str]]:
     """Put the difference to the baseline beside each value that has one.
 
@@ -59,13 +60,14 @@ def add_differences(
         entries: The rows.
         pairs: Which of them are compared.
         repeats: The numbers of all runs, where rows are means over seeds.
+        known: What other tables of these runs have read and tested.
 
     Returns:
         The cells, and one sentence for each paired test.
     """
     grid = [dict(row) for row in grid]
     tests: list[tuple[Pair, Spec, _Tested]] = []
-    known = _Known()
+    known = known or Known()
     for pair in pairs:
         for spec in specs:
             key = spec.column.key
@@ -110,7 +112,7 @@ def _sentence(names: tuple[str, str], spec: Spec, test: _Tested, change: Differe
 
 
 def _test(
-    baseline: Entry, entry: Entry, spec: Spec, repeats: Repeats | None, known: _Known
+    baseline: Entry, entry: Entry, spec: Spec, repeats: Repeats | None, known: Known
 ) -> _Tested | None:
     """The paired test of two rows: over seeds where both have several, else across images."""
     baseline, entry = baseline.at(spec.where), entry.at(spec.where)
@@ -140,7 +142,7 @@ def _over_seeds(baseline: Entry, entry: Entry, spec: Spec, repeats: Repeats) -> 
     return _Tested(difference, "paired t", counted(test.seeds, "seed"))
 
 
-def _across_images(baseline: Run, run: Run, spec: Spec, known: _Known) -> _Tested | None:
+def _across_images(baseline: Run, run: Run, spec: Spec, known: Known) -> _Tested | None:
     """McNemar's test of two runs that stored predictions of the same images.
 
     Args:
@@ -151,6 +153,13 @@ def _across_images(baseline: Run, run: Run, spec: Spec, known: _Known) -> _Teste
     """
     if not spec.quantity.paired or not _same_world(baseline, run, spec):
         return None
+    pair = (baseline.path, run.path, spec.source, spec.metric)
+    if pair not in known.tests:
+        known.tests[pair] = _of_predictions(baseline, run, spec, known)
+    return known.tests[pair]
+
+
+def _of_predictions(baseline: Run, run: Run, spec: Spec, known: Known) -> _Tested | None:
     place = (baseline.path, spec.source, spec.metric)
     if place not in known.predictions:
         known.predictions[place] = _correctness(baseline, spec, known)
@@ -205,11 +214,18 @@ class _Images:
 
 
 @dataclass
-class _Known:
-    """What was read: predictions by run, result and metric; images by the bytes of their arrays."""
+class Known:
+    """What was read and tested, of tables of the same runs.
+
+    Attributes:
+        predictions: Of baselines, by run, result and metric.
+        images: By the bytes of their arrays.
+        tests: Across images, by baseline, run, result and metric.
+    """
 
     predictions: dict[tuple[str, str, str], _Predictions | None] = field(default_factory=dict)
     images: dict[str, _Images] = field(default_factory=dict)
+    tests: dict[tuple[str, str, str, str], _Tested | None] = field(default_factory=dict)
 
     def images_of(self, identities: NDArray[Any], labels: NDArray[Any]) -> _Images:
         stored = sha256(f"{identities.dtype} {labels.dtype}".encode())
@@ -228,7 +244,7 @@ def _in_order(keys: Sequence[str], labels: NDArray[Any]) -> _Images:
     return _Images(None if twice else sha256(told.encode()).hexdigest(), np.array(order))
 
 
-def _correctness(run: Run, spec: Spec, known: _Known) -> _Predictions | None:
+def _correctness(run: Run, spec: Spec, known: Known) -> _Predictions | None:
     """Which images a run has right; None where it stored none, or not those of the result."""
     path = run.directory.predictions(spec.source)
     if not path.is_file():
