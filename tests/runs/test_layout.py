@@ -45,7 +45,7 @@ def test_numbers_of_lines_are_those_of_json(tmp_path: Path, monkeypatch: Any) ->
     assert {**json.loads(laid.rest), "metrics": METRICS} == json.loads(path.read_text())
     assert f"{{{laid.canonical}}}" == json.dumps(METRICS, sort_keys=True, separators=(",", ":"))
     own = Result.from_file(path)
-    monkeypatch.setattr(results, "laid_out", lambda text: None)
+    monkeypatch.setattr(results, "laid_out", lambda _: None)
     assert Result.from_file(path) == own
 
 
@@ -75,7 +75,7 @@ def test_what_is_not_plain_is_refused_as_before(
     path = changed(written(tmp_path / "knn.json", METRICS), before, after, signed=False)
     with pytest.raises(UserError) as own:
         Result.from_file(path)
-    monkeypatch.setattr(results, "laid_out", lambda text: None)
+    monkeypatch.setattr(results, "laid_out", lambda _: None)
     with pytest.raises(UserError) as plain:
         Result.from_file(path)
     assert str(own.value) == str(plain.value)
