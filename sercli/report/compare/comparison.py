@@ -117,7 +117,10 @@ def compare_tables(paths: Sequence[Path], options: Options) -> list[Table]:
 
 
 def tables_of(
-    runs: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()
+    runs: Sequence[Run],
+    options: Options,
+    skipped: Sequence[Skipped] = (),
+    known: Known | None = None,
 ) -> list[Table]:
     """The tables of runs that were read, as `compare_tables`: what they do not fill is a note.
 
@@ -125,20 +128,24 @@ def tables_of(
         runs: Read, the baseline among them, if there is one.
         options: What is shown.
         skipped: What was found and could not be read, for a note.
+        known: What other tables of these runs have read and tested.
 
     Raises:
         UserError: As `compare_runs`, or there is no number for any table.
     """
     if options.table != ALL:
-        return [compare_read(runs, options, skipped)]
-    tables, without = papers_tables(runs, options, skipped)
+        return [compare_read(runs, options, skipped, known)]
+    tables, without = papers_tables(runs, options, skipped, known)
     shown = with_notes_once(tables)
     notes = [Note(None, f"Not shown: {line}.") for line in without]
     return [*shown[:-1], replace(shown[-1], notes=[*shown[-1].notes, *notes])]
 
 
 def papers_tables(
-    runs: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()
+    runs: Sequence[Run],
+    options: Options,
+    skipped: Sequence[Skipped] = (),
+    known: Known | None = None,
 ) -> tuple[dict[str, Table], list[str]]:
     """The paper's tables that runs fill, by name, each with all its notes.
 
@@ -153,7 +160,7 @@ def papers_tables(
     """
     tables: dict[str, Table] = {}
     without: list[str] = []
-    known = Known()
+    known = known or Known()
     for name in PAPERS_TABLES:
         # A table without columns of blocks has no use for one.
         block = options.block if PAPERS_TABLES[name].has_blocks else None
