@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,8 @@ def read_arrays(
     require_regular(path)
     try:
         with open_regular(path) as file:
-            # Once, for its hash and for what is in it.
-            if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            # Opened once, for its hash and for what is in it.
+            if sha256 is not None and _sha256(file) != sha256:
                 raise UserError(
                     f"{path} is damaged: it is not what was written",
                     "its SHA-256 must be predictions_sha256 of the result beside it",
@@ -64,6 +64,10 @@ def read_arrays(
             "it is written beside the result",
             _REMEDY,
         ) from error
+
+
+def _sha256(file: BinaryIO) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
