@@ -144,6 +144,24 @@ class Result:
         return {**value, _CONTENT: content_sha256(as_stored)}
 
     @classmethod
+    def of_run(cls, path: Path) -> Result:
+        """Read a result of a run directory, whose file is called as it is.
+
+        Of two files with one result, such as a copy that someone kept, only one could be shown.
+
+        Raises:
+            UserError: It is called otherwise, or as `from_file`.
+        """
+        result = cls.from_file(path)
+        if result.name != path.stem:
+            raise UserError(
+                f"{path} holds the result {result.name}",
+                "a result's file has its name",
+                f"remove it, move it elsewhere, or make it {result.name}.json",
+            )
+        return result
+
+    @classmethod
     def from_file(cls, path: Path) -> Result:
         """Read a result.
 

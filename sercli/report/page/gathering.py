@@ -92,7 +92,7 @@ def _read(directory: RunDir, problems: list[Problem]) -> Run:
     record = tried(directory.read_run, {"status": UNREADABLE})
     has_recipe = os.path.lexists(directory.recipe)
     found = [
-        tried(lambda file=file: Result.from_file(file), None)  # type: ignore[misc]
+        tried(lambda file=file: Result.of_run(file), None)  # type: ignore[misc]
         for file in sorted(directory.results.glob("*.json"))
     ]
     return Run(
