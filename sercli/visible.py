@@ -27,6 +27,8 @@ _BYTE = 0xDC00  # Python reads the byte b of a name that is no text as U+DC00 + 
 
 def visible(text: str) -> str:
     r"""A text in one line, with what would not be seen as an escape: ESC as `\x1b`."""
+    if text.isascii() and text.isprintable():  # most are
+        return text
     return _UNSEEN.sub(lambda found: escape(found.group()), text)
 
 

@@ -12,7 +12,8 @@ import sercli
 from sercli.cli import app
 from sercli.families import addon_configs, method_configs
 from sercli.recipe.listing import markdown_table, read_head, runnable_names
-from sercli.recipe.schema import Recipe, Section
+from sercli.recipe.schema import Recipe
+from sercli.recipe.values import Section
 from tests.support.pages import below, blocks, codes, prose, spans, table, text_of
 from tests.support.paths import ROOT
 

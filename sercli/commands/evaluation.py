@@ -72,7 +72,7 @@ def require_images(model: ModelOptions, data: str | None, classes: str | None = 
     Raises:
         UserError: In these cases.
     """
-    from sercli.commands.subject import images_of
+    from sercli.commands.images import images_of
     from sercli.runs.facts import facts_of
 
     # Nothing is rendered or opened here: the size does not matter.

@@ -37,7 +37,8 @@ from sercli.visible import counted, say
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from sercli.commands.subject import Images
+    from sercli.commands.images import Images
+    from sercli.data import ImageSource
     from sercli.encoders.loading import LoadedEncoder
     from sercli.evals.look.records import Chosen, Neighbours, Seen
 
@@ -128,10 +129,8 @@ def look(what: LookOptions, run: RunOptions, model: ModelOptions) -> None:
     seen = records.look(
         loaded, chosen, runtime=runtime, layers=shown, attention=attention, image_size=size
     )
-    near, classes = None, chosen.source.classes
-    if images is not None and what.neighbours and images.has("train"):
-        train = images.open("train")
-        classes = train.classes
+    train, near = _training_images(images, what), None
+    if train is not None:
         with progress() as update:
             near = records.neighbours(
                 loaded,
@@ -146,6 +145,7 @@ def look(what: LookOptions, run: RunOptions, model: ModelOptions) -> None:
                 workers=loader_processes(run, device),
                 progress=update,
             )
+    classes = (chosen.source if train is None else train).classes
     _save(
         destination(asked_for(model), run.out),
         model,
@@ -160,6 +160,13 @@ def _has_data(model: ModelOptions, data: str | None) -> bool:
     from sercli.runs.facts import facts_of
 
     return data is not None or facts_of(model.source).setting("data", "path") is not None
+
+
+def _training_images(images: Images | None, what: LookOptions) -> ImageSource | None:
+    """Those among which neighbours are sought; None: none are asked for, or known."""
+    if images is None or not what.neighbours or not images.has("train"):
+        return None
+    return images.open("train")
 
 
 def _images(what: LookOptions) -> tuple[list[int] | None, list[Path]]:

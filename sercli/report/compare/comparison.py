@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from sercli import __version__
 from sercli.errors import UserError
 from sercli.protocols import PROTOCOLS
 from sercli.report.compare.baselines import Pair, find_pairs
@@ -33,9 +31,11 @@ from sercli.report.compare.notes import (
     reading_notes,
     untested_notes,
     width_notes,
+    with_notes_once,
 )
 from sercli.report.compare.papers_tables import ALL, PAPERS_TABLES
 from sercli.report.compare.per_image import READ_UNASKED
+from sercli.report.compare.provenance import provenance_of, run_provenance
 from sercli.report.compare.published_rows import published_rows, rows_for, with_published_columns
 from sercli.report.compare.repeats import Repeats
 from sercli.report.compare.runs import SEED, Entry, Run, read_runs
@@ -122,7 +122,9 @@ def compare_tables(paths: Sequence[Path], options: Options) -> list[Table]:
 
 
 def tables_of(
-    runs: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()
+    runs: Sequence[Run],
+    options: Options,
+    skipped: Sequence[Skipped] = (),
 ) -> list[Table]:
     """The tables of runs that were read, as `compare_tables`: what they do not fill is a note.
 
@@ -137,23 +139,42 @@ def tables_of(
     """
     if options.table != ALL:
         return [compare_read(runs, options, skipped)]
+    tables, without = papers_tables(runs, options, skipped)
+    shown = with_notes_once(tables)
+    notes = [Note(None, f"Not shown: {line}.") for line in without]
+    return [*shown[:-1], replace(shown[-1], notes=[*shown[-1].notes, *notes])]
+
+
+def papers_tables(
+    runs: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()
+) -> tuple[dict[str, Table], list[str]]:
+    """The paper's tables that runs fill, by name, each with all its notes.
+
+    Args:
+        runs: As of `tables_of`, and so are the others.
+
+    Returns:
+        The tables, and for each of the others a line on what it lacks.
+
+    Raises:
+        UserError: As `compare_runs`, there is no number for any table, or columns were named for
+            all of them.
+    """
     if options.columns:
         raise UserError(
             f"--table {ALL} with --columns {','.join(options.columns)}",
             "each of these tables has its own columns",
             "name one of them with --table, or leave one of the two out",
         )
-    tables, without = [], []
+    tables: dict[str, Table] = {}
+    without: list[str] = []
     unsorted: list[UnknownSort] = []
     for name in PAPERS_TABLES:
         # A table without columns of blocks has no use for one.
         block = options.block if PAPERS_TABLES[name].has_blocks else None
         try:
-            tables.append(
-                _sorted_by_what_it_has(
-                    runs, replace(options, table=name, block=block), skipped, unsorted
-                )
-            )
+            own = replace(options, table=name, block=block)
+            tables[name] = _sorted_by_what_it_has(runs, own, skipped, unsorted)
         except NothingToShow as nothing:
             without.append(nothing.line)
     if not tables:
@@ -163,8 +184,7 @@ def tables_of(
     for unknown in unsorted:
         if [one.asked for one in unsorted].count(unknown.asked) == len(tables):
             raise unknown
-    notes = [Note(None, f"Not shown: {line}.") for line in without]
-    return [*tables[:-1], replace(tables[-1], notes=[*tables[-1].notes, *notes])]
+    return tables, without
 
 
 def _sorted_by_what_it_has(
@@ -230,7 +250,9 @@ def _choose(everyone: Sequence[Run], options: Options) -> _Choice:
 
 
 def compare_read(
-    everyone: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()
+    everyone: Sequence[Run],
+    options: Options,
+    skipped: Sequence[Skipped] = (),
 ) -> Table:
     """Compare runs that were read, the baseline among them, if there is one.
 
@@ -289,7 +311,7 @@ def compare_read(
         *footnotes.notes(),
         *(Note(None, f"Passed over: {one.why}.") for one in skipped),
     ]
-    return Table(_title(options, runs), columns, rows, notes, comparisons, _provenance(runs))
+    return Table(_title(options, runs), columns, rows, notes, comparisons, provenance_of(runs))
 
 
 def _title(options: Options, runs: Sequence[Run]) -> str:
@@ -345,7 +367,7 @@ def _rows(entries: Sequence[Entry], grid: Grid, pairs: Sequence[Pair]) -> list[R
             views=entry.views,
             cells=cells,
             baseline=baselines.get(index),
-            provenance={"runs": [_run_provenance(run) for run in entry.runs]},
+            provenance={"runs": [run_provenance(run) for run in entry.runs]},
         )
         for index, (entry, cells) in enumerate(zip(entries, grid, strict=True))
     ]
@@ -363,29 +385,3 @@ def _with_best(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
         )
         for index, row in enumerate(rows)
     ]
-
-
-# -- provenance -----------------------------------------------------------------------------------
-
-
-def _provenance(runs: Sequence[Run]) -> dict[str, Any]:
-    return {"ser": __version__, "runs": [_run_provenance(run) for run in runs]}
-
-
-def _run_provenance(run: Run) -> dict[str, Any]:
-    """Where a row comes from: the directory, what made it, and each result's protocol."""
-    recorded = ("status", "recipe_name", "git_commit", "device", "versions", "command")
-    return {
-        "path": run.path,
-        "seed": run.seed,
-        **{key: run.record[key] for key in recorded if key in run.record},
-        "results": {
-            name: {
-                "protocol_id": result.protocol_id,
-                "model": result.model,
-                "data": result.data,
-                "created": result.created,
-            }
-            for name, result in run.results.items()
-        },
-    }

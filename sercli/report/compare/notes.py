@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import median_high
 
 from sercli.data.registry import rendering_kind
@@ -11,7 +12,7 @@ from sercli.report.compare import published as paper
 from sercli.report.compare.baselines import Pair
 from sercli.report.compare.columns import Spec
 from sercli.report.compare.runs import SEED, Entry, Run
-from sercli.report.compare.tables import PARTIAL, Cell, Column, Note, Row
+from sercli.report.compare.tables import PARTIAL, Cell, Column, Note, Row, Table
 from sercli.statistics import smallest_difference
 from sercli.visible import counted
 
@@ -128,6 +129,38 @@ def width_notes(columns: Sequence[Column]) -> list[Note]:
         return []
     text = f"{len(columns)} columns: --columns KEY,... shows fewer, such as --columns "
     return [Note(None, f"{text}{','.join(column.key for column in columns[:2])}.")]
+
+
+def with_notes_once(tables: Mapping[str, Table]) -> list[Table]:
+    """Tables that are shown together: what stands under several of them stands under the last.
+
+    Notes of marked cells stay where the marks are.
+
+    Args:
+        tables: By what a note calls them, in their order.
+    """
+    under: dict[str, list[str]] = {}
+    for name, table in tables.items():
+        for text in dict.fromkeys(note.text for note in table.notes if note.mark is None):
+            under.setdefault(text, []).append(name)
+    shared = {text: names for text, names in under.items() if len(names) > 1}
+    shown = [
+        replace(table, notes=[one for one in table.notes if one.mark or one.text not in shared])
+        for table in tables.values()
+    ]
+    if shared:
+        notes = [
+            Note(None, f"{'All tables' if len(names) == len(tables) else listed(names)}: {text}")
+            for text, names in shared.items()
+        ]
+        shown[-1] = replace(shown[-1], notes=[*shown[-1].notes, *notes])
+    return shown
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: "main", "main and cost", "main, transfer and cost"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def changed_notes(entries: Sequence[Entry]) -> list[Note]:

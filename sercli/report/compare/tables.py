@@ -245,7 +245,8 @@ class Table:
     def with_texts(self, change: Callable[[str], str]) -> Table:
         """The table with every text that may come from outside changed, for a format to show.
 
-        Keys of columns stay: cells are found by them.
+        Keys of columns stay: cells are found by them; and so does provenance, which is for
+        machines.
         """
         return replace(
             self,
@@ -260,13 +261,11 @@ class Table:
                     label=change(row.label),
                     views=change(row.views),
                     baseline=None if row.baseline is None else change(row.baseline),
-                    provenance=_changed(row.provenance, change),
                 )
                 for row in self.rows
             ],
             notes=[replace(note, text=change(note.text)) for note in self.notes],
             comparisons=[change(sentence) for sentence in self.comparisons],
-            provenance=_changed(self.provenance, change),
         )
 
     @property
@@ -276,15 +275,6 @@ class Table:
     @property
     def has_best(self) -> bool:
         return any(cell.best for row in self.rows for cell in row.cells.values())
-
-
-def _changed(tree: Any, change: Callable[[str], str]) -> Any:
-    """The texts of nested mappings and lists changed, keys as well."""
-    if isinstance(tree, Mapping):
-        return {change(str(key)): _changed(value, change) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_changed(value, change) for value in tree]
-    return change(tree) if isinstance(tree, str) else tree
 
 
 @dataclass(frozen=True)

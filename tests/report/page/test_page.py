@@ -92,7 +92,7 @@ def test_pictures_are_those_that_are_no_chart(page: Page) -> None:
 
 def test_the_runs_and_how_they_stand(page: Page) -> None:
     assert "5 runs: " in page.text
-    assert "1 running, by no living process" in page.text
+    assert "1 dead, as no process runs it" in page.text
     assert "Started 2026-01-02." in page.text
 
 
