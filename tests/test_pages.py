@@ -212,6 +212,13 @@ def test_options_exist(page):
         assert not flags or set(flags) <= flags_of(command_tree()[path]), span
 
 
+def test_no_line_of_the_changelog_stands_twice():
+    versions = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.M)
+    for version in versions[1:]:
+        entries = re.findall(r"^- .*(?:\n  .*)*", version, flags=re.M)
+        assert len(set(entries)) == len(entries), {e for e in entries if entries.count(e) > 1}
+
+
 def test_the_table_of_exit_statuses_is_that_of_the_errors():
     from sercli import errors
 

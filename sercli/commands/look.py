@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sercli.evals.look.records import Chosen, Neighbours, Seen
 
 _MOST = 64  # images: more do not fit a page
+_DRAWN = 8
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,13 @@ class LookOptions:
             "val), from 0. Default: --num of them, drawn with --seed.",
         ),
     ] = None
-    num: Annotated[int, typer.Option(min=1, max=_MOST, help="How many images are drawn.")] = 8
-    seed: Annotated[int, typer.Option(min=0, help="Which images are drawn.")] = 0
+    num: Annotated[
+        int | None,
+        typer.Option(min=1, max=_MOST, help="How many images are drawn.", show_default=str(_DRAWN)),
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Which images are drawn.", show_default="0")
+    ] = None
     data: Data = None
     layers: Annotated[
         str | None,
@@ -96,7 +102,7 @@ def look(what: LookOptions, run: RunOptions, model: ModelOptions) -> None:
     Written are `figures/look-attention`, `look-tokens` and `look-neighbours` (PNG and SVG) and
     `results/look.npz` with the arrays.
     """
-    numbers, files = _images(what.images)
+    numbers, files = _images(what)
     layers = parse_layers(what.layers)
     require_usable(model, run)
     has_data = _has_data(model, what.data)
@@ -156,14 +162,20 @@ def _has_data(model: ModelOptions, data: str | None) -> bool:
     return data is not None or facts_of(model.source).setting("data", "path") is not None
 
 
-def _images(text: str | None) -> tuple[list[int] | None, list[Path]]:
+def _images(what: LookOptions) -> tuple[list[int] | None, list[Path]]:
     """Numbers of images, or files; neither where some are to be drawn.
 
     Raises:
-        UserError: They are too many, both, or a file is not there.
+        UserError: They are too many, both, to be drawn as well, or a file is not there.
     """
+    text = what.images
     if text is None:
         return None, []
+    drawn = [f"--{name}" for name in ("num", "seed") if getattr(what, name) is not None]
+    if drawn:
+        raise UserError(
+            f"--images with {' and '.join(drawn)}", "images are named, or drawn", "leave one out"
+        )
     parts = [part.strip() for part in text.split(",") if part.strip()]
     # A name may have commas.
     parts = [text] if Path(text).is_file() else parts
@@ -188,7 +200,7 @@ def _chosen(
 
     if files or images is None:
         return Chosen(Files(files), tuple(range(len(files))), labelled=False)
-    return Chosen.of(images.open_unseen(), numbers, num=what.num, seed=what.seed)
+    return Chosen.of(images.open_unseen(), numbers, num=what.num or _DRAWN, seed=what.seed or 0)
 
 
 def _save(

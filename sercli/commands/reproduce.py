@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -130,6 +130,7 @@ def reproduce(which: WhichGrid, how: How) -> None:
     from sercli.grids.standing import Standings
 
     name = _grid_name(which)
+    _require_one_way(which, how)
     file = find_grid(name)
     grid = read_grid(file)
     if which.table is not None:
@@ -141,10 +142,6 @@ def reproduce(which: WhichGrid, how: How) -> None:
     _require_usable(plan, places, standings)
     for note in plan.notes:
         say(f"note: {note}", err=True)
-    if how.bench is not None and not how.dry_run:
-        raise UserError("--bench without --dry-run", "it is for hours", "add --dry-run")
-    if how.report_only and which.only:
-        raise UserError("--report-only with --only", "it is of all that is done", "leave one out")
     if how.dry_run:
         show_costs(plan, places, standings, how.bench)
     elif how.write is not None:
@@ -177,6 +174,28 @@ def _grid_name(which: WhichGrid) -> str:
         "a grid of runs is needed",
         "add --world shapes --quick, --data DIR, or a YAML file",
     )
+
+
+def _require_one_way(which: WhichGrid, how: How) -> None:
+    """Refuse options of which one would say nothing beside the other.
+
+    Raises:
+        UserError: In this case.
+    """
+    if how.bench is not None and not how.dry_run:
+        raise UserError("--bench without --dry-run", "it is for hours", "add --dry-run")
+    if how.report_only and which.only:
+        raise UserError("--report-only with --only", "it is of all that is done", "leave one out")
+    ways = {
+        "--dry-run": how.dry_run,
+        "--write": how.write is not None,
+        "--report-only": how.report_only,
+    }
+    asked = [option for option, given in ways.items() if given]
+    if len(asked) > 1:
+        raise UserError(
+            " with ".join(asked), "each is instead of doing the jobs", "leave all but one out"
+        )
 
 
 def _places(which: WhichGrid, how: How, stem: str) -> Places:
@@ -251,7 +270,10 @@ def _do(grid: Grid | None, plan: Plan, places: Places, standings: Standings, how
                 retry_failed=how.retry_failed,
             )
             summary = runner.run(plan.jobs, children)
-        failed = [] if grid is None else _report(grid, places, children)
+        failed = []
+        if grid is not None:
+            foreign = standings.foreign(plan.jobs, places.data)
+            failed = _report(grid, places, foreign, children)
         children.raise_if_stopped("tables were being made: repeat the command")
     _end(summary, failed)
 
@@ -286,14 +308,18 @@ def _showing(text: str) -> Iterator[None]:
         yield
 
 
-def _report(grid: Grid, places: Places, children: Children) -> list[str]:
+def _report(
+    grid: Grid, places: Places, foreign: Mapping[Path, str], children: Children
+) -> list[str]:
     """Tables, the outcome and the page of what is done; what of that could not be made."""
     from sercli.errors import SerError
     from sercli.grids import outcome
     from sercli.grids.children import last_line
     from sercli.grids.claims import decide
 
-    runs = outcome.runs_there(grid, places)
+    for why in foreign.values():
+        say(f"not in tables, page and outcome: {why}", err=True)
+    runs = outcome.runs_there(grid, places, foreign=foreign)
     if not runs:
         say("nothing is done: there are no tables")
         return []
@@ -303,7 +329,7 @@ def _report(grid: Grid, places: Places, children: Children) -> list[str]:
     except SerError as error:
         failed.append("compare")
         say(f"ser compare: {error}", err=True)
-    decided = decide(grid, places.run)
+    decided = decide(grid, places.run, foreign=foreign)
     files = outcome.write_outcome(places, decided)
     if not children.stopped:
         page = outcome.page_command(grid, places, runs, files[-1] if files else None)
@@ -362,7 +388,7 @@ def _write(plan: Plan, which: WhichGrid, how: How, name: str, places: Places) ->
     for folder in which.robustness or ():
         command += ["--robustness", folder]
     command += [*places.machine, *(["--nproc", str(how.nproc)] if how.nproc > 1 else [])]
-    if how.retry_failed:
-        command.append("--retry-failed")
+    command += ["--retry-failed"] if how.retry_failed else []
+    command += [] if how.keep_going else ["--stop-at-failure"]
     files = write_array(how.write, plan, command=command, nproc=how.nproc)
     say(*(f"wrote {file}" for file in files), "see the head of array.sh for how they are queued")

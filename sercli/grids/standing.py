@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from sercli.engine.resuming import edits
@@ -86,6 +87,16 @@ class Standings:
             return self._of_evaluation(job)
         except UserError as error:
             return Standing("other", str(error))
+
+    def foreign(self, jobs: Iterable[Job], data: str | None = None) -> dict[Path, str]:
+        """Directories that hold something else where trainings would make runs, and what it is.
+
+        Args:
+            jobs: Of a grid.
+            data: `--data` of the grid.
+        """
+        found = {job.directory: self.of(job, data) for job in jobs if job.is_training}
+        return {path: one.why for path, one in found.items() if one.status == "other"}
 
     def _of_evaluation(self, job: Job) -> Standing:
         assert job.evaluation is not None

@@ -23,7 +23,6 @@ from sercli.evals.common import Progress
 from sercli.evals.knn import extract
 from sercli.randomness import numpy_generator
 
-MOST_IMAGES = 64
 _UNKNOWN = -1
 
 

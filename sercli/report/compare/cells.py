@@ -53,7 +53,9 @@ def measure(entry: Entry, spec: Spec, repeats: Repeats | None = None) -> Cell:
         data=_common_data(cells),
         weights=_joined(cell.weights for cell in cells),
         loaded=next((cell.loaded for cell in cells if cell.loaded), None),
-        warnings=tuple(dict.fromkeys(text for cell in cells for text in cell.warnings)),
+        warnings=tuple(
+            dict.fromkeys([text for cell in cells for text in cell.warnings] + _mixed(cells))
+        ),
         precision=_joined(cell.precision for cell in cells),
     )
 
@@ -126,6 +128,20 @@ def _common_data(cells: Sequence[Cell]) -> Scored | None:
         mixed=mixed,
         other=others.pop() if len(others) == 1 else "differing by seed",
     )
+
+
+def _mixed(cells: Sequence[Cell]) -> list[str]:
+    """In what runs differ that a mean is over, although they were measured by one rule."""
+    numbers = sorted({cell.data.images for cell in cells if cell.data and cell.data.images})
+    told = {
+        "on different numbers of images": [f"{number:,}" for number in numbers],
+        "with different weights": sorted({cell.weights for cell in cells if cell.weights}),
+    }
+    return [
+        f"its runs were scored {how}, {' and '.join(values)}"
+        for how, values in told.items()
+        if len(values) > 1
+    ]
 
 
 def _warnings(result: Result) -> tuple[str, ...]:

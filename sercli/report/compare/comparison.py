@@ -31,9 +31,11 @@ from sercli.report.compare.notes import (
     power_notes,
     precision_notes,
     reading_notes,
+    untested_notes,
     width_notes,
 )
 from sercli.report.compare.papers_tables import ALL, PAPERS_TABLES
+from sercli.report.compare.per_image import READ_UNASKED
 from sercli.report.compare.published_rows import published_rows, rows_for, with_published_columns
 from sercli.report.compare.repeats import Repeats
 from sercli.report.compare.runs import SEED, Entry, Run, read_runs
@@ -257,7 +259,8 @@ def compare_read(
     grid: Grid = [
         {spec.column.key: measure(entry, spec, repeats) for spec in specs} for entry in entries
     ]
-    grid, comparisons = add_differences(grid, specs, entries, pairs, repeats)
+    sums = options.baseline is not None or len(pairs) <= READ_UNASKED
+    grid, comparisons = add_differences(grid, specs, entries, pairs, repeats, sums=sums)
     footnotes = Footnotes()
     grid = add_footnotes(grid, specs, footnotes)
     order = places(entries, grid, specs, options.sort)
@@ -270,6 +273,7 @@ def compare_read(
         *reading_notes(rows, pairs, entries, comparisons),
         *power_notes(rows, columns),
         *(Note(None, text) for text in (*choice.remarks, *remarks, *mixed_protocols(specs, runs))),
+        *([] if sums else untested_notes(specs, len(pairs))),
         *context_notes(
             rows,
             specs,

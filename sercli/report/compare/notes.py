@@ -41,7 +41,10 @@ def reading_notes(
     tests = {
         "paired t test over the seeds that both rows have": any(one.seeds for one in changes),
         "McNemar's mid-p test on the images that both runs scored": any(
-            one.images for one in changes
+            one.images and one.discordant is not None for one in changes
+        ),
+        "Student's t test of the jackknife over the images that both runs scored": any(
+            one.images and one.discordant is None for one in changes
         ),
     }
     if comparisons:
@@ -104,6 +107,18 @@ def _power_note(column: Column, pairs: Sequence[tuple[float, int]]) -> list[Note
         f"{column.heading}: with {counted(images, 'image')} and {100 * share:.2g} % discordant "
         f"(right in one of two runs only{middle}) {found} is found with 80 % power "
         "(McNemar's mid-p test, p < 0.05 before any correction)."
+    )
+    return [Note(None, text)]
+
+
+def untested_notes(specs: Sequence[Spec], pairs: int) -> list[Note]:
+    """Which columns have no test, as too many runs would have to be read for it."""
+    columns = [spec.column.heading for spec in specs if spec.quantity.per_image is not None]
+    if not columns:
+        return []
+    text = (
+        f"{', '.join(columns)}: not tested across images, as {pairs} pairs of runs have some MB of "
+        "sums each; --baseline RUN reads them."
     )
     return [Note(None, text)]
 

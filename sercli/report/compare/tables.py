@@ -61,7 +61,7 @@ class Column:
     def text(self, value: float) -> str:
         """`value` at the printed precision of this column."""
         if self.kind == "duration":
-            return _duration(value)
+            return duration(value)
         if self.kind == "count":
             return _count(value)
         if self.kind == "memory":
@@ -82,7 +82,8 @@ def _count(value: float) -> str:
     return f"{value:.4g}" if value % 1 else f"{value:.0f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time as people read it: 98 s, 12.5 min, 3.4 h."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:

@@ -107,7 +107,9 @@ class Piece:
     def source(self) -> str:
         if self.whole:
             return rf"\multicolumn{{2}}{{c}}{{{self.left}}}"
-        return f"{self.left}&{self.right}"
+        # TeX passes over a space behind the sign between cells.
+        space = "\\" if self.right.startswith(" ") else ""
+        return f"{self.left}&{space}{self.right}"
 
 
 @dataclass(frozen=True)

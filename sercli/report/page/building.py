@@ -19,7 +19,7 @@ from sercli.report.compare.columns import compared_block
 from sercli.report.compare.comparison import Options, entries_of, tables_of
 from sercli.report.compare.papers_tables import ALL
 from sercli.report.compare.runs import Entry, Run
-from sercli.report.compare.tables import Table
+from sercli.report.compare.tables import Table, duration
 from sercli.report.page.charts import Chart, block_charts, training_charts
 from sercli.report.page.claims import claims_of
 from sercli.report.page.files import Folder
@@ -177,7 +177,10 @@ def _add_runs(parts: _Parts, entries: Sequence[Entry]) -> None:
             seconds = run.quantity("timings", "train_seconds")
             told = (
                 *(entry.name, run.path, state, _steps(run), _said(run.seed)),
-                *(_said(run.record.get("recipe_name")), _minutes(seconds)),
+                *(
+                    _said(run.record.get("recipe_name")),
+                    "–" if seconds is None else duration(seconds),
+                ),
                 _said(run.record.get("device")),
             )
             rows.append([clipped(one) for one in told])
@@ -194,12 +197,6 @@ def _steps(run: Run) -> str:
     saved = as_number(run.record.get("saved_step"))
     told = done if done is not None else saved
     return "–" if told is None else f"{told:.0f}"
-
-
-def _minutes(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def _provenance(run: Run) -> dict[str, Any]:
