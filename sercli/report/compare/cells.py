@@ -54,7 +54,9 @@ def measure(entry: Entry, spec: Spec, repeats: Repeats | None = None) -> Cell:
         weights=_joined(cell.weights for cell in cells),
         loaded=next((cell.loaded for cell in cells if cell.loaded), None),
         warnings=tuple(
-            dict.fromkeys([text for cell in cells for text in cell.warnings] + _mixed(cells))
+            dict.fromkeys(
+                [text for cell in cells for text in cell.warnings] + _mixed_weights(cells)
+            )
         ),
         precision=_joined(cell.precision for cell in cells),
     )
@@ -130,18 +132,12 @@ def _common_data(cells: Sequence[Cell]) -> Scored | None:
     )
 
 
-def _mixed(cells: Sequence[Cell]) -> list[str]:
-    """In what runs differ that a mean is over, although they were measured by one rule."""
-    numbers = sorted({cell.data.images for cell in cells if cell.data and cell.data.images})
-    told = {
-        "on different numbers of images": [f"{number:,}" for number in numbers],
-        "with different weights": sorted({cell.weights for cell in cells if cell.weights}),
-    }
-    return [
-        f"its runs were scored {how}, {' and '.join(values)}"
-        for how, values in told.items()
-        if len(values) > 1
-    ]
+def _mixed_weights(cells: Sequence[Cell]) -> list[str]:
+    """That runs of a mean were scored with different weights, the student's and the teacher's."""
+    weights = sorted({cell.weights for cell in cells if cell.weights})
+    if len(weights) < 2:
+        return []
+    return [f"its runs were scored with different weights, {' and '.join(weights)}"]
 
 
 def _warnings(result: Result) -> tuple[str, ...]:
