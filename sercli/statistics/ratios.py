@@ -34,9 +34,11 @@ class MeanRatio:
             raise ValueError(
                 f"shapes {shape} and {self.denominators.shape}; the same [K, n], n > 0, is needed"
             )
-        if not (np.isfinite(self.numerators).all() and np.isfinite(self.denominators).all()):
-            raise ValueError("a number that is not finite")
-        if not (self.denominators.sum(axis=1) > 0).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = [part.sum(axis=1) for part in (self.numerators, self.denominators)]
+        if not np.isfinite(sums).all():
+            raise ValueError("a number or a sum that is not finite")
+        if not (sums[1] > 0).all():
             raise ValueError("denominators with a sum of 0; it must be above")
 
     @property

@@ -106,6 +106,25 @@ def test_of_several_comparisons_all_must_hold(
     assert two_wrong.p_value == pytest.approx(2 * smallest)
 
 
+def test_a_claim_of_which_a_part_cannot_be_tested_is_open(
+    plant: Plant, claims: Callable[..., list[Decided]]
+) -> None:
+    runs = plant({"a": A, "b": B})
+    half, against = claims(runs, "a above b, a above c", "a below b, a above c")
+    assert (half.verdict, half.p_value, half.adjusted_p) == ("open", None, None)
+    assert against.verdict == "refuted"  # whatever the other part is
+
+
+def test_five_percent_is_where_a_claim_is_decided(
+    plant: Plant, claims: Callable[..., list[Decided]]
+) -> None:
+    # Differences of 1, 2 and 3: t = 2 √3 with two degrees of freedom, p = 0.074; of 2, 3, 4: 0.037.
+    runs = plant({"a": [51.0, 52.0, 53.0], "b": [50.0] * 3, "c": [49.0] * 3})
+    assert [claims(runs, text)[0].verdict for text in ("a above b", "a above c")] == [
+        *("open", "confirmed")
+    ]
+
+
 def test_a_seed_that_is_missing_is_said_and_the_others_are_paired(
     plant: Plant, claims: Callable[..., list[Decided]]
 ) -> None:

@@ -143,7 +143,8 @@ def tables_of(
             "each of these tables has its own columns",
             "name one of them with --table, or leave one of the two out",
         )
-    tables, without, unsorted = [], [], []
+    tables, without = [], []
+    unsorted: list[UnknownSort] = []
     for name in PAPERS_TABLES:
         # A table without columns of blocks has no use for one.
         block = options.block if PAPERS_TABLES[name].has_blocks else None

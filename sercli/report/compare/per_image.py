@@ -173,7 +173,8 @@ def sums_of(run: Run, spec: Spec, known: Known) -> Sums | None:
     if arrays is None:
         return None
     try:
-        parts = how.parts(arrays, spec.reading)
+        with np.errstate(all="ignore"):  # what is not finite is refused
+            parts = how.parts(arrays, spec.reading)
         mean = None if parts is None else MeanRatio(*parts)
     except (ValueError, TypeError) as error:  # text has no sum
         raise _not_of_one(

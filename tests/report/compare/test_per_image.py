@@ -248,6 +248,8 @@ def test_what_is_not_of_the_same_images_or_numbers_is_not_tested(
         ("equiv-score", lambda a: a.update(product=a["product"][:, :-1])),
         ("equiv-score", lambda a: a.update(observed=a["observed"][0])),
         ("equiv-score", lambda a: a.update(product=a["product"] * np.nan)),
+        ("equiv-score", lambda a: a.update(product=a["product"] * 1e307)),
+        ("equiv-score", lambda a: a.update(moved=a["moved"] * 1e307)),
         ("equiv-score", lambda a: a.update(product=a["product"].astype(str))),
         ("equiv-score", lambda a: a.update(observed=np.float64(3))),
         ("equiv-score", lambda a: a.update(image_ids=a["image_ids"][1:])),
