@@ -50,11 +50,12 @@ def reading_notes(
     }
     if comparisons:
         many = len(comparisons) > 1
-        correction = f" after Holm's correction for the {len(comparisons)} paired tests below"
+        correction = (
+            f" after Holm's correction for the {len(comparisons)} paired tests of the table"
+        )
         made = ", or ".join(name for name, any_made in tests.items() if any_made)
         texts.append(
-            f"* the difference is significant: {made}, p < 0.05{correction if many else ''}; "
-            "with its 95 % interval below."
+            f"* the difference is significant: {made}, p < 0.05{correction if many else ''}."
         )
     return [Note(None, text) for text in texts]
 

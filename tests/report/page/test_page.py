@@ -384,7 +384,8 @@ def test_claims_are_at_the_top_with_their_rule_and_nothing_of_them_is_markup(
     for said in (
         "&lt;b&gt;More",
         "0.031",
-        "ser 2, none 1; ES: ser 4",
+        "<li>top-1: ser 2, none 1</li>",
+        "<li>ES: ser 4, none 3</li>",
         "not tested",
         "How &amp; why",
     ):
