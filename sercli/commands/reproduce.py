@@ -404,6 +404,6 @@ def _write(plan: Plan, which: WhichGrid, how: How, name: str, places: Places) ->
         command += ["--robustness", folder]
     command += [*places.machine, *(["--nproc", str(how.nproc)] if how.nproc > 1 else [])]
     command += ["--retry-failed"] if how.retry_failed else []
-    command += [] if how.keep_going else ["--stop-at-failure"]
+    command += ["--stop-at-failure"] if how.stop_at_failure else []
     files = write_array(how.write, plan, command=command, nproc=how.nproc)
     say(*(f"wrote {file}" for file in files), "see the head of array.sh for how they are queued")
