@@ -292,9 +292,9 @@ def test_the_outcome_is_written_in_words_and_as_data(
     assert "Holm over all claims that could be tested (1 of 1)" in in_words(found)[-1]
     assert '"verdict": "confirmed"' in data.read_text()
     on_page = claims_of(data)
-    assert on_page.rows[0][:2] == ["Claim 0", "confirmed"]
-    assert on_page.rows[0][3].startswith(numbers)
-    assert on_page.caption == in_words(found)[-1]
+    assert (on_page.claims[0].text, on_page.claims[0].verdict) == ("Claim 0", "confirmed")
+    assert on_page.claims[0].numbers[0].startswith(numbers)
+    assert on_page.rule == in_words(found)[-1]
     assert in_words([]) == []
     assert write_outcome(Places(tmp_path), []) == []
 

@@ -178,7 +178,7 @@ def test_the_table_says_which_test_it_is_and_corrects_all_together(runs: list[Pa
     said = " ".join(note.text for note in table.notes)
     assert "Student's t test of the jackknife over the images that both runs scored" in said
     assert "McNemar" not in said
-    assert "2 paired tests below" in said
+    assert "2 paired tests of the table" in said
     assert all(f"jackknife p = {p:.2g}" in " ".join(table.comparisons) for p in values)
     assert all(one.endswith(f"({IMAGES} images).") for one in table.comparisons)
     # By itself as well, without a baseline that is named.
