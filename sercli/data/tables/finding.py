@@ -161,8 +161,8 @@ def _by_split(path: str, files: Iterator[tuple[str, str]], *, series: bool = Fal
             )
     names = {"test": "files of test", None: "files whose names tell no split"}
     left_out = {text: len(by_split[one]) for one, text in names.items() if one in by_split}
-    told = [look_at_series(one) for one in kept.values()] if series else []
-    faults, lacking = (tuple(line for pair in told for line in pair[place]) for place in (0, 1))
+    looked = [look_at_series(one) for one in kept.values()] if series else []
+    faults, lacking = (tuple(line for pair in looked for line in pair[place]) for place in (0, 1))
     return Tables(kept, left_out, faults, lacking)
 
 
