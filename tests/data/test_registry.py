@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from sercli import families
 from sercli.cli import app
-from sercli.commands.subject import images_of
+from sercli.commands.images import images_of
 from sercli.data import has_split, kinds, open_source, registry
 from sercli.data.images.check import Reading
 from sercli.data.registry import find_kind, open_detection, rendering_kind, require_sizes_used
