@@ -141,7 +141,8 @@ def test_a_new_kind_shows_wherever_kinds_are_listed(packed, tmp_path):
 
     layouts = layout_line(packed)
     assert "it must be folder, archives, " in layouts
-    assert " packed, voc, ade20k, list, coco, unlabelled or one of imagenet-r" in layouts
+    assert " packed, " in layouts
+    assert " unlabelled or one of imagenet-r" in layouts
     for options in ((), ("--layout", "packed")):
         status, printed = run("data", "check", packed, *options)
         assert status != 0
