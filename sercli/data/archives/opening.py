@@ -9,10 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.archives.arranging import LABELLED, Holdings, arrange
+from sercli.data.archives.arranging import LABELLED, UNLABELLED, Holdings, arrange, as_made
 from sercli.data.archives.contents import Part, key_of
 from sercli.data.archives.finding import Archive, ArchiveSet, find_archives
-from sercli.data.archives.members import ArchivedImages, Members, read_members, stamps_of
+from sercli.data.archives.made import Record, read_record, require_finished
+from sercli.data.archives.members import (
+    ArchivedImages,
+    Found,
+    Members,
+    read_members,
+    stamps_of,
+)
 from sercli.data.archives.scanning import list_parts
 from sercli.data.imagenet_labels import find_validation_labels
 from sercli.data.images.folder import class_differences
@@ -51,7 +58,7 @@ def has_split_of_archives(path: str, split: str) -> bool:
     named = find_archives(path)
     if split == "train":
         return True
-    return "val" in named.by_split() or len(list_split(named, "val")) > 0
+    return "val" in _groups(named)[0] or len(list_split(named, "val")) > 0
 
 
 def _sound(named: ArchiveSet, path: str, split: str) -> Members:
@@ -84,19 +91,44 @@ def list_split(named: ArchiveSet, split: str) -> Members:
     Raises:
         UserError: An archive cannot be read, or what tells classes is missing or wrong.
     """
-    groups = named.by_split()
+    groups, record = _groups(named)
     inside = None in groups
-    archives = groups[None if inside else split]
+    archives = groups[None] if inside else groups.get(split, [])
+    if not archives:  # of a copy without such a split
+        return Found(UNLABELLED).members((), stamps_of(()))
     names = _names_of_classes(named, archives)
     files = [archive.path for archive in archives]
 
     def scan(_: Sequence[str], stamps: NDArray[np.int64]) -> Mapping[str, Members]:
-        return _list(named, archives, stamps, names=names, split=None if inside else split)
+        whose = None if inside else split
+        return _list(named, archives, stamps, names=names, split=whose, record=record)
 
     told_by = "" if names is None else f"{names} {stamps_of([names]).tolist()}"
     how = f"{'splits inside' if inside else 'one split'}\n{named.root}\n{told_by}"
+    if record is not None:
+        how += f"\nmade, {record.labelled}"
     rules = {one: f"{one}\n{how}" for one in (("train", "val") if inside else (split,))}
     return read_members(files, scan, rules=rules, wanted=split)
+
+
+def _groups(
+    named: ArchiveSet,
+) -> tuple[Mapping[str | None, list[Archive]], Record | None]:
+    """Archives by split, None: what is in them says more; and what is noted of shards that we made.
+
+    Raises:
+        UserError: Some of these shards are still to be made.
+    """
+    record = read_record(named.root)
+    if record is None or record.form != "wds":
+        return named.by_split(), None
+    if named.whole:
+        require_finished(named.root, record)
+    groups: dict[str | None, list[Archive]] = {}
+    for split, names in record.files.items():
+        if archives := [one for one in named.archives if one.below in {*names}]:
+            groups[split] = archives
+    return (groups, record) if groups else (named.by_split(), None)
 
 
 def _list(
@@ -106,6 +138,7 @@ def _list(
     *,
     names: str | None,
     split: str | None,
+    record: Record | None,
 ) -> dict[str, Members]:
     """List archives.
 
@@ -115,6 +148,7 @@ def _list(
         stamps: int64 [F, 5], of each.
         names: The file that names classes; None: there is none.
         split: As `arrange` has it.
+        record: Of the shards, where `ser data shard` made them.
     """
     held = Holdings([archive.stem for archive in archives])
     inner: list[tuple[int, Part]] = []
@@ -133,7 +167,10 @@ def _list(
         return labels.read()
 
     classes = None if names is None else _read_names(Path(names))
-    found = arrange(held, split=split, wnids=wnids)
+    if record is not None and split is not None:
+        found = {split: as_made(held, labelled=record.labelled)}
+    else:
+        found = arrange(held, split=split, wnids=wnids)
     rows = np.concatenate([stamps, stamps_of(beside)])
     return {
         split: one.members(
@@ -141,7 +178,7 @@ def _list(
             rows,
             beside=beside,
             classes=classes if one.form == LABELLED else None,
-            key=key_of if one.form == LABELLED else None,
+            key=key_of if one.form == LABELLED and record is None else None,
         )
         for split, one in found.items()
     }
