@@ -119,8 +119,8 @@ def coco_detect(
             "--data",
             metavar="DIR|shapes",
             help="A set in COCO's format (`annotations/` with `instances_*.json`, `train2017/`, "
-            "`val2017/`), or `shapes`, the embedded world. Default: shapes, if the run was trained "
-            "on it.",
+            "`val2017/`); `shapes` or `shapes:scenes` are the embedded world. Default: "
+            "what the run was trained on, if it is one of these two.",
         ),
     ] = None,
 ) -> None:
@@ -227,8 +227,8 @@ def _evaluate(
 def _default_data(facts: RunFacts, model: str) -> str:
     from sercli.data.registry import find_kind
 
-    path = facts.setting("data", "path")
-    kind = None if path is None else find_kind(str(path))
+    path = facts.data_path
+    kind = None if path is None else find_kind(path)
     if kind is not None and kind.detector is not None:
         return str(path)
     raise UserError(

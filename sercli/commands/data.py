@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from sercli.data.images.check import CheckReport, Fact, SplitReport
-    from sercli.data.shapes.files import Derived, Detection
+    from sercli.data.shapes.files import Derived, Detection, FileSet
+    from sercli.data.shapes.settings import Setting
 
 app = typer.Typer(
     help="Write the embedded world as files; check a data set, or copy it into shards.",
@@ -107,7 +108,7 @@ def shapes(
     object detection it gets `coco/`, in COCO's format, and for `ser segment` the same pictures with
     masks as `voc/`, in VOC's layout. DIR appears when it is complete, or not at all.
     """
-    from sercli.data.shapes.files import Derived, Detection, file_sets, write_sets
+    from sercli.data.shapes.files import Derived, Detection, file_sets
     from sercli.data.shapes.settings import named
 
     world = named(setting)
@@ -118,6 +119,30 @@ def shapes(
     corrupted = min(usual, val) if more.corrupted is None else more.corrupted
     derived = Derived(more.derived_size, corrupted, more.perturbed)
     coco = Detection(more.detection, more.detection_size)
+    _write_sets(directory, sets, derived, coco, setting=world, size=size, seed=seed)
+    written = [
+        f"{counted(len(sets) - 2, 'robustness set')} of {val:,}",
+        *_further_sets(derived, coco),
+    ]
+    say(
+        f"wrote {directory}: {train:,} train and {counted(val, 'val image')} of {size} px; "
+        f"{', '.join(written)}"
+    )
+
+
+def _write_sets(
+    directory: Path,
+    sets: tuple[FileSet, ...],
+    derived: Derived,
+    coco: Detection,
+    *,
+    setting: Setting,
+    size: int,
+    seed: int,
+) -> None:
+    """Write them, and show how far it is."""
+    from sercli.data.shapes.files import write_sets
+
     total = sum(one.num_images for one in sets) + derived.num_files + coco.num_files
     done = 0
     with progress() as update:
@@ -132,19 +157,11 @@ def shapes(
             sets,
             derived,
             detection=coco,
-            setting=world,
+            setting=setting,
             size=size,
             seed=seed,
             progress=count,
         )
-    written = [
-        f"{counted(len(sets) - 2, 'robustness set')} of {val:,}",
-        *_further_sets(derived, coco),
-    ]
-    say(
-        f"wrote {directory}: {train:,} train and {counted(val, 'val image')} of {size} px; "
-        f"{', '.join(written)}"
-    )
 
 
 def _further_sets(derived: Derived, coco: Detection) -> Iterator[str]:
@@ -162,16 +179,19 @@ def _further_sets(derived: Derived, coco: Detection) -> Iterator[str]:
 
 @app.command()
 def check(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The data set.")],
+    places: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR", help="The data set; several are taken as one."),
+    ],
     fast: Annotated[
         bool, typer.Option("--fast", help="Read only the files' headers, not their pixels.")
     ] = False,
     layout: Annotated[
         str | None,
         typer.Option(
-            help="folder, archives, coco, voc, ade20k, imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 "
-            "(or one of its sets, imagenet-v2-top-images), imagenet-c or imagenet-p. Default: by "
-            "what is in DIR."
+            help="folder, unlabelled, list, archives, parquet, arrow, coco, voc, ade20k, "
+            "imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 (or one of its sets, "
+            "imagenet-v2-top-images), imagenet-c or imagenet-p. Default: by what is in DIR."
         ),
     ] = None,
     classes: Annotated[
@@ -194,12 +214,18 @@ def check(
     masks of indices (VOC's or ADE20K's folders): then also images without one, of another size, or
     with an index of no class. Or DIR is a tar or zip, a directory of such, or a pattern as
     'train-{0000..1023}.tar': then also members that cannot be used, keys that stand twice, labels
-    out of range, and a shard missing from a numbered series.
+    out of range, and a shard missing from a numbered series. Or DIR is a list of images (a path a
+    line, with a label or without): then also lines that name no image, name one twice, or lack a
+    label. Or it has images and no folders, or is `unlabelled:DIR`: images without labels.
+    Or DIR holds parquet or Arrow files as Hugging Face writes them, or is one: then also files that
+    are cut short or have other columns, labels out of range, and rows that hold no image.
     The exit status is 0 if nothing is wrong, otherwise 2.
     """
     from sercli.data.images.check import Reading
     from sercli.data.registry import check_data
+    from sercli.runs.places import joined
 
+    directory = Path(joined([str(place) for place in places]))
     with progress() as update:
         report = check_data(
             directory,

@@ -23,6 +23,7 @@ from sercli.commands.options import (
     RunOptions,
     option_objects,
     parse_layers,
+    place_of,
 )
 from sercli.commands.printing import print_table, progress
 from sercli.errors import UserError
@@ -94,14 +95,15 @@ def equiv_score(score: ScoreOptions, run: RunOptions, model: ModelOptions) -> No
     beside it, and two figures.
     """
     size, blocks = _size(score.image_size), parse_layers(score.layers)
-    require_subject(model, run, score.data)
+    place = place_of(score.data)
+    require_subject(model, run, place)
     from sercli.engine.runtime import choose_device, runtime_for
     from sercli.evals.equivariance.evaluate import evaluate
     from sercli.evals.equivariance.picture import picture
 
     chosen = choose_device(run.device)
     runtime = runtime_for(chosen, run.precision)
-    subject = resolve_subject(model, run, data=score.data, image_size=max(size) if size else None)
+    subject = resolve_subject(model, run, data=place, image_size=max(size) if size else None)
     say_what_was_read(subject.loaded)
     depth, tapped = subject.loaded.encoder.depth, subject.tapped_layer
     pictured = tapped if score.picture_layer is None else score.picture_layer

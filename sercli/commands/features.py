@@ -86,7 +86,7 @@ def features(
     name when it is whole. Under torchrun, processes share the images.
     """
     _refuse_unusable(file, images, model)
-    from sercli.commands.subject import images_of
+    from sercli.commands.images import images_of
     from sercli.engine.processes import is_first_process
     from sercli.engine.runtime import decided_by_first, process_group, runtime_for
     from sercli.evals.features import FeatureFile
@@ -100,7 +100,7 @@ def features(
         found = images_of(
             facts_of(model.source),
             model.source,
-            data=images.data,
+            data=images.place,
             image_size=loaded.image_size,
             classes=images.classes,
         )
@@ -142,7 +142,7 @@ def _refuse_unusable(file: FileOptions, images: ImageOptions, model: ModelOption
         require_model(model)
         _require_free(file.out, force=file.force)
         require_writable(file.out.parent)
-    require_images(model, images.data, images.classes)
+    require_images(model, images.place, images.classes)
 
 
 def _require_free(path: Path, *, force: bool) -> None:

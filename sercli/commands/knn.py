@@ -55,7 +55,7 @@ def knn(
     share the images.
     """
     share = parse_shots(shots)
-    require_subject(model, run, images.data, images.classes, labels_for="kNN")
+    require_subject(model, run, images.place, images.classes, labels_for="kNN")
     from sercli.engine.processes import is_first_process
     from sercli.engine.runtime import process_group, runtime_for
     from sercli.evals.knn import evaluate
@@ -65,7 +65,7 @@ def knn(
         subject = resolve_subject(
             model,
             run,
-            data=images.data,
+            data=images.place,
             image_size=images.image_size,
             classes=images.classes,
         )

@@ -100,7 +100,7 @@ def linear_eval(
     Written are `results/linear-eval--PRESET.json`, its predictions, and the head.
     """
     options = _options(probe, images, run)
-    require_subject(model, run, images.data, images.classes, labels_for="the linear probe")
+    require_subject(model, run, images.place, images.classes, labels_for="the linear probe")
     from sercli.engine.processes import is_first_process
     from sercli.engine.runtime import process_group, runtime_for
     from sercli.evals.linear.evaluate import evaluate
@@ -116,7 +116,7 @@ def linear_eval(
         subject = resolve_subject(
             model,
             run,
-            data=images.data,
+            data=images.place,
             image_size=images.image_size,
             classes=images.classes,
         )

@@ -14,7 +14,7 @@ import copy
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -26,6 +26,7 @@ from typer.models import OptionInfo
 
 from sercli import addons, methods
 from sercli.errors import UserError
+from sercli.runs.places import joined
 
 # -- What commands take ----------------------------------------------------------------------------
 
@@ -110,13 +111,18 @@ Bounds = Annotated[
     ),
 ]
 Data = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         metavar="DIR|shapes",
-        help="Images: a directory, or `shapes` or `shapes:scenes`, the embedded world. Default: "
-        "what the run was trained on.",
+        help="Images: a directory, archives, a list, or `shapes` or `shapes:scenes`, the embedded "
+        "world; repeated: all as one set. Default: what the run was trained on.",
     ),
 ]
+
+
+def place_of(data: Sequence[str] | None) -> str | None:
+    """What `--data` names, once or several times, as one text; None: nothing."""
+    return joined(data) if data else None
 
 
 def parse_shots(shots: str | None) -> float | None:
@@ -244,6 +250,11 @@ class ImageOptions:
             "is resampled. Default: of training (518 for DINOv2, whose authors evaluate at 224).",
         ),
     ] = None
+
+    @property
+    def place(self) -> str | None:
+        """What `--data` names, as one text; None: nothing."""
+        return place_of(self.data)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from sercli.commands.options import (
     addon_option,
     method_option,
     option_objects,
+    place_of,
 )
 from sercli.errors import UserError
 from sercli.visible import say
@@ -64,11 +65,12 @@ class NewRun:
         ),
     ] = None
     data: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="DIR|shapes",
-            help="Directory of class folders (or of `train/` and `val/`), or `shapes` "
-            "or `shapes:scenes`, the embedded world.",
+            help="Directory of class folders (or of `train/` and `val/`) or of images without "
+            "labels, archives, a list of images, or `shapes` or `shapes:scenes`, the embedded "
+            "world; repeated: all as one set.",
             show_default="the recipe's",
         ),
     ] = None
@@ -90,7 +92,7 @@ class NewRun:
             "addon.name": self.addon,
             "addon.layer": self.layer,
             "views.setting": self.views,
-            "data.path": self.data,
+            "data.path": place_of(self.data),
             "seed": self.seed,
         }
         return {key: value for key, value in values.items() if value is not None}
@@ -211,7 +213,9 @@ def _start(new: NewRun, *, device: str | None, nproc: int, profile_steps: int) -
 
     name, flags, plugins = new.recipe, new.flags, tuple(new.plugin or ())
     if name is None:
-        start = default_recipe(method=new.method, addon=new.addon, data=new.data, plugins=plugins)
+        start = default_recipe(
+            method=new.method, addon=new.addon, data=place_of(new.data), plugins=plugins
+        )
         name, flags = start.recipe, {**flags, **start.flags}
     settings = tuple(new.set_ or ())
     # Before torch is imported; of several processes rank 0 resolves and refuses, below.

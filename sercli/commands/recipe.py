@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sercli.commands.options import Plugins, Settings
+from sercli.commands.options import Plugins, Settings, place_of
 from sercli.commands.printing import (
     aligned,
     print_first_that_fits,
@@ -174,7 +174,7 @@ def check(
         typer.Argument(metavar="NAME", help=_NAME, show_default="all that come with ser"),
     ] = None,
     data: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="DIR|shapes", help="Images to check for.", show_default="the recipe's"
         ),
@@ -194,8 +194,8 @@ def check(
     failed, assumed = 0, False
     for name in chosen:
         try:
-            resolved = _resolve(name, set_, data, plugins=plugin)
-            nominal = data is None and _is_nominal(resolved.recipe)
+            resolved = _resolve(name, set_, place_of(data), plugins=plugin)
+            nominal = not data and _is_nominal(resolved.recipe)
             summary = _summary(resolved.recipe, nominal=nominal)
         except SerError as error:
             if len(chosen) == 1:

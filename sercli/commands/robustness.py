@@ -20,7 +20,13 @@ from sercli.commands.evaluation import (
     say_to_stderr,
     say_what_was_read,
 )
-from sercli.commands.options import BatchSize, ModelOptions, RunOptions, option_objects
+from sercli.commands.options import (
+    BatchSize,
+    ModelOptions,
+    RunOptions,
+    option_objects,
+    place_of,
+)
 from sercli.commands.printing import print_table, progress_of
 from sercli.errors import UserError
 from sercli.runs.places import require_place
@@ -87,7 +93,7 @@ class SetOptions:
         ),
     ] = None
     data: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="DIR|shapes",
             help="Evaluate val of this set as well: its error is subtracted in relative mCE.",
@@ -194,7 +200,7 @@ def _wanted(sets: SetOptions) -> _Wanted:
         "imagenet-p": sets.imagenet_p,
     }
     folders = {name: path for name, path in asked.items() if path is not None}
-    v2, data, everything = sets.v2 or [], sets.data, sets.everything
+    v2, data, everything = sets.v2 or [], place_of(sets.data), sets.everything
     for named in (*folders.values(), *v2):
         require_place(named, "data")
     if everything is not None:
@@ -256,7 +262,7 @@ def _open_val(wanted: _Wanted, classifier: Classifier, model: str) -> ImageSourc
     Raises:
         UserError: No data set is named or known, or it has no val.
     """
-    from sercli.commands.subject import images_of
+    from sercli.commands.images import images_of
     from sercli.runs.facts import facts_of
 
     if wanted.data is None and not wanted.on_the_fly:

@@ -45,8 +45,8 @@ class SegmentOptions:
             metavar="DIR|shapes",
             help="Images and masks of indices, as VOC has them (`JPEGImages/`, "
             "`SegmentationClass/`, `ImageSets/Segmentation/`) or ADE20K (`images/training/`, "
-            "`annotations/training/`, …); or `shapes`, the embedded world. Default: shapes, if the "
-            "run was trained on it.",
+            "`annotations/training/`, …); `shapes` or `shapes:scenes` are the embedded world. "
+            "Default: what the run was trained on, if it has masks.",
         ),
     ] = None
     layers: Annotated[
@@ -135,8 +135,8 @@ def _options(segmentation: SegmentOptions, run: RunOptions) -> Options:
 def _default_data(facts: RunFacts, model: str) -> str:
     from sercli.data.registry import find_kind
 
-    path = facts.setting("data", "path")
-    kind = None if path is None else find_kind(str(path))
+    path = facts.data_path
+    kind = None if path is None else find_kind(path)
     if kind is not None and kind.has_classes_of_pixels:
         return str(path)
     raise UserError(

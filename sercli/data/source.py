@@ -94,6 +94,10 @@ class ImageSource(abc.ABC):
         for index in range(len(self)):
             yield f"{self.identifier(index)}\n".encode("utf-8", "backslashreplace")
 
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know before all of it is read, a line each."""
+        return ()
+
     def position(self, index: int) -> int:
         """`index` as a plain int in 0…len-1 (numpy integers are accepted, negatives are not).
 

@@ -13,9 +13,7 @@ from enum import StrEnum, auto
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
@@ -25,32 +23,30 @@ from pydantic import (
     model_validator,
 )
 
+from sercli.recipe.values import (
+    Count,
+    NotNegative,
+    Places,
+    Positive,
+    Probability,
+    Range,
+    Section,
+    Share,
+)
 from sercli.runs.text import dump_yaml
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Range = tuple[Positive, Positive]
 Decoder = Literal["pil", "fast"]
 ViewSetting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
 PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
 
 
-class Section(BaseModel):
-    """A group of settings; unknown keys are refused, values do not change once resolved."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True
-    )
-
-
 class Data(Section):
     """What is trained on."""
 
-    path: str = Field(
-        "shapes", description="`shapes` or `shapes:scenes` (the embedded world), or a directory"
+    path: Places = Field(
+        "shapes",
+        description="`shapes` or `shapes:scenes` (the embedded world), a directory, archives or a "
+        "list of images; or a list of several, as one set",
     )
     image_size: Count = Field(224, description="side of a view, pixels")
     num_train: Count | None = Field(None, description="training images; embedded world only")

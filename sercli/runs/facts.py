@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from sercli.runs.places import joined
 from sercli.runs.reading import is_finite, read_bytes
 from sercli.runs.run_dir import RunDir
 from sercli.runs.text import LARGEST, read_mapping
@@ -42,6 +43,14 @@ class RunFacts:
         """`recipe[section][key]`, or None."""
         values = self.recipe.get(section)
         return values.get(key) if isinstance(values, Mapping) else None
+
+    @property
+    def data_path(self) -> str | None:
+        """What the run was trained on, as one text (`places.joined`), or None."""
+        path = self.setting("data", "path")
+        if isinstance(path, list) and path:
+            return joined([str(one) for one in path])
+        return None if path is None else str(path)
 
     def name(self, section: str) -> str:
         """`recipe[section].name` in one spelling, or an empty string."""

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from sercli.errors import UserError, from_os_error, shortened
 
 # `Path` makes s3:/bucket of s3://bucket. One letter is a drive of Windows.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+def joined(places: Sequence[str]) -> str:
+    """Several places as one text, a JSON list; one is itself, as it was given."""
+    return places[0] if len(places) == 1 else json.dumps(list(places), ensure_ascii=False)
+
+
+def parted(text: str) -> list[str]:
+    """What `joined` was given: a folder that is called as such a list is `./[…`."""
+    if text.startswith('["'):
+        try:
+            places = json.loads(text)
+        except (ValueError, RecursionError):
+            return [text]
+        if len(places) > 1 and all(isinstance(one, str) for one in places):
+            return [str(one) for one in places]
+    return [text]
 
 
 def require_place(given: str | Path, what: str) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from sercli import families
 from sercli.cli import app
-from sercli.commands.subject import images_of
+from sercli.commands.images import images_of
 from sercli.data import has_split, kinds, open_source, registry
 from sercli.data.images.check import Reading
 from sercli.data.registry import find_kind, open_detection, rendering_kind, require_sizes_used
@@ -136,8 +136,10 @@ def test_a_new_kind_shows_wherever_kinds_are_listed(packed, tmp_path):
     )
     assert told in str(error.value).replace("\n", " ")
 
-    told = "it must be folder, archives, packed, voc, ade20k, list, coco, unlabelled or one of"
-    assert told in layout_line(packed)
+    assert (
+        "it must be folder, archives, packed, voc, ade20k, list, coco, unlabelled or"
+        in layout_line(packed)
+    )
     for options in ((), ("--layout", "packed")):
         status, printed = run("data", "check", packed, *options)
         assert status != 0

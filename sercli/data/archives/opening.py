@@ -17,6 +17,7 @@ from sercli.data.archives.members import (
     ArchivedImages,
     Found,
     Members,
+    called_as,
     read_members,
     stamps_of,
 )
@@ -24,6 +25,7 @@ from sercli.data.archives.scanning import list_parts
 from sercli.data.imagenet_labels import find_validation_labels
 from sercli.data.images.folder import class_differences
 from sercli.data.images.listing import SUFFIXES
+from sercli.data.robustness.imagenet_classes import wnids_of_names
 from sercli.errors import UserError
 from sercli.runs.reading import MIB, read_bytes
 
@@ -40,9 +42,10 @@ def open_archives(path: str, split: str) -> ArchivedImages:
     named = find_archives(path)
     members = _sound(named, path, split)
     if split == "val":
-        train = _sound(named, path, "train").classes
-        differences = class_differences(train, members.classes)
-        if train and members.classes and differences:
+        train = _sound(named, path, "train")
+        members = called_as(train, members)
+        differences = class_differences(train.classes, members.classes)
+        if train.classes and members.classes and differences:
             raise UserError(
                 f"{path}: {'; '.join(differences)}", "train and val must hold the same classes"
             )
@@ -101,7 +104,7 @@ def list_split(named: ArchiveSet, split: str) -> Members:
 
     def scan(_: Sequence[str], stamps: NDArray[np.int64]) -> Mapping[str, Members]:
         whose = None if inside else split
-        return _list(named, archives, stamps, names=names, split=whose, record=record)
+        return list_anew(named, archives, stamps, names=names, split=whose, record=record)
 
     told_by = "" if names is None else f"{names} {stamps_of([names]).tolist()}"
     how = f"{'splits inside' if inside else 'one split'}\n{named.root}\n{told_by}"
@@ -131,16 +134,16 @@ def _groups(
     return (groups, record) if groups else (named.by_split(), None)
 
 
-def _list(
+def list_anew(
     named: ArchiveSet,
     archives: Sequence[Archive],
     stamps: NDArray[np.int64],
     *,
     names: str | None,
     split: str | None,
-    record: Record | None,
+    record: Record | None = None,
 ) -> dict[str, Members]:
-    """List archives.
+    """List archives, whatever is kept: the images of each split.
 
     Args:
         named: What they are of.
@@ -149,6 +152,9 @@ def _list(
         names: The file that names classes; None: there is none.
         split: As `arrange` has it.
         record: Of the shards, where `ser data shard` made them.
+
+    Raises:
+        UserError: As `list_split`.
     """
     held = Holdings([archive.stem for archive in archives])
     inner: list[tuple[int, Part]] = []
@@ -194,7 +200,7 @@ def _names_of_classes(named: ArchiveSet, archives: Sequence[Archive]) -> str | N
     return next((place for place in places if os.path.isfile(place)), None)
 
 
-def _read_names(path: Path) -> list[str]:
+def _read_names(path: Path) -> Sequence[str]:
     """A name a line, in the order of the indices.
 
     Raises:
@@ -208,4 +214,4 @@ def _read_names(path: Path) -> list[str]:
                 f"line {number} of {path} {'stands above already' if name else 'is empty'}",
                 "it names the classes, one a line, in the order of their indices",
             )
-    return names
+    return wnids_of_names(names) or names

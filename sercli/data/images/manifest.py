@@ -137,7 +137,7 @@ def scan(root: str, *, labelled: bool = True) -> Manifest:
     passed = Counter(top.passed_over)
     # What beside the class folders leads nowhere may have been one; a loose file is no image of it.
     faults = [one for one in _faults_of(b"", top) if not (labelled and one.listed)]
-    starts = [(folder,) for folder in top.folders]
+    starts: list[tuple[bytes, ...]] = [(folder,) for folder in top.folders]
     if not labelled:
         classes, counts, names, starts = [0], [len(top.files)], [*top.files], [top.folders]
     for label, folders in enumerate(starts):

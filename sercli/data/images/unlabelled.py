@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sercli.data.images.folder import ImageFolder, refuse_faults, split_folder
 from sercli.data.images.listing import Stamp, added_as, has_suffix
+from sercli.data.lists.finding import is_list_set
 from sercli.errors import UserError
 
 PREFIX = "unlabelled:"
@@ -22,7 +23,7 @@ def is_unlabelled(path: str) -> bool:
     if path.startswith(PREFIX):
         return True
     root = Path(path)
-    if not os.path.isdir(root):  # whatever else it is, others say
+    if not os.path.isdir(root) or is_list_set(path):  # whatever else it is, others say
         return False
     if is_flat(root):
         return True
