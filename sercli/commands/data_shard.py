@@ -42,7 +42,10 @@ class ShardOptions:
 
 @option_objects
 def shard(
-    data: Annotated[str, typer.Argument(metavar="DIR", help="Images of any kind.")],
+    places: Annotated[
+        list[str],
+        typer.Argument(metavar="DIR", help="Images of any kind; several are taken as one."),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the shards go.")],
     more: ShardOptions,
     form: Annotated[
@@ -81,7 +84,9 @@ def shard(
     from sercli.data.shards.encoding import Encoding
     from sercli.data.shards.making import make_shards, unreadable_error
     from sercli.data.shards.plan import Options, make_plan, usual_name
+    from sercli.runs.places import joined
 
+    data = joined(places)
     if form == "arrow":
         _require_pyarrow()
     if more.name is not None:
@@ -93,7 +98,7 @@ def shard(
         encoding=Encoding(resize, quality),
         skip_unreadable=skip_unreadable,
     )
-    _require_apart(data, out)
+    _require_apart(places, out)
     plan = make_plan(_sources(data), out, options)
     if not all(split.in_order for split in plan.splits.values()):
         say(
@@ -130,13 +135,16 @@ def _require_pyarrow() -> None:
         )
 
 
-def _require_apart(data: str, out: Path) -> None:
+def _require_apart(places: list[str], out: Path) -> None:
     """What is made must not become part of what is copied."""
-    inside = Path(data).resolve()
-    if inside.is_dir() and (out.resolve() == inside or inside in out.resolve().parents):
-        raise UserError(
-            f"{out} lies in {data}", "shards would be taken for its images", "name another"
-        )
+    from sercli.data.images.unlabelled import PREFIX
+
+    for data in places:
+        inside = Path(data.removeprefix(PREFIX)).resolve()
+        if inside.is_dir() and (out.resolve() == inside or inside in out.resolve().parents):
+            raise UserError(
+                f"{out} lies in {data}", "shards would be taken for its images", "name another"
+            )
 
 
 def _sources(data: str) -> list[ImageSource]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 
 from sercli.data.images.listing import added_as, has_suffix
 from sercli.errors import UserError
-from sercli.runs.files import hash_of
+from sercli.runs.files import hash_of, verifies
 from sercli.runs.reading import LARGEST_JSON, parse_json, read_bytes
 
 RECORD = "shards.json"
@@ -85,6 +86,26 @@ def require_finished(folder: str | Path, record: Record) -> None:
             f"{RECORD} says which there are",
             "repeat `ser data shard` to go on, or fetch what is missing",
         )
+
+
+def require_whole(folder: str | Path) -> None:
+    """`require_finished`, where a folder holds shards of `ser data shard`.
+
+    Raises:
+        UserError: Some are still to be made.
+    """
+    record = read_record(folder)
+    if record is not None:
+        require_finished(folder, record)
+
+
+def checksum_faults(files: Sequence[str]) -> list[str]:
+    """A line for each file that is not as the checksum beside it says."""
+    wrong = [file for file in files if hash_of(Path(file)).exists() and not verifies(Path(file))]
+    return [
+        f"{file} is not as {hash_of(Path(file)).name} beside it says; copy or make it again"
+        for file in wrong
+    ]
 
 
 def is_finished(shard: Path) -> bool:

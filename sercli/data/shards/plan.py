@@ -25,10 +25,12 @@ from sercli.data.archives.made import RECORD, VERSION, key_of_member, read_recor
 from sercli.data.images.files import StoredImages
 from sercli.data.images.order import ordered
 from sercli.data.images.splits import split_told
+from sercli.data.images.unlabelled import PREFIX
 from sercli.data.shards.encoding import Encoding, payload
 from sercli.data.source import ImageSource, UnreadableImage
 from sercli.errors import UserError
 from sercli.runs.files import write_json
+from sercli.runs.places import parted
 
 Form = Literal["wds", "arrow"]
 QUALITY = 95
@@ -272,8 +274,13 @@ def _typical_size(source: StoredImages, encoding: Encoding) -> float:
 
 
 def usual_name(path: str) -> str:
-    """What tars of a set are called: as its folder, unless that says something of a split."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(os.path.abspath(path))).strip("-")
+    """What tars of a set are called: as its folder, unless that says something of a split.
+
+    Args:
+        path: Of several sets, the first.
+    """
+    first = parted(path)[0].removeprefix(PREFIX)
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(os.path.abspath(first))).strip("-")
     return name if name and split_told(name) is None else "images"
 
 
