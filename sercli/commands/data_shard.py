@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sercli.data.source import ImageSource
 
 _LISTED = 50
+_SIDE = 96  # pixels; of what is rendered, to be refused as such
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _sources(data: str) -> list[ImageSource]:
     """
     from sercli.data.registry import SPLITS, has_split, open_source
 
-    return [open_source(data, one, image_size=1) for one in SPLITS if has_split(data, one)]
+    return [open_source(data, one, image_size=_SIDE) for one in SPLITS if has_split(data, one)]
 
 
 def _say_space(plan: Plan, space: Space) -> None:

@@ -320,6 +320,7 @@ def _resume(again: _Again, *, device: str | None, nproc: int) -> None:
 def _go_on(run: RunDir, again: _Again, *, device: str | None, nproc: int) -> None:
     from sercli.engine.processes import launched_by
     from sercli.engine.resuming import read_resolved
+    from sercli.runs.facts import facts_of
     from sercli.runs.lease import refuse_if_leased
 
     going_on: list[GoingOn] = []  # by the first process, which alone compares
@@ -335,7 +336,8 @@ def _go_on(run: RunDir, again: _Again, *, device: str | None, nproc: int) -> Non
     alone = launched_by() is None
     if alone:
         refuse_if_leased(run)
-    fill_cache_of(lambda: read_resolved(run).recipe)
+    if facts_of(str(run.path)).setting("data", "cache") is not None:
+        fill_cache_of(lambda: read_resolved(run).recipe)
     if alone:  # before torch is imported
         examine(nproc)
     from sercli import distributed

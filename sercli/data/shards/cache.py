@@ -21,7 +21,7 @@ from sercli.data.images.files import StoredImages
 from sercli.data.images.stored import Span, Where
 from sercli.data.shards.making import Progress, Space, make_shards
 from sercli.data.shards.plan import Options, digest_of, make_plan, usual_name
-from sercli.data.shards.writing import INDEX_MAGIC, index_of
+from sercli.data.shards.writing import read_index
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
 
@@ -163,10 +163,7 @@ def _read(shards: list[Path], images: int) -> Places:
     lengths, times = [], []
     for number, shard in enumerate(shards):
         status = os.stat(shard)
-        facts, parts = kept.unpack(INDEX_MAGIC, index_of(shard).read_bytes(), 3)
-        which, begin, length = (np.frombuffer(part, "<i8").astype(np.int64) for part in parts)
-        if facts["length"] != status.st_size or np.any(begin + length > status.st_size):
-            raise ValueError(f"{shard} is another")
+        which, begin, length = read_index(shard)
         if np.any((which < 0) | (which >= images)):
             raise ValueError(f"{shard} is of another set")
         file[which], offset[which], size[which] = number, begin, length

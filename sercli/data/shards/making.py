@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sercli import signals
 from sercli.data.archives.made import RECORD, is_finished
 from sercli.data.archives.opening import CLASSES
 from sercli.data.shards.arrow import write_splits, write_state
@@ -83,6 +84,7 @@ def make_shards(
     Raises:
         UserError: The folder cannot be written, is being written, or its disk is too small.
         RunFailed: The disk is full, or a process was killed.
+        Preempted, Interrupted: A signal came.
     """
     require_place(plan.out, "shards:")
     require_writable(plan.out)
@@ -95,7 +97,11 @@ def make_shards(
         space = _space(plan, missing)
         begins(space)
         _require_space(plan, space)
-        unreadable = _write(plan, missing, space, progress, processes=processes)
+        try:
+            unreadable = _write(plan, missing, space, progress, processes=processes)
+        except KeyboardInterrupt as error:
+            ended = signals.as_stop(error, f"{plan.out} is not complete; the same command goes on")
+            raise ended or error from error
         if plan.options.form == "arrow" and not (unreadable and not plan.options.skip_unreadable):
             for name, split in plan.splits.items():
                 files = [Path(shard).name for shard in split.shards]

@@ -136,7 +136,6 @@ class Plan:
             "labels": bool(self.classes),
             "resize": self.options.encoding.resize,
             "quality": self.options.encoding.quality if self.options.encoding.resize else None,
-            "skip_unreadable": self.options.skip_unreadable,
             "shard_images": self.options.images,
             "splits": {split: plan.said() for split, plan in self.splits.items()},
         }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sercli.data.archives.made import member_of
 from sercli.data.images import kept
@@ -25,7 +26,7 @@ from sercli.runs.files import hash_of, verifies, write_atomic, write_text
 from sercli.visible import one_line
 
 _COUNTED = 32  # images between two counts
-INDEX_MAGIC = b"ser's places of images in a shard, 1\n"
+_INDEX_MAGIC = b"ser's places of images in a shard, 1\n"
 
 
 class _Shard(Protocol):
@@ -46,7 +47,13 @@ class Writer:
     def is_sound(self, task: Task, count: Count, asked: Asked) -> bool:
         """Whether a finished shard has the bytes that its checksum says."""
         del count, asked
-        return verifies(self._path(task))
+        path = self._path(task)
+        if self._plan.options.indexed:
+            try:
+                read_index(path)
+            except (OSError, *kept.NOT_OURS):
+                return False
+        return verifies(path)
 
     def write(self, task: Task, count: Count, asked: Asked) -> list[str]:
         """Write a shard.
@@ -127,16 +134,33 @@ class Writer:
         """Write what stands beside a shard; its checksum last, as it says that all is done."""
         if self._plan.options.indexed:
             columns = [np.array(column, "<i8") for column in found.columns]
-            content = kept.pack(INDEX_MAGIC, {"length": hashed.size}, columns)
-            write_atomic(index_of(path), lambda file: file.write(content))
+            content = kept.pack(_INDEX_MAGIC, {"length": hashed.size}, columns)
+            write_atomic(_index_of(path), lambda file: file.write(content))
         elif found.unreadable:
             write_text(_left_out(path), "".join(f"{line}\n" for line in found.unreadable))
         write_text(hash_of(path), f"{hashed.digest.hexdigest()}  {path.name}\n")
 
 
-def index_of(shard: Path) -> Path:
+def _index_of(shard: Path) -> Path:
     """Where the places of a shard's images are noted."""
     return shard.with_name(f"{shard.name}.index")
+
+
+def read_index(shard: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The images of a shard (indices into their set), where each begins, and its size; int64 [N].
+
+    An image that could not be read begins at -1.
+
+    Raises:
+        ValueError: The shard is another than was written, or the index is damaged.
+        OSError: One of them cannot be read.
+    """
+    facts, parts = kept.unpack(_INDEX_MAGIC, _index_of(shard).read_bytes(), 3)
+    which, offset, size = (np.frombuffer(part, "<i8").astype(np.int64) for part in parts)
+    length = shard.stat().st_size
+    if facts["length"] != length or np.any(offset + size > length):
+        raise ValueError(f"{shard} is another")
+    return which, offset, size
 
 
 def _left_out(shard: Path) -> Path:
