@@ -288,8 +288,8 @@ def _summary(directory: Path, splits: tuple[SplitReport, ...]) -> Table:
         modes = (f"{mode} {number:,}" for mode, number in split.modes.most_common())
         column["pixel formats"] = shown(", ".join(modes) or "-")
         columns.append(column)
-    for name in columns[0]:
-        table.add_row(name, *(column[name] for column in columns))
+    for name in max(columns, key=len):  # what has no labels has fewer
+        table.add_row(name, *(column.get(name, "-") for column in columns))
     return table
 
 
