@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
+from sercli.commands.data_shard import shard
 from sercli.commands.options import option_objects
 from sercli.commands.printing import progress, shown
 from sercli.visible import counted, say
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
     from sercli.data.shapes.files import Derived, Detection, FileSet
     from sercli.data.shapes.settings import Setting
 
-app = typer.Typer(help="Write the embedded world as files; check a data set.", no_args_is_help=True)
+app = typer.Typer(
+    help="Write the embedded world as files; check a data set, or copy it into shards.",
+    no_args_is_help=True,
+)
+app.command()(shard)
 
 SettingName = Literal["shapes", "scenes"]
 _LISTED = 50

@@ -268,6 +268,7 @@ def open_source(
     seed: int = 0,
     classes: Sequence[str] | None = None,
     share: float = 1.0,
+    cache: str | None = None,
 ) -> ImageSource:
     """Open one split of a data set.
 
@@ -282,6 +283,7 @@ def open_source(
             share no image.
         classes: Names of the classes to restrict it to; None: all.
         share: How much of each class there is of train, above 0 and at most 1.
+        cache: Where a copy of the set may lie, which is read then; see `data.shards.cache`.
 
     Raises:
         UserError: The directory, the split, a class or its images are missing, the classes of
@@ -300,6 +302,10 @@ def open_source(
         )
     kind = kind_of(path)
     source = kind.open(path, split, image_size=image_size, num_images=num_images, seed=seed)
+    if cache is not None:
+        from sercli.data.shards.cache import from_cache
+
+        source = from_cache(source, Path(cache))
     if classes is not None:
         source = with_classes(source, classes)
     return with_share(source, share, seed=seed)

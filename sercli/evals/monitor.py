@@ -41,6 +41,7 @@ def training_monitor(recipe: Recipe, source: ImageSource, runtime: Runtime) -> M
             num_images=recipe.data.num_val,
             seed=recipe.seed,
             classes=recipe.data.classes,
+            cache=recipe.data.cache,
         )
         query_indices = draws.permutation(len(queries))[:QUERIES].tolist()
         bank_indices = order[:BANK]

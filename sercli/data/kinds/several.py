@@ -9,7 +9,7 @@ from sercli.data.images.check import CheckReport, Reading, SplitReport
 from sercli.data.images.folder import class_differences
 from sercli.data.images.splits import split_told
 from sercli.data.registry import SPLITS, DataKind, check_data, kind_of, register
-from sercli.data.several import Several, called_by, classes_of, require_alike
+from sercli.data.several import called_by, classes_of, require_alike, several
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
 from sercli.runs.places import parted
@@ -58,7 +58,7 @@ class SeveralSets(DataKind):
             if strange := [line for line in class_differences(known, classes) if "in val" in line]:
                 raise UserError(f"{path}: {strange[0]}", "train must hold every class of val")
             classes = known
-        return Several(sources, name=path, split=split, classes=classes)
+        return several(sources, name=path, split=split, classes=classes)
 
     def check(
         self,
