@@ -51,7 +51,7 @@ class DataKind(abc.ABC):
     Attributes:
         name: Short and unique; errors list it.
         title: What a person calls such data, with its article.
-        given_as: What `--data` takes for it.
+        given_as: What `--data` takes for it, in few words; "": another's words are for it, too.
         layouts: What `ser data check --layout` takes for it; none: it cannot be checked.
         only_checked: Whether such a directory is opened as class folders all the same, and only
             its check is another.
@@ -218,10 +218,10 @@ def kind_of(path: str) -> DataKind:
         return kind
     if Path(path).exists():
         return kinds()[-1]
-    ways = dict.fromkeys(one.given_as for one in reversed(kinds()))
+    *ways, last = dict.fromkeys(one.given_as for one in reversed(kinds()) if one.given_as)
     raise UserError(
         f"{path} does not exist",
-        f"a data set is {' or '.join(ways)}",
+        f"a data set is {', '.join(ways)} or {last}",
         "check the path, or make one with `ser data shapes DIR`",
     )
 

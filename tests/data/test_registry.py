@@ -131,8 +131,9 @@ def test_a_new_kind_shows_wherever_kinds_are_listed(packed, tmp_path):
     with pytest.raises(UserError) as error:
         open_source(str(missing), "train", image_size=16)
     told = str(error.value).replace("\n", " ")
-    assert "a data set is a directory or " in told
-    assert told.partition("a data set is ")[2].split(" or ").count("a .npz file") == 1
+    assert "a data set is a directory, " in told
+    ways = told.partition("a data set is ")[2].partition("; ")[0]
+    assert re.split(", | or ", ways).count("a .npz file") == 1
 
     line = layout_line(packed)
     assert "it must be folder, " in line

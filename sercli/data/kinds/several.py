@@ -21,7 +21,7 @@ class SeveralSets(DataKind):
 
     name = "several"
     title = "several sets"
-    given_as = "several of these (--data A --data B)"
+    given_as = ""
     asked_first = True
 
     def recognises(self, path: str) -> bool:
