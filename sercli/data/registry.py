@@ -92,7 +92,7 @@ class DataKind(abc.ABC):
         """
 
     def has_labels(self, path: str) -> bool:
-        """Whether its images have labels, as far as names and a few bytes tell.
+        """Whether its images have labels, as far as names, a few bytes or a kept list tell.
 
         Raises:
             UserError: It cannot be looked at.

@@ -9,8 +9,8 @@ from functools import cache
 from random import Random
 
 from sercli.data.archives.finding import Archive, ArchiveSet
-from sercli.data.archives.members import stamps_of
 from sercli.data.archives.opening import list_anew
+from sercli.data.images.listing import stamps_of
 from sercli.data.images.stored import read_span
 from sercli.errors import UserError
 from tests.support import mutations

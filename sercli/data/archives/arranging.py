@@ -189,7 +189,7 @@ def _told_by(
     tell: Callable[[int, bytes], tuple[bytes, str | None]],
 ) -> Found:
     """The images of a group; `tell` says of each what it is called, and its class."""
-    found = Found(form)
+    found = Found(form, by_folder=form != LABELLED)
     for index in group.indices:
         name, told = tell(index, _rest(held, group, index))
         _add(found, held, index, name, told)
@@ -198,7 +198,7 @@ def _told_by(
 
 def _of_class_folders(held: Holdings, group: _Group) -> Found:
     """Images below class folders. Those beside them are left out, as where they are unpacked."""
-    found = Found(FOLDERS)
+    found = Found(FOLDERS, by_folder=True)
     loose: Counter[int] = Counter()
     classes: dict[bytes, str] = {}
     for index in group.indices:

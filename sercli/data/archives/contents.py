@@ -23,6 +23,8 @@ _LARGEST_LABEL = 1024  # bytes
 _LARGEST_JSON = 1 << 20
 _DIGITS = 9
 _LISTED = 100  # faults of one archive; a hostile one has one for every 512 bytes
+# What programs make of an index: it would be the name of another class than the index itself.
+_NO_INDEX = re.compile(r"[+-]\d+|[+-]?(\d+\.\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _DRIVE = re.compile(rb"[A-Za-z]:[\\/]")
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
@@ -168,10 +170,14 @@ class Collector:
 
     def _plain(self, text: str, path: bytes) -> str:
         """A label as it is compared: of a whole number, its plainest spelling."""
-        digits = text.removeprefix("-")
-        if digits.isascii() and digits.isdigit() and (text != digits or len(digits) > _DIGITS):
-            self.wrong_member(path, f"has the label {shortened(text)}; labels count from 0")
-        elif digits.isascii() and digits.isdigit():
+        index = text.isascii() and text.isdigit()
+        if _NO_INDEX.fullmatch(text) or (index and len(text) > _DIGITS):
+            self.wrong_member(
+                path,
+                f"has the label {shortened(text)}; labels are names, or whole numbers from 0; "
+                "mend it",
+            )
+        elif index:
             text = str(int(text))
         return self._same.setdefault(text, text)
 

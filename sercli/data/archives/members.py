@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from sercli.data.images import kept
 from sercli.data.images.files import StoredImages
-from sercli.data.images.listing import Stamp, printable
-from sercli.data.images.order import numbered, ordered
+from sercli.data.images.listing import Stamp, printable, stamps_of
+from sercli.data.images.order import is_index, numbered, ordered
 from sercli.data.images.stored import Span
-from sercli.data.robustness.imagenet_classes import BARE, wnids_of_images
-from sercli.errors import SerError, from_os_error, shortened
+from sercli.data.robustness.imagenet_classes import BARE, is_imagenet, wnids_of_images
+from sercli.errors import SerError, shortened
 from sercli.visible import counted
 
-_MAGIC = b"ser's list of archived images, 2\n"
+_MAGIC = b"ser's list of archived images, 3\n"
 _NUM_ARRAYS = 7
 _SETTLED_NS = 2_000_000_000  # as `manifest` has it: a change within a tick of FAT's clock
 
@@ -50,6 +50,7 @@ class Members:
         starts: int64 [N+1], where each name starts in `names`.
         passed_over: What is no image, by what it is, and how many of each.
         faults: What cannot be used, a line each.
+        by_index: Whether classes were told by whole numbers, which the file's names may have named.
     """
 
     files: tuple[str, ...]
@@ -65,6 +66,7 @@ class Members:
     starts: NDArray[np.int64]
     passed_over: Mapping[str, int] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
+    by_index: bool = False
 
     def __len__(self) -> int:
         return len(self.archive)
@@ -86,6 +88,7 @@ class Found:
 
     Args:
         form: As `Members` has it.
+        by_folder: Whether classes are names of folders, and no labels.
 
     Attributes:
         passed_over: As `Members` has it.
@@ -93,8 +96,8 @@ class Found:
         archive: Which archive each image is in.
     """
 
-    def __init__(self, form: str) -> None:
-        self.form = form
+    def __init__(self, form: str, *, by_folder: bool = False) -> None:
+        self.form, self.by_folder = form, by_folder
         self.passed_over: Counter[str] = Counter()
         self.faults: list[str] = []
         self.archive = array("i")
@@ -139,7 +142,10 @@ class Found:
             classes: Names of classes that are told by their index; None: what is told is a name.
             key: What of a name must stand once; None: all of it.
         """
-        names, labels = self._classes(classes)
+        by_index = not self.by_folder and all(
+            one is not None and is_index(one) for one in {*self._told}
+        )
+        names, labels = self._classes(classes, by_index=by_index)
         order = ordered(self._names, labels)
         self._refuse_names_twice(files, key)
         joined, starts = kept.join([self._names[index] for index in order.tolist()])
@@ -157,9 +163,12 @@ class Found:
             starts=starts,
             passed_over=dict(self.passed_over),
             faults=tuple(self.faults),
+            by_index=by_index,
         )
 
-    def _classes(self, classes: Sequence[str] | None) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    def _classes(
+        self, classes: Sequence[str] | None, *, by_index: bool
+    ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """Names, and the label of each image."""
         labels = np.zeros(len(self), np.int64)
         told = [one for one in self._told if one is not None]
@@ -174,12 +183,19 @@ class Found:
             )
             return (), labels
         if classes is None:
-            names, labels = numbered(told)
+            names, labels = numbered(told, folders=self.by_folder)
             if names == BARE:
                 names = wnids_of_images(self._names, labels) or names
             return names, labels
         places = {str(index): index for index in range(len(classes))}
-        if not all(one.isascii() and one.isdigit() for one in told):
+        if not by_index:
+            if index := next(filter(is_index, told), None):
+                name = next(one for one in told if not is_index(one))
+                self.faults.append(
+                    f"some labels are indices of classes, such as {index}, and some names, such as "
+                    f"{shortened(printable(os.fsencode(name)))}; all are one or the other; "
+                    "mend the labels"
+                )
             return numbered(told)
         outside = [index for index, one in enumerate(told) if one not in places]
         if outside:
@@ -209,12 +225,14 @@ class Found:
 
 
 def called_as(train: Members, val: Members) -> Members:
-    """Images of val: classes that are called 0, 1, … are those of train with these indices.
+    """Images of val: indices of classes that only train names are those of train.
 
-    So where names of images say that train is ImageNet, and those of val do not tell a class.
+    So where names of images say that train is ImageNet, and those of val do not tell a class. An
+    index is none of a name's place where train has names alone: they may be in another order.
     """
     bare = tuple(map(str, range(len(train.classes))))
-    return replace(val, classes=train.classes) if val.classes == bare else val
+    alike = val.by_index and (train.by_index or is_imagenet(train.classes))
+    return replace(val, classes=train.classes) if alike and val.classes == bare else val
 
 
 Scan = Callable[[Sequence[str], NDArray[np.int64]], Mapping[str, Members]]
@@ -270,23 +288,6 @@ def _kept(place: Path | None, files: Sequence[str]) -> Members | None:
     return found if np.array_equal(found.stamps, stamps) else None
 
 
-def stamps_of(files: Sequence[str]) -> NDArray[np.int64]:
-    """int64 [F, 5], each file's `Stamp`.
-
-    Raises:
-        UserError: One cannot be looked at.
-    """
-    rows = [_stamp(file) for file in files]
-    return np.array(rows, np.int64).reshape(-1, len(fields(Stamp)))
-
-
-def _stamp(file: str) -> list[int]:
-    try:
-        return Stamp.of(os.stat(file)).row()
-    except OSError as error:
-        raise from_os_error(error, f"cannot look at {file}") from error
-
-
 # -- As bytes -------------------------------------------------------------------------------------
 
 
@@ -298,6 +299,7 @@ def pack(members: Members) -> bytes:
         "form": members.form,
         "classes": members.classes,
         "passed_over": dict(members.passed_over),
+        "by_index": members.by_index,
     }
     arrays = [
         members.stamps.astype("<i8"),
@@ -331,6 +333,7 @@ def unpack(content: bytes, files: Sequence[str]) -> Members | None:
             names=np.frombuffer(names, np.uint8),
             starts=np.frombuffer(starts, "<i8").astype(np.int64),
             passed_over={str(name): int(count) for name, count in told["passed_over"].items()},
+            by_index=bool(told["by_index"]),
         )
     except kept.NOT_OURS:
         return None  # of another version, or made by hand

@@ -19,12 +19,11 @@ from sercli.data.archives.members import (
     Members,
     called_as,
     read_members,
-    stamps_of,
 )
 from sercli.data.archives.scanning import list_parts
 from sercli.data.imagenet_labels import find_validation_labels
 from sercli.data.images.folder import class_differences
-from sercli.data.images.listing import SUFFIXES
+from sercli.data.images.listing import SUFFIXES, stamps_of
 from sercli.data.robustness.imagenet_classes import wnids_of_names
 from sercli.errors import UserError
 from sercli.runs.reading import MIB, read_bytes
@@ -62,6 +61,16 @@ def has_split_of_archives(path: str, split: str) -> bool:
     if split == "train":
         return True
     return "val" in _groups(named)[0] or len(list_split(named, "val")) > 0
+
+
+def have_labels(path: str) -> bool:
+    """Whether the images of train have labels, by their list; what has faults, who opens it says.
+
+    Raises:
+        UserError: As `list_split`.
+    """
+    members = list_split(find_archives(path), "train")
+    return bool(members.classes or members.faults or not len(members))
 
 
 def _sound(named: ArchiveSet, path: str, split: str) -> Members:

@@ -11,9 +11,12 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sercli.errors import from_os_error
 from sercli.runs.reading import what_is
@@ -219,3 +222,20 @@ def is_directory(path: Path) -> bool:
         return False
     except OSError as error:
         raise from_os_error(error, f"cannot look at {path}") from error
+
+
+def stamps_of(files: Sequence[str]) -> NDArray[np.int64]:
+    """int64 [F, 5], each file's `Stamp`.
+
+    Raises:
+        UserError: One cannot be looked at.
+    """
+    rows = [_stamp(file) for file in files]
+    return np.array(rows, np.int64).reshape(-1, len(fields(Stamp)))
+
+
+def _stamp(file: str) -> list[int]:
+    try:
+        return Stamp.of(os.stat(file)).row()
+    except OSError as error:
+        raise from_os_error(error, f"cannot look at {file}") from error

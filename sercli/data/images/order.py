@@ -48,16 +48,27 @@ def first_twice(names: Sequence[bytes], order: NDArray[np.int64]) -> tuple[int, 
     return None
 
 
-def numbered(told: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+def is_index(told: str) -> bool:
+    """Whether what a class is called is a whole number, from 0."""
+    return told.isascii() and told.isdigit()
+
+
+def numbered(
+    told: Sequence[str], *, folders: bool = False
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Classes and labels of what each image's class is called.
 
-    Names are sorted as folders are, by their bytes; where all are whole numbers, by these.
+    Names are sorted as folders are, by their bytes; labels that are all whole numbers, by these.
+
+    Args:
+        told: [N].
+        folders: Whether they are names of folders, so that numbers are names like others.
 
     Returns:
         The classes, and int64 [N], indices into them.
     """
     names = set(told)
-    whole = all(name.isascii() and name.isdigit() for name in names)
+    whole = not folders and all(map(is_index, names))
     classes = sorted(names, key=(lambda name: (int(name), name)) if whole else str.encode)
     places = {name: place for place, name in enumerate(classes)}
     return tuple(classes), np.fromiter((places[name] for name in told), np.int64, len(told))

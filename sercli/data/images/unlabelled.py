@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from sercli.data.images.folder import ImageFolder, refuse_faults, split_folder
-from sercli.data.images.listing import Stamp, added_as, has_suffix
-from sercli.data.lists.finding import is_list_set
+from sercli.data.images.listing import Stamp, added_as, has_suffix, printable
+from sercli.data.lists.finding import PACKED, is_list_set
 from sercli.errors import UserError
 
 PREFIX = "unlabelled:"
@@ -37,23 +38,52 @@ def is_flat(folder: Path) -> bool:
     What has folders is told by the first of them. Of a million files all names are looked at, once
     while the directory stays as it is.
     """
+    return _look(folder).flat
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Whether a directory has images and no folders, and an archive or table in it, if any."""
+
+    flat: bool = False
+    packed: str | None = None
+
+
+def _look(folder: Path) -> _Look:
     try:
-        return _is_flat(str(folder), *Stamp.of(os.stat(folder)).row())
+        return _look_at(str(folder), *Stamp.of(os.stat(folder)).row())
     except OSError:
-        return False  # who opens it says why
+        return _Look()  # who opens it says why
 
 
 @functools.lru_cache(maxsize=64)
-def _is_flat(folder: str, *_stamp: int) -> bool:
-    images = False
+def _look_at(folder: str, *_stamp: int) -> _Look:
+    images, packed = False, None
     with os.scandir(os.fsencode(folder)) as entries:
         for entry in entries:
             if added_as(entry.name) is not None:
                 continue
             if entry.is_dir():
-                return False
+                return _Look()
             images = images or has_suffix(entry.name)
-    return images
+            if packed is None and has_suffix(entry.name, PACKED):
+                packed = printable(entry.name)
+    return _Look(images, packed)
+
+
+def require_alone(path: str) -> None:
+    """Refuse images that lie beside archives or tables: which of them are the set, nothing tells.
+
+    Raises:
+        UserError: They do, and the prefix does not say that the images are meant.
+    """
+    folder = None if path.startswith(PREFIX) else folder_of(path, "train")
+    if folder is not None and (packed := _look(folder).packed) is not None:
+        raise UserError(
+            f"{folder} holds images, and {packed} beside them",
+            "either may be the set",
+            f"name {folder / packed} or a pattern, or unlabelled:{path} for the images",
+        )
 
 
 def folder_of(path: str, split: str) -> Path | None:
@@ -71,6 +101,7 @@ def open_unlabelled(path: str, split: str) -> ImageFolder:
     Raises:
         UserError: There is no such directory, split or image, or a file is none that can be read.
     """
+    require_alone(path)
     folder = folder_of(path, split)
     if folder is None:
         raise UserError(f"{path} has no {split}/ folder", f"the {split} images are needed here")

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from sercli.data.archives.check import check_archives
 from sercli.data.archives.finding import is_set_of_archives
-from sercli.data.archives.opening import has_split_of_archives, open_archives
+from sercli.data.archives.opening import has_split_of_archives, have_labels, open_archives
 from sercli.data.images.check import CheckReport, Reading
 from sercli.data.registry import DataKind, register
 from sercli.data.source import ImageSource
@@ -28,6 +28,9 @@ class Archives(DataKind):
 
     def has_split(self, path: str, split: str) -> bool:
         return has_split_of_archives(path, split)
+
+    def has_labels(self, path: str) -> bool:
+        return have_labels(path)
 
     def open(
         self, path: str, split: str, *, image_size: int, num_images: int | None, seed: int

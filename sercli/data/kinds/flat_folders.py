@@ -7,7 +7,13 @@ from typing import ClassVar
 
 from sercli.data.imagenet_labels import find_validation_labels
 from sercli.data.images.check import CheckReport, Reading, check
-from sercli.data.images.unlabelled import PREFIX, folder_of, is_unlabelled, open_unlabelled
+from sercli.data.images.unlabelled import (
+    PREFIX,
+    folder_of,
+    is_unlabelled,
+    open_unlabelled,
+    require_alone,
+)
 from sercli.data.images.validation import are_validation_images, tells_classes
 from sercli.data.registry import DataKind, register
 from sercli.data.source import ImageSource
@@ -30,6 +36,7 @@ class Unlabelled(DataKind):
         return folder_of(path, split) is not None
 
     def has_labels(self, path: str) -> bool:
+        require_alone(path)
         folder = folder_of(path, "train")
         if folder is not None and are_validation_images(folder):
             find_validation_labels(folder, folder.absolute().parent)  # says why nothing tells them
@@ -50,4 +57,5 @@ class Unlabelled(DataKind):
         classes_of: Path | None,
     ) -> CheckReport:
         del layout, classes_of
+        require_alone(str(path))
         return check(Path(str(path).removeprefix(PREFIX)), reading, labelled=False)

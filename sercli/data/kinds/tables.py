@@ -12,7 +12,7 @@ from sercli.data.source import ImageSource
 from sercli.data.tables.arrow import DICTIONARY, STATE
 from sercli.data.tables.check import check_tables
 from sercli.data.tables.finding import holds_tables, names_tables
-from sercli.data.tables.opening import ARROW, PARQUET, Form, open_tables
+from sercli.data.tables.opening import ARROW, PARQUET, Form, have_labels, open_tables
 
 
 class _Tables(DataKind):
@@ -28,6 +28,9 @@ class _Tables(DataKind):
 
     def has_split(self, path: str, split: str) -> bool:
         return split in self.form.find(path).files
+
+    def has_labels(self, path: str) -> bool:
+        return have_labels(self.form, path)
 
     def open(
         self, path: str, split: str, *, image_size: int, num_images: int | None, seed: int

@@ -13,7 +13,7 @@ SUFFIXES = ("csv", "tsv", "txt")
 _STEMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _SPLITS = ("train", "val", "test")
 # Beside these a list is about what is in them.
-_PACKED = ("tar", "zip", "parquet", "arrow")
+PACKED = ("tar", "zip", "parquet", "arrow")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def is_list_set(path: str) -> bool:
         return path.lower().endswith(tuple(f".{suffix}" for suffix in SUFFIXES))
     if not os.path.isdir(path) or not any("train" in found for found in _found(path)):
         return False
-    if list_directory(path, suffixes=_PACKED).files:
+    if list_directory(path, suffixes=PACKED).files:
         return False
     folders = [os.fsdecode(name) for name in list_directory(path).folders]
     if len([name for name in folders if split_told(name) is None]) > 1:

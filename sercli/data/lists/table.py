@@ -24,7 +24,7 @@ from sercli.data.lists.text import Rows, read_rows
 from sercli.errors import from_os_error
 from sercli.runs.reading import MIB, read_bytes, what_is
 
-_MAGIC = b"ser's list of listed images, 1\n"
+_MAGIC = b"ser's list of listed images, 2\n"
 _NUM_ARRAYS = 8
 _SETTLED_NS = 2_000_000_000  # as `manifest` has it: a change within a tick of FAT's clock
 LARGEST = 1024 * MIB  # of a list: ten million lines
@@ -145,7 +145,9 @@ def _in_order(
     classes: tuple[str, ...] = ()
     labels = np.zeros(len(there), np.int64)
     if rows.told:
-        classes, labels = numbered([rows.told[index] for index in there.tolist()])
+        told = [rows.told[index] for index in there.tolist()]
+        tops = (printable(name.partition(b"/")[0]) for name in names)
+        classes, labels = numbered(told, folders=all(map(str.__eq__, told, tops)))
     order = ordered(names, labels)
     if first_twice(names, order) is None:
         return classes, labels, order

@@ -17,10 +17,11 @@ from sercli.errors import UserError
 from sercli.runs.reading import shown
 
 PATHS = ("path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path")
-LABELS = ("label", "class", "target")
+LABELS = ("label", "labels", "class", "class_name", "target")
 _FORM = "a line is path[,label], or a header names path, image or filename, and label or class"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _IMAGE = rf"\.(?:{'|'.join(SUFFIXES)})"
+_NAMES_IMAGE = re.compile(rf"{_IMAGE}\b", re.IGNORECASE)
 _PATH_ALONE = re.compile(rf".*{_IMAGE}", re.IGNORECASE)
 _WITH_LABEL = re.compile(rf".*{_IMAGE}\s*[,;\t]\s*\S+", re.IGNORECASE)
 _THEN_LABEL = re.compile(rf"(.*?{_IMAGE})\s+(\S.*)", re.IGNORECASE)
@@ -142,7 +143,8 @@ def _take(rows: Rows, form: _Form, number: int, line: str) -> None:
 
 def _form_of(line: str) -> _Form | str:
     """How a list is read whose first line is this, or what is wrong with it."""
-    for cells in (_parted_by("\t"), _parted_by(","), _parted_by(";"), str.split):
+    columns = (_parted_by("\t"), _parted_by(","), _parted_by(";"), str.split)
+    for cells in () if _NAMES_IMAGE.search(line) else columns:
         names = [cell.strip().lower() for cell in cells(line)]
         if not {*PATHS, *LABELS} & {*names}:
             continue

@@ -58,7 +58,8 @@ def names_tables(path: str, suffix: str) -> bool:
 def holds_tables(root: str, suffix: str) -> bool:
     """Whether a folder is a set of tables, by the first entries of a few folders.
 
-    Class folders stay such: where a table lies beside them, its name must tell a split.
+    Class folders stay such, whatever tables lie beside them: two folders of images are classes. One
+    is some other folder where a table's name tells a split.
     """
     here = _look(root, suffix)
     if any(_look(os.path.join(root, one), suffix).folders for one in {*SPLITS} & {*here.folders}):
@@ -66,7 +67,7 @@ def holds_tables(root: str, suffix: str) -> bool:
     below = [_look(os.path.join(root, one), suffix) for one in here.folders[:_FOLDERS]]
     if here.tables:
         by_split = any(split_told(name) for name in here.tables)
-        return by_split or not any(one.images for one in below)
+        return sum(one.images > 0 for one in below) <= by_split
     if any(one.tables and not one.images for one in below):
         return True
     deeper = [

@@ -78,6 +78,19 @@ def open_tables(form: Form, path: str, split: str) -> TableImages:
     return form.images(members, name=path, split=split, lacking=tables.lacking)
 
 
+def have_labels(form: Form, path: str) -> bool:
+    """Whether the images of train have labels, by their list; what has faults, who opens it says.
+
+    Raises:
+        UserError: pyarrow is missing, or a file cannot be looked at.
+    """
+    require_pyarrow(path, form.title)
+    if not (files := form.find(path).files.get("train")):
+        return True
+    members = form.read(files, "train")
+    return bool(members.classes or members.faults)
+
+
 def differences(train: Members, val: Members) -> list[str]:
     """What keeps the labels of train and val from meaning the same, a line each."""
     if not train.classes or not val.classes:

@@ -121,7 +121,7 @@ class Rows:
                 for one in self._rows
                 for row in range(len(one))
             ]
-        found = Found(self.form)
+        found = Found(self.form, by_folder=self.columns is not None and self.columns.as_text)
         found.faults = list(self.faults)
         position = 0
         for one in self._rows:

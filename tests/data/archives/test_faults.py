@@ -175,7 +175,12 @@ LABELS = {
     "none": ({"a.jpg": b"", "a.cls": b"0", "b.jpg": b""}, "1 of 2 images have no label, b.jpg"),
     "empty": ({"a.jpg": b"", "a.cls": b" \n"}, "a.cls is empty"),
     "long": ({"a.jpg": b"", "a.cls": b"1" * 2000}, "a.cls is larger than 1,024 bytes"),
-    "below 0": ({"a.jpg": b"", "a.cls": b"-1"}, "a.cls has the label -1; labels count from 0"),
+    "below 0": (
+        {"a.jpg": b"", "a.cls": b"-1"},
+        "a.cls has the label -1; labels are names, or whole numbers from 0",
+    ),
+    "a float": ({"a.jpg": b"", "a.cls": b"1.0\n"}, "a.cls has the label 1.0; labels are names"),
+    "with a sign": ({"a.jpg": b"", "a.cls": b"+1"}, "a.cls has the label +1; labels are names"),
     "beyond": ({"a.jpg": b"", "a.cls": b"1" * 30}, "a.cls has the label 1111"),
     "json below 0": ({"a.jpg": b"", "a.json": b'{"label": -3}'}, "a.json has the label -3"),
     "bad json": (

@@ -13,13 +13,14 @@ import pytest
 
 from sercli.data import has_split, open_source
 from sercli.data.images.decode import read_pixels
-from sercli.data.registry import find_kind
+from sercli.data.registry import find_kind, require_labelled
 from sercli.errors import UserError
 from tests.data.test_imagenet_labels import meta
 from tests.support.archives import (
     CLASSES,
     images_of,
     of_split,
+    picture,
     pictures,
     tar_bytes,
     write_folders,
@@ -307,3 +308,50 @@ def test_shards_by_an_independent_writer(tmp_path: Path) -> None:
     (tmp_path / "wds" / "classes.txt").write_text("\n".join(CLASSES))
     for split in SPLITS:
         assert images_of(opened(tmp_path / "wds", split)) == images_of(opened(folders, split))
+
+
+@pytest.mark.parametrize("write", [write_folders, write_tar, write_zip])
+def test_folders_called_by_numbers_are_in_the_order_of_folders(tmp_path: Path, write) -> None:
+    files = {f"{name}/{name}_{k}.png": picture(k) for name in (2, 10, 1, 11) for k in range(2)}
+    suffix = {write_tar: ".tar", write_zip: ".zip"}.get(write, "")
+    source = opened(write(tmp_path / f"set{suffix}", files))
+    assert source.classes == ("1", "10", "11", "2")
+    assert [source.identifier(i) for i in (0, 2, 7)] == ["1/1_0.png", "10/10_0.png", "2/2_1.png"]
+
+
+def test_labels_called_by_numbers_are_in_their_order(tmp_path: Path) -> None:
+    files = {f"{label}x.png": picture(label) for label in (2, 10, 1)}
+    labels = {f"{label}x.cls": f"{label}\r\n".encode() for label in (2, 10, 1)}
+    assert opened(write_tar(tmp_path / "x.tar", files | labels)).classes == ("1", "2", "10")
+
+
+def labelled(path: Path, *labels: str) -> Path:
+    files = {f"{place}.{suffix}": data for place, label in enumerate(labels)
+             for suffix, data in (("png", picture(place)), ("cls", label.encode()))}  # fmt: skip
+    return write_tar(path, files)
+
+
+def test_an_index_in_val_is_no_place_among_names_of_train(tmp_path: Path) -> None:
+    """Names may have been numbered in any order; where train has indices and names, in theirs."""
+    labelled(tmp_path / "train.tar", "zebra", "ape")
+    labelled(tmp_path / "val.tar", "0", "1")
+    assert "2 classes only in val/ (0, 1)" in refusal(tmp_path, "val")
+    named = tmp_path / "named"
+    labelled(named / "train" / "x-train.tar", "0", "1")
+    labelled(named / "val" / "x-val.tar", "0", "1")
+    (named / "train" / "classes.txt").write_text("zebra\nape\n")
+    for split in SPLITS:  # listed, then as it is kept
+        assert opened(named, split).classes == ("zebra", "ape")
+
+
+def test_names_among_indices_that_a_file_names_are_refused(tmp_path: Path) -> None:
+    labelled(tmp_path / "x.tar", "0", "1", "cat")
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    assert "some labels are indices of classes, such as 0, and some names" in refusal(tmp_path)
+
+
+def test_images_without_labels_are_told_before_they_are_opened(tmp_path: Path) -> None:
+    bare = write_tar(tmp_path / "bare.tar", {"1.png": picture(1), "2.png": picture(2)})
+    with pytest.raises(UserError, match="has no labels; kNN needs the class"):
+        require_labelled(str(bare), "kNN")
+    require_labelled(str(labelled(tmp_path / "x.tar", "0", "1")), "kNN")

@@ -15,6 +15,7 @@ from sercli.data.checking import check_data
 from sercli.data.images.check import Reading
 from sercli.data.registry import find_kind, require_labelled
 from sercli.data.subset import with_share
+from sercli.errors import UserError
 from tests.support.pictures import age, folder, image
 from tests.support.refusals import refused
 
@@ -145,6 +146,19 @@ def test_what_is_wrong_is_refused_or_listed(tmp_path):
     (note,) = check_data(root, Reading(lambda *_: None)).notes
     assert note.startswith("1 image beside the class folders of")
     assert f"unlabelled:{root} takes all" in note
+
+
+@pytest.mark.parametrize("packed", ["x-0000.tar", "train.parquet", "all.ZIP", "data.arrow"])
+@pytest.mark.parametrize("below", ["", "train"])
+def test_images_beside_archives_or_tables_are_not_guessed_at(tmp_path, packed, below):
+    """A picture of what is in shards is not the set; and a download may lie beside a set."""
+    root = folder(tmp_path / "set", f"{below}/a.png".lstrip("/"))
+    (root / below / packed).write_bytes(b"")
+    for act in (opened, lambda path: require_labelled(str(path), "kNN"),
+                lambda path: check_data(path, Reading(print))):  # fmt: skip
+        with pytest.raises(UserError, match=f"holds images, and {packed} beside them"):
+            act(root)
+    assert names(opened(f"unlabelled:{root}")) == ["a.png"]
 
 
 def test_links_that_lead_in_a_circle_end(tmp_path):

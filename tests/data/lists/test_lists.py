@@ -121,6 +121,27 @@ def test_labels_that_are_numbers_are_in_their_order(root):
     assert files_of(source) == [("10.png", "0"), ("2.png", "2"), ("1.png", "10")]
 
 
+def test_numbers_that_are_the_folders_are_in_the_order_of_folders(tmp_path):
+    files = [f"{name}/{name}.png" for name in (2, 10, 1)]
+    root = folder(tmp_path / "set", *files)
+    lines = [f"{one},{one.partition('/')[0]}" for one in files]
+    source = opened(written(root / "list.csv", *lines))
+    assert source.classes == opened(root).classes == ("1", "10", "2")
+    indices = opened(
+        written(
+            root / "indices.csv", *(f"{one},{k}" for one, k in zip(files, (9, 10, 8), strict=True))
+        )
+    )
+    assert indices.classes == ("8", "9", "10")
+
+
+@pytest.mark.parametrize("label", ["", " 3", ",target"])
+def test_a_name_of_an_image_is_no_header(tmp_path, label):
+    root = folder(tmp_path / "set", "image 1.jpg", "my file 2.jpg")
+    lines = (f"{one}{label}" for one in ("image 1.jpg", "my file 2.jpg"))
+    assert len(opened(written(root / "list.txt", *lines))) == 2
+
+
 def test_without_labels(root):
     file = written(root / "all.txt", "train/dog/1.png", "val/cat/1.png", "./train/cat/../cat/2.png")
     source = opened(file)

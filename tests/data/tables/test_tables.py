@@ -12,7 +12,7 @@ import pytest
 from sercli.data import has_split, open_source
 from sercli.data.checking import check_data
 from sercli.data.images.check import Reading
-from sercli.data.registry import find_kind, kind_of
+from sercli.data.registry import find_kind, kind_of, require_labelled
 from sercli.data.robustness.imagenet_classes import imagenet_classes
 from sercli.data.source import UnreadableImage, contents
 from sercli.data.tables.pages import find_pages
@@ -177,6 +177,22 @@ def test_numbers_without_names_are_the_classes(tmp_path, images):
     assert opened(tmp_path / "x.parquet").classes == ("0", "10", "20")
 
 
+def test_labels_as_text_are_names_though_they_are_of_digits(tmp_path, images):
+    rows = images["train"][:3]
+    text = pa.table({"image": [data for *_, data in rows], "label": ["2", "10", "1"]})
+    pq.write_table(text, tmp_path / "x.parquet")
+    assert opened(tmp_path / "x.parquet").classes == ("1", "10", "2")
+
+
+def test_what_has_no_labels_is_told_before_it_is_opened(tmp_path, images, parquet, saved):
+    bare = pa.table({"image": [data for *_, data in images["train"]]})
+    pq.write_table(bare, tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="has no labels; kNN needs the class"):
+        require_labelled(str(tmp_path / "x.parquet"), "kNN")
+    for one in (parquet, saved):
+        require_labelled(str(one), "kNN")
+
+
 def test_without_labels(tmp_path, images):
     pq.write_table(table(images["train"]).select(["image"]), tmp_path / "x.parquet")
     source = opened(tmp_path / "x.parquet")
@@ -277,6 +293,7 @@ def put(root, *names, data=b"PAR1"):
         (("train.parquet",), "parquet"),
         (("train.parquet", "assets/logo.png"), "parquet"),
         (("metadata.parquet", "ant/1.jpg", "bee/2.jpg"), "folder"),
+        (("train.parquet", "ant/1.jpg", "bee/2.jpg"), "folder"),
         (("train/ant/1.jpg", "val/ant/2.jpg", "data/labels.parquet"), "folder"),
         (("ant/1.jpg", "ant/labels.parquet"), "folder"),
         (("train/state.json", "train/data.arrow", "dataset_dict.json"), "arrow"),
