@@ -221,8 +221,8 @@ def check(
     are cut short or have other columns, labels out of range, and rows that hold no image.
     The exit status is 0 if nothing is wrong, otherwise 2.
     """
+    from sercli.data.checking import check_data
     from sercli.data.images.check import Reading
-    from sercli.data.registry import check_data
     from sercli.runs.places import joined
 
     directory = Path(joined([str(place) for place in places]))

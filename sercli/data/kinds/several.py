@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sercli.data.checking import check_data
 from sercli.data.images.check import CheckReport, Reading, SplitReport
 from sercli.data.images.folder import class_differences
 from sercli.data.images.splits import split_told
-from sercli.data.registry import SPLITS, DataKind, check_data, kind_of, register
+from sercli.data.registry import SPLITS, DataKind, kind_of, register
 from sercli.data.several import called_by, classes_of, require_alike, several
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
@@ -21,7 +22,7 @@ class SeveralSets(DataKind):
 
     name = "several"
     title = "several sets"
-    given_as = "several of these (--data A --data B)"
+    given_as = ""
     asked_first = True
 
     def recognises(self, path: str) -> bool:

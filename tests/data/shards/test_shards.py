@@ -18,8 +18,9 @@ from PIL import Image
 
 from sercli.data import open_source
 from sercli.data.archives.made import RECORD
+from sercli.data.checking import check_data
 from sercli.data.images.check import Reading
-from sercli.data.registry import check_data, find_kind
+from sercli.data.registry import find_kind
 from sercli.data.shards import making, writing
 from sercli.data.shards.encoding import Encoding
 from sercli.data.shards.plan import Options, make_plan, usual_name
