@@ -303,9 +303,16 @@ def _require_same(plan: Plan, said: dict[str, Any]) -> None:
     if wanted == said:
         return
     differing = [key for key in wanted if key != "splits" and wanted[key] != said.get(key)]
-    what = ", ".join(f"{key.replace('_', ' ')} {said.get(key)}" for key in differing)
+    what = ", ".join(
+        f"{key.replace('_', ' ')} {_said(said.get(key))}, not {_said(wanted[key])}"
+        for key in differing
+    )
     raise UserError(
         f"{plan.out} holds shards {f'made otherwise ({what})' if what else 'of other images'}",
         f"{RECORD} in it says so, and shards of one set are made alike",
         "name another folder, or remove that",
     )
+
+
+def _said(value: object) -> str:
+    return "unset" if value is None else str(value)

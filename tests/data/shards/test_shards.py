@@ -288,8 +288,8 @@ def test_shards_of_something_else_are_refused(folders: Path, tmp_path: Path) -> 
     out = tmp_path / "out"
     copy(folders, out, images=5)
     said = refusal(copy, folders, out, images=6)
-    assert "made otherwise (shard images 5)" in said
-    assert "made otherwise (resize None" in refusal(
+    assert "made otherwise (shard images 5, not 6)" in said
+    assert "made otherwise (resize unset, not 32, " in refusal(
         copy, folders, out, images=5, encoding=Encoding(32)
     )
     (folders / "train" / "n01440764" / "another.png").write_bytes(picture(1))
