@@ -1,0 +1,140 @@
+"""The same images in any form are the same set: pixels, labels, order, batches, losses, kNN.
+
+Everything is compared with class folders. Who writes the forms is not ours (`tests.support.forms`).
+"""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from sercli.data import has_split, open_source
+from sercli.data.loading import load_rows
+from sercli.engine import pretraining
+from sercli.recipe.schema import Views
+from sercli.runs.run_dir import RunDir
+from sercli.views.plan import partition, plan_views
+from sercli.views.reading import TrainingImages, batches
+from tests.support.command_line import run_in_process
+from tests.support.forms import EACH_FORM, FORMS, LABELLED, NUM_TRAIN, SPLITS, WNIDS
+from tests.support.training import MONITORED, TIMES, interrupt_after, losses, start, train, weights
+
+# Twelve steps of four images: three epochs, so that whatever is shuffled is so three times.
+SETTINGS = (
+    "data.image_size=16", "data.workers=0", "model.patch_size=4", "model.width=16",
+    "model.depth=4", "model.num_heads=2", "method.hidden_width=16", "method.output_width=8",
+    "addon.projector_width=8", "train.batch_size=12", "train.epochs=4",
+    "train.warmup_epochs=0.5", "train.log_steps=1", "train.checkpoint_epochs=0.4",
+)  # fmt: skip
+SOME = ["shards", "zip", "parquet", "arrow"]
+
+
+def opened(path, split="train"):
+    return open_source(str(path), split, image_size=16)
+
+
+def settings(path, *more):
+    return (*SETTINGS, f"data.path={path}", *more)
+
+
+@pytest.mark.parametrize("form", EACH_FORM)
+def test_image_i_is_the_same_image_of_the_same_class(written, form):
+    path = written.typed(form)
+    for split in SPLITS:
+        assert has_split(path, split)
+        found, expected = opened(path, split), opened(written.folders, split)
+        assert found.split == split
+        assert len(found) == len(expected)
+        if FORMS[form].labelled:
+            assert found.classes == expected.classes == WNIDS
+            assert found.labels.tolist() == expected.labels.tolist()
+        else:
+            assert (found.classes, set(found.labels)) == ((), {0})
+        for index in range(len(expected)):
+            assert np.array_equal(found.pixels(index), expected.pixels(index))
+            assert found.load(index).tobytes() == expected.load(index).tobytes()
+            assert found.file_size(index) == expected.file_size(index)
+        ids = [found.identifier(index) for index in range(len(found))]
+        assert len(set(ids)) == len(ids)
+        if FORMS[form].same_names:
+            assert ids == [expected.identifier(index) for index in range(len(expected))]
+
+
+def epochs_of(source, workers):
+    """Which images and which pixels the batches of two epochs have."""
+    plan = plan_views(Views(), image_size=16, patch_size=4)
+    images = TrainingImages(source, Views(), plan, seed=3)
+    steps = range(2 * (len(source) // 8))
+    keys = batches(len(source), partition(8, None), batch_size=8, seed=3, steps=steps)
+    return [
+        ([note.image for note in batch.notes], [c.numpy().tobytes() for c in batch.columns.values()])
+        for batch in load_rows(images, keys, rows=8, workers=workers)
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("form", SOME)
+def test_the_order_of_an_epoch_is_the_folders_permutation(written, form, workers):
+    found = epochs_of(opened(written.typed(form)), workers)
+    assert found == epochs_of(opened(written.folders), 0)
+    drawn = list(itertools.chain.from_iterable(images for images, _ in found))
+    assert len(set(drawn[: len(drawn) // 2])) == len(drawn) // 2 > NUM_TRAIN - 8
+    assert drawn[: len(drawn) // 2] != drawn[len(drawn) // 2 :]
+
+
+@pytest.fixture(scope="module")
+def from_folders(written, tmp_path_factory):
+    run = start(tmp_path_factory.mktemp("runs") / "folders", settings(written.folders))
+    train(run)
+    assert len(losses(run)) == 12
+    return run
+
+
+@pytest.mark.parametrize("form", EACH_FORM)
+def test_losses_are_equal_to_the_bit(written, from_folders, tmp_path, form):
+    run = start(tmp_path / "run", settings(written.typed(form)))
+    train(run)
+    assert losses(run) == losses(from_folders)
+    assert torch.equal(weights(run), weights(from_folders))
+
+
+@pytest.mark.parametrize("form", SOME)
+def test_stopped_within_a_shard_and_resumed_is_bit_equal(written, from_folders, tmp_path, form):
+    run = start(tmp_path / "run", settings(written.typed(form), "data.workers=1"))
+    interrupt_after(run, 5)  # of an epoch of three steps, with images of every shard
+    assert len(losses(run)) < 12
+    train(run)
+    assert losses(run) == losses(from_folders)
+    assert torch.equal(weights(run), weights(from_folders))
+
+
+# -- Whole commands --------------------------------------------------------------------------------
+
+
+def measured(run):
+    """Losses, and what is monitored beside them."""
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in run.read_metrics()]
+
+
+def pretrained(path, run, monkeypatch, capsys):
+    words = [word for one in SETTINGS for word in ("--set", one)]
+    arguments = ["pretrain", "--recipe", "shapes/moco-ser", "--out", run, *words]
+    sets = pretraining.parted(path) if hasattr(pretraining, "parted") else [path]
+    for one in sets:
+        arguments += ["--data", one]
+    status, errors = run_in_process(arguments, monkeypatch, capsys)
+    assert status == 0, errors
+    return RunDir.open(run)
+
+
+def neighbours(run, path, monkeypatch, capsys):
+    """kNN's numbers and predictions."""
+    arguments = ["knn", run, "--data", path]
+    status, errors = run_in_process(arguments, monkeypatch, capsys)
+    assert status == 0, errors
+    (result,) = (one for one in RunDir.open(run).read_results() if one.name == "knn")
+    return result.metrics
