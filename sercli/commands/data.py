@@ -167,9 +167,9 @@ def check(
     layout: Annotated[
         str | None,
         typer.Option(
-            help="folder, unlabelled, list, archives, coco, voc, ade20k, imagenet-r, imagenet-a, "
-            "imagenet-sketch, imagenet-v2 (or one of its sets, imagenet-v2-top-images), "
-            "imagenet-c or imagenet-p. Default: by what is in DIR."
+            help="folder, unlabelled, list, archives, parquet, arrow, coco, voc, ade20k, "
+            "imagenet-r, imagenet-a, imagenet-sketch, imagenet-v2 (or one of its sets, "
+            "imagenet-v2-top-images), imagenet-c or imagenet-p. Default: by what is in DIR."
         ),
     ] = None,
     classes: Annotated[
@@ -195,6 +195,8 @@ def check(
     out of range, and a shard missing from a numbered series. Or DIR is a list of images (a path a
     line, with a label or without): then also lines that name no image, name one twice, or lack a
     label. Or it has images and no folders, or is `unlabelled:DIR`: images without labels.
+    Or DIR holds parquet or Arrow files as Hugging Face writes them, or is one: then also files that
+    are cut short or have other columns, labels out of range, and rows that hold no image.
     The exit status is 0 if nothing is wrong, otherwise 2.
     """
     from sercli.data.images.check import Reading

@@ -25,6 +25,7 @@ from sercli.runs.files import file_sha256, write_atomic
 from sercli.runs.places import require_place
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
+from sercli.visible import say
 
 if TYPE_CHECKING:
     from sercli.encoders.loading import LoadedEncoder
@@ -158,7 +159,7 @@ class Images:
         Raises:
             UserError: It is missing or no data set.
         """
-        return open_source(
+        source = open_source(
             self.path,
             split,
             image_size=self.image_size,
@@ -166,6 +167,9 @@ class Images:
             seed=self.seed,
             classes=self.classes,
         )
+        for remark in source.remarks():
+            say(f"note: {remark}", err=True)
+        return source
 
     def open_unseen(self) -> ImageSource:
         """The val split, or train where there is no val (`split` says which)."""

@@ -81,6 +81,9 @@ class Several(ImageSource):
         }
         return {called: told for called, told in made.items() if told}
 
+    def remarks(self) -> tuple[str, ...]:
+        return tuple(line for source in self._sources for line in source.remarks())
+
     def _whose(self, index: int) -> tuple[str, ImageSource, int]:
         place = int(self._order[self.position(index)])
         number = int(np.searchsorted(self._starts, place, side="right")) - 1

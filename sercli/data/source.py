@@ -88,6 +88,10 @@ class ImageSource(abc.ABC):
         """What else tells its images from others with the same identifiers, as JSON has it."""
         return {}
 
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know before all of it is read, a line each."""
+        return ()
+
     def position(self, index: int) -> int:
         """`index` as a plain int in 0…len-1 (numpy integers are accepted, negatives are not).
 

@@ -65,6 +65,9 @@ class Subset(ImageSource):
     def made_of(self) -> dict[str, object]:
         return self._source.made_of()
 
+    def remarks(self) -> tuple[str, ...]:
+        return self._source.remarks()
+
     def _whose(self, index: int) -> int:
         return int(self._indices[self.position(index)])
 

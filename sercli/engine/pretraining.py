@@ -215,7 +215,8 @@ def train(
             monitor = make_monitor(recipe, source, runtime)
             trainer = Trainer(run, recipe, source, runtime, monitor=monitor, guard=guard)
             progress = _progress_of(trainer, quiet=not first)
-            for note in notes:
+            remarks = (f"note: {remark}" for remark in source.remarks())
+            for note in (*notes, *remarks):
                 progress.message(note)
             trainer.resume(progress.message)
         with stops_recorded(run), naming_who_is_gone(), progress:

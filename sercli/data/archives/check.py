@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from sercli.data.archives.finding import ArchiveSet, find_archives, missing_from_series
-from sercli.data.archives.members import ArchivedImages, Members
+from sercli.data.archives.members import ArchivedImages, Members, called_as
 from sercli.data.archives.opening import list_split
 from sercli.data.images.check import (
     CheckReport,
@@ -58,9 +58,9 @@ def check_archives(path: str, reading: Reading) -> CheckReport:
         report = read_files(source, _facts(members), reading, name=split)
         reports.append(report)
         problems += [*report.problems, *_empty_classes(members, split)]
-    train, val = (lists[one].classes if one in lists else () for one in ("train", "val"))
-    if train and val:  # without labels there is nothing to compare
-        problems += class_differences(train, val)
+    if len(lists) > 1 and all(one.classes for one in lists.values()):  # else nothing to compare
+        train, val = (lists[split] for split in ("train", "val"))
+        problems += class_differences(train.classes, called_as(train, val).classes)
     return CheckReport(
         tuple(reports),
         tuple(problems),

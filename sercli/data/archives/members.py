@@ -12,7 +12,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from sercli.data.images.files import StoredImages
 from sercli.data.images.listing import Stamp, printable
 from sercli.data.images.order import numbered, ordered
 from sercli.data.images.stored import Span
+from sercli.data.robustness.imagenet_classes import BARE, wnids_of_images
 from sercli.errors import SerError, from_os_error, shortened
 from sercli.visible import counted
 
@@ -173,7 +174,10 @@ class Found:
             )
             return (), labels
         if classes is None:
-            return numbered(told)
+            names, labels = numbered(told)
+            if names == BARE:
+                names = wnids_of_images(self._names, labels) or names
+            return names, labels
         places = {str(index): index for index in range(len(classes))}
         if not all(one.isascii() and one.isdigit() for one in told):
             return numbered(told)
@@ -202,6 +206,15 @@ class Found:
             f"{' and '.join(os.path.basename(file) for file in where[:2])}); names tell images "
             "apart; pack each image once"
         )
+
+
+def called_as(train: Members, val: Members) -> Members:
+    """Images of val: classes that are called 0, 1, … are those of train with these indices.
+
+    So where names of images say that train is ImageNet, and those of val do not tell a class.
+    """
+    bare = tuple(map(str, range(len(train.classes))))
+    return replace(val, classes=train.classes) if val.classes == bare else val
 
 
 Scan = Callable[[Sequence[str], NDArray[np.int64]], Mapping[str, Members]]

@@ -12,11 +12,18 @@ from numpy.typing import NDArray
 from sercli.data.archives.arranging import LABELLED, Holdings, arrange
 from sercli.data.archives.contents import Part, key_of
 from sercli.data.archives.finding import Archive, ArchiveSet, find_archives
-from sercli.data.archives.members import ArchivedImages, Members, read_members, stamps_of
+from sercli.data.archives.members import (
+    ArchivedImages,
+    Members,
+    called_as,
+    read_members,
+    stamps_of,
+)
 from sercli.data.archives.scanning import list_parts
 from sercli.data.imagenet_labels import find_validation_labels
 from sercli.data.images.folder import class_differences
 from sercli.data.images.listing import SUFFIXES
+from sercli.data.robustness.imagenet_classes import wnids_of_names
 from sercli.errors import UserError
 from sercli.runs.reading import MIB, read_bytes
 
@@ -33,9 +40,10 @@ def open_archives(path: str, split: str) -> ArchivedImages:
     named = find_archives(path)
     members = _sound(named, path, split)
     if split == "val":
-        train = _sound(named, path, "train").classes
-        differences = class_differences(train, members.classes)
-        if train and members.classes and differences:
+        train = _sound(named, path, "train")
+        members = called_as(train, members)
+        differences = class_differences(train.classes, members.classes)
+        if train.classes and members.classes and differences:
             raise UserError(
                 f"{path}: {'; '.join(differences)}", "train and val must hold the same classes"
             )
@@ -157,7 +165,7 @@ def _names_of_classes(named: ArchiveSet, archives: Sequence[Archive]) -> str | N
     return next((place for place in places if os.path.isfile(place)), None)
 
 
-def _read_names(path: Path) -> list[str]:
+def _read_names(path: Path) -> Sequence[str]:
     """A name a line, in the order of the indices.
 
     Raises:
@@ -171,4 +179,4 @@ def _read_names(path: Path) -> list[str]:
                 f"line {number} of {path} {'stands above already' if name else 'is empty'}",
                 "it names the classes, one a line, in the order of their indices",
             )
-    return names
+    return wnids_of_names(names) or names

@@ -80,7 +80,7 @@ def read_rgb(where: Where, *, called: str) -> Image.Image:
             image.load()
             return to_rgb(image)
     except Exception as error:
-        raise _failure(called, error) from error
+        raise failure(called, error) from error
 
 
 def read_pixels(where: Where, *, called: str) -> NDArray[np.uint8]:
@@ -97,7 +97,7 @@ def read_pixels(where: Where, *, called: str) -> NDArray[np.uint8]:
             image.load()
             return np.array(to_rgb(image))
     except Exception as error:
-        raise _failure(called, error) from error
+        raise failure(called, error) from error
 
 
 def read_indices(where: Where, *, called: str) -> NDArray[np.uint8]:
@@ -113,7 +113,7 @@ def read_indices(where: Where, *, called: str) -> NDArray[np.uint8]:
             image.load()
             return np.array(image)
     except Exception as error:
-        raise _failure(called, error) from error
+        raise failure(called, error) from error
 
 
 def require_indices(mode: str, *, called: str) -> None:
@@ -158,10 +158,10 @@ def read_header(where: Where, *, called: str, decode: bool) -> Header:
                 to_rgb(image)
             return header
     except Exception as error:
-        raise _failure(called, error) from error
+        raise failure(called, error) from error
 
 
-def _failure(called: str, error: Exception) -> SerError:
+def failure(called: str, error: Exception) -> SerError:
     """The file's fault, unless this process has run out of something, or its archive is another.
 
     Pillow's readers raise whatever a corrupt file trips over (OSError, SyntaxError, ValueError,
