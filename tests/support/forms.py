@@ -71,7 +71,7 @@ def write_folders(root: Path) -> Path:
     return root
 
 
-# -- Writers: given the class folders, each writes below `root`, and says what is typed -------------
+# -- Writers: given the class folders, each writes below `root`, and returns what is typed ---------
 
 
 def _tarfile(folders: Path, root: Path) -> str:
@@ -255,12 +255,14 @@ class Form:
         needs: The package that writes it, where it is another than Python's own.
         labelled: Whether it says classes.
         same_names: Whether images are called as in class folders.
+        tells_sizes: Whether an image's bytes are counted without reading it.
     """
 
     write: Callable[[Path, Path], str]
     needs: str | None = None
     labelled: bool = True
     same_names: bool = True
+    tells_sizes: bool = True
 
 
 FORMS = {
@@ -274,7 +276,7 @@ FORMS = {
     "list": Form(_list),
     "two roots": Form(_roots, same_names=False),
     "unlabelled": Form(_unlabelled, labelled=False),
-    "parquet": Form(_parquet, "pyarrow"),
+    "parquet": Form(_parquet, "pyarrow", tells_sizes=False),  # compressed
     "arrow": Form(_arrow, "pyarrow"),
     "parquet of datasets": Form(_parquet_of_datasets, "datasets"),
     "arrow of datasets": Form(_arrow_of_datasets, "datasets"),
