@@ -27,6 +27,8 @@ _BYTE = 0xDC00  # Python reads the byte b of a name that is no text as U+DC00 + 
 
 def visible(text: str) -> str:
     r"""A text in one line, with what would not be seen as an escape: ESC as `\x1b`."""
+    if text.isascii() and text.isprintable():  # most are
+        return text
     return _UNSEEN.sub(lambda found: escape(found.group()), text)
 
 
@@ -69,6 +71,16 @@ def counted(number: int, what: str) -> str:
     if what.endswith("y") and what[-2] not in "aeou":
         return f"{number:,} {what[:-1]}ies"
     return f"{number:,} {what}s"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: "98 s", "12 min", "3.4 h", "2.1 days"."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 99.5 * 60:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
 
 
 # -- JSON ------------------------------------------------------------------------------------------

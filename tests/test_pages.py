@@ -12,7 +12,8 @@ import sercli
 from sercli.cli import app
 from sercli.families import addon_configs, method_configs
 from sercli.recipe.listing import markdown_table, read_head, runnable_names
-from sercli.recipe.schema import Recipe, Section
+from sercli.recipe.schema import Recipe
+from sercli.recipe.values import Section
 from tests.support.pages import below, blocks, codes, prose, spans, table, text_of
 from tests.support.paths import ROOT
 
@@ -210,6 +211,13 @@ def test_options_exist(page):
                 path = (*path, word)
         assert path or "|" in span or len(words) == 1 or words[1].isupper() or flags, span
         assert not flags or set(flags) <= flags_of(command_tree()[path]), span
+
+
+def test_no_line_of_the_changelog_stands_twice():
+    versions = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.M)
+    for version in versions[1:]:
+        entries = re.findall(r"^- .*(?:\n  .*)*", version, flags=re.M)
+        assert len(set(entries)) == len(entries), {e for e in entries if entries.count(e) > 1}
 
 
 def test_the_table_of_exit_statuses_is_that_of_the_errors():

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sercli.recipe.schema import AddonConfig, NotNegative
+from sercli.recipe.schema import AddonConfig
+from sercli.recipe.values import NotNegative
 
 
 class TermConfig(AddonConfig):

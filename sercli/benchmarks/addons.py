@@ -75,7 +75,7 @@ def run(
     times = interleaved(
         [timer.step for timer in timers],
         rounds=rounds,
-        report=lambda number: tell(f"round {number} of {rounds}"),
+        report=tell,
     )
     counted = [count_flops(recipe) for _, recipe in recipes]
     return [

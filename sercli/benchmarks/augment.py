@@ -125,7 +125,7 @@ def run(subject: Subject, *, machine: Machine, rounds: int, tell: Tell) -> list[
     times = interleaved(
         [_timed(way, device, len(subject.samples)) for way, device in ways.values()],
         rounds=rounds,
-        report=lambda number: tell(f"round {number} of {rounds}"),
+        report=tell,
     )
     differences = {"torchvision v2, an image at a time": largest_difference(subject, machine)}
     return [

@@ -103,7 +103,7 @@ def one_core(source: ImageFolder, *, rounds: int, tell: Tell) -> list[CoreRow]:
         times = interleaved(
             [_cpu_seconds(read) for read in variants.values()],
             rounds=rounds,
-            report=lambda number: tell(f"one core: round {number} of {rounds}"),
+            report=lambda text: tell(f"one core: {text}"),
         )
     finally:
         torch.set_num_threads(threads)

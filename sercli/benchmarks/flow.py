@@ -166,7 +166,7 @@ def end_to_end(
         [flow(decoder) for decoder in decoders],
         rounds=rounds,
         warmup=0,
-        report=lambda number: tell(f"end to end: round {number} of {rounds}"),
+        report=lambda text: tell(f"end to end: {text}"),
     )
     seconds = [[one for one, _ in by_round] for by_round in found]
     return [

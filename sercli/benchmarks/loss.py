@@ -142,9 +142,7 @@ def run(
                     )
                 )  # fmt: skip
                 calls.append(partial(_seconds, measured, part))
-        found = interleaved(
-            calls, rounds=rounds, warmup=0, report=lambda n: tell(f"round {n} of {rounds}")
-        )
+        found = interleaved(calls, rounds=rounds, warmup=0, report=tell)
     for row, seconds in zip(rows, found, strict=True):
         row.seconds = seconds
     return rows

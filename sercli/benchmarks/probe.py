@@ -114,7 +114,7 @@ def run(
     times = interleaved(
         [partial(timer.step, images, labels) for timer in timers],
         rounds=rounds,
-        report=lambda number: tell(f"round {number} of {rounds}"),
+        report=tell,
     )
     encoding = statistics.median(step - heads for each in times for step, heads in each)
     steps = [[step for step, _ in each] for each in times]

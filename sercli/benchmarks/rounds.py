@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
+
+from sercli.visible import counted, duration
 
 _T = TypeVar("_T")
 
@@ -13,7 +16,7 @@ def interleaved(
     *,
     rounds: int,
     warmup: int = 1,
-    report: Callable[[int], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> list[list[_T]]:
     """Call every variant once a round.
 
@@ -23,18 +26,24 @@ def interleaved(
         variants: What is measured; the first is usually the reference.
         rounds: Rounds that count.
         warmup: Rounds before those.
-        report: Called after every round with its number, 0 for a warm-up.
+        report: Told at the beginning, and after every round, how far it is and how long still.
 
     Returns:
         For each variant what its calls gave, in the order of the rounds: pairs of two variants
         are of one round, as `statistics.paired_ratio` wants them.
     """
     found: list[list[_T]] = [[] for _ in variants]
+    before = f", after {counted(warmup, 'round')} to warm up" if warmup else ""
+    report(f"{counted(rounds, 'round')} of {counted(len(variants), 'measurement')}{before}")
+    begun = time.monotonic()
     for number in range(1 - warmup, rounds + 1):
         order = range(len(variants)) if number % 2 else range(len(variants) - 1, -1, -1)
         for which in order:
             value = variants[which]()
             if number > 0:
                 found[which].append(value)
-        report(max(0, number))
+        passed, left = warmup + number, rounds - number
+        seconds = (time.monotonic() - begun) / passed * left
+        done = f"round {number} of {rounds}" if number > 0 else "warmed up"
+        report(f"{done}, about {duration(seconds)} left" if left else done)
     return found

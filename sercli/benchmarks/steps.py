@@ -204,7 +204,7 @@ def run(
         times = interleaved(
             [partial(_seconds, timer, steps, machine) for timer in timers],
             rounds=rounds,
-            report=lambda number: tell(f"round {number} of {rounds}"),
+            report=tell,
         )
         for row, seconds in zip(rows, times, strict=True):
             row.seconds = seconds

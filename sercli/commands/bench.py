@@ -205,7 +205,9 @@ def step(
     """A training step: SER's against none's, or any recipes'; FLOPs, operators, bytes, time.
 
     A step is views, forward, backward, optimiser and teacher. Reading images is left out: loader
-    processes do it meanwhile.
+    processes do it meanwhile. It takes some twenty steps of each recipe, which are minutes on a
+    CPU (hours of ImageNet's recipes; fewer with `--rounds 3`, or with
+    `--batch-size 16 --set addon.fraction=0.125`), and says how long still.
     """
     others, settings = against or [], list(set_ or ())
     as_usual = recipe == "shapes/moco-none" and not others

@@ -119,8 +119,8 @@ def coco_detect(
             "--data",
             metavar="DIR|shapes",
             help="A set in COCO's format (`annotations/` with `instances_*.json`, `train2017/`, "
-            "`val2017/`), or `shapes`, the embedded world. Default: shapes, if the run was trained "
-            "on it.",
+            "`val2017/`); `shapes` or `shapes:scenes` are the embedded world. Default: "
+            "what the run was trained on, if it is one of these two.",
         ),
     ] = None,
 ) -> None:

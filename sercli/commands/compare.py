@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 else:
     Format = Literal[(*RENDERERS, *FRAMES)]
     Named = Literal[(*PAPERS_TABLES, ALL)]
+
+
+_COMMA = re.compile(r",(?![^\[\],]*(?:,[^\[\],]*)*\])")  # but in brackets
 
 
 @dataclass(frozen=True)
@@ -202,8 +206,11 @@ def compare(
 
 
 def _parts(given: Sequence[str] | None) -> tuple[str, ...]:
-    """What was given, be it in one option with commas or in several."""
-    parts = [part.strip() for group in given or () for part in group.split(",")]
+    """What was given, be it in one option with commas or in several.
+
+    A column of two fields has a comma in its key: `knn/top1[method=moco,layer=3]`.
+    """
+    parts = [part.strip() for group in given or () for part in _COMMA.split(group)]
     return tuple(part for part in parts if part)
 
 

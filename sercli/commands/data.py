@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from sercli.data.images.check import CheckReport, Fact, SplitReport
-    from sercli.data.shapes.files import Derived, Detection
+    from sercli.data.shapes.files import Derived, Detection, FileSet
+    from sercli.data.shapes.settings import Setting
 
 app = typer.Typer(help="Write the embedded world as files; check a data set.", no_args_is_help=True)
 
@@ -102,7 +103,7 @@ def shapes(
     object detection it gets `coco/`, in COCO's format, and for `ser segment` the same pictures with
     masks as `voc/`, in VOC's layout. DIR appears when it is complete, or not at all.
     """
-    from sercli.data.shapes.files import Derived, Detection, file_sets, write_sets
+    from sercli.data.shapes.files import Derived, Detection, file_sets
     from sercli.data.shapes.settings import named
 
     world = named(setting)
@@ -113,6 +114,30 @@ def shapes(
     corrupted = min(usual, val) if more.corrupted is None else more.corrupted
     derived = Derived(more.derived_size, corrupted, more.perturbed)
     coco = Detection(more.detection, more.detection_size)
+    _write_sets(directory, sets, derived, coco, setting=world, size=size, seed=seed)
+    written = [
+        f"{counted(len(sets) - 2, 'robustness set')} of {val:,}",
+        *_further_sets(derived, coco),
+    ]
+    say(
+        f"wrote {directory}: {train:,} train and {counted(val, 'val image')} of {size} px; "
+        f"{', '.join(written)}"
+    )
+
+
+def _write_sets(
+    directory: Path,
+    sets: tuple[FileSet, ...],
+    derived: Derived,
+    coco: Detection,
+    *,
+    setting: Setting,
+    size: int,
+    seed: int,
+) -> None:
+    """Write them, and show how far it is."""
+    from sercli.data.shapes.files import write_sets
+
     total = sum(one.num_images for one in sets) + derived.num_files + coco.num_files
     done = 0
     with progress() as update:
@@ -127,19 +152,11 @@ def shapes(
             sets,
             derived,
             detection=coco,
-            setting=world,
+            setting=setting,
             size=size,
             seed=seed,
             progress=count,
         )
-    written = [
-        f"{counted(len(sets) - 2, 'robustness set')} of {val:,}",
-        *_further_sets(derived, coco),
-    ]
-    say(
-        f"wrote {directory}: {train:,} train and {counted(val, 'val image')} of {size} px; "
-        f"{', '.join(written)}"
-    )
 
 
 def _further_sets(derived: Derived, coco: Detection) -> Iterator[str]:
@@ -266,8 +283,8 @@ def _summary(directory: Path, splits: tuple[SplitReport, ...]) -> Table:
         modes = (f"{mode} {number:,}" for mode, number in split.modes.most_common())
         column["pixel formats"] = shown(", ".join(modes) or "-")
         columns.append(column)
-    for name in columns[0]:
-        table.add_row(name, *(column[name] for column in columns))
+    for name in max(columns, key=len):  # what has no labels has fewer
+        table.add_row(name, *(column.get(name, "-") for column in columns))
     return table
 
 

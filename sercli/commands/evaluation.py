@@ -75,7 +75,7 @@ def require_images(
     Raises:
         UserError: In these cases, or they have no labels.
     """
-    from sercli.commands.subject import images_of
+    from sercli.commands.images import images_of
     from sercli.data.registry import require_labelled
     from sercli.runs.facts import facts_of
 

@@ -86,7 +86,7 @@ def features(
     name when it is whole. Under torchrun, processes share the images.
     """
     _refuse_unusable(file, images, model)
-    from sercli.commands.subject import images_of
+    from sercli.commands.images import images_of
     from sercli.engine.processes import is_first_process
     from sercli.engine.runtime import decided_by_first, process_group, runtime_for
     from sercli.evals.features import FeatureFile

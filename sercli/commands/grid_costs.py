@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sercli.commands.printing import print_table
-from sercli.visible import say
+from sercli.visible import duration, say
 
 if TYPE_CHECKING:
     from sercli.grids.costs import Counter, Speed
@@ -44,8 +44,6 @@ def _seconds(job: Job, flops: float | None, speed: Speed | None) -> float | None
 
 
 def _cost(flops: float | None, seconds: float | None) -> str:
-    from sercli.grids.eta import duration
-
     told = "" if flops is None else f", {flops:.2e} FLOP"
     return told if seconds is None else f"{told}, about {duration(seconds)}"
 

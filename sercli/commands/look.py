@@ -38,11 +38,13 @@ from sercli.visible import counted, say
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from sercli.commands.subject import Images
+    from sercli.commands.images import Images
+    from sercli.data import ImageSource
     from sercli.encoders.loading import LoadedEncoder
     from sercli.evals.look.records import Chosen, Neighbours, Seen
 
 _MOST = 64  # images: more do not fit a page
+_DRAWN = 8
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,13 @@ class LookOptions:
             "val), from 0. Default: --num of them, drawn with --seed.",
         ),
     ] = None
-    num: Annotated[int, typer.Option(min=1, max=_MOST, help="How many images are drawn.")] = 8
-    seed: Annotated[int, typer.Option(min=0, help="Which images are drawn.")] = 0
+    num: Annotated[
+        int | None,
+        typer.Option(min=1, max=_MOST, help="How many images are drawn.", show_default=str(_DRAWN)),
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Which images are drawn.", show_default="0")
+    ] = None
     data: Data = None
     layers: Annotated[
         str | None,
@@ -97,7 +104,7 @@ def look(what: LookOptions, run: RunOptions, model: ModelOptions) -> None:
     Written are `figures/look-attention`, `look-tokens` and `look-neighbours` (PNG and SVG) and
     `results/look.npz` with the arrays.
     """
-    numbers, files = _images(what.images)
+    numbers, files = _images(what)
     layers = parse_layers(what.layers)
     require_usable(model, run)
     place = place_of(what.data)
@@ -124,10 +131,8 @@ def look(what: LookOptions, run: RunOptions, model: ModelOptions) -> None:
     seen = records.look(
         loaded, chosen, runtime=runtime, layers=shown, attention=attention, image_size=size
     )
-    near, classes = None, chosen.source.classes
-    if images is not None and what.neighbours and images.has("train"):
-        train = images.open("train")
-        classes = train.classes
+    train, near = _training_images(images, what), None
+    if train is not None:
         with progress() as update:
             near = records.neighbours(
                 loaded,
@@ -142,6 +147,7 @@ def look(what: LookOptions, run: RunOptions, model: ModelOptions) -> None:
                 workers=loader_processes(run, device),
                 progress=update,
             )
+    classes = (chosen.source if train is None else train).classes
     _save(
         destination(asked_for(model), run.out),
         model,
@@ -155,17 +161,30 @@ def look(what: LookOptions, run: RunOptions, model: ModelOptions) -> None:
 def _has_data(model: ModelOptions, data: str | None) -> bool:
     from sercli.runs.facts import facts_of
 
-    return data is not None or facts_of(model.source).setting("data", "path") is not None
+    return data is not None or facts_of(model.source).data_path is not None
 
 
-def _images(text: str | None) -> tuple[list[int] | None, list[Path]]:
+def _training_images(images: Images | None, what: LookOptions) -> ImageSource | None:
+    """Those among which neighbours are sought; None: none are asked for, or known."""
+    if images is None or not what.neighbours or not images.has("train"):
+        return None
+    return images.open("train")
+
+
+def _images(what: LookOptions) -> tuple[list[int] | None, list[Path]]:
     """Numbers of images, or files; neither where some are to be drawn.
 
     Raises:
-        UserError: They are too many, both, or a file is not there.
+        UserError: They are too many, both, to be drawn as well, or a file is not there.
     """
+    text = what.images
     if text is None:
         return None, []
+    drawn = [f"--{name}" for name in ("num", "seed") if getattr(what, name) is not None]
+    if drawn:
+        raise UserError(
+            f"--images with {' and '.join(drawn)}", "images are named, or drawn", "leave one out"
+        )
     parts = [part.strip() for part in text.split(",") if part.strip()]
     # A name may have commas.
     parts = [text] if Path(text).is_file() else parts
@@ -190,7 +209,7 @@ def _chosen(
 
     if files or images is None:
         return Chosen(Files(files), tuple(range(len(files))), labelled=False)
-    return Chosen.of(images.open_unseen(), numbers, num=what.num, seed=what.seed)
+    return Chosen.of(images.open_unseen(), numbers, num=what.num or _DRAWN, seed=what.seed or 0)
 
 
 def _save(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from sercli.visible import READABLE, json_text, say, spelled, visible, visible_lines
+from sercli.visible import READABLE, duration, json_text, say, spelled, visible, visible_lines
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -92,14 +92,7 @@ class _PlainProgress:
 
 def _left(seconds: float) -> str:
     """The time left in words; nothing below a second."""
-    if seconds < 1:
-        return ""
-    if seconds < 100:
-        return f", about {seconds:.0f} s left"
-    minutes = seconds / 60
-    return (
-        f", about {minutes:.0f} min left" if minutes < 100 else f", about {minutes / 60:.1f} h left"
-    )
+    return "" if seconds < 1 else f", about {duration(seconds)} left"
 
 
 # -- Numbers ---------------------------------------------------------------------------------------
@@ -231,11 +224,18 @@ def print_measurements(measured: Measurements) -> None:
 
 @contextmanager
 def measuring() -> Iterator[Callable[[str], None]]:
-    """Shows on a terminal that something is measured; what it gives says how far it is."""
+    """What it gives shows how far a measurement is: on a terminal in place, else in lines.
+
+    Both on standard error, so that standard output holds only the tables.
+    """
     from sercli.screen import Screen
 
+    console = Screen(err=True)
+    if not console.is_terminal:
+        yield lambda text: say(text, err=True)
+        return
     # The usual dots are Braille, which few encodings have.
-    with Screen().status("measuring", spinner="line") as status:
+    with console.status("measuring", spinner="line") as status:
         yield status.update
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -38,7 +38,7 @@ class WhichGrid:
         str | None,
         typer.Argument(
             metavar="GRID",
-            help="A YAML file, or the name of a grid that comes with ser; see recipes/README.md.",
+            help="A YAML file (sercli/grids/README.md says how), or a grid that comes with ser.",
             show_default="imagenet with --data",
         ),
     ] = None
@@ -66,7 +66,11 @@ class WhichGrid:
     ] = None
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="RUN", help="Only these runs, or one seed of one: `ser-3-seed0`."),
+        typer.Option(
+            metavar="RUN",
+            help="Only these runs, or one seed of one (`ser-3-seed0`), of which no tables are made "
+            "(--report-only does).",
+        ),
     ] = None
 
 
@@ -102,12 +106,12 @@ class How:
             metavar="DIR", help="Write a SLURM array into DIR instead; queue it yourself."
         ),
     ] = None
-    keep_going: Annotated[
+    stop_at_failure: Annotated[
         bool,
         typer.Option(
-            "--keep-going/--stop-at-failure", help="Whether others follow a job that failed."
+            "--stop-at-failure", help="End at a job that fails; otherwise the others follow."
         ),
-    ] = True
+    ] = False
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Go on with runs that failed before.")
     ] = False
@@ -128,8 +132,10 @@ def reproduce(which: WhichGrid, how: How) -> None:
     from sercli.grids.jobs import plan_jobs
     from sercli.grids.reading import find_grid, read_grid, restricted
     from sercli.grids.standing import Standings
+    from sercli.runs.files import require_writable
 
     name = _grid_name(which)
+    _require_one_way(which, how)
     file = find_grid(name)
     grid = read_grid(file)
     if which.table is not None:
@@ -141,15 +147,12 @@ def reproduce(which: WhichGrid, how: How) -> None:
     _require_usable(plan, places, standings)
     for note in plan.notes:
         say(f"note: {note}", err=True)
-    if how.bench is not None and not how.dry_run:
-        raise UserError("--bench without --dry-run", "it is for hours", "add --dry-run")
-    if how.report_only and which.only:
-        raise UserError("--report-only with --only", "it is of all that is done", "leave one out")
     if how.dry_run:
         show_costs(plan, places, standings, how.bench)
     elif how.write is not None:
         _write(plan, which, how, name, places)
     else:
+        require_writable(places.out)
         _require_images(plan, places, standings)
         # Of a part there is no report: parts may be done side by side.
         _do(None if which.only else grid, plan, places, standings, how)
@@ -177,6 +180,28 @@ def _grid_name(which: WhichGrid) -> str:
         "a grid of runs is needed",
         "add --world shapes --quick, --data DIR, or a YAML file",
     )
+
+
+def _require_one_way(which: WhichGrid, how: How) -> None:
+    """Refuse options of which one would say nothing beside the other.
+
+    Raises:
+        UserError: In this case.
+    """
+    if how.bench is not None and not how.dry_run:
+        raise UserError("--bench without --dry-run", "it is for hours", "add --dry-run")
+    if how.report_only and which.only:
+        raise UserError("--report-only with --only", "it is of all that is done", "leave one out")
+    ways = {
+        "--dry-run": how.dry_run,
+        "--write": how.write is not None,
+        "--report-only": how.report_only,
+    }
+    asked = [option for option, given in ways.items() if given]
+    if len(asked) > 1:
+        raise UserError(
+            " with ".join(asked), "each is instead of doing the jobs", "leave all but one out"
+        )
 
 
 def _places(which: WhichGrid, how: How, stem: str) -> Places:
@@ -236,8 +261,15 @@ def _require_images(plan: Plan, places: Places, standings: Standings) -> None:
 
 def _do(grid: Grid | None, plan: Plan, places: Places, standings: Standings, how: How) -> None:
     from sercli.grids.children import Children
+    from sercli.grids.outcome import runs_there
     from sercli.grids.running import Runner
 
+    if how.report_only and grid is not None and not runs_there(grid, places):
+        raise UserError(
+            f"--report-only, and {places.runs} has no run of this grid",
+            "there must be one",
+            "name the --out that has them, or leave --report-only out",
+        )
     with Children.passing_on() as children:
         summary = None
         if not how.report_only:
@@ -247,11 +279,14 @@ def _do(grid: Grid | None, plan: Plan, places: Places, standings: Standings, how
                 _estimator(plan, places, standings),
                 tell=say,
                 showing=_showing,
-                keep_going=how.keep_going,
+                keep_going=not how.stop_at_failure,
                 retry_failed=how.retry_failed,
             )
             summary = runner.run(plan.jobs, children)
-        failed = [] if grid is None else _report(grid, places, children)
+        failed = []
+        if grid is not None:
+            foreign = standings.foreign(plan.jobs, places.data)
+            failed = _report(grid, places, foreign, children)
         children.raise_if_stopped("tables were being made: repeat the command")
     _end(summary, failed)
 
@@ -286,14 +321,18 @@ def _showing(text: str) -> Iterator[None]:
         yield
 
 
-def _report(grid: Grid, places: Places, children: Children) -> list[str]:
+def _report(
+    grid: Grid, places: Places, foreign: Mapping[Path, str], children: Children
+) -> list[str]:
     """Tables, the outcome and the page of what is done; what of that could not be made."""
     from sercli.errors import SerError
     from sercli.grids import outcome
     from sercli.grids.children import last_line
     from sercli.grids.claims import decide
 
-    runs = outcome.runs_there(grid, places)
+    for why in foreign.values():
+        say(f"not in tables, page and outcome: {why}", err=True)
+    runs = outcome.runs_there(grid, places, foreign=foreign)
     if not runs:
         say("nothing is done: there are no tables")
         return []
@@ -303,7 +342,7 @@ def _report(grid: Grid, places: Places, children: Children) -> list[str]:
     except SerError as error:
         failed.append("compare")
         say(f"ser compare: {error}", err=True)
-    decided = decide(grid, places.run)
+    decided = decide(grid, places.run, foreign=foreign)
     files = outcome.write_outcome(places, decided)
     if not children.stopped:
         page = outcome.page_command(grid, places, runs, files[-1] if files else None)
@@ -354,15 +393,17 @@ def _end(summary: Summary | None, failed: Sequence[str]) -> None:
 
 def _write(plan: Plan, which: WhichGrid, how: How, name: str, places: Places) -> None:
     from sercli.grids.cluster import write_array
+    from sercli.runs.files import require_writable
 
     assert how.write is not None
+    require_writable(how.write)
     command = ["reproduce", name, "--out", str(places.out)]
     for option, value in (("--data", which.data), ("--coco", which.coco), ("--table", which.table)):
         command += [] if value is None else [option, value]
     for folder in which.robustness or ():
         command += ["--robustness", folder]
     command += [*places.machine, *(["--nproc", str(how.nproc)] if how.nproc > 1 else [])]
-    if how.retry_failed:
-        command.append("--retry-failed")
+    command += ["--retry-failed"] if how.retry_failed else []
+    command += ["--stop-at-failure"] if how.stop_at_failure else []
     files = write_array(how.write, plan, command=command, nproc=how.nproc)
     say(*(f"wrote {file}" for file in files), "see the head of array.sh for how they are queued")

@@ -262,7 +262,7 @@ def _open_val(wanted: _Wanted, classifier: Classifier, model: str) -> ImageSourc
     Raises:
         UserError: No data set is named or known, or it has no val.
     """
-    from sercli.commands.subject import images_of
+    from sercli.commands.images import images_of
     from sercli.runs.facts import facts_of
 
     if wanted.data is None and not wanted.on_the_fly:

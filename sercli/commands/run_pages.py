@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sercli.survey.standing import Standing
 
 _COUNTED_STATES = ("running", "unseen", "dead", "preempted", "interrupted", "failed", "done")
-_MEASURED = "knn_top1"
 
 
 def summary(found: Sequence[Standing], root: Path | None) -> str:

@@ -38,7 +38,6 @@ app = typer.Typer(
 )
 
 _FOLDER = Path("runs")
-_NARROW = 80
 _NUMBERS = range(2, 7)  # columns of a table of runs
 _HEADINGS = ("run", "state", "step", "loss", "kNN", "left", "size")
 

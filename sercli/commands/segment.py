@@ -45,8 +45,8 @@ class SegmentOptions:
             metavar="DIR|shapes",
             help="Images and masks of indices, as VOC has them (`JPEGImages/`, "
             "`SegmentationClass/`, `ImageSets/Segmentation/`) or ADE20K (`images/training/`, "
-            "`annotations/training/`, …); or `shapes`, the embedded world. Default: shapes, if the "
-            "run was trained on it.",
+            "`annotations/training/`, …); `shapes` or `shapes:scenes` are the embedded world. "
+            "Default: what the run was trained on, if it has masks.",
         ),
     ] = None
     layers: Annotated[

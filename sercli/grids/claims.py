@@ -1,7 +1,8 @@
 """What a grid's runs say of its claims: confirmed, refuted or open, in words and numbers.
 
 A comparison is decided by the paired t test over seeds; with one seed by the paired test over
-images, where both runs stored predictions of the same ones. A claim is of one or more comparisons:
+images, where both runs stored predictions or sums of the same ones. A claim is of one or more
+comparisons:
 
 - all of them point as claimed: its p value is the largest (all must hold: an intersection-union
   test needs no correction among them);
@@ -12,7 +13,7 @@ The p values of all claims are corrected by Holm; below 0.05 a claim is confirme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -139,16 +140,17 @@ class Decided:
         }
 
 
-def decide(grid: Grid, directory: Directory) -> list[Decided]:
+def decide(grid: Grid, directory: Directory, *, foreign: Collection[Path] = ()) -> list[Decided]:
     """What the runs of a grid say of its claims.
 
     Args:
         grid: With the claims.
         directory: Where the run of a name and a seed is.
+        foreign: Directories that hold something else: their numbers are none of these runs'.
     """
     undecided = []
     for name, claim in grid.claims.items():
-        compared = tuple(_compare(grid, one, directory) for one in claim.comparisons)
+        compared = tuple(_compare(grid, one, directory, foreign) for one in claim.comparisons)
         undecided.append(Decided(name, claim, "open", compared, p_value=_p_value(compared)))
     tested = [one for one in undecided if one.p_value is not None]
     adjusted = holm_adjusted([one.p_value for one in tested if one.p_value is not None])
@@ -177,7 +179,9 @@ def _p_value(compared: Sequence[Compared]) -> float | None:
 # -- One comparison --------------------------------------------------------------------------------
 
 
-def _compare(grid: Grid, comparison: Comparison, directory: Directory) -> Compared:
+def _compare(
+    grid: Grid, comparison: Comparison, directory: Directory, foreign: Collection[Path]
+) -> Compared:
     """A comparison over the seeds that both runs have the number of."""
     seeds = [
         seed for seed in grid.seeds_of(comparison.of) if seed in grid.seeds_of(comparison.other)
@@ -190,11 +194,13 @@ def _compare(grid: Grid, comparison: Comparison, directory: Directory) -> Compar
     for seed in seeds:
         values = []
         for run in (comparison.other, comparison.of):
-            result = _result(directory(run, seed), name)
+            path = directory(run, seed)
+            result = None if path in foreign else _result(path, name)
             rules |= set() if result is None else {result.protocol_id}
             value = None if result is None else result.metrics.get(metric)
             if value is None:
-                absent.append((run, _absence(directory(run, seed), result)))
+                why = "of another recipe" if path in foreign else _absence(path, result)
+                absent.append((run, why))
             values.append(value)
         if values[0] is not None and values[1] is not None:
             pairs.append((values[0], values[1]))
@@ -252,23 +258,24 @@ def _result(path: Path, name: str) -> Result | None:
 def _over_images(
     comparison: Comparison, directory: Directory, seed: int, pair: tuple[float, float]
 ) -> Compared:
-    """With one seed: of the same images, where there are predictions of them."""
+    """With one seed: of the same images, where runs stored what each of them counts for."""
     means = pair[1], pair[0]
     other, one = (directory(run, seed) for run in (comparison.other, comparison.of))
+    why = "no test: nothing tells how seeds vary"
     try:
         table = compare_runs([other, one], Options(baseline=other, columns=(comparison.metric,)))
         found = [
             cell.difference for row in table.rows if (cell := row.cells.get(comparison.metric))
         ]
-    except SerError:
-        found = []
+    except SerError as error:
+        found, why = [], f"no test: {error}"
     for change in found:
         if change is not None and change.p_value is not None and change.images is not None:
             low, high = change.low, change.high
             interval = None if low is None or high is None else Interval(low, high)
             over = f"{counted(change.images, 'image')} of one seed"
             return Compared(comparison, means, interval, change.p_value, over)
-    return Compared(comparison, means, over="one seed", why="no test: nothing tells how seeds vary")
+    return Compared(comparison, means, over="one seed", why=why)
 
 
 def _spec(metric: str) -> Spec:

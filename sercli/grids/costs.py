@@ -27,6 +27,7 @@ from sercli.runs.files import read_json
 from sercli.runs.reading import shown
 
 NOMINAL = {"train": 1_281_167, "val": 50_000}  # ImageNet's, where its folder is not here
+_CLASSES = 1000
 
 
 @dataclass
@@ -69,9 +70,10 @@ class Counter:
     def _images(self, job: Job, recipe: Recipe) -> float:
         """How many images an evaluation encodes."""
         encodes = {} if job.evaluation is None else job.evaluation.encodes
-        times = (encodes.get(split, 0) and encodes[split] * self._size(recipe, split)
-                 for split in ("train", "val"))  # fmt: skip
-        return encodes.get("more", 0) + sum(times)
+        return sum(
+            times * (1 if what == "more" else self._size(recipe, what))
+            for what, times in encodes.items()
+        )
 
     def _of_image(self, recipe: Recipe) -> float:
         """FLOPs of an encoder's forward pass of one image."""
@@ -107,7 +109,15 @@ class Counter:
             if Path(path).exists():
                 raise
         self.assumed.add(path)
-        return ShapesSource(split, image_size=16, num_images=NOMINAL[split])
+        return ShapesSource(split, image_size=16, num_images=_nominal(recipe, split))
+
+
+def _nominal(recipe: Recipe, split: str) -> int:
+    """About how many images of ImageNet a recipe sees: of its classes, and its share of train."""
+    classes = recipe.data.classes
+    share = 1.0 if classes is None else min(1.0, len(classes) / _CLASSES)
+    share *= recipe.data.share if split == "train" else 1.0
+    return max(1, round(share * NOMINAL[split]))
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,7 @@ class Speed:
             raise UserError(
                 f"{path} has no timed step",
                 "a file of `ser bench step` is needed",
-                "ser bench step --recipe imagenet/moco-none --recipe imagenet/moco-ser --json FILE",
+                "ser bench step --recipe RECIPE --against RECIPE --json FILE.json",
             )
         device = found.get("device")
         return cls(device if isinstance(device, str) else shown(device), kept)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sercli.grids.jobs import Job
+from sercli.visible import duration
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,3 @@ class Left:
             return ""
         more = f" and {', '.join(self.unknown)}" if self.unknown else ""
         return f"about {duration(self.seconds)}{more} left"
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it: "98 s", "12 min", "3.4 h", "2.1 days"."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if seconds < 99.5 * 60:
-        return f"{seconds / 60:.0f} min"
-    hours = seconds / 3600
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"

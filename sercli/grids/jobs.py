@@ -281,10 +281,12 @@ class _Filled:
             for candidate in (path, *(path / name for name in names)):
                 if candidate.name in names and os.path.isdir(candidate):
                     return str(candidate)
-        where = (
-            "below what --robustness names" if self.places.robustness else "without --robustness"
+        wanted = " or ".join(names)
+        self.missing = (
+            f"there is no {wanted} below what --robustness names"
+            if self.places.robustness
+            else f"it needs --robustness, with {wanted}"
         )
-        self.missing = f"there is no {' or '.join(names)} {where}"
         return ""
 
     def _prepare(self, name: str, preparation: Preparation) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,16 @@ from sercli.visible import visible
 _FORMATS = {"markdown": "md", "latex": "tex"}  # beside the terminal's
 
 
-def runs_there(grid: Grid, places: Places) -> list[Path]:
-    """The run directories of a grid that there are, in its order."""
+def runs_there(grid: Grid, places: Places, *, foreign: Collection[Path] = ()) -> list[Path]:
+    """The run directories of a grid that there are, in its order.
+
+    Args:
+        grid: With the runs.
+        places: Where they are.
+        foreign: Directories that hold something else.
+    """
     paths = [places.run(run, seed) for run in grid.runs for seed in grid.seeds_of(run)]
-    return [path for path in paths if RunDir(path).run.is_file()]
+    return [path for path in paths if path not in foreign and RunDir(path).run.is_file()]
 
 
 @dataclass(frozen=True)
@@ -103,10 +109,12 @@ def in_words(decided: Sequence[Decided]) -> list[str]:
 def _rule(decided: Sequence[Decided]) -> str:
     tested = sum(one.p_value is not None for one in decided)
     return (
-        "Tests: paired t over seeds; where there is one seed, McNemar's over images, which tells "
-        "nothing of other seeds. Brackets: 95 % intervals, not corrected. A claim is confirmed, or "
-        "refuted, where its p, corrected by Holm over all claims that could be tested "
-        f"({tested} of {len(decided)}), is below {LEVEL:g}; else it is open."
+        "Tests: paired t over seeds; where there is one seed, McNemar's over images, or the "
+        "jackknife's t for ratios of sums over them, which tell nothing of other seeds. Brackets: "
+        "95 % intervals, not corrected. A claim is confirmed, or refuted, where its p, corrected "
+        "by Holm over all claims that could be tested "
+        f"({tested} of {len(decided)}), is below {LEVEL:g}; else it is open: these "
+        "runs do not decide it."
     )
 
 

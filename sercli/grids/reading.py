@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 from sercli.errors import UserError
 from sercli.grids.schema import PARTS, Comparison, Grid, Part
+from sercli.protocols import PROTOCOLS
 from sercli.recipe.files import GRIDS, recipes_root
+from sercli.report.compare.papers_tables import ALL, PAPERS_TABLES
 from sercli.runs.places import require_place
 from sercli.runs.reading import shown
 from sercli.runs.text import read_mapping
@@ -87,7 +89,7 @@ def _part_at(place: Sequence[str]) -> type[Part]:
 
 
 def _require_names(grid: Grid, file: Path) -> None:
-    """Refuse runs that are named and not there, and tables that nothing is for.
+    """Refuse runs and tables that are named and not there, and metrics that nothing measures.
 
     Raises:
         UserError: In these cases.
@@ -108,10 +110,32 @@ def _require_names(grid: Grid, file: Path) -> None:
         for comparison in claim.comparisons:
             for run in (comparison.of, comparison.other):
                 known(run, f"claims.{name}", grid.runs, "run")
+            _require_measured(comparison.metric, f"{file}: claims.{name}")
+    for table in [*grid.tables, *tables_of(grid)]:
+        known(table, "tables", [*PAPERS_TABLES, ALL], "table of `ser compare`")
     taken = {"out", "seed", "data", "coco", "robustness"}
     for name in grid.prepare:
         if name in taken:
             raise UserError(f"{file}: prepare.{name}", f"{{{name}}} stands for something else")
+
+
+def _require_measured(metric: str, where: str) -> None:
+    """Refuse a metric of no protocol: it would be missing after all runs are done.
+
+    Raises:
+        UserError: It is one.
+    """
+    result, _, quantity = metric.partition("/")
+    name, _, variant = result.partition("--")
+    if name not in PROTOCOLS:
+        near = suggestion(name, PROTOCOLS) or f"known: {', '.join(PROTOCOLS)}"
+        raise UserError(f"{where} names {shown(metric)}", "no evaluator has that name", near)
+    if not PROTOCOLS[name].measures(quantity, variant):
+        raise UserError(
+            f"{where} names {shown(metric)}",
+            f"ser {name} measures no such thing",
+            f"`ser compare --columns {name} --format json` lists the keys of what it does",
+        )
 
 
 def tables_of(grid: Grid) -> list[str]:

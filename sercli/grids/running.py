@@ -11,14 +11,14 @@ from pathlib import Path
 
 from sercli.errors import Interrupted, Preempted, UserError, from_os_error
 from sercli.grids.children import Children, how_it_ended
-from sercli.grids.eta import Estimator, Timed, duration
+from sercli.grids.eta import Estimator, Timed
 from sercli.grids.jobs import Job, Places
 from sercli.grids.standing import Standing, Standings
 from sercli.runs.lease import leased
 from sercli.runs.reading import rows
 from sercli.runs.result import now
 from sercli.runs.run_dir import RunDir
-from sercli.visible import counted, visible
+from sercli.visible import counted, duration, visible
 
 _LOOK_SECONDS = 0.5
 _STOPPED = {Preempted.exit_status: Preempted, Interrupted.exit_status: Interrupted}

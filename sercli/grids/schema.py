@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -122,7 +122,7 @@ class Evaluation(Called):
     runs: Names | None = None
     results: Names = []
     tables: Names = []
-    encodes: dict[str, Annotated[float, Field(ge=0)]] = {}
+    encodes: dict[Literal["train", "val", "more"], Annotated[float, Field(ge=0)]] = {}
 
 
 class Comparison(Part):

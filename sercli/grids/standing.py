@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from sercli.engine.resuming import edits
@@ -87,6 +88,16 @@ class Standings:
         except UserError as error:
             return Standing("other", str(error))
 
+    def foreign(self, jobs: Iterable[Job], data: str | None = None) -> dict[Path, str]:
+        """Directories that hold something else where trainings would make runs, and what it is.
+
+        Args:
+            jobs: Of a grid.
+            data: `--data` of the grid.
+        """
+        found = {job.directory: self.of(job, data) for job in jobs if job.is_training}
+        return {path: one.why for path, one in found.items() if one.status == "other"}
+
     def _of_evaluation(self, job: Job) -> Standing:
         assert job.evaluation is not None
         run = RunDir(job.directory)
@@ -103,7 +114,7 @@ class Standings:
         asked = self._asked(job.words)
         for file in sorted(RunDir(job.directory).results.glob(f"{job.words[0]}*.json")):
             try:
-                result = Result.from_file(file)
+                result = Result.of_run(file)
             except SerError:
                 continue  # damaged: it is evaluated anew
             some = any(asked.get(name) for name in _OF_SOME)

@@ -8,11 +8,15 @@ from it and know no protocol by name.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:  # what only lists protocols does not wait for NumPy
+    import numpy as np
+    from numpy.typing import NDArray
 
 Unit = Literal["percent", "score", "ratio", "duration", "rate", "count", "memory"]
 Axis = Literal["accuracy", "equivariance"]
@@ -22,6 +26,27 @@ PRECISION = "fp32 or bf16 encoder, sums in fp32/64"
 ENDS = ("/low", "/high")
 _REMEMBERED = 100_000  # metrics of a protocol; one has 1,400 at most
 _SLOT = re.compile(r"\{(\w+)(\*?)\}")
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """How a metric follows from what was stored of each image: a mean of ratios of sums over them.
+
+    Attributes:
+        arrays: Names of the arrays that it is made of, beside `image_ids`.
+        parts: Numerators and denominators, [K, n] each, of the K ratios whose mean it is, in 0…1,
+            from these arrays; None: the metric is not among them. A ValueError: they do not belong
+            together.
+        truth: One of the arrays, [n, …] of whole numbers: what the images are of, on which runs
+            that scored the same ones agree.
+    """
+
+    arrays: Callable[[Reading], tuple[str, ...]]
+    parts: Callable[
+        [Mapping[str, NDArray[Any]], Reading],
+        tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    ]
+    truth: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +65,7 @@ class Quantity:
         interval: "stored": the evaluator writes `/low` and `/high`; "wilson": it does, and where
             an older result lacks them, Wilson's interval of a share of n images stands for them.
         paired: A share of images that stored predictions reproduce: two runs are tested on them.
+        per_image: Sums over images that stored arrays reproduce: likewise.
         floor: Pattern of the same number of a random twin.
         variants: Names or wildcards of the protocol's variants that have it; none: all.
         explanation: One sentence for these metrics; None: the protocol's.
@@ -56,6 +82,7 @@ class Quantity:
     undefined: bool = False
     interval: Literal["stored", "wilson"] | None = None
     paired: bool = False
+    per_image: PerImage | None = None
     floor: str | None = None
     variants: tuple[str, ...] = ()
     explanation: str | None = None

@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
-from sercli.protocols.contract import Axis, Protocol, Quantity
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sercli.protocols.contract import Axis, PerImage, Protocol, Quantity, Reading
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _PLACE = "block{block}/{action}"
 # Not scores of the model but what they are to be read against: neither end is better.
 _CONTROLS = ("es_random", "es_identity", "gain", "es_other_image", "es_shuffled")
+# Names that are means of several transformations, and how the names of those begin.
+_MEMBERS = {"rotation": "rot", "scale": "scale", "mean": ""}
+_STORED = ("layers", "transformations", "observed", "moved", "product")
+
+
+def _parts(
+    arrays: Mapping[str, NDArray[Any]], reading: Reading
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Of ES: 2⟨F̃,Ã⟩ and ‖F̃‖² + ‖Ã‖² of each transformation that the score is the mean of."""
+    layers, names, observed, moved, product = (arrays[name] for name in _STORED)
+    shape = (layers.size, observed.shape[-1] if observed.ndim else 0, names.size)
+    if observed.shape != shape[:2] or moved.shape != shape or product.shape != shape:
+        raise ValueError("sums that are not of the same layers, images and transformations")
+    action = reading.metric.rpartition("/")[2]
+    begins = _MEMBERS.get(action)
+    members = [
+        place
+        for place, name in enumerate(map(str, names.ravel().tolist()))
+        if (name == action if begins is None else name.startswith(begins))
+    ]
+    of_block = [place for place, layer in enumerate(layers.ravel()) if layer == reading.block]
+    if not members or len(of_block) != 1:
+        return None
+    (block,) = of_block
+    numerators = 2 * product[block][:, members].T
+    return numerators, (observed[block][:, None] + moved[block][:, members]).T
+
+
+_PER_IMAGE = PerImage(arrays=lambda _: _STORED, parts=_parts)
 
 
 def _score(
@@ -20,6 +56,7 @@ def _score(
         default=default,
         undefined=True,
         interval="stored",
+        per_image=_PER_IMAGE,
         floor=f"es_random/block{{block}}/{action}",
         by_block=drawn,
         axis=axis,

@@ -4,19 +4,8 @@ What the settings of an objective or an add-on of one's own are made of is found
 """
 
 from sercli.recipe.schedule import START, Moment, Schedule, cosine
-from sercli.recipe.schema import (
-    AddonConfig,
-    Count,
-    MethodConfig,
-    MoreViews,
-    NotNegative,
-    Positive,
-    Probability,
-    Range,
-    Recipe,
-    Share,
-    ViewSetting,
-)
+from sercli.recipe.schema import AddonConfig, MethodConfig, MoreViews, Recipe, ViewSetting
+from sercli.recipe.values import Count, NotNegative, Positive, Probability, Range, Share
 
 __all__ = [
     "START",

@@ -20,13 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from sercli.errors import UserError
 from sercli.recipe.class_lists import read_class_list
 from sercli.recipe.keys import explain, refuse_unknown, text_keys
-from sercli.recipe.schema import (
-    AddonConfig,
-    MethodConfig,
-    Plugin,
-    Recipe,
-    Section,
-)
+from sercli.recipe.schema import AddonConfig, MethodConfig, Plugin, Recipe
+from sercli.recipe.values import Section
 from sercli.runs.places import require_place
 from sercli.runs.reading import shown
 from sercli.runs.text import parse_yaml, read_mapping, spelt

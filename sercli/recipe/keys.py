@@ -9,16 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from sercli.errors import UserError
-from sercli.recipe.schema import (
-    AddonConfig,
-    Data,
-    MethodConfig,
-    Model,
-    Recipe,
-    Section,
-    Train,
-    Views,
-)
+from sercli.recipe.schema import AddonConfig, Data, MethodConfig, Model, Recipe, Train, Views
+from sercli.recipe.values import Section
 
 # What may be another without a run's numbers being others: how fast it goes, how often it is seen,
 # and what of it stays. What lies at a path is compared by those who ask.

@@ -13,11 +13,8 @@ from enum import StrEnum, auto
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    PlainSerializer,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationInfo,
@@ -26,49 +23,21 @@ from pydantic import (
     model_validator,
 )
 
-from sercli.runs.places import joined, parted
+from sercli.recipe.values import (
+    Count,
+    NotNegative,
+    Places,
+    Positive,
+    Probability,
+    Range,
+    Section,
+    Share,
+)
 from sercli.runs.text import dump_yaml
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Range = tuple[Positive, Positive]
 Decoder = Literal["pil", "fast"]
 ViewSetting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
 PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
-
-
-def _as_one(given: Any) -> Any:
-    """Several places as the one text that the rest of ser has for them; anything else as it is."""
-    several = isinstance(given, list | tuple) and bool(given)
-    return joined([str(one) for one in given]) if several else given
-
-
-def _as_written(text: str) -> str | list[str]:
-    """A place, or the list of several, as recipes have them."""
-    places = parted(text)
-    return text if len(places) == 1 else places
-
-
-# A place, or several as one text.
-Places = Annotated[
-    str,
-    BeforeValidator(
-        _as_one,
-        json_schema_input_type=str | Annotated[list[str], Field(min_length=1)],
-    ),
-    PlainSerializer(_as_written),
-]
-
-
-class Section(BaseModel):
-    """A group of settings; unknown keys are refused, values do not change once resolved."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True
-    )
 
 
 class Data(Section):

@@ -8,14 +8,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sercli.errors import UserError
-from sercli.protocols import contract_of
+from sercli.protocols import Reading, contract_of
 from sercli.protocols.contract import ENDS
 from sercli.report.compare.runs import Run, field_of, open_runs, without_collecting
 from sercli.report.compare.values import OF_RUN, RUN_QUANTITIES, interval_of
+from sercli.runs.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,44 +89,138 @@ def tidy(
         raise UserError(
             f"settings {clash!r}", f"the frame has {', '.join(COLUMNS)} anyway", "leave it out"
         )
-    told = [[_plain(field_of(run, key)) for key in settings] for run in runs]
     with without_collecting():
-        rows = [
-            (*row, *own)
-            for run, own in zip(runs, told, strict=True)
-            for row in _rows(run, wanted or (lambda _name, _metric: True))
+        parts = [
+            (run, part) for run in runs for part in _parts(run, wanted or (lambda _n, _m: True))
         ]
-    dtypes = dict(_DTYPES)
-    for place, key in enumerate(settings):
-        dtypes[key] = _dtype([own[place] for own in told])
-    values = list(zip(*rows, strict=True)) or [()] * len(dtypes)
-    return pd.DataFrame(
-        {name: _series(one, dtypes[name]) for name, one in zip(dtypes, values, strict=True)}
+    settled = {run.path: [_plain(field_of(run, key)) for key in settings] for run in runs}
+    counts = np.array([len(part.metrics) for _, part in parts], dtype=np.int64)
+    place = np.repeat(np.arange(len(parts)), counts)
+    columns: dict[str, pd.Series[Any]] = {}
+    for name, told in _of_parts(parts).items():
+        columns[name] = _series(told, _DTYPES[name]).take(place).reset_index(drop=True)
+    columns["metric"] = _repeated([metric for _, part in parts for metric in part.metrics])
+    for name in ("value", "low", "high"):
+        columns[name] = _series(
+            [one for _, part in parts for one in getattr(part, name)], "float64"
+        )
+    columns = {name: columns[name] for name in COLUMNS}
+    for index, key in enumerate(settings):
+        dtype = _dtype([own[index] for own in settled.values()])
+        told = [settled[run.path][index] for run, _ in parts]
+        columns[key] = _series(told, dtype).take(place).reset_index(drop=True)
+    return pd.DataFrame(columns)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows of a result, or of a run itself: what is the same in all, and a column each.
+
+    Attributes:
+        protocol, variant, images, partial, protocol_id: As the frame's columns.
+        metrics, value, low, high: Of each row.
+    """
+
+    protocol: str
+    variant: str | None
+    images: int | None
+    partial: bool | None
+    protocol_id: str | None
+    metrics: Sequence[str]
+    value: Sequence[float | None]
+    low: Sequence[float | None]
+    high: Sequence[float | None]
+
+
+def _of_parts(parts: Sequence[tuple[Run, _Part]]) -> dict[str, list[Any]]:
+    """The columns that are the same in all rows of a part, an entry a part."""
+    return {
+        "run": [run.path for run, _ in parts],
+        "method": [run.name("method") or None for run, _ in parts],
+        "addon": [run.addon if run.recipe else None for run, _ in parts],
+        "layer": [_whole(run.tapped_layer) for run, _ in parts],
+        "views": [run.views or None for run, _ in parts],
+        "seed": [_whole(run.seed) for run, _ in parts],
+        "protocol": [part.protocol for _, part in parts],
+        "variant": [part.variant for _, part in parts],
+        "n": [part.images for _, part in parts],
+        "partial": [part.partial for _, part in parts],
+        "protocol_id": [part.protocol_id for _, part in parts],
+    }
+
+
+def _repeated(texts: Sequence[str]) -> pd.Series[Any]:
+    """A column of texts of which many are the same: each is made one of pandas' once."""
+    codes: dict[str, int] = {}
+    place = [codes.setdefault(text, len(codes)) for text in texts]
+    return _series(list(codes), "text").take(place).reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A metric with an interval, and where its ends are."""
+
+    reading: Reading
+    low: str
+    high: str
+
+    @property
+    def metric(self) -> str:
+        return self.reading.metric
+
+
+@lru_cache(maxsize=256)
+def _rows(protocol: str, variant: str, metrics: tuple[str, ...]) -> tuple[_Row, ...]:
+    """The rows of a result with these metrics, which thousands have: ends are no rows."""
+    contract, there = contract_of(protocol), set(metrics)
+    return tuple(
+        _Row(contract.read(metric, variant), *(f"{metric}{end}" for end in ENDS))
+        for metric in metrics
+        if not (metric.endswith(ENDS) and metric.rpartition("/")[0] in there)
     )
 
 
-def _rows(run: Run, wanted: Callable[[str, str], bool]) -> Iterator[tuple[Any, ...]]:
-    """The rows of a run, in the order of `COLUMNS`."""
-    addon = run.addon if run.recipe else None
-    seed, layer = _whole(run.seed), _whole(run.tapped_layer)
-    own = (run.path, run.name("method") or None, addon, layer, run.views or None, seed)
+def _parts(run: Run, wanted: Callable[[str, str], bool]) -> Iterator[_Part]:
+    """What a run measured: a part a result, and one of its own numbers."""
     for name, result in run.results.items():
         protocol, variant = contract_of(str(result.protocol["name"])), name.partition("--")[2]
-        images, partial = _whole(result.data.get("n")), bool(result.data.get("partial"))
-        of_result = (images, partial, result.protocol_id)
-        metrics = result.metrics
-        for metric, value in metrics.items():
-            if metric.endswith(ENDS) and metric.rpartition("/")[0] in metrics:
-                continue  # it stands beside another's value
-            if not wanted(name, metric):
-                continue
-            low, high = interval_of(result, protocol.read(metric, variant))
-            measured = (protocol.name, variant or None, metric, value, low, high)
-            yield (*own, *measured, *of_result)
-    for one in filter(lambda one: one.measured, RUN_QUANTITIES):
-        metric = one.quantity.pattern
-        if wanted(OF_RUN, metric) and (number := one.of(run)) is not None:
-            yield (*own, OF_RUN, None, metric, number, None, None, None, None, None)
+        rows = [
+            row
+            for row in _rows(str(result.protocol["name"]), variant, tuple(result.metrics))
+            if wanted(name, row.metric)
+        ]
+        ends = [_ends(result, row) for row in rows]
+        yield _Part(
+            protocol=protocol.name,
+            variant=variant or None,
+            images=_whole(result.data.get("n")),
+            partial=bool(result.data.get("partial")),
+            protocol_id=result.protocol_id,
+            metrics=[row.metric for row in rows],
+            value=[result.metrics[row.metric] for row in rows],
+            low=[low for low, _ in ends],
+            high=[high for _, high in ends],
+        )
+    own = [
+        (one.quantity.pattern, number)
+        for one in RUN_QUANTITIES
+        if one.measured
+        and wanted(OF_RUN, one.quantity.pattern)
+        and (number := one.of(run)) is not None
+    ]
+    none = [None] * len(own)
+    names, values = [name for name, _ in own], [number for _, number in own]
+    yield _Part(OF_RUN, None, None, None, None, names, values, none, none)
+
+
+def _ends(result: Result, row: _Row) -> tuple[float | None, float | None]:
+    """The interval of a metric: the stored one at once, any other as tables have it."""
+    if row.reading.quantity.interval is None:
+        return None, None
+    low, high = result.metrics.get(row.low), result.metrics.get(row.high)
+    if low is None or high is None:
+        return interval_of(result, row.reading)
+    return low, high
 
 
 def curves(*runs: str | os.PathLike[str]) -> pd.DataFrame:

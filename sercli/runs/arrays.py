@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import zipfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sercli.errors import UserError, from_os_error
-from sercli.runs.files import file_sha256
-from sercli.runs.reading import MIB, require_regular, shown
+from sercli.runs.reading import MIB, open_regular, require_regular, shown
 
 LARGEST = 128 * MIB  # of one array, unpacked: ids, labels and predictions of a million images
 _HEADER = 16_384
@@ -41,13 +41,15 @@ def read_arrays(
     """
     require_regular(path)
     try:
-        if sha256 is not None and file_sha256(path) != sha256:
-            raise UserError(
-                f"{path} is damaged: it is not what was written",
-                "its SHA-256 must be predictions_sha256 of the result beside it",
-                _REMEDY,
-            )
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file:
+            # Opened once, for its hash and for what is in it.
+            if sha256 is not None and _sha256(file) != sha256:
+                raise UserError(
+                    f"{path} is damaged: it is not what was written",
+                    "its SHA-256 must be predictions_sha256 of the result beside it",
+                    _REMEDY,
+                )
+            archive = zipfile.ZipFile(file)
             inside = {info.filename: info for info in archive.infolist()}
             if not {f"{name}.npy" for name in names} <= set(inside):
                 return None
@@ -64,15 +66,21 @@ def read_arrays(
         ) from error
 
 
+def _sha256(file: BinaryIO) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     """One member, if its header and its size agree."""
     if info.file_size > LARGEST:
         raise ValueError(f"{info.filename} is {info.file_size} bytes, at most {LARGEST} are read")
     with archive.open(info) as file:
-        shape, dtype = read_header(file)
-        if dtype.hasobject or dtype.kind not in "biufSU":
-            raise ValueError(f"{info.filename} holds {shown(str(dtype))}, not numbers or text")
-        data = file.read(LARGEST + 1)
+        stored = file.read(LARGEST + 1)
+    inside = io.BytesIO(stored)
+    shape, dtype = read_header(inside)
+    if dtype.hasobject or dtype.kind not in "biufSU":
+        raise ValueError(f"{info.filename} holds {shown(str(dtype))}, not numbers or text")
+    data = memoryview(stored)[inside.tell() :]
     count = math.prod(shape)
     if count * dtype.itemsize != len(data):
         raise ValueError(f"{info.filename} does not hold {shown(shape)} values")

@@ -248,20 +248,23 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: Missing, unreadable, too large, or not a JSON object.
     """
-    return read_json_text(path)[0]
+    return json_object(read_bytes(path, limit=LARGEST_JSON), str(path))
 
 
-def read_json_text(path: Path) -> tuple[dict[str, Any], str]:
-    """Read a JSON object, with the text that says it.
+def json_object(data: bytes, name: str) -> dict[str, Any]:
+    """What is read of a file as a JSON object.
+
+    Args:
+        data: Its content.
+        name: What it is called, for messages.
 
     Raises:
-        UserError: As `read_json`.
+        UserError: It is none.
     """
-    data = read_bytes(path, limit=LARGEST_JSON)
-    value = parse_json(data, str(path))
+    value = parse_json(data, name)
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}", "a JSON object is needed")
-    return value, data.decode()
+        raise UserError(f"{name} holds a {type(value).__name__}", "a JSON object is needed")
+    return value
 
 
 def file_sha256(path: Path) -> str:

@@ -140,7 +140,7 @@ def parse_json(data: bytes | str, name: str) -> Any:
         value = json.loads(
             text, parse_constant=_no_constant, parse_int=_integer, object_pairs_hook=_once
         )
-        _look_through(value)
+        _look_through(value, plain=text.isascii() and "\\u" not in text)
     except RecursionError as error:
         raise UserError(
             f"{name} is nested too deeply", f"{DEEPEST} levels of JSON are read"
@@ -172,8 +172,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _look_through(tree: Any) -> None:
-    """Containers level by level: of a thousand numbers most of the time goes into asking."""
+def _look_through(tree: Any, *, plain: bool) -> None:
+    """Containers level by level: of a thousand numbers most of the time goes into asking.
+
+    Args:
+        tree: What was read.
+        plain: All of its text is ASCII.
+    """
     level, depth = [tree], 1
     while level:
         if depth > DEEPEST:
@@ -185,15 +190,17 @@ def _look_through(tree: Any) -> None:
                 if not isfinite(value):
                     raise ValueError("a number beyond the range of float64")
             elif kind is dict:
-                _require_characters("".join(value))
+                if not plain:
+                    _require_characters("".join(value))
                 # A result's thousand numbers: one that is not finite makes their sum so.
                 if set(map(type, value.values())) != {float} or not isfinite(sum(value.values())):
                     inner += value.values()
             elif kind is list:
                 inner += value
             elif kind is str:
-                _require_characters(value)
-            elif not is_finite(value):
+                if not plain:
+                    _require_characters(value)
+            elif kind is int and not is_finite(value):
                 raise ValueError("a number beyond the range of float64")
         level, depth = inner, depth + 1
 

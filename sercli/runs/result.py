@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from sercli.errors import UserError
-from sercli.runs.files import read_json_text
-from sercli.runs.reading import shown
+from sercli.runs.files import json_object
+from sercli.runs.layout import METRICS, laid_out
+from sercli.runs.reading import LARGEST_JSON, parse_json, read_bytes, shown
 
 SCHEMA = 1
 _REPEAT = "repeat the evaluation, or remove the file"
-_CONTENT, _METRICS = "content_sha256", "metrics"
+_CONTENT = "content_sha256"
 
 
 def now() -> str:
@@ -41,29 +42,45 @@ def content_sha256(value: Mapping[str, Any]) -> str:
     return _sha256(_canonical(_without_hash(value)))
 
 
-def _is_what_was_written(value: Mapping[str, Any], text: str) -> bool:
+def _is_what_was_written(value: Mapping[str, Any], numbers: str) -> bool:
     """Whether a result has its own `content_sha256`, if it says one.
 
-    Most of the time of reading a thousand runs went into writing each number again. Numbers that
-    ser wrote stand in the file as canonical JSON has them, so their lines are put in order first,
-    and hashed as they are. Where that gives the hash, it is of canonical JSON that says the same;
-    where not (another layout, damage), the values decide.
+    Args:
+        value: What its file says.
+        numbers: The inside of its metrics as canonical JSON, as far as its file's lines tell
+            (`laid_out`). Where that gives the hash, it is of canonical JSON that says the same;
+            where not (another layout, damage), the values decide.
     """
     told = value.get(_CONTENT)
     return (
         told is None
-        or told == _sha256(_canonical_lines(value, text))
+        or (numbers and told == _sha256(_with_numbers(value, numbers)))
         or told == content_sha256(value)
     )
 
 
-def _canonical_lines(value: Mapping[str, Any], text: str) -> str:
-    """Canonical JSON with the metrics' lines of a file, as `write_json` lays them out."""
-    inside = text.partition(f'"{_METRICS}": {{')[2].partition("}")[0]
-    lines = ",".join(sorted(map(str.strip, inside.split(",\n")))).replace('": ', '":')
-    empty = f'"{_METRICS}":{{}}'
-    rest = _canonical({**_without_hash(value), _METRICS: {}})
-    return rest.replace(empty, f"{empty[:-1]}{lines}}}")
+def _with_numbers(value: Mapping[str, Any], numbers: str) -> str:
+    """Canonical JSON of a result, its numbers as they are given."""
+    empty = f'"{METRICS}":{{}}'
+    rest = _canonical({**_without_hash(value), METRICS: {}})
+    return rest.replace(empty, f"{empty[:-1]}{numbers}}}")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """What a result's file says, and its numbers as canonical JSON, if its lines tell them.
+
+    Raises:
+        UserError: It cannot be read, or is no JSON object.
+    """
+    data = read_bytes(path, limit=LARGEST_JSON)
+    try:
+        laid = laid_out(data.decode())
+        rest = None if laid is None else parse_json(laid.rest, str(path))
+    except (UserError, UnicodeDecodeError):  # said of the whole
+        laid = rest = None
+    if laid is None or not isinstance(rest, dict) or rest.get(METRICS) != {}:
+        return json_object(data, str(path)), ""
+    return {**rest, METRICS: laid.metrics}, laid.canonical
 
 
 def _without_hash(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,6 +144,24 @@ class Result:
         return {**value, _CONTENT: content_sha256(as_stored)}
 
     @classmethod
+    def of_run(cls, path: Path) -> Result:
+        """Read a result of a run directory, whose file is called as it is.
+
+        Of two files with one result, such as a copy that someone kept, only one could be shown.
+
+        Raises:
+            UserError: It is called otherwise, or as `from_file`.
+        """
+        result = cls.from_file(path)
+        if result.name != path.stem:
+            raise UserError(
+                f"{path} holds the result {result.name}",
+                "a result's file has its name",
+                f"remove it, move it elsewhere, or make it {result.name}.json",
+            )
+        return result
+
+    @classmethod
     def from_file(cls, path: Path) -> Result:
         """Read a result.
 
@@ -136,14 +171,16 @@ class Result:
         """
         from sercli.runs.stored import ResultFile, require  # pydantic takes a while to import
 
-        value, text = read_json_text(path)
+        value, numbers = _read(path)
         if value.get("schema") != SCHEMA:
             raise UserError(
                 f"{path} has schema {shown(value.get('schema'))}",
                 f"this version of ser reads schema {SCHEMA}",
                 _REPEAT,
             )
-        typed = require(ResultFile, value, str(path), _REPEAT)
+        # Numbers of lines of ours have been looked at.
+        plain = {**value, METRICS: {}} if numbers else value
+        typed = require(ResultFile, plain, str(path), _REPEAT)
         result = cls(
             **{key: value[key] for key in ("protocol", "model", "data", "metrics", "created")},
             predictions_sha256=typed.predictions_sha256,
@@ -156,7 +193,7 @@ class Result:
                 "a result's protocol must not be edited",
                 _REPEAT,
             )
-        if not _is_what_was_written(value, text):
+        if not _is_what_was_written(value, numbers):
             raise UserError(
                 f"{path} is not what was written: its content_sha256 is another",
                 "a result is not edited by hand",

@@ -382,7 +382,7 @@ class RunDir:
 
     def read_results(self) -> list[Result]:
         """All results, ordered by file name."""
-        return [Result.from_file(file) for file in sorted(self.results.glob("*.json"))]
+        return [Result.of_run(file) for file in sorted(self.results.glob("*.json"))]
 
 
 def _write(content: bytes, file: BinaryIO) -> None:

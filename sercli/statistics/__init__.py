@@ -6,7 +6,6 @@ each interval holds, and what each test finds, is simulated in tests/statistics.
 
 from sercli.statistics.intervals import (
     CONFIDENCE,
-    RESAMPLES,
     Interval,
     Ratio,
     Spread,
@@ -28,11 +27,13 @@ from sercli.statistics.paired import (
     paired_test,
 )
 from sercli.statistics.power import power_of_paired_test, smallest_difference
+from sercli.statistics.ratios import MeanRatio, PairedRatios, paired_ratios
 
 __all__ = [
     "CONFIDENCE",
-    "RESAMPLES",
     "Interval",
+    "MeanRatio",
+    "PairedRatios",
     "PairedSeeds",
     "PairedTest",
     "Ratio",
@@ -44,6 +45,7 @@ __all__ = [
     "mean_interval",
     "median_interval",
     "paired_ratio",
+    "paired_ratios",
     "paired_seeds",
     "paired_test",
     "power_of_paired_test",

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
-RESAMPLES = 4000
 
 
 @dataclass(frozen=True)

@@ -104,10 +104,8 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
     if min(only_first, only_second) < 0:
         raise ValueError(f"counts {only_first}, {only_second}; both must be >= 0")
     total, fewer = only_first + only_second, min(only_first, only_second)
-    logs = [
-        math.lgamma(total + 1) - math.lgamma(i + 1) - math.lgamma(total - i + 1)
-        for i in range(fewer + 1)
-    ]
+    whole, log = math.lgamma(total + 1), math.lgamma
+    logs = [whole - log(i + 1) - log(total - i + 1) for i in range(fewer + 1)]
     largest = max(logs)
     tail = 2 * math.fsum(math.exp(value - largest) for value in logs[:-1])
     tail += math.exp(logs[-1] - largest)
@@ -137,23 +135,23 @@ def difference_interval(
             f"counts {only_first}, {only_second} of {images} images do not go together"
         )
     z, seen = normal_quantile(confidence), only_second - only_first
-
-    def statistic(delta: float) -> float:
-        half = (2 * images - seen) * delta - only_first - only_second
-        root = half * half + 8 * images * only_first * delta * (1 - delta)
-        share = (math.sqrt(max(0.0, root)) - half) / (4 * images)
-        variance = images * (2 * share + delta * (1 - delta))
-        return (seen - images * delta) / math.sqrt(variance) if variance > 0 else 0.0
+    # Taken out of the loop, of which a table of a thousand runs has 100,000 turns.
+    twice, eight, four = 2 * images - seen, 8 * images * only_first, 4 * images
+    sqrt = math.sqrt
 
     def end(outermost: float) -> float:
         """Where the statistic is ±z, between the difference and the outermost that there is."""
         inside, outside = seen / images, outermost
         for _ in range(_HALVINGS):
-            middle = (inside + outside) / 2
-            if abs(statistic(middle)) <= z:
-                inside = middle
+            delta = (inside + outside) / 2
+            half = twice * delta - only_first - only_second
+            root = half * half + eight * delta * (1 - delta)
+            share = ((sqrt(root) if root > 0 else 0.0) - half) / four
+            variance = images * (2 * share + delta * (1 - delta))
+            if variance > 0 and abs((seen - images * delta) / sqrt(variance)) > z:
+                outside = delta
             else:
-                outside = middle
+                inside = delta
         return inside
 
     return Interval(end(-1.0), end(1.0), confidence)

@@ -132,7 +132,7 @@ def _measured(run: RunDir, notes: list[str]) -> Iterator[Measured]:
     results = []
     for file in sorted(run.results.glob("*.json")):
         try:
-            results.append(Result.from_file(file))
+            results.append(Result.of_run(file))
         except SerError as error:
             notes.append(str(error))
     results.sort(key=lambda one: (_contract(one).place, one.name))

@@ -98,7 +98,7 @@ def standing_of(run: RunDir) -> Standing:
     holder = holder_of(run)
     return Standing(
         facts=facts,
-        state=_state(facts, holder),
+        state=state_of(facts, holder),
         holder=holder,
         progress=progress_of(facts),
         results=tuple(sorted(file.stem for file in run.results.glob("*.json"))),
@@ -124,7 +124,13 @@ def standings(found: Found) -> tuple[list[Standing], list[Skipped]]:
     return read, skipped
 
 
-def _state(facts: RunFacts, holder: Holder | None) -> str:
+def state_of(facts: RunFacts, holder: Holder | None) -> str:
+    """How a run stands, in a word of `Standing.state`: the one rule, of lists, tables and pages.
+
+    Args:
+        facts: What it is.
+        holder: Whose it is by its lease (`holder_of`).
+    """
     if holder is not None and holder.writes:
         return RUNNING
     if facts.status == RUNNING:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sercli import statistics
-from sercli.benchmarks import record
+from sercli.benchmarks import record, rounds
 from sercli.benchmarks.rounds import interleaved
 from sercli.benchmarks.suite import BENCHMARKS
 from sercli.benchmarks.table import Column, Table
@@ -70,14 +70,40 @@ def test_a_record_says_what_its_numbers_depend_on(tmp_path, monkeypatch):
     assert torch.__version__ in page
 
 
+class Clock:
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 def test_every_other_round_runs_backwards():
     called = []
     variants = [lambda name=name: called.append(name) or len(called) for name in "abc"]
-    told = []
-    found = interleaved(variants, rounds=2, report=told.append)
+    found = interleaved(variants, rounds=2)
     assert "".join(called) == "cba" + "abc" + "cba"
     assert found == [[4, 9], [5, 8], [6, 7]]  # the warm-up does not count
-    assert told == [0, 1, 2]
+
+
+def test_rounds_say_what_is_measured_and_how_long_still(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(rounds, "time", clock)
+
+    def slow():
+        clock.now += 20
+
+    told = []
+    interleaved([slow, slow], rounds=3, report=told.append)
+    assert told == [
+        "3 rounds of 2 measurements, after 1 round to warm up",
+        "warmed up, about 2 min left",
+        "round 1 of 3, about 80 s left",
+        "round 2 of 3, about 40 s left",
+        "round 3 of 3",
+    ]
+    told.clear()
+    interleaved([slow], rounds=1, warmup=0, report=told.append)
+    assert told == ["1 round of 1 measurement", "round 1 of 1"]
 
 
 def test_few_rounds_say_which_confidence_they_have_and_outliers_do_not_count():

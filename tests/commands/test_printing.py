@@ -45,3 +45,14 @@ def test_a_slow_set_is_told_every_minute(clock: Clock, capsys: pytest.CaptureFix
         "imagenet-c: 2 of 100, about 16.3 h left",
         "imagenet-c: 3 of 100, about 16.2 h left",
     ]
+
+
+def test_what_is_measured_is_told_in_lines_beside_the_result(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with printing.measuring() as tell:
+        tell("counting a step of a\x1b[2J")
+        tell("round 1 of 2, about 9 s left")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "counting a step of a\\x1b[2J\nround 1 of 2, about 9 s left\n"

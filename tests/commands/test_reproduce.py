@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
+from sercli.grids.children import Children
 from sercli.grids.jobs import Places, plan_jobs
 from sercli.grids.reading import find_grid, read_grid
 from sercli.runs.run_dir import RunDir
+from tests.grids.conftest import measured, trained
 from tests.support.command_line import run_in_process, ser
 
 GRID = """
@@ -59,14 +61,19 @@ def grid(tmp_path: Path) -> Path:
         (["GRID", "--only", "sr"], "did you mean ser"),
         (["GRID", "--table", "main"], "this grid marks runs for no table"),
         (["GRID", "--bench", "x.json"], "--bench without --dry-run"),
+        (["GRID", "--dry-run", "--write", "x"], "--dry-run with --write; each is instead of"),
+        (["GRID", "--write", "x", "--report-only"], "--write with --report-only"),
         (["--data", "nowhere"], "nowhere"),
+        (["GRID", "--out", "GRID"], "is a file; a directory is needed there"),
+        (["GRID", "--write", "GRID/x"], "is a file; a directory is needed there"),
+        (["GRID", "--report-only"], "runs has no run of this grid; there must be one"),
     ],
 )
 def test_what_cannot_be_is_refused(
     arguments: list[str], message: str, grid: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["reproduce", *(str(grid) if word == "GRID" else word for word in arguments)]
+    words = ["reproduce", *(word.replace("GRID", str(grid)) for word in arguments)]
     status, said = run_in_process(words, monkeypatch, capsys)
     assert (status, message in said) == (2, True), said
     assert not (tmp_path / "runs").exists()
@@ -171,6 +178,29 @@ def test_a_signal_reaches_the_child_and_nothing_is_lost(
     assert run.read_run()["saved_step"] > 0
     if how != signal.SIGKILL:
         assert "ser: stopped; 0 of 6 jobs are done: repeat the command to go on" in said
+
+
+def test_runs_of_an_earlier_edition_of_the_grid_are_not_in_its_tables(
+    grid: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    places = Places(tmp_path / "out")
+    for job in plan_jobs(read_grid(grid), places).jobs:
+        if job.is_training:
+            measured(trained(job), "knn", {"top1": 40.0 if job.run == "none" else 50.0})
+    pages: list[tuple[str, ...]] = []
+    monkeypatch.setattr(Children, "run", lambda _self, words, _log: pages.append(tuple(words)))
+    words = ["reproduce", grid, "--out", places.out, "--report-only"]
+    assert run_in_process(words, monkeypatch, capsys) == (0, "")
+    assert "difference +10.00" in (places.out / "outcome.md").read_text()
+    grid.write_text(GRID.replace("addon.layer: 1", "addon.layer: 2"))
+    status, said = run_in_process(words, monkeypatch, capsys)
+    assert status == 0
+    assert "not in tables, page and outcome: " in said
+    assert "addon.layer was 1, is 2" in said
+    outcome = (places.out / "outcome.md").read_text()
+    assert "ser and none not compared (ser: 1 seed of another recipe)" in outcome
+    assert [str(places.run("ser", 0)) in page for page in pages] == [True, False]
+    assert "ser-seed0" not in (places.out / "tables/results.csv").read_text()
 
 
 @pytest.mark.slow

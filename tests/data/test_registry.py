@@ -130,14 +130,13 @@ def test_a_new_kind_shows_wherever_kinds_are_listed(packed, tmp_path):
     missing = tmp_path / "missing.npz"
     with pytest.raises(UserError) as error:
         open_source(str(missing), "train", image_size=16)
-    told = (
-        "a data set is a directory or tar or zip archives or a .npz file or `shapes` or "
-        "`shapes:scenes` (the embedded world)"
-    )
-    assert told in str(error.value).replace("\n", " ")
+    told = str(error.value).replace("\n", " ")
+    assert "a data set is a directory or " in told
+    assert told.partition("a data set is ")[2].split(" or ").count("a .npz file") == 1
 
-    told = "it must be folder, archives, packed, voc, ade20k, list, coco, unlabelled or one of"
-    assert told in layout_line(packed)
+    line = layout_line(packed)
+    assert "it must be folder, " in line
+    assert "packed" in line.partition("it must be ")[2].partition(" or one of")[0].split(", ")
     for options in ((), ("--layout", "packed")):
         status, printed = run("data", "check", packed, *options)
         assert status != 0

@@ -138,6 +138,9 @@ def test_a_check_is_of_each(tmp_path):
     assert [split.split for split in report.splits] == ["one: train", "two: train"]
     assert len(report.problems) == 1
     assert "has labels and" in report.problems[0]
+    result = CliRunner().invoke(app, ["data", "check", str(two), str(one)])
+    assert "has labels and" in result.output
+    assert "1 problem" in str(result.exception)
     result = CliRunner().invoke(
         app, ["data", "check", str(one), str(folder(tmp_path / "b", "a/1.png"))]
     )

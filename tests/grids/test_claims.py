@@ -106,6 +106,25 @@ def test_of_several_comparisons_all_must_hold(
     assert two_wrong.p_value == pytest.approx(2 * smallest)
 
 
+def test_a_claim_of_which_a_part_cannot_be_tested_is_open(
+    plant: Plant, claims: Callable[..., list[Decided]]
+) -> None:
+    runs = plant({"a": A, "b": B})
+    half, against = claims(runs, "a above b, a above c", "a below b, a above c")
+    assert (half.verdict, half.p_value, half.adjusted_p) == ("open", None, None)
+    assert against.verdict == "refuted"  # whatever the other part is
+
+
+def test_five_percent_is_where_a_claim_is_decided(
+    plant: Plant, claims: Callable[..., list[Decided]]
+) -> None:
+    # Differences of 1, 2 and 3: t = 2 √3 with two degrees of freedom, p = 0.074; of 2, 3, 4: 0.037.
+    runs = plant({"a": [51.0, 52.0, 53.0], "b": [50.0] * 3, "c": [49.0] * 3})
+    assert [claims(runs, text)[0].verdict for text in ("a above b", "a above c")] == [
+        *("open", "confirmed")
+    ]
+
+
 def test_a_seed_that_is_missing_is_said_and_the_others_are_paired(
     plant: Plant, claims: Callable[..., list[Decided]]
 ) -> None:
@@ -125,6 +144,19 @@ def test_runs_that_lack_a_number_say_why(
     assert "over one seed (no test: nothing tells how seeds vary; " in str(several)
     assert "b: 1 seed failed, 1 seed not trained to the end)" in str(several)
     assert "(c: 3 seeds not trained)" in str(never)
+
+
+def test_a_run_of_another_recipe_says_nothing(plant: Plant, write: Callable[[str], Path]) -> None:
+    runs = plant({"a": A, "b": B})
+    text = "seeds: [0, 1, 2]\nruns: {a: x, b: x}\nclaims: {c: {text: t, comparisons: "
+    grid = read_grid(write(text + "[{metric: knn/top1, of: a, above: b}]}}"))
+    (found,) = decide(grid, runs, foreign=[runs("b", 2)])
+    assert found.p_value == pytest.approx(ttest_rel(A[:2], B[:2]).pvalue)
+    assert str(found).endswith("over 2 seeds (b: 1 seed of another recipe).")
+    places = Places(runs("a", 0).parent)
+    (places.out / "runs").symlink_to(places.out)
+    there = runs_there(grid, places, foreign=[places.run("b", 2)])
+    assert there == [places.run(name, seed) for name in "ab" for seed in range(3)][:-1]
 
 
 def test_what_cannot_be_tested_is_open(plant: Plant, claims: Callable[..., list[Decided]]) -> None:
@@ -189,10 +221,62 @@ def test_one_seed_is_tested_over_images_if_there_are_predictions(
     # 60 discordant images, all one way: of the mid-p test, half of 2 x 0.5^60.
     assert sure.p_value == pytest.approx(0.5**60, rel=1e-9, abs=0)
     assert "over 128 images of one seed" in str(sure)
+    (compared,) = sure.compared
+    assert compared.difference == pytest.approx(100 * 60 / 128)
+    assert compared.interval is not None
+    assert 0 < compared.interval.low < 100 * 60 / 128 < compared.interval.high  # as signed
     runs("a", 0).joinpath("results", "knn.npz").unlink()
     (without,) = claims(runs, "a above b", seeds=1)
     assert (without.verdict, without.p_value) == ("open", None)
     assert "one seed" in str(without)
+
+
+def test_one_seed_of_a_ratio_of_sums_is_tested_over_images_as_well(
+    plant: Plant, write: Callable[[str], Path]
+) -> None:
+    """ES of 64 images: of b as of a but for noise, of c higher in each."""
+    runs = plant({"a": [], "b": [], "c": []})
+    draws = np.random.default_rng(0)
+    observed = draws.gamma(3, 1, (1, 64))
+    for name, gain in (("a", 0.0), ("b", 0.0), ("c", 0.05)):
+        run = RunDir.create(runs(name, 0), recipe=None, run={"status": "done"})
+        product = observed * (0.7 + gain + 0.05 * draws.standard_normal(observed.shape))
+        run.results.mkdir()
+        path = run.predictions("equiv-score")
+        np.savez(
+            path,
+            image_ids=np.arange(64),
+            layers=np.array([3]),
+            transformations=np.array(["hflip"]),
+            observed=observed,
+            moved=observed[..., None],
+            product=product[..., None],
+        )
+        result = Result(
+            {"name": "equiv-score", "variant": None, "version": 2, "settings": {}},
+            {"source": name, "key": "student"},
+            {"path": "folder", "n": 64, "partial": False},
+            {"es/block03/hflip": float(product.sum() / observed.sum())},
+            predictions_sha256=file_sha256(path),
+        )
+        run.write_result(result)
+    lines = ["runs: {a: x, b: x, c: x}", "claims:"]
+    for of in ("c", "b"):
+        comparison = f"{{metric: equiv-score/es/block03/hflip, of: {of}, above: a}}"
+        lines += [f"  {of}:", f"    text: {of} is above", f"    comparisons: [{comparison}]"]
+    grid = read_grid(write("\n".join(lines)))
+    sure, unsure = decide(grid, runs)
+    assert (sure.verdict, unsure.verdict) == ("confirmed", "open")
+    assert sure.p_value is not None
+    assert sure.p_value < 1e-4
+    assert unsure.p_value is not None
+    assert str(sure).endswith("over 64 images of one seed.")
+    runs("a", 0).joinpath("results", "equiv-score.npz").write_bytes(b"cut off")
+    (damaged, _) = decide(grid, runs)
+    assert (damaged.verdict, damaged.p_value) == ("open", None)
+    assert "over one seed (no test: " in str(damaged)
+    assert "is damaged" in str(damaged)
+    assert "\n" not in str(damaged)
 
 
 def test_the_outcome_is_written_in_words_and_as_data(
@@ -208,9 +292,9 @@ def test_the_outcome_is_written_in_words_and_as_data(
     assert "Holm over all claims that could be tested (1 of 1)" in in_words(found)[-1]
     assert '"verdict": "confirmed"' in data.read_text()
     on_page = claims_of(data)
-    assert on_page.rows[0][:2] == ["Claim 0", "confirmed"]
-    assert on_page.rows[0][3].startswith(numbers)
-    assert on_page.caption == in_words(found)[-1]
+    assert (on_page.claims[0].text, on_page.claims[0].verdict) == ("Claim 0", "confirmed")
+    assert on_page.claims[0].numbers[0].startswith(numbers)
+    assert on_page.rule == in_words(found)[-1]
     assert in_words([]) == []
     assert write_outcome(Places(tmp_path), []) == []
 

@@ -59,6 +59,14 @@ def test_images_that_are_not_here_are_as_many_as_imagenets(tmp_path: Path) -> No
     assert steps == 100 * (1_281_167 // 2048)
 
 
+def test_of_a_part_of_images_that_are_not_here_the_part_is_counted(tmp_path: Path) -> None:
+    part = ("data.share=0.1", "data.classes=[a, b, c, d, e]", "train.batch_size=8")
+    recipe = resolve("imagenet/moco-none", part, {"data.path": str(tmp_path / "none")}).recipe
+    counter = Counter({})
+    assert counter._size(recipe, "train") == round(NOMINAL["train"] * 5 / 1000 * 0.1)
+    assert counter._size(recipe, "val") == 250
+
+
 def bench(path: Path, *rows: dict[str, object], benchmark: str = "step") -> Path:
     path.write_text(
         json.dumps({"schema": 1, "device": "H", "tables": [{"benchmark": benchmark, "rows": rows}]})

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sercli.grids.eta import Estimator, Left, Timed, duration
+from sercli.grids.eta import Estimator, Left, Timed
 from sercli.grids.jobs import Job
+from sercli.visible import duration
 
 
 def job(kind: str, name: str = "") -> Job:

@@ -62,6 +62,17 @@ def test_a_short_form_is_the_long_one(write: Callable[[str], Path]) -> None:
             "[{metric: top1, of: none, above: none}]}}",
             "RESULT/METRIC",
         ),
+        (
+            f"{RUNS}claims: {{a: {{text: t, comparisons: "
+            "[{metric: kn/top1, of: none, above: b}]}}",
+            "no run has that name",
+        ),
+        (f"{RUNS}tables: [mian]", "tables names 'mian'; no table .* did you mean main"),
+        ("runs: {none: {recipe: x, tables: [coast]}}", "did you mean cost"),
+        (
+            f"{RUNS}evaluations: {{a: {{command: knn, encodes: {{trian: 1}}}}}}",
+            "evaluations.a.encodes.trian = 'trian': input should be 'train', 'val' or 'more'",
+        ),
         ("- a list", "holds list"),
         ("runs: !!python/object:os.system {}", "no valid YAML"),
     ],
@@ -70,6 +81,23 @@ def test_what_is_wrong_is_named(write: Callable[[str], Path], text: str, message
     with pytest.raises(UserError, match=message) as refusal:
         read_grid(write(text))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("kn/top1", "names 'kn/top1'; no evaluator has that name; did you mean knn"),
+        ("knn/topp1", "names 'knn/topp1'; ser knn measures no such thing"),
+        ("robustness--imagenet-a/mce", "ser robustness measures no such thing"),
+    ],
+)
+def test_a_claim_about_what_nothing_measures_is_refused(
+    write: Callable[[str], Path], metric: str, message: str
+) -> None:
+    text = "runs: {a: x, b: x}\nclaims: {c: {text: t, comparisons: [{metric: M, of: a, above: b}]}}"
+    read_grid(write(text.replace("M", "knn/top1")))
+    with pytest.raises(UserError, match=message):
+        read_grid(write(text.replace("M", metric)))
 
 
 def test_a_grid_that_is_not_there_is_refused_with_the_nearest() -> None:

@@ -41,6 +41,9 @@ def test_a_run_of_another_recipe_is_not_it(
     changed = standings.of(plan_jobs(read_grid(write(text)), places).jobs[0])
     assert changed.status == "other"
     assert "addon.weight was 0.5, is 1.0; train.max_steps was 2, is 3" in changed.why
+    edited = plan_jobs(read_grid(write(text)), places).jobs
+    assert standings.foreign(edited) == {edited[0].directory: changed.why}
+    assert Standings(standings._read_command).foreign(plan.jobs) == {}
 
 
 def test_settings_that_change_no_number_make_no_other_run(

@@ -674,6 +674,43 @@ def test_a_cell_with_fewer_seeds_says_so(tmp_path: Path) -> None:
     assert (cell.value, cell.seeds) == (51.0, 2)
 
 
+def test_seeds_scored_on_different_images_or_with_different_weights_say_so(tmp_path: Path) -> None:
+    for images, marked in ((100, 0), (50, 1)):
+        runs = [{"seed": seed, "result": {"n": n}} for seed, n in enumerate((100, images))]
+        paths = knn_runs(tmp_path / str(images), *runs)
+        table = compare_runs(paths, Options(group_seeds=True))
+        said = [note.text for note in table.notes if "different numbers of images" in note.text]
+        assert len(said) == marked
+    assert said == [
+        "A mean over runs that scored different numbers of images: shapes/val (n differs)."
+    ]
+    assert table.rows[0].cells["knn/top1"].marks
+    runs = [{"seed": seed, "result": {"key": key}} for seed, key in enumerate(("teacher", "ema"))]
+    table = compare_runs(knn_runs(tmp_path / "weights", *runs), Options(group_seeds=True))
+    assert "Its runs were scored with different weights, ema and teacher." in notes(table)
+
+
+def test_seeds_of_a_pair_that_saw_other_images_are_not_compared(tmp_path: Path) -> None:
+    for images, tested in ((100, True), (50, False)):
+        runs = [{"seed": seed, "top1": 50.0 + seed, "result": {"n": 100}} for seed in (0, 1)]
+        runs += [
+            {"addon": "ser", "seed": seed, "top1": 53.0 + 2 * seed, "result": {"n": n}}
+            for seed, n in enumerate((100, images))
+        ]
+        paths = knn_runs(tmp_path / str(images), *runs)
+        change = compare_runs(paths, Options(group_seeds=True)).rows[1].cells["knn/top1"].difference
+        assert (change is not None and change.p_value is not None) == tested
+
+
+def test_seeds_of_another_protocol_are_not_averaged_with_the_others(tmp_path: Path) -> None:
+    runs = [{"seed": 0, "top1": 50.0}, {"seed": 1, "top1": 60.0}]
+    runs += [{"seed": 2, "top1": 90.0, "result": {"version": 2}}]
+    paths = knn_runs(tmp_path, *runs)
+    (row,) = compare_runs(paths, Options(group_seeds=True, allow_mixed=True)).rows
+    told = [(cell.value, cell.averaged) for key, cell in row.cells.items() if "knn/top1" in key]
+    assert told == [(55.0, 2), (90.0, 1)]
+
+
 def test_a_seed_cannot_count_twice(tmp_path: Path) -> None:
     paths = knn_runs(tmp_path, {"seed": 1}, {"seed": 1})
     with pytest.raises(UserError, match="both seed 1 of the same recipe"):

@@ -13,6 +13,7 @@ import pytest
 from sercli.errors import UserError
 from sercli.report.compare.tables import Cell, Column, Difference, Note, Row, Table
 from sercli.report.formats.latex import WIDTHS, TextWidth, latex, text_width
+from sercli.report.formats.latex_floats import dealt
 from sercli.report.formats.latex_text import escaped, running, width, wrapped
 from sercli.report.formats.renderers import render
 
@@ -71,13 +72,20 @@ def random_cell(draws: random.Random, scale: float) -> Cell:
 
 def overfull(texts: list[str], room: TextWidth, folder: Path, *, times: bool) -> list[str]:
     """What pdflatex complains of in a document of the class's measures; its style is not needed."""
+    return re.findall(r"Overfull \\hbox.*", compiled(texts, room, folder, times=times))
+
+
+def compiled(
+    texts: list[str], room: TextWidth, folder: Path, *, times: bool = False, height: float = 2000
+) -> str:
+    """What pdflatex says of such a document."""
     gap = room.page - 2 * room.column if room.page else 10
     head = [
         "\\documentclass[10pt" + (",twocolumn" if room.page else "") + "]{article}",
         f"\\setlength{{\\textwidth}}{{{room.page or room.column}pt}}",
         f"\\setlength{{\\columnsep}}{{{gap}pt}}",
         "\\usepackage{times}" if times else "",
-        "\\usepackage{booktabs}\\setlength{\\textheight}{2000pt}",
+        f"\\usepackage{{booktabs}}\\setlength{{\\textheight}}{{{height:g}pt}}",
         "\\begin{document}\\typeout{column \\the\\columnwidth}",
     ]
     source = "\n".join([*head, "\n\\clearpage\n".join(texts), "\\end{document}"])
@@ -91,7 +99,7 @@ def overfull(texts: list[str], room: TextWidth, folder: Path, *, times: bool) ->
     log = folder.joinpath("t.log").read_text(encoding="latin-1")
     assert ran.returncode == 0, log[-2000:]
     assert f"column {room.column:g}" in log
-    return re.findall(r"Overfull \\hbox.*", log)
+    return log
 
 
 @pdflatex
@@ -101,6 +109,30 @@ def test_no_table_is_wider_than_the_text(tmp_path: Path, name: str, times: bool)
     draws, room = random.Random(f"{name}"), text_width(name)
     tables = [random_table(draws, count) for count in (1, 1, 2, 3, 4, 5, 6, 8, 12, 40)]
     assert overfull([latex(table, room) for table in tables], room, tmp_path, times=times) == []
+
+
+@pdflatex
+@pytest.mark.parametrize("name", WIDTHS)
+def test_no_float_is_higher_than_the_page(tmp_path: Path, name: str) -> None:
+    room = text_width(name)
+    cells = {"k/0": Cell(58.11, low=55.09, high=61.13, difference=Difference(0.84))}
+    columns = [Column("k/0", "kNN top-1", "percent", "up")]
+    rows = [Row(f"MoCo-v3 + SER, run {place}", "2", cells) for place in range(150)]
+    notes = [Note(None, f"{place}: {'words of a note ' * 20}") for place in range(40)]
+    text = latex(Table("150 runs", columns, rows, notes, ["one against two: +0.84"] * 99), room)
+    assert all(text.count(f"run {place} ") == 1 for place in range(150))
+    assert all(text.count(f"\n{place}: words") == 1 for place in range(40))
+    assert text.count("\n%   one against two: +0.84") == 99  # in no paper
+    log = compiled([text], room, tmp_path, height=room.height)
+    assert re.findall(r"Float too large.*|Overfull.*|multiply defined", log) == []
+    assert "Float too large" in compiled([text], room, tmp_path, height=room.height / 2)
+
+
+def test_what_is_dealt_keeps_its_order_and_its_room() -> None:
+    assert dealt([3, 3, 3, 9, 1], 7) == [[0, 1], [2], [3], [4]]
+    assert dealt([3, 3], 7, first=2) == [[], [0, 1]]
+    assert dealt([1, 3, 3], 7, first=2) == [[0], [1, 2]]
+    assert dealt([], 7) == [[]]
 
 
 @pdflatex
@@ -129,8 +161,8 @@ def table_of(num_columns: int, label: str = "MoCo-v3") -> Table:
 
 def test_columns_go_below_each_other_before_they_go_into_another_table() -> None:
     one, three, nine = (latex(table_of(count), text_width("300")) for count in (1, 3, 9))
-    assert r"MoCo-v3 & 2 & 58.11& $\pm$ 3.02 ($+0.84$)" in one
-    assert r"58.11& $\pm$ 3.02 &" in three
+    assert r"MoCo-v3 & 2 & 58.11&\ $\pm$ 3.02 ($+0.84$)" in one
+    assert r"58.11&\ $\pm$ 3.02 &" in three
     assert r"\multicolumn{2}{c}{($+0.84$)}" in three
     assert [text.count(r"\end{table}") for text in (one, three)] == [1, 1]
     assert nine.count(r"\end{table}") > 1
@@ -172,6 +204,6 @@ def test_other_widths_are_refused(asked: str) -> None:
 
 
 def test_a_width_is_a_class_or_points() -> None:
-    assert text_width("cvpr") == TextWidth("cvpr", 237, 496.9)
+    assert text_width("cvpr") == TextWidth("cvpr", 237, 496.9, 641)
     assert text_width("412.5pt") == text_width("412.5") == TextWidth("412.5", 412.5)
     assert "text width of 412.5pt" in render([table_of(1)], "latex", latex_width="412.5")

@@ -21,7 +21,9 @@ def test_mcnemar_is_the_binomial_tests_mid_p(only_first: int, only_second: int) 
     half = stats.binom.pmf(fewer, total, 0.5)
     # With a tie the exact value is cut off at 1; both tails and the middle are 1 + f(k).
     expected = 1.0 if only_first == only_second else exact - half
-    assert mcnemar_p_value(only_first, only_second) == pytest.approx(expected, rel=1e-9)
+    found = mcnemar_p_value(only_first, only_second)
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert found <= 1
 
 
 def test_mcnemar_holds_where_powers_of_two_overflow() -> None:
@@ -73,6 +75,8 @@ def test_an_interval_without_discordant_images_has_width_and_ends_stay_inside() 
     all_of_them = difference_interval(0, 100, images=100)
     assert all_of_them.high == pytest.approx(1.0)
     assert all_of_them.high <= 1 > all_of_them.low > 0.9
+    turned = difference_interval(100, 0, images=100)
+    assert (turned.low, turned.high) == pytest.approx((-all_of_them.high, -all_of_them.low))
     with pytest.raises(ValueError, match="go together"):
         difference_interval(60, 60, images=100)
 

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from sercli.evals.common import RESAMPLES
 from sercli.statistics import (
-    RESAMPLES,
+    MeanRatio,
     difference_interval,
     jackknife_interval,
     mcnemar_p_value,
     mean_interval,
     median_interval,
+    paired_ratios,
     paired_seeds,
     power_of_paired_test,
     resampled_ends,
@@ -62,7 +64,7 @@ def test_seeds_that_do_not_differ_are_rejected_in_five_percent(seeds: int, sets:
 def test_ratios_of_sums(images: int, sets: int) -> None:
     """As ES has them: of maps of unequal length, more alike in some images than in others."""
     draws = np.random.default_rng(images)
-    weights = draws.multinomial(images, np.full(images, 1 / images), size=RESAMPLES // 2)
+    weights = draws.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
 
     def maps(count: int) -> tuple[np.ndarray, np.ndarray]:
         length = np.exp(0.3 * draws.standard_normal(count))
@@ -76,6 +78,67 @@ def test_ratios_of_sums(images: int, sets: int) -> None:
         low, high = resampled_ends((weights @ above) / (weights @ below), images=images)
         held += bool(low <= truth <= high)
     assert_near(held, sets)
+
+
+@often
+@pytest.mark.parametrize("gain", [0.0, 0.2])
+@pytest.mark.parametrize("images", [64, 256, 512])
+def test_differences_of_ratios_of_sums(images: int, gain: float, sets: int) -> None:
+    """As ES over three turns, of two encoders: what one finds hard the other does, more or less."""
+    draws = np.random.default_rng([images, 7])
+
+    def pair(count: int) -> list[MeanRatio]:
+        shared, length = draws.standard_normal(count), draws.standard_normal(count)
+        made = []
+        for more in (0.0, gain):
+            below = np.exp(0.3 * length + 0.1 * draws.standard_normal((3, count)))
+            ease = 0.8 + more + 0.6 * shared + 0.5 * draws.standard_normal((3, count))
+            made.append(MeanRatio(below * stats.logistic.cdf(ease), below))
+        return made
+
+    one, two = pair(1_000_000)
+    truth = two.value - one.value if gain else 0.0
+    found = [paired_ratios(*pair(images)) for _ in range(sets if sets == MANY else sets // 2)]
+    ends = [one.interval for one in found if one.interval is not None]
+    assert_near(sum(one.low <= truth <= one.high for one in ends), len(found))
+    if not gain:
+        rejected = sum(one.p_value is not None and one.p_value < 0.05 for one in found)
+        assert_near(rejected, len(found), 0.05)
+
+
+# How many classes, in which share of images the rarest is, images, and how far off it may be.
+WORLDS = [
+    (4, 0.3, 64, 0.01), (4, 0.3, 256, 0.01), (4, 0.3, 512, 0.01),
+    (9, 0.2, 64, 0.01), (9, 0.2, 256, 0.01), (9, 0.2, 512, 0.01),
+    (21, 0.03, 64, 0.025), (21, 0.03, 256, 0.01), (21, 0.03, 512, 0.01),
+    (21, 0.01, 64, 0.025), (21, 0.01, 256, 0.015), (21, 0.01, 512, 0.01),
+]  # fmt: skip
+
+
+@often
+@pytest.mark.parametrize(("classes", "rarest", "images", "within"), WORLDS)
+def test_differences_of_mean_iou(
+    classes: int, rarest: float, images: int, within: float, sets: int
+) -> None:
+    """Two segmenters that are equally good: a background, and classes that fewer images have."""
+    draws = np.random.default_rng([classes, images])
+    occurs = np.array([1, *np.geomspace(max(0.3, rarest), rarest, classes - 1)])
+
+    def counted(area: np.ndarray, ease: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        right = draws.binomial(area, 0.6 * ease + 0.4 * draws.beta(4, 2, area.shape))
+        there = area.sum(0) > 0
+        unions = area + np.roll(area - right, 1, axis=1)
+        return right[:, there].T.astype(float), unions[:, there].T.astype(float)
+
+    found = []
+    for _ in range(sets // 5 if sets == MANY else sets // 20):
+        area = np.rint(draws.gamma(3, 60, (images, classes))).astype(int)
+        area *= draws.random(area.shape) < occurs
+        ease = draws.beta(4, 2, (images, 1))
+        pair = [MeanRatio(*counted(area, ease)) for _ in range(2)]
+        found.append(paired_ratios(*pair).p_value)
+    rejected = sum(value is not None and value < 0.05 for value in found)
+    assert_near(rejected, len(found), 0.05, within=within)
 
 
 @often

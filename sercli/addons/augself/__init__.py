@@ -8,7 +8,8 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from sercli.addons.settings import SummaryConfig
-from sercli.recipe.schema import Count, NotNegative, Views
+from sercli.recipe.schema import Views
+from sercli.recipe.values import Count, NotNegative
 
 
 class AugSelfConfig(SummaryConfig):

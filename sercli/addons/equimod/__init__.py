@@ -6,7 +6,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from sercli.addons.settings import SummaryConfig
-from sercli.recipe.schema import Count, Positive, ViewSetting
+from sercli.recipe.schema import ViewSetting
+from sercli.recipe.values import Count, Positive
 
 
 class EquiModConfig(SummaryConfig):

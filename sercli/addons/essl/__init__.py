@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from sercli.addons.settings import SummaryConfig
-from sercli.recipe.schema import Count, MoreViews, ViewSetting
+from sercli.recipe.schema import MoreViews, ViewSetting
+from sercli.recipe.values import Count
 
 # λ by method: of the port to MoCo-v3, also taken for DINO; Barlow Twins' is the authors'.
 _WEIGHTS = {"moco": 1.0, "dino": 1.0, "barlow-twins": 8.0}

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from sercli.addons.settings import TermConfig
 from sercli.negatives import Negatives
-from sercli.recipe.schema import Count, Positive, Range
+from sercli.recipe.values import Count, Positive, Range
 
 # Temperature and weight by method, as far as known: paper (weights are those of the scripts) and
 # the authors' published scripts.

@@ -6,7 +6,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from sercli.addons.settings import SummaryConfig
-from sercli.recipe.schema import Count, NotNegative, Positive
+from sercli.recipe.values import Count, NotNegative, Positive
 
 
 class STLConfig(SummaryConfig):

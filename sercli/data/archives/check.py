@@ -41,6 +41,7 @@ def check_archives(path: str, reading: Reading) -> CheckReport:
         passed["archives of test"] += len(left_out)
     lists: dict[str, Members] = {}
     reports: list[SplitReport] = []
+    numbers: list[str] = []
     for split in ("train", "val"):
         try:
             members = list_split(named, split)
@@ -57,6 +58,7 @@ def check_archives(path: str, reading: Reading) -> CheckReport:
         source = ArchivedImages(members, name=path, split=split)
         report = read_files(source, _facts(members), reading, name=split)
         reports.append(report)
+        numbers += _numbers_left_out(members, split)
         problems += [*report.problems, *_empty_classes(members, split)]
     if len(lists) > 1 and all(one.classes for one in lists.values()):  # else nothing to compare
         train, val = (lists[split] for split in ("train", "val"))
@@ -65,7 +67,7 @@ def check_archives(path: str, reading: Reading) -> CheckReport:
         tuple(reports),
         tuple(problems),
         taken_as=_taken_as(named, lists),
-        notes=passed_over_notes(passed),
+        notes=(*numbers, *passed_over_notes(passed)),
     )
 
 
@@ -92,3 +94,16 @@ def _empty_classes(members: Members, split: str) -> list[str]:
     if not empty:
         return []
     return [f"{split} has no image of {counted(len(empty), 'class')} ({some(empty)})"]
+
+
+def _numbers_left_out(members: Members, split: str) -> list[str]:
+    """A note where classes have numbers for names, and not all from 0 on: some may be wrong."""
+    if not members.classes or not all(one.isascii() and one.isdigit() for one in members.classes):
+        return []
+    greatest, number = int(members.classes[-1]), len(members.classes)
+    if greatest < number:
+        return []
+    return [
+        f"labels of {split} are {number:,} of the numbers 0…{greatest:,}; where these are not "
+        f"meant, name the classes in a classes.txt beside the archives"
+    ]

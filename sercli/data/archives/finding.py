@@ -93,7 +93,7 @@ def is_set_of_archives(path: str) -> bool:
     """
     try:
         if is_pattern(path):
-            return _is_named_as_archive(next(iter(_expanded(path)), ""))
+            return _is_named_as_archive(next(iter(expanded(path)), ""))
         if not os.path.isdir(path):
             return os.path.isfile(path) and (_is_named_as_archive(path) or _is_tar(path))
         inner = [path, *_folders_to_look_into(path)]
@@ -118,7 +118,7 @@ def find_archives(path: str) -> ArchiveSet:
     passed: Counter[str] = Counter()
     if is_pattern(path):
         root = os.path.abspath(os.path.dirname(path[: _SPECIAL.search(path).start()] or "."))  # type: ignore[union-attr]
-        files = _matching(path)
+        files = matching(path)
     elif os.path.isdir(path):
         root = os.path.abspath(path)
         try:
@@ -199,7 +199,7 @@ def _is_tar(path: str) -> bool:
 # -- Patterns -------------------------------------------------------------------------------------
 
 
-def _matching(pattern: str) -> list[str]:
+def matching(pattern: str) -> list[str]:
     """Files of a pattern; every file that its braces spell must be there.
 
     Raises:
@@ -207,7 +207,7 @@ def _matching(pattern: str) -> list[str]:
     """
     found: list[str] = []
     missing: list[str] = []
-    for one in _expanded(pattern):
+    for one in expanded(pattern):
         some = glob.glob(one) if re.search(r"[*?\[]", one) and not os.path.lexists(one) else [one]
         there = [file for file in some if os.path.isfile(file)]
         found += there
@@ -215,7 +215,7 @@ def _matching(pattern: str) -> list[str]:
             missing.append(one)
     if not found:
         raise UserError(
-            f"{shortened(pattern)} matches no file", "a pattern names archives that are there"
+            f"{shortened(pattern)} matches no file", "a pattern names files that are there"
         )
     if missing:
         some_of = ", ".join(os.path.basename(one) for one in missing[:5])
@@ -228,7 +228,7 @@ def _matching(pattern: str) -> list[str]:
     return found
 
 
-def _expanded(pattern: str) -> list[str]:
+def expanded(pattern: str) -> list[str]:
     """What braces spell: `{00..63}` numbers of that width, `{train,val}` words; as a shell does.
 
     Raises:
@@ -243,7 +243,7 @@ def _expanded(pattern: str) -> list[str]:
             if len(choices) + len(pending) + len(done) > _MOST:
                 raise UserError(
                     f"{shortened(pattern)} spells more than {_MOST:,} files",
-                    "a set has fewer archives",
+                    "a set has fewer files",
                 )
             if choices:
                 start, end = one[: group.start()], one[group.end() :]

@@ -99,7 +99,7 @@ def list_split(named: ArchiveSet, split: str) -> Members:
     files = [archive.path for archive in archives]
 
     def scan(_: Sequence[str], stamps: NDArray[np.int64]) -> Mapping[str, Members]:
-        return _list(named, archives, stamps, names=names, split=None if inside else split)
+        return list_anew(named, archives, stamps, names=names, split=None if inside else split)
 
     told_by = "" if names is None else f"{names} {stamps_of([names]).tolist()}"
     how = f"{'splits inside' if inside else 'one split'}\n{named.root}\n{told_by}"
@@ -107,7 +107,7 @@ def list_split(named: ArchiveSet, split: str) -> Members:
     return read_members(files, scan, rules=rules, wanted=split)
 
 
-def _list(
+def list_anew(
     named: ArchiveSet,
     archives: Sequence[Archive],
     stamps: NDArray[np.int64],
@@ -115,7 +115,7 @@ def _list(
     names: str | None,
     split: str | None,
 ) -> dict[str, Members]:
-    """List archives.
+    """List archives, whatever is kept: the images of each split.
 
     Args:
         named: What they are of.
@@ -123,6 +123,9 @@ def _list(
         stamps: int64 [F, 5], of each.
         names: The file that names classes; None: there is none.
         split: As `arrange` has it.
+
+    Raises:
+        UserError: As `list_split`.
     """
     held = Holdings([archive.stem for archive in archives])
     inner: list[tuple[int, Part]] = []

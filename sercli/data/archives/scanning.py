@@ -15,6 +15,7 @@ from sercli.data.archives.zips import SPLIT, list_zip
 from sercli.data.cores import cores
 from sercli.errors import RunFailed, from_os_error
 from sercli.runs.reading import NotRegular, open_regular
+from sercli.visible import counted, say
 
 _MUCH = 2**30  # bytes; of less, starting processes takes longer
 _LONGEST_MAGIC = 8
@@ -84,7 +85,11 @@ def list_parts(parts: Sequence[Part], *, processes: int | None = None) -> Iterat
         RunFailed: A process was killed.
     """
     number = min(len(parts), cores() if processes is None else processes)
-    if number < 2 or (processes is None and sum(map(_size, parts)) < _MUCH):
+    much = sum(map(_size, parts)) >= _MUCH
+    if much and not any(part.folder for part in parts):
+        where = os.path.dirname(parts[0].path)
+        say(f"listing {counted(len(parts), 'archive')} in {where}, once", err=True)
+    if number < 2 or (processes is None and not much):
         yield from map(list_part, parts)
         return
     # Spawned, not forked: whoever opens a data set may have threads.

@@ -42,7 +42,7 @@ def list_tar(part: Part, descriptor: int, length: int) -> Contents:
     """
     collector = Collector(part, lambda size, offset: os.pread(descriptor, size, offset))
     file = _Headers(descriptor, part.offset, length)
-    last, before = "its start", -1
+    last, before = b"", -1
     try:
         with tarfile.TarFile(
             fileobj=file,  # type: ignore[arg-type]
@@ -52,24 +52,24 @@ def list_tar(part: Part, descriptor: int, length: int) -> Contents:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # one after another
                 name = member.name.encode("utf-8", "surrogateescape")
-                last = shortened(printable(name))
+                last = name
                 if archive.offset <= before:
                     raise tarfile.ReadError("a size below zero")
                 before = archive.offset
                 if member.isreg() and member.offset_data + member.size > length:
                     collector.fault(
-                        f"it ends within {last}, after {length:,} bytes; it is truncated; copy or "
-                        "download it again"
+                        f"it ends within {_called(last)}, after {length:,} bytes; it is "
+                        "truncated; copy or download it again"
                     )
                     return collector.done()
                 _add(collector, member, name)
             end = archive.offset
     except (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         if before >= length:  # what fills the last block is missing as well
-            collector.fault(_TRUNCATED.format(last))
+            collector.fault(_TRUNCATED.format(_called(last)))
             return collector.done()
         reason = (str(error) or type(error).__name__).partition("\n")[0]
-        what = "it is no tar archive" if last == "its start" else f"it is damaged behind {last}"
+        what = "it is no tar archive" if before < 0 else f"it is damaged behind {_called(last)}"
         collector.fault(f"{what} ({reason}); copy or download it again")
     else:
         _look_at_end(collector, file, end, last)
@@ -88,18 +88,23 @@ def _add(collector: Collector, member: tarfile.TarInfo, name: bytes) -> None:
         collector.wrong_member(name, _NOT_READ.get(member.type, _UNKNOWN))
 
 
-def _look_at_end(collector: Collector, file: _Headers, end: int, last: str) -> None:
+def _called(name: bytes) -> str:
+    """A member in a message about what follows it."""
+    return shortened(printable(name)) or "its start"
+
+
+def _look_at_end(collector: Collector, file: _Headers, end: int, last: bytes) -> None:
     """`tarfile` has come to the end of the archive, or to something that it cannot read."""
     file.seek(end)
     mark = file.read(_BLOCK)
     if len(mark) < _BLOCK:
-        collector.fault(_TRUNCATED.format(last))
+        collector.fault(_TRUNCATED.format(_called(last)))
     elif mark.strip(b"\0"):
-        collector.fault(f"it is damaged behind {last}; copy or download it again")
+        collector.fault(f"it is damaged behind {_called(last)}; copy or download it again")
     elif file.read(_PADDING).strip(b"\0"):
         collector.fault(
-            f"more follows its end mark, behind {last}; tar reads one archive a file; join "
-            "archives with tar -A, or name each"
+            f"more follows its end mark, behind {_called(last)}; tar reads one archive a file; "
+            "join archives with tar -A, or name each"
         )
 
 

@@ -20,6 +20,7 @@ from sercli.data.cores import cores
 from sercli.data.images.decode import Header
 from sercli.data.images.folder import ImageFolder, class_differences, class_names, split_folder
 from sercli.data.images.listing import list_directory
+from sercli.data.images.validation import FlatValidation, are_validation_images
 from sercli.data.robustness.videos import UnreadableVideo
 from sercli.data.source import UnreadableImage
 from sercli.errors import RunFailed, UserError
@@ -125,6 +126,7 @@ def check(root: Path, reading: Reading, *, labelled: bool = True) -> CheckReport
     reports: list[SplitReport] = []
     problems: list[str] = []
     loose: dict[Path, int] = {}
+    classes: dict[str, tuple[str, ...]] = {}
     # With splits, what stands beside them as well.
     passed = Counter[str]() if root in folders.values() else list_directory(root).passed_over
     if folders["train"] is None:
@@ -133,21 +135,27 @@ def check(root: Path, reading: Reading, *, labelled: bool = True) -> CheckReport
         if folder is None:
             continue
         try:
-            source = ImageFolder(folder, split=split, labelled=labelled)
+            source = _opened(folder, split, labelled=labelled)
         except UserError as error:
             problems.append(str(error))
             continue
         facts = {}
         if labelled:
             facts = class_facts(source.labels, num_classes=len(source.classes))
-            loose[folder] = len(list_directory(folder).files)
+            classes[split] = source.classes
+            if isinstance(source, ImageFolder):
+                loose[folder] = len(list_directory(folder).files)
         report = read_files(source, facts, reading, name=split)
         reports.append(report)
         problems.extend(report.problems)
         problems += [fault.said_below(str(folder)) for fault in source.faults if not fault.listed]
         passed += source.passed_over
     if labelled and folders["train"] is not None and folders["val"] is not None:
-        train, val = class_names(folders["train"]), class_names(folders["val"])
+        train, val = (
+            classes.get(split) or class_names(folder)
+            for split, folder in folders.items()
+            if folder is not None
+        )
         problems.extend(class_differences(train, val))
     notes = [
         f"{counted(number, 'image')} beside the class folders of {folder} "
@@ -162,6 +170,12 @@ def check(root: Path, reading: Reading, *, labelled: bool = True) -> CheckReport
         rule=_RULE if labelled else "every image must be readable",
         notes=(*notes, *passed_over_notes(passed)),
     )
+
+
+def _opened(folder: Path, split: str, *, labelled: bool) -> ImageFolder | FlatValidation:
+    if labelled and are_validation_images(folder):
+        return FlatValidation(folder, name=str(folder), split=split)
+    return ImageFolder(folder, split=split, labelled=labelled)
 
 
 def passed_over_notes(passed: Mapping[str, int]) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ def require_directory(path: Path) -> None:
         raise UserError(f"{path} is a file", "a data set is a directory", _LAYOUT)
     raise UserError(
         f"{path} does not exist",
-        "a data set is a directory or `shapes` (the embedded world)",
+        "a data set is a directory; `shapes` and `shapes:scenes` are the embedded world",
         "check the path, or make one with `ser data shapes DIR`",
     )
 

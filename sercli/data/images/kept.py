@@ -77,7 +77,10 @@ def by_one(path: Path | None) -> Iterator[None]:
                 import fcntl
 
                 path.parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(open(path.with_suffix(".lock"), "wb"))
+                lock = path.with_suffix(".lock")
+                file = stack.enter_context(open(lock, "wb"))
+                # Whoever waits for what is removed has it after this, and finds the list.
+                stack.callback(lock.unlink, missing_ok=True)
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -7,13 +7,14 @@ from typing import ClassVar
 
 from sercli.data.images.check import CheckReport, Reading, check
 from sercli.data.images.folder import open_folder, split_folder
+from sercli.data.images.validation import flat_validation
 from sercli.data.registry import DataKind, register
 from sercli.data.source import ImageSource
 
 
 @register
 class ClassFolders(DataKind):
-    """`DIR/{train,val}/<class>/*.JPEG`, or `DIR/<class>/*.JPEG`."""
+    """`DIR/{train,val}/<class>/*.JPEG`, or `DIR/<class>/*.JPEG`; ImageNet's val may be flat."""
 
     name = "folder"
     title = "an ordinary data set"
@@ -30,7 +31,8 @@ class ClassFolders(DataKind):
         self, path: str, split: str, *, image_size: int, num_images: int | None, seed: int
     ) -> ImageSource:
         del image_size, num_images, seed  # the files are what they are
-        return open_folder(Path(path), split, name=path)
+        flat = flat_validation(Path(path), split, name=path)
+        return open_folder(Path(path), split, name=path) if flat is None else flat
 
     def check(
         self,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from sercli.data.imagenet_labels import find_validation_labels
 from sercli.data.images.check import CheckReport, Reading, check
 from sercli.data.images.unlabelled import PREFIX, folder_of, is_unlabelled, open_unlabelled
+from sercli.data.images.validation import are_validation_images, tells_classes
 from sercli.data.registry import DataKind, register
 from sercli.data.source import ImageSource
 
@@ -22,13 +24,15 @@ class Unlabelled(DataKind):
     asked_first = True
 
     def recognises(self, path: str) -> bool:
-        return is_unlabelled(path)
+        return is_unlabelled(path) and (path.startswith(PREFIX) or not tells_classes(Path(path)))
 
     def has_split(self, path: str, split: str) -> bool:
         return folder_of(path, split) is not None
 
     def has_labels(self, path: str) -> bool:
-        del path
+        folder = folder_of(path, "train")
+        if folder is not None and are_validation_images(folder):
+            find_validation_labels(folder, folder.absolute().parent)  # says why nothing tells them
         return False
 
     def open(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from sercli.data.archives.finding import expanded, is_pattern, matching
 from sercli.data.images.folder import some
 from sercli.data.images.listing import added_as, has_suffix, list_directory, printable
 from sercli.data.images.splits import split_told
@@ -43,15 +44,14 @@ class Tables:
     lacking: tuple[str, ...] = ()
 
 
-def is_pattern(path: str) -> bool:
-    """Whether it is no file or folder, but a pattern of such."""
-    return glob.has_magic(path) and not os.path.exists(path)
-
-
 def names_tables(path: str, suffix: str) -> bool:
     """Whether a path is a file of a suffix, or a pattern that such a file has."""
     if is_pattern(path):
-        return any(one.lower().endswith(f".{suffix}") for one in islice(glob.iglob(path), 1))
+        try:
+            first = next(iter(expanded(path)))
+        except UserError:
+            return False  # it spells too many
+        return any(one.lower().endswith(f".{suffix}") for one in (first, *glob.glob(first)[:1]))
     return path.lower().endswith(f".{suffix}") and os.path.isfile(path)
 
 
@@ -111,10 +111,10 @@ def find_tables(path: str, suffix: str) -> Tables:
         suffix: "parquet" or "arrow".
 
     Raises:
-        UserError: A folder cannot be listed, or holds two sets.
+        UserError: A folder cannot be listed, or holds two sets; or files of a pattern are missing.
     """
     if not os.path.isdir(path):
-        found = sorted(glob.glob(path)) if is_pattern(path) else [path]
+        found = sorted(set(matching(path))) if is_pattern(path) else [path]
         files = [one for one in found if one.lower().endswith(f".{suffix}")]
         told = {split_told(os.path.basename(file)) for file in files}
         if len(told) == 1:  # of one split only: all of it is "train", as with class folders
@@ -161,8 +161,8 @@ def _by_split(path: str, files: Iterator[tuple[str, str]], *, series: bool = Fal
             )
     names = {"test": "files of test", None: "files whose names tell no split"}
     left_out = {text: len(by_split[one]) for one, text in names.items() if one in by_split}
-    told = [look_at_series(one) for one in kept.values()] if series else []
-    faults, lacking = (tuple(line for pair in told for line in pair[place]) for place in (0, 1))
+    looked = [look_at_series(one) for one in kept.values()] if series else []
+    faults, lacking = (tuple(line for pair in looked for line in pair[place]) for place in (0, 1))
     return Tables(kept, left_out, faults, lacking)
 
 

@@ -23,7 +23,6 @@ from sercli.evals.common import Progress
 from sercli.evals.knn import extract
 from sercli.randomness import numpy_generator
 
-MOST_IMAGES = 64
 _UNKNOWN = -1
 
 
@@ -243,21 +242,13 @@ def neighbours(
         workers=workers,
         progress=progress,
     )
-    queries = torch.from_numpy(seen.features).to(bank.device)
-    cosines = F.normalize(queries.float(), dim=1) @ F.normalize(bank.float(), dim=1).T
-    if (chosen.source.name, chosen.source.split) == (train.name, train.split):
-        own = torch.from_numpy(indices[None] == np.array(chosen.indices)[:, None])
-        cosines = cosines.masked_fill(own.to(cosines.device), -torch.inf)
-    count = min(num, len(indices) - 1 if len(indices) > 1 else 1)
-    best = cosines.topk(count, dim=1)
+    same = (chosen.source.name, chosen.source.split) == (train.name, train.split)
+    own = indices[None] == np.array(chosen.indices)[:, None] if same else None
+    best = _nearest(seen.features, bank, num, without=own)
     places = best.indices.cpu().numpy()
     found = indices[places]
-    shown = np.concatenate(
-        [
-            _pixels(images, loaded)
-            for images in _batches(loaded, train, found.ravel().tolist(), image_size, runtime)
-        ]
-    )
+    batches = _batches(loaded, train, found.ravel().tolist(), image_size, runtime)
+    shown = np.concatenate([_pixels(images, loaded) for images in batches])
     return Neighbours(
         indices=found,
         similarity=best.values.float().cpu().numpy(),
@@ -266,6 +257,24 @@ def neighbours(
         pictures=shown.reshape(*found.shape, *shown.shape[1:]),
         bank=len(indices),
     )
+
+
+def _nearest(
+    queries: NDArray[np.float32], bank: torch.Tensor, num: int, *, without: NDArray[np.bool_] | None
+) -> torch.return_types.topk:
+    """The `num` rows of a bank that are nearest to each query by cosine, nearest first.
+
+    Args:
+        queries: [N, D].
+        bank: [M, D].
+        num: How many; fewer where the bank is small.
+        without: [N, M], which are passed over; None: none.
+    """
+    features = torch.from_numpy(queries).to(bank.device)
+    cosines = F.normalize(features.float(), dim=1) @ F.normalize(bank.float(), dim=1).T
+    if without is not None:
+        cosines = cosines.masked_fill(torch.from_numpy(without).to(cosines.device), -torch.inf)
+    return cosines.topk(min(num, max(1, len(bank) - 1)), dim=1)
 
 
 def arrays_of(

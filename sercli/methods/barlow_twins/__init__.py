@@ -4,7 +4,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from sercli.recipe.schema import Count, MethodConfig, NotNegative
+from sercli.recipe.schema import MethodConfig
+from sercli.recipe.values import Count, NotNegative
 
 
 class BarlowTwinsConfig(MethodConfig):

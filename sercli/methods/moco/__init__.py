@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from sercli.recipe.schema import Count, MethodConfig, Positive
+from sercli.recipe.schema import MethodConfig
+from sercli.recipe.values import Count, Positive
 
 
 class MoCoConfig(MethodConfig):

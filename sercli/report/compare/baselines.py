@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sercli.recipe.keys import WITHOUT_EFFECT
-from sercli.report.compare.entries import share_of_images
+from sercli.report.compare.entries import flat, share_of_images
 from sercli.report.compare.runs import Entry, Run
 from sercli.runs.facts import NO_ADDON
 
@@ -132,14 +132,24 @@ def _share_seeds(one: Entry, other: Entry) -> bool:
 def training_differences(one: Run, other: Run) -> list[str]:
     """Settings that two runs were trained with, where they differ: `train.epochs 100 vs 50`.
 
-    Left out is what changes no number, such as how often something was saved.
+    Left out is what changes no number, such as how often something was saved; and of model, method
+    and views what only one of them says, as a run of another version does.
     """
     first, second = _trained_with(one), _trained_with(other)
+    own, others = _built_with(one), _built_with(other)
+    for key in own.keys() & others.keys():
+        first[key], second[key] = own[key], others[key]
     return [
         f"{key} {first.get(key)} vs {second.get(key)}"
         for key in sorted({*first, *second})
         if first.get(key) != second.get(key)
     ]
+
+
+def _built_with(run: Run) -> dict[str, Any]:
+    """Settings of model, method and views; where [CLS] enters follows from the add-on's layer."""
+    sections = {key: run.recipe.get(key) for key in ("model", "method", "views")}
+    return {key: value for key, value in flat(sections).items() if key != "model.cls_after"}
 
 
 def _trained_with(run: Run) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -35,7 +35,7 @@ def measure(entry: Entry, spec: Spec, repeats: Repeats | None = None) -> Cell:
     cells = [measure_run(run, spec) for run in entry.runs]
     values = repeats.of(entry, spec)
     if values.empty:
-        return replace(cells[0], undefined=any(cell.undefined for cell in cells))
+        return _without_values(cells)
     count, std = len(values), float(values.std())
     # What was counted is the same for each seed, and no sample of anything.
     counted = spec.of_run is not None and not std > 0
@@ -51,12 +51,28 @@ def measure(entry: Entry, spec: Spec, repeats: Repeats | None = None) -> Cell:
         averaged=count,
         floor=fmean(floors) if floors else None,
         data=_common_data(cells),
-        weights=cells[0].weights,
+        weights=_joined(cell.weights for cell in cells),
         loaded=next((cell.loaded for cell in cells if cell.loaded), None),
-        warnings=tuple(dict.fromkeys(text for cell in cells for text in cell.warnings)),
-        precision=" and ".join(sorted({cell.precision for cell in cells if cell.precision}))
-        or None,
+        warnings=tuple(
+            dict.fromkeys(
+                [text for cell in cells for text in cell.warnings] + _mixed_weights(cells)
+            )
+        ),
+        precision=_joined(cell.precision for cell in cells),
     )
+
+
+def _without_values(cells: Sequence[Cell]) -> Cell:
+    """Of runs without a number to average: a setting that all have alike, or what is undefined."""
+    alike = len({cell.value for cell in cells}) == 1
+    told = next((cell for cell in cells if cell.data is not None), cells[0])
+    undefined = any(cell.undefined for cell in cells)
+    return replace(told, value=told.value if alike else None, undefined=undefined)
+
+
+def _joined(words: Iterable[str | None]) -> str | None:
+    """What runs of a row say, each once; None where they say nothing."""
+    return " and ".join(sorted({word for word in words if word})) or None
 
 
 def measure_run(run: Run, spec: Spec) -> Cell:
@@ -101,14 +117,27 @@ def scored(result: Result) -> Scored:
 
 def _common_data(cells: Sequence[Cell]) -> Scored | None:
     """What all seeds were scored on; the embedded world is another for each seed."""
-    data = [cell.data for cell in cells if cell.data is not None]
+    data = [cell.data for cell in cells if cell.data is not None and cell.value is not None]
     if not data:
         return None
     others = {one.other for one in data}
+    mixed = len({(one.images, one.partial) for one in data}) > 1
+    first = max(data, key=lambda one: one.partial)
     return replace(
-        max(data, key=lambda one: one.partial),
+        first,
+        path=" and ".join(dict.fromkeys(one.path for one in data)),
+        images=None if mixed else first.images,
+        mixed=mixed,
         other=others.pop() if len(others) == 1 else "differing by seed",
     )
+
+
+def _mixed_weights(cells: Sequence[Cell]) -> list[str]:
+    """That runs of a mean were scored with different weights, the student's and the teacher's."""
+    weights = sorted({cell.weights for cell in cells if cell.weights})
+    if len(weights) < 2:
+        return []
+    return [f"its runs were scored with different weights, {' and '.join(weights)}"]
 
 
 def _warnings(result: Result) -> tuple[str, ...]:
@@ -158,7 +187,9 @@ def add_footnotes(grid: Grid, specs: Sequence[Spec], footnotes: Footnotes) -> Gr
     grid = [dict(row) for row in grid]
     for spec in specs:
         cells = [row[spec.column.key] for row in grid]
-        data = Counter(cell.data for cell in cells if cell.data is not None and not cell.partial)
+        data = Counter(
+            cell.data for cell in cells if cell.data and not cell.partial and not cell.data.mixed
+        )
         weights = Counter(cell.weights for cell in cells if cell.weights)
         mixed = len({cell.precision for cell in cells if cell.precision}) > 1
         for row, cell in zip(grid, cells, strict=True):
@@ -173,7 +204,9 @@ def add_footnotes(grid: Grid, specs: Sequence[Spec], footnotes: Footnotes) -> Gr
 
 def _remarks(cell: Cell, data: Counter[Scored], weights: Counter[str]) -> Iterator[str]:
     usual = data.most_common(1)[0][0] if data else cell.data
-    if cell.data is not None and usual is not None and not cell.partial and cell.data != usual:
+    if cell.data is not None and cell.data.mixed:
+        yield f"A mean over runs that scored different numbers of images: {cell.data}."
+    elif cell.data is not None and usual is not None and not cell.partial and cell.data != usual:
         equal = cell.data.images == usual.images
         verdict = "comparable only if both hold the same images" if equal else "not comparable"
         yield f"Scored on {cell.data}, the column on {usual}: {verdict}."

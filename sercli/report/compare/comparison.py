@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from sercli import __version__
 from sercli.errors import UserError
 from sercli.protocols import PROTOCOLS
 from sercli.report.compare.baselines import Pair, find_pairs
 from sercli.report.compare.cells import Footnotes, Grid, add_footnotes, measure
 from sercli.report.compare.columns import Spec, catalogue, choose, compared_block
 from sercli.report.compare.differences import add_differences
-from sercli.report.compare.entries import grouped_entries, is_called, renamed, single_entries
+from sercli.report.compare.entries import grouped_entries, renamed, single_entries
 from sercli.report.compare.mixing import by_protocol, mixed_protocols
 from sercli.report.compare.named import (
     NothingToShow,
@@ -31,18 +29,25 @@ from sercli.report.compare.notes import (
     power_notes,
     precision_notes,
     reading_notes,
+    untested_notes,
     width_notes,
+    with_notes_once,
 )
 from sercli.report.compare.papers_tables import ALL, PAPERS_TABLES
+from sercli.report.compare.per_image import READ_UNASKED
+from sercli.report.compare.provenance import provenance_of, run_provenance
 from sercli.report.compare.published_rows import published_rows, rows_for, with_published_columns
 from sercli.report.compare.repeats import Repeats
 from sercli.report.compare.runs import SEED, Entry, Run, read_runs
 from sercli.report.compare.selection import (
+    UnknownSort,
     column_fields,
     is_at,
     kept,
     places,
+    relabelled,
     require_fields,
+    require_labels_used,
     row_fields,
     spread_over,
 )
@@ -117,7 +122,9 @@ def compare_tables(paths: Sequence[Path], options: Options) -> list[Table]:
 
 
 def tables_of(
-    runs: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()
+    runs: Sequence[Run],
+    options: Options,
+    skipped: Sequence[Skipped] = (),
 ) -> list[Table]:
     """The tables of runs that were read, as `compare_tables`: what they do not fill is a note.
 
@@ -127,24 +134,69 @@ def tables_of(
         skipped: What was found and could not be read, for a note.
 
     Raises:
-        UserError: As `compare_runs`, or there is no number for any table.
+        UserError: As `compare_runs`, there is no number for any table, or columns were named for
+            all of them.
     """
     if options.table != ALL:
         return [compare_read(runs, options, skipped)]
-    tables, without = [], []
+    tables, without = papers_tables(runs, options, skipped)
+    shown = with_notes_once(tables)
+    notes = [Note(None, f"Not shown: {line}.") for line in without]
+    return [*shown[:-1], replace(shown[-1], notes=[*shown[-1].notes, *notes])]
+
+
+def papers_tables(
+    runs: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()
+) -> tuple[dict[str, Table], list[str]]:
+    """The paper's tables that runs fill, by name, each with all its notes.
+
+    Args:
+        runs: As of `tables_of`, and so are the others.
+
+    Returns:
+        The tables, and for each of the others a line on what it lacks.
+
+    Raises:
+        UserError: As `compare_runs`, there is no number for any table, or columns were named for
+            all of them.
+    """
+    if options.columns:
+        raise UserError(
+            f"--table {ALL} with --columns {','.join(options.columns)}",
+            "each of these tables has its own columns",
+            "name one of them with --table, or leave one of the two out",
+        )
+    tables: dict[str, Table] = {}
+    without: list[str] = []
+    unsorted: list[UnknownSort] = []
     for name in PAPERS_TABLES:
         # A table without columns of blocks has no use for one.
         block = options.block if PAPERS_TABLES[name].has_blocks else None
         try:
-            tables.append(compare_read(runs, replace(options, table=name, block=block), skipped))
+            own = replace(options, table=name, block=block)
+            tables[name] = _sorted_by_what_it_has(runs, own, skipped, unsorted)
         except NothingToShow as nothing:
             without.append(nothing.line)
     if not tables:
         raise UserError(
             "no number for any table", "the paper's are of probes, sets, detectors and costs"
         )
-    notes = [Note(None, f"Not shown: {line}.") for line in without]
-    return [*tables[:-1], replace(tables[-1], notes=[*tables[-1].notes, *notes])]
+    for unknown in unsorted:
+        if [one.asked for one in unsorted].count(unknown.asked) == len(tables):
+            raise unknown
+    return tables, without
+
+
+def _sorted_by_what_it_has(
+    runs: Sequence[Run], options: Options, skipped: Sequence[Skipped], unsorted: list[UnknownSort]
+) -> Table:
+    """One of several tables: what others are sorted by and it has not goes to `unsorted`."""
+    try:
+        return compare_read(runs, options, skipped)
+    except UnknownSort as unknown:
+        unsorted.append(unknown)
+        left = tuple(one for one in options.sort if one != unknown.asked)
+        return _sorted_by_what_it_has(runs, replace(options, sort=left), skipped, unsorted)
 
 
 def _read(paths: Sequence[Path], options: Options, skipped: list[Skipped]) -> list[Run]:
@@ -198,7 +250,9 @@ def _choose(everyone: Sequence[Run], options: Options) -> _Choice:
 
 
 def compare_read(
-    everyone: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()
+    everyone: Sequence[Run],
+    options: Options,
+    skipped: Sequence[Skipped] = (),
 ) -> Table:
     """Compare runs that were read, the baseline among them, if there is one.
 
@@ -220,15 +274,16 @@ def compare_read(
         specs = with_published_columns(specs, runs, rows_of_paper, block, options.table)
     specs = by_protocol(specs, runs, allow_mixed=options.allow_mixed)
     specs = spread_over(specs, choice.fields, runs)
-    specs = _relabelled(specs, labels)
-    _require_labels_used(options.labels, everyone, specs)
+    specs = relabelled(specs, labels)
+    require_labels_used(options.labels, everyone, specs)
     pairs, remarks = find_pairs(entries, options.baseline)
 
     repeats = Repeats(entries, specs) if any(entry.over for entry in entries) else None
     grid: Grid = [
         {spec.column.key: measure(entry, spec, repeats) for spec in specs} for entry in entries
     ]
-    grid, comparisons = add_differences(grid, specs, entries, pairs, repeats)
+    sums = options.baseline is not None or len(pairs) <= READ_UNASKED
+    grid, comparisons = add_differences(grid, specs, entries, pairs, repeats, sums=sums)
     footnotes = Footnotes()
     grid = add_footnotes(grid, specs, footnotes)
     order = places(entries, grid, specs, options.sort)
@@ -241,6 +296,7 @@ def compare_read(
         *reading_notes(rows, pairs, entries, comparisons),
         *power_notes(rows, columns),
         *(Note(None, text) for text in (*choice.remarks, *remarks, *mixed_protocols(specs, runs))),
+        *([] if sums else untested_notes(specs, len(pairs))),
         *context_notes(
             rows,
             specs,
@@ -255,42 +311,12 @@ def compare_read(
         *footnotes.notes(),
         *(Note(None, f"Passed over: {one.why}.") for one in skipped),
     ]
-    return Table(_title(options, runs), columns, rows, notes, comparisons, _provenance(runs))
+    return Table(_title(options, runs), columns, rows, notes, comparisons, provenance_of(runs))
 
 
 def _title(options: Options, runs: Sequence[Run]) -> str:
     compared = f"{counted(len(runs), 'run')} compared"
     return compared if options.table is None else f"{table_named(options.table).title}: {compared}"
-
-
-def _relabelled(specs: Sequence[Spec], labels: Mapping[str, str]) -> list[Spec]:
-    """Columns with headings of one's own."""
-    return [
-        replace(spec, column=replace(spec.column, heading=labels[spec.column.key]))
-        if spec.column.key in labels
-        else spec
-        for spec in specs
-    ]
-
-
-def _require_labels_used(
-    labels: Iterable[str], everyone: Sequence[Run], specs: Sequence[Spec]
-) -> None:
-    """Refuse labels of nothing; one may be of what another table of these runs has.
-
-    Raises:
-        UserError: A label is of no run and of no column.
-    """
-    keys = {spec.column.key for spec in specs}
-    for name in labels:
-        if name in keys or any(is_called(run, name) for run in everyone):
-            continue
-        if all(spec.column.key != name for spec in catalogue(everyone, None)):
-            raise UserError(
-                f"a label for {name!r}",
-                "it names a run directory, or the key of a column",
-                "`--format json` has the keys",
-            )
 
 
 def _require_used(options: Options, specs: Sequence[Spec]) -> None:
@@ -341,7 +367,7 @@ def _rows(entries: Sequence[Entry], grid: Grid, pairs: Sequence[Pair]) -> list[R
             views=entry.views,
             cells=cells,
             baseline=baselines.get(index),
-            provenance={"runs": [_run_provenance(run) for run in entry.runs]},
+            provenance={"runs": [run_provenance(run) for run in entry.runs]},
         )
         for index, (entry, cells) in enumerate(zip(entries, grid, strict=True))
     ]
@@ -359,29 +385,3 @@ def _with_best(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
         )
         for index, row in enumerate(rows)
     ]
-
-
-# -- provenance -----------------------------------------------------------------------------------
-
-
-def _provenance(runs: Sequence[Run]) -> dict[str, Any]:
-    return {"ser": __version__, "runs": [_run_provenance(run) for run in runs]}
-
-
-def _run_provenance(run: Run) -> dict[str, Any]:
-    """Where a row comes from: the directory, what made it, and each result's protocol."""
-    recorded = ("status", "recipe_name", "git_commit", "device", "versions", "command")
-    return {
-        "path": run.path,
-        "seed": run.seed,
-        **{key: run.record[key] for key in recorded if key in run.record},
-        "results": {
-            name: {
-                "protocol_id": result.protocol_id,
-                "model": result.model,
-                "data": result.data,
-                "created": result.created,
-            }
-            for name, result in run.results.items()
-        },
-    }

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from hashlib import sha256
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass, replace
 
 from sercli.data.registry import rendering_kind
-from sercli.errors import UserError
 from sercli.report.compare.baselines import Pair
 from sercli.report.compare.cells import Grid, measure_run, scored
 from sercli.report.compare.columns import Spec
+from sercli.report.compare.per_image import Known, Right, Sums, right_of, sums_of
 from sercli.report.compare.repeats import Repeats
 from sercli.report.compare.runs import Entry, Run
 from sercli.report.compare.tables import Difference, Scored
-from sercli.runs.arrays import read_arrays
-from sercli.statistics import holm_adjusted, paired_seeds, paired_test
+from sercli.statistics import holm_adjusted, paired_ratios, paired_seeds, paired_test
 from sercli.visible import counted
-
-_REPRODUCED = 0.006  # percent: predictions must give the stored top-1 at its printed precision
-_ARRAYS = ("image_ids", "labels", "predictions")
 
 
 @dataclass(frozen=True)
@@ -47,6 +38,8 @@ def add_differences(
     entries: Sequence[Entry],
     pairs: Sequence[Pair],
     repeats: Repeats | None = None,
+    *,
+    sums: bool = True,
 ) -> tuple[Grid, list[str]]:
     """Put the difference to the baseline beside each value that has one.
 
@@ -59,13 +52,14 @@ def add_differences(
         entries: The rows.
         pairs: Which of them are compared.
         repeats: The numbers of all runs, where rows are means over seeds.
+        sums: Read what each image adds to sums, to test what is a ratio of them.
 
     Returns:
         The cells, and one sentence for each paired test.
     """
     grid = [dict(row) for row in grid]
     tests: list[tuple[Pair, Spec, _Tested]] = []
-    known = _Known()
+    known = Known(reads_sums=sums)
     for pair in pairs:
         for spec in specs:
             key = spec.column.key
@@ -93,7 +87,7 @@ def add_differences(
 
 def _same_images(one: Scored | None, other: Scored | None) -> bool:
     """Equally many images; a path may differ between machines (a footnote says what differs)."""
-    if one is None or other is None:
+    if one is None or other is None or one.mixed or other.mixed:
         return False
     return (one.images, one.partial) == (other.images, other.partial)
 
@@ -110,7 +104,7 @@ def _sentence(names: tuple[str, str], spec: Spec, test: _Tested, change: Differe
 
 
 def _test(
-    baseline: Entry, entry: Entry, spec: Spec, repeats: Repeats | None, known: _Known
+    baseline: Entry, entry: Entry, spec: Spec, repeats: Repeats | None, known: Known
 ) -> _Tested | None:
     """The paired test of two rows: over seeds where both have several, else across images."""
     baseline, entry = baseline.at(spec.where), entry.at(spec.where)
@@ -140,8 +134,8 @@ def _over_seeds(baseline: Entry, entry: Entry, spec: Spec, repeats: Repeats) -> 
     return _Tested(difference, "paired t", counted(test.seeds, "seed"))
 
 
-def _across_images(baseline: Run, run: Run, spec: Spec, known: _Known) -> _Tested | None:
-    """McNemar's test of two runs that stored predictions of the same images.
+def _across_images(baseline: Run, run: Run, spec: Spec, known: Known) -> _Tested | None:
+    """The paired test of two runs that stored what each of the same images counts for.
 
     Args:
         baseline: What `run` is compared with.
@@ -149,12 +143,18 @@ def _across_images(baseline: Run, run: Run, spec: Spec, known: _Known) -> _Teste
         spec: The column.
         known: What was read of baselines, which several rows share.
     """
-    if not spec.quantity.paired or not _same_world(baseline, run, spec):
+    if not _same_world(baseline, run, spec):
         return None
-    place = (baseline.path, spec.source, spec.metric)
-    if place not in known.predictions:
-        known.predictions[place] = _correctness(baseline, spec, known)
-    one, two = known.predictions[place], _correctness(run, spec, known)
+    if spec.quantity.paired:
+        return _of_predictions(known.right(baseline, spec), right_of(run, spec, known))
+    if spec.quantity.per_image is not None:
+        one, two = known.sums(baseline, spec), sums_of(run, spec, known)
+        return _of_sums(one, two, 100 if spec.column.kind == "percent" else 1)
+    return None
+
+
+def _of_predictions(one: Right | None, two: Right | None) -> _Tested | None:
+    """McNemar's test."""
     if one is None or two is None or one.images != two.images:
         return None
     test = paired_test(one.right, two.right)
@@ -171,86 +171,25 @@ def _across_images(baseline: Run, run: Run, spec: Spec, known: _Known) -> _Teste
     return _Tested(difference, "McNemar", counts)
 
 
+def _of_sums(one: Sums | None, two: Sums | None, scale: float) -> _Tested | None:
+    """The jackknife's test of two means of ratios."""
+    if one is None or two is None or one.images != two.images:
+        return None
+    if one.mean.numerators.shape != two.mean.numerators.shape:
+        return None
+    test = paired_ratios(one.mean, two.mean)
+    difference = Difference(
+        value=scale * test.difference,
+        low=None if test.interval is None else scale * test.interval.low,
+        high=None if test.interval is None else scale * test.interval.high,
+        p_value=test.p_value,
+        images=test.images,
+    )
+    return _Tested(difference, "jackknife", counted(test.images, "image"))
+
+
 def _same_world(one: Run, other: Run, spec: Spec) -> bool:
     """Whether equal image ids mean equal images: those of a rendered set follow from the seed."""
     sets = [scored(run.results[spec.source]) for run in (one, other)]
     rendered = any(rendering_kind(data.path) is not None for data in sets)
     return sets[0].other == sets[1].other and (not rendered or one.seed == other.seed)
-
-
-@dataclass(frozen=True)
-class _Predictions:
-    """Which images a run has right, in the order of their ids.
-
-    Attributes:
-        images: Stands for the ids and labels: runs with another scored other images.
-        right: bool [n].
-    """
-
-    images: str
-    right: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class _Images:
-    """Images in the order of their ids: a thousand runs have scored the same few sets.
-
-    Attributes:
-        name: Stands for ids and labels; None where an id stands twice.
-        order: int [n], of the ids as they were stored.
-    """
-
-    name: str | None
-    order: NDArray[np.int64]
-
-
-@dataclass
-class _Known:
-    """What was read: predictions by run, result and metric; images by the bytes of their arrays."""
-
-    predictions: dict[tuple[str, str, str], _Predictions | None] = field(default_factory=dict)
-    images: dict[str, _Images] = field(default_factory=dict)
-
-    def images_of(self, identities: NDArray[Any], labels: NDArray[Any]) -> _Images:
-        stored = sha256(f"{identities.dtype} {labels.dtype}".encode())
-        stored.update(identities.tobytes())
-        stored.update(labels.tobytes())
-        place = stored.hexdigest()
-        if place not in self.images:
-            self.images[place] = _in_order(list(map(str, identities.tolist())), labels)
-        return self.images[place]
-
-
-def _in_order(keys: Sequence[str], labels: NDArray[Any]) -> _Images:
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    told = repr([(keys[index], int(labels[index])) for index in order])
-    twice = len(set(keys)) != len(keys)
-    return _Images(None if twice else sha256(told.encode()).hexdigest(), np.array(order))
-
-
-def _correctness(run: Run, spec: Spec, known: _Known) -> _Predictions | None:
-    """Which images a run has right; None where it stored none, or not those of the result."""
-    path = run.directory.predictions(spec.source)
-    if not path.is_file():
-        return None
-    result = run.results[spec.source]
-    arrays = read_arrays(path, _ARRAYS, sha256=result.predictions_sha256)
-    if arrays is None:
-        return None
-    identities, labels, predictions = (arrays[name] for name in _ARRAYS)
-    if labels.size == 0 or predictions.ndim != 1:  # of a grid of test sets
-        return None
-    if any(array.shape != (labels.size,) for array in arrays.values()) or any(
-        array.dtype.kind not in "iu" for array in (labels, predictions)
-    ):
-        raise UserError(
-            f"{path}: image ids, labels and predictions do not belong together",
-            "there is a whole number of each for every image",
-            "repeat the evaluation or remove the file",
-        )
-    right: NDArray[np.bool_] = predictions == labels
-    value = result.metrics[spec.metric]
-    stale = value is None or abs(100 * float(right.mean()) - value) > _REPRODUCED
-    if stale or (images := known.images_of(identities, labels)).name is None:
-        return None
-    return _Predictions(images.name, right[images.order])

@@ -348,5 +348,5 @@ def _state(entry: Entry) -> str:
     what = "seed" if entry.over == (SEED,) else "run"
     counts = entry.over and entry.run.recipe and not entry.spread  # else cells have their own
     seeds = f" ({counted(len(entry.runs), what)})" if counts else ""
-    unfinished = sorted({run.status for run in entry.runs} - {"done"})
+    unfinished = sorted({run.state for run in entry.runs} - {"done"})
     return seeds + (f" [{', '.join(unfinished)}]" if unfinished else "")

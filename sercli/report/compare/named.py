@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from sercli.data.registry import rendering_kind
 from sercli.errors import UserError
 from sercli.report.compare.columns import Spec, has_number
+from sercli.report.compare.notes import listed
 from sercli.report.compare.papers_tables import (
     ALL,
     COMPARED,
@@ -129,7 +130,7 @@ def filled(
         if not found or own_world:
             found += _fitting(specs, wanted.beside)
         chosen.update({spec.column.key: spec for spec in found})
-    lines = [f"{_listed(words)} (`{fill}`)" for fill, words in missing.items()]
+    lines = [f"{listed(words)} (`{fill}`)" for fill, words in missing.items()]
     return Filled(list(chosen.values()), lines)
 
 
@@ -138,11 +139,6 @@ def _patterns(pattern: str, slots: Mapping[str, Collection[int | None]]) -> list
         if slot in pattern:
             return [pattern.replace(slot, f"{one:02d}") for one in sorted(filter(None, blocks))]
     return [pattern]
-
-
-def _listed(words: Sequence[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _fitting(specs: Sequence[Spec], patterns: Iterable[str]) -> list[Spec]:

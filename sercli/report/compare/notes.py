@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import median_high
 
 from sercli.data.registry import rendering_kind
@@ -11,7 +12,7 @@ from sercli.report.compare import published as paper
 from sercli.report.compare.baselines import Pair
 from sercli.report.compare.columns import Spec
 from sercli.report.compare.runs import SEED, Entry, Run
-from sercli.report.compare.tables import PARTIAL, Cell, Column, Note, Row
+from sercli.report.compare.tables import PARTIAL, Cell, Column, Note, Row, Table
 from sercli.statistics import smallest_difference
 from sercli.visible import counted
 
@@ -41,16 +42,20 @@ def reading_notes(
     tests = {
         "paired t test over the seeds that both rows have": any(one.seeds for one in changes),
         "McNemar's mid-p test on the images that both runs scored": any(
-            one.images for one in changes
+            one.images and one.discordant is not None for one in changes
+        ),
+        "Student's t test of the jackknife over the images that both runs scored": any(
+            one.images and one.discordant is None for one in changes
         ),
     }
     if comparisons:
         many = len(comparisons) > 1
-        correction = f" after Holm's correction for the {len(comparisons)} paired tests below"
+        correction = (
+            f" after Holm's correction for the {len(comparisons)} paired tests of the table"
+        )
         made = ", or ".join(name for name, any_made in tests.items() if any_made)
         texts.append(
-            f"* the difference is significant: {made}, p < 0.05{correction if many else ''}; "
-            "with its 95 % interval below."
+            f"* the difference is significant: {made}, p < 0.05{correction if many else ''}."
         )
     return [Note(None, text) for text in texts]
 
@@ -107,12 +112,56 @@ def _power_note(column: Column, pairs: Sequence[tuple[float, int]]) -> list[Note
     return [Note(None, text)]
 
 
+def untested_notes(specs: Sequence[Spec], pairs: int) -> list[Note]:
+    """Which columns have no test, as too many runs would have to be read for it."""
+    columns = [spec.column.heading for spec in specs if spec.quantity.per_image is not None]
+    if not columns:
+        return []
+    text = (
+        f"{', '.join(columns)}: not tested across images, as {pairs} pairs of runs have some MB of "
+        "sums each; --baseline RUN reads them."
+    )
+    return [Note(None, text)]
+
+
 def width_notes(columns: Sequence[Column]) -> list[Note]:
     """How to have fewer columns, where they are many."""
     if len(columns) <= _MANY:
         return []
     text = f"{len(columns)} columns: --columns KEY,... shows fewer, such as --columns "
     return [Note(None, f"{text}{','.join(column.key for column in columns[:2])}.")]
+
+
+def with_notes_once(tables: Mapping[str, Table]) -> list[Table]:
+    """Tables that are shown together: what stands under several of them stands under the last.
+
+    Notes of marked cells stay where the marks are.
+
+    Args:
+        tables: By what a note calls them, in their order.
+    """
+    under: dict[str, list[str]] = {}
+    for name, table in tables.items():
+        for text in dict.fromkeys(note.text for note in table.notes if note.mark is None):
+            under.setdefault(text, []).append(name)
+    shared = {text: names for text, names in under.items() if len(names) > 1}
+    shown = [
+        replace(table, notes=[one for one in table.notes if one.mark or one.text not in shared])
+        for table in tables.values()
+    ]
+    if shared:
+        notes = [
+            Note(None, f"{'All tables' if len(names) == len(tables) else listed(names)}: {text}")
+            for text, names in shared.items()
+        ]
+        shown[-1] = replace(shown[-1], notes=[*shown[-1].notes, *notes])
+    return shown
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: "main", "main and cost", "main, transfer and cost"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def changed_notes(entries: Sequence[Entry]) -> list[Note]:

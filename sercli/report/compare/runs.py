@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from sercli.errors import SerError, UserError
 from sercli.protocols import PROTOCOLS
 from sercli.runs.facts import RunFacts, read_facts
 from sercli.runs.finding import Skipped, find_runs
+from sercli.runs.lease import holder_of
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
+from sercli.survey.standing import RUNNING, state_of
 
 _NAMED = 4  # runs in a line
 
@@ -29,6 +32,13 @@ class Run(RunFacts):
     """
 
     results: Mapping[str, Result] = field(default_factory=dict)
+
+    @cached_property
+    def state(self) -> str:
+        """How it stands, as `ser runs` says it; a run that has ended has, whoever evaluates it."""
+        if self.status != RUNNING:
+            return self.status
+        return state_of(self, holder_of(self.directory))
 
     @property
     def has_numbers(self) -> bool:

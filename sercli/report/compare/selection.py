@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any
 
 from sercli.errors import UserError
 from sercli.report.compare.cells import Grid
-from sercli.report.compare.columns import Spec
-from sercli.report.compare.entries import flat, known_title
+from sercli.report.compare.columns import Spec, catalogue
+from sercli.report.compare.entries import flat, is_called, known_title
 from sercli.report.compare.runs import FIELDS, Entry, Run, field_of
 from sercli.report.compare.values import OF_RUN
 from sercli.runs.facts import as_number
@@ -123,7 +123,56 @@ def _has(run: Run, name: str) -> bool:
     return name in flat(run.recipe)
 
 
+# -- texts ----------------------------------------------------------------------------------------
+
+
+def relabelled(specs: Sequence[Spec], labels: Mapping[str, str]) -> list[Spec]:
+    """Columns with headings of one's own."""
+    return [
+        replace(spec, column=replace(spec.column, heading=labels[spec.column.key]))
+        if spec.column.key in labels
+        else spec
+        for spec in specs
+    ]
+
+
+def require_labels_used(
+    labels: Iterable[str], everyone: Sequence[Run], specs: Sequence[Spec]
+) -> None:
+    """Refuse labels of nothing; one may be of what another table of these runs has.
+
+    Raises:
+        UserError: A label is of no run and of no column.
+    """
+    keys = {spec.column.key for spec in specs}
+    for name in labels:
+        if name in keys or any(is_called(run, name) for run in everyone):
+            continue
+        if all(spec.column.key != name for spec in catalogue(everyone, None)):
+            raise UserError(
+                f"a label for {name!r}",
+                "it names a run directory, or the key of a column",
+                "`--format json` has the keys",
+            )
+
+
 # -- order ----------------------------------------------------------------------------------------
+
+
+class UnknownSort(UserError):
+    """What rows are to be sorted by is not in the table.
+
+    Attributes:
+        asked: As it was given.
+    """
+
+    def __init__(self, asked: str, specs: Sequence[Spec]) -> None:
+        keys = ", ".join(spec.column.key for spec in specs)
+        super().__init__(
+            f"--sort {asked} is no column of the table and no field",
+            f"columns are {keys}; fields are {', '.join(FIELDS)} and keys of recipes",
+        )
+        self.asked = asked
 
 
 def places(
@@ -140,14 +189,15 @@ def places(
             first counts most. None: the paper's order.
 
     Raises:
-        UserError: One is no column of the table and no field.
+        UnknownSort: One is no column of the table and no field.
     """
     order = list(range(len(entries)))
     for asked in reversed(sort):
         name, backwards = asked.removeprefix("-"), asked.startswith("-")
         spec = next((one for one in specs if one.column.key == name), None)
         if spec is None:
-            _require_sortable(name, entries, specs)
+            if not _is_field(name, entries):
+                raise UnknownSort(asked, specs)
             told: list[Any] = [field_of(entry.run, name) for entry in entries]
             known = [place for place in order if told[place] is not None]
             known.sort(key=lambda place: _comparable(told[place]), reverse=backwards)
@@ -160,14 +210,8 @@ def places(
     return order
 
 
-def _require_sortable(name: str, entries: Sequence[Entry], specs: Sequence[Spec]) -> None:
-    if name in FIELDS or any(_has(run, name) for entry in entries for run in entry.runs):
-        return
-    keys = ", ".join(spec.column.key for spec in specs)
-    raise UserError(
-        f"--sort {name} is no column of the table and no field",
-        f"columns are {keys}; fields are {', '.join(FIELDS)} and keys of recipes",
-    )
+def _is_field(name: str, entries: Sequence[Entry]) -> bool:
+    return name in FIELDS or any(_has(run, name) for entry in entries for run in entry.runs)
 
 
 def _comparable(value: Any) -> tuple[int, float, str]:

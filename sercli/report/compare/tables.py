@@ -61,7 +61,7 @@ class Column:
     def text(self, value: float) -> str:
         """`value` at the printed precision of this column."""
         if self.kind == "duration":
-            return _duration(value)
+            return duration(value)
         if self.kind == "count":
             return _count(value)
         if self.kind == "memory":
@@ -82,7 +82,8 @@ def _count(value: float) -> str:
     return f"{value:.4g}" if value % 1 else f"{value:.0f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time as people read it: 98 s, 12.5 min, 3.4 h."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:
@@ -125,18 +126,21 @@ class Scored:
 
     Attributes:
         path: Data set, as the evaluator was given it.
-        images: Their number, where the evaluator says.
+        images: Their number, where the evaluator says; of several runs, where it is the same.
         partial: Fewer than the set has.
         other: What else the evaluator says of them, such as "split val".
+        mixed: It is of several runs, which scored different numbers of images.
     """
 
     path: str
     images: int | None
     partial: bool = False
     other: str = ""
+    mixed: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}{f', {self.other}' if self.other else ''} (n = {self.images})"
+        number = "n differs" if self.mixed else f"n = {self.images}"
+        return f"{self.path}{f', {self.other}' if self.other else ''} ({number})"
 
 
 @dataclass(frozen=True)
@@ -241,7 +245,8 @@ class Table:
     def with_texts(self, change: Callable[[str], str]) -> Table:
         """The table with every text that may come from outside changed, for a format to show.
 
-        Keys of columns stay: cells are found by them.
+        Keys of columns stay: cells are found by them; and so does provenance, which is for
+        machines.
         """
         return replace(
             self,
@@ -256,13 +261,11 @@ class Table:
                     label=change(row.label),
                     views=change(row.views),
                     baseline=None if row.baseline is None else change(row.baseline),
-                    provenance=_changed(row.provenance, change),
                 )
                 for row in self.rows
             ],
             notes=[replace(note, text=change(note.text)) for note in self.notes],
             comparisons=[change(sentence) for sentence in self.comparisons],
-            provenance=_changed(self.provenance, change),
         )
 
     @property
@@ -272,15 +275,6 @@ class Table:
     @property
     def has_best(self) -> bool:
         return any(cell.best for row in self.rows for cell in row.cells.values())
-
-
-def _changed(tree: Any, change: Callable[[str], str]) -> Any:
-    """The texts of nested mappings and lists changed, keys as well."""
-    if isinstance(tree, Mapping):
-        return {change(str(key)): _changed(value, change) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_changed(value, change) for value in tree]
-    return change(tree) if isinstance(tree, str) else tree
 
 
 @dataclass(frozen=True)
@@ -342,6 +336,7 @@ def best_labels(column: Column, rows: Sequence[Row]) -> set[int]:
         index: cell
         for index, row in enumerate(rows)
         if not row.published and (cell := row.cell(column)).value is not None
+        if not (cell.data and cell.data.mixed)
     }
     whole = {index: cell for index, cell in cells.items() if not cell.partial}
     rivals = whole or cells

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ _TEXT = 8  # points
 _LONGEST = 36  # characters of a label
 _PARTS = 200  # of a line with more than twice as many values
 _MOST_NAMED = 8  # points that have their names beside them; more have numbers, and a key
+_LABEL, _EARLY = 1.06, 0.95  # of the axes' width: where labels begin, and where lines end early
 _CLOSE = 1.25  # heights of a line of text, from label to label
 
 
@@ -95,6 +97,7 @@ def lines_figure(
         axes = _axes(labelled)
         for line in lines:
             _draw(axes, line, marked=whole)
+        _draw_intervals(axes, lines)
         axes.set_xlabel(xlabel, fontsize=_TEXT)
         axes.set_ylabel(ylabel, fontsize=_TEXT)
         if whole:
@@ -155,8 +158,23 @@ def _draw(axes: Axes, line: Line, *, marked: bool) -> None:
     known = [(at, value) for at, value in zip(x, y, strict=True) if np.isfinite(value)]
     if known and not marked:  # a run that has just begun is a point, and one that ended early ends
         axes.plot(*known[-1], "o", ms=3, color=style["color"])
-    if line.low and line.high:
-        axes.vlines(line.x, numbers_of(line.low), numbers_of(line.high), color=style["color"], lw=1)
+
+
+def _draw_intervals(axes: Axes, lines: Sequence[Line]) -> None:
+    """Of all lines at once, as every collection has its price."""
+    drawn = [line for line in lines if line.series is not None and line.low and line.high]
+    if drawn:
+        axes.vlines(
+            np.concatenate([np.asarray(line.x, dtype=float) for line in drawn]),
+            np.concatenate([numbers_of(line.low) for line in drawn]),
+            np.concatenate([numbers_of(line.high) for line in drawn]),
+            colors=[
+                series_style(line.series or 0)["color"]
+                for line in drawn
+                for _ in range(len(line.x))
+            ],
+            lw=1,
+        )
 
 
 def thinned(x: Sequence[float], y: Values) -> tuple[list[float], list[float]]:
@@ -189,29 +207,27 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
     pitch = _CLOSE * _TEXT / 72 * _figure_of(axes).dpi
     heights = [float(axes.transData.transform((x, y))[1]) for _, x, y in ends]
     places = spread_out(heights, pitch, low=box.y0 + pitch / 2, high=box.y1 - pitch / 2)
+    points = np.array([box.width, box.height]) * 72 / _figure_of(axes).dpi
+    to_axes = axes.transData + axes.transAxes.inverted()
+    leaders, colours, dashes = [], [], []
     for (line, x, y), place in zip(ends, places, strict=True):
-        colour = GREY if line.series is None else series_style(line.series)["color"]
         at = (place - box.y0) / box.height
-        # A line that ends early is not to look as if it went on.
-        early = axes.transData.transform((x, y))[0] < box.x1 - 0.05 * box.width
-        axes.annotate(
-            short(line.label),
-            xy=(x, y),
-            xytext=(1.06, at),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=_TEXT,
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": GREY if early else colour,
-                "lw": 0.7,
-                "linestyle": (0, (1, 3)) if early else "-",
-                "relpos": (0, 0.5),
-                "shrinkA": 1,
-                "shrinkB": 1,
-            },
+        axes.text(
+            _LABEL, at, short(line.label), va="center", fontsize=_TEXT, transform=axes.transAxes
         )
+        end = to_axes.transform((x, y))
+        start = np.array([_LABEL - 3 / points[0], at])
+        way = (end - start) * points
+        leaders.append([start, end - way / np.hypot(*way) / points])  # a point before its end
+        # A line that ends early is not to look as if it went on.
+        early = end[0] < _EARLY
+        own = line.series is not None and not early
+        colours.append(series_style(line.series or 0)["color"] if own else GREY)
+        dashes.append((0, (1, 3)) if early else "-")
+    # One collection: an arrow for each took half the time of a figure of twenty lines.
+    drawn = LineCollection(leaders, colors=colours, linestyles=dashes, linewidths=0.7, zorder=3)
+    drawn.set(transform=axes.transAxes, clip_on=False)
+    axes.add_collection(drawn, autolim=False)
 
 
 def spread_out(wanted: Sequence[float], pitch: float, *, low: float, high: float) -> list[float]:

@@ -27,6 +27,7 @@ SERIES = (
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DOTS_PER_INCH = 200
+_PACKED = {"compress_level": 2}  # of lines as small as Pillow's own 6, in half the time
 STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -91,7 +92,7 @@ def save_figure(figure: Figure, directory: Path, name: str, *, description: str 
     with styled():
         figure.set_dpi(DOTS_PER_INCH)
         png, svg = io.BytesIO(), io.BytesIO()
-        FigureCanvasAgg(figure).print_png(png, metadata=said)
+        FigureCanvasAgg(figure).print_png(png, metadata=said, pil_kwargs=_PACKED)
         figure.set_layout_engine("none")  # what it arranged stays
         FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, **said})
     for suffix, buffer in (("png", png), ("svg", svg)):

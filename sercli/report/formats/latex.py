@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sercli.errors import UserError
-from sercli.report.compare.tables import ARROWS, CellText, Column, Row, Table, cell_text
-from sercli.report.formats.latex_text import escaped, raised_width, running, width, wrapped
-from sercli.report.formats.text import best_sentence, caption_lines, note_text
+from sercli.report.compare.tables import ARROWS, CellText, Column, Table, cell_text
+from sercli.report.formats.latex_floats import document
+from sercli.report.formats.latex_text import escaped, raised_width, width, wrapped
 from sercli.visible import visible
 
 _LABEL, _LABEL_AT_LEAST, _VIEWS = 0.4, 60.0, 55.0  # of the text width; points
 _HEADING = 70.0  # points that a single word of a heading may widen a column to
-_INDENT = 6.0  # points of a label's further lines
 _NARROWEST, _WIDEST = 160.0, 5000.0
 _SPARE = 1.0  # points
 
@@ -28,18 +27,20 @@ class TextWidth:
         name: What it was asked for as.
         column: Width of a column of text, which `table` has.
         page: Of two columns and the gap, which `table*` has; None: there is one column.
+        height: Of the text; a float that is higher runs off the page.
     """
 
     name: str
     column: float
     page: float | None = None
+    height: float = 550.0
 
 
 WIDTHS = {
     "article": TextWidth("article", 345.0),
-    "neurips": TextWidth("neurips", 397.5),
-    "iclr": TextWidth("iclr", 397.5),
-    "cvpr": TextWidth("cvpr", 237.0, 496.9),
+    "neurips": TextWidth("neurips", 397.5, height=650.0),
+    "iclr": TextWidth("iclr", 397.5, height=650.0),
+    "cvpr": TextWidth("cvpr", 237.0, 496.9, height=641.0),
 }
 
 
@@ -106,7 +107,9 @@ class Piece:
     def source(self) -> str:
         if self.whole:
             return rf"\multicolumn{{2}}{{c}}{{{self.left}}}"
-        return f"{self.left}&{self.right}"
+        # TeX passes over a space behind the sign between cells.
+        space = "\\" if self.right.startswith(" ") else ""
+        return f"{self.left}&{space}{self.right}"
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ def latex(table: Table, width: TextWidth = WIDTHS["article"]) -> str:
     r"""A booktabs table: `\usepackage{booktabs}` is all it needs.
 
     The first of `STYLES` in which all columns fit is taken; where they do in none, they go into as
-    few floats as hold them, of which the last has the notes.
+    few floats as hold them. Rows that are more than a page holds go into several as well; the last
+    has the notes. Paired tests are comments: the stars say what a reader of the paper needs.
     """
     table = table.with_texts(visible)
     rooms = [(room, star) for room, star in ((width.column, ""), (width.page, "*")) if room]
@@ -140,10 +144,10 @@ def latex(table: Table, width: TextWidth = WIDTHS["article"]) -> str:
         for style in STYLES:
             layout = _layout(table, style, room)
             if len(panels := _panels(layout, room)) == 1:
-                return _document(table, layout, panels, width, star)
+                return document(table, layout, panels, width, star)
     room, star = rooms[-1]
     layout = _layout(table, STYLES[-1], room)
-    return _document(table, layout, _panels(layout, room), width, star)
+    return document(table, layout, _panels(layout, room), width, star)
 
 
 # -- Layout ---------------------------------------------------------------------------------------
@@ -280,100 +284,3 @@ def _value(text: CellText, size: float) -> tuple[tuple[str, str], tuple[float, f
         sources = [re.sub(r"^-(?=\d)", "$-$", escaped(half)) for half in halves]
     left, right = (width(half.replace("-", "−"), size, bold=text.best) for half in halves)
     return (sources[0], sources[1]), (left, right)
-
-
-# -- Source ---------------------------------------------------------------------------------------
-
-
-def _document(
-    table: Table, layout: Layout, panels: Sequence[Layout], asked: TextWidth, star: str
-) -> str:
-    name = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")[:40] or "runs"
-    room = asked.page if star and asked.page else asked.column
-    lines = [
-        f"% Needs \\usepackage{{booktabs}}. Laid out for a text width of {room:g}pt"
-        f"{' (table*: both columns)' if star else ''}: ser compare --latex-width {asked.name}",
-    ]
-    for number, panel in enumerate(panels, 1):
-        several = f" ({number} of {len(panels)})" if len(panels) > 1 else ""
-        place = f"-{number}" if number > 1 else ""
-        size = layout.style.size
-        lines += [
-            f"\\begin{{table{star}}}",
-            "\\centering",
-            f"\\caption{{{running(table.title)}{several}}}",
-            f"\\label{{tab:{name}{place}}}",
-            f"\\fontsize{{{size:g}}}{{{1.2 * size:g}}}\\selectfont"
-            f"\\setlength{{\\tabcolsep}}{{{layout.style.gap / 2:g}pt}}",
-            *_tabular(table, panel),
-        ]
-        if number == len(panels):
-            lines += ["", "\\smallskip", "{\\fontsize{8}{9.5}\\selectfont\\raggedright"]
-            lines += [*map(_note, _caption_parts(table)), "}"]
-        lines.append(f"\\end{{table{star}}}")
-    return "\n".join(lines) + "\n"
-
-
-def _tabular(table: Table, layout: Layout) -> list[str]:
-    columns = ("ll" if table.has_views else "l") + "r@{}l" * len(layout.columns)
-    lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", *_heading(table, layout), "\\midrule"]
-    tall = any(len(_row(table, layout, index)) > 1 for index in range(len(table.rows)))
-    for index, row in enumerate(table.rows):
-        if row.published and index and not table.rows[index - 1].published:
-            lines.append("\\midrule")
-        elif index and tall:
-            lines.append("\\addlinespace[2pt]")
-        lines += _row(table, layout, index)
-    return [*lines, "\\bottomrule", "\\end{tabular}"]
-
-
-def _heading(table: Table, layout: Layout) -> list[str]:
-    """Headings, the last line of each above its column."""
-    heads = [layout.heads[column.key] for column in layout.columns]
-    height = max(map(len, heads), default=1)
-    lines = []
-    for line in range(height):
-        last = line == height - 1
-        cells = [["Method"], ["Views"]][: 1 + table.has_views] if last else [[""], [""]]
-        texts = [cell[0] for cell in cells[: 1 + table.has_views]]
-        for head in heads:
-            text = head[line - height] if height - line <= len(head) else ""
-            texts.append(rf"\multicolumn{{2}}{{c}}{{{escaped(text)}}}")
-        lines.append(" & ".join(texts) + r" \\")
-    return lines
-
-
-def _row(table: Table, layout: Layout, index: int) -> list[str]:
-    row: Row = table.rows[index]
-    size = layout.style.size
-    labels = wrapped(row.label, layout.label + 0.01, size, indent=_INDENT)
-    labels = [
-        f"\\hspace{{{_INDENT:g}pt}}{escaped(line)}" if number else escaped(line)
-        for number, line in enumerate(labels)
-    ]
-    fronts = [labels]
-    if table.has_views:
-        fronts.append([escaped(line) for line in wrapped(row.views, layout.views + 0.01, size)])
-    cells = [layout.bodies[column.key][index] for column in layout.columns]
-    height = max(map(len, (*fronts, *cells)))
-    lines = []
-    for line in range(height):
-        texts = [lines_of[line] if line < len(lines_of) else "" for lines_of in fronts]
-        texts += [cell[line].source if line < len(cell) else "&" for cell in cells]
-        lines.append(" & ".join(texts) + r" \\")
-    return lines
-
-
-def _caption_parts(table: Table) -> list[tuple[str | None, str]]:
-    marked: dict[str, str | None] = {note_text(note): note.mark for note in table.notes}
-    plain_text = {note_text(note): note.text for note in table.notes}
-    return [
-        (marked.get(line), plain_text.get(line, line.strip()))
-        for line in caption_lines(table, best_sentence(styled=True))
-    ]
-
-
-def _note(part: tuple[str | None, str]) -> str:
-    mark, text = part
-    prefix = f"\\textsuperscript{{{escaped(mark)}}} " if mark else ""
-    return f"{prefix}{running(text)}\\par"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from sercli.report.compare.tables import Cell, Column, Table
@@ -71,6 +70,7 @@ def csv_text(table: Table) -> str:
         runs = row.provenance.get("runs", [])
         paths = " ".join(run["path"] for run in runs)
         states = " ".join(dict.fromkeys(str(run.get("status", "done")) for run in runs))
+        paths, states = visible(paths), visible(states)
         own = [row.label, row.views, paths, states, str(row.published).lower(), row.baseline or ""]
         values = [get(row.cell(column)) for _, column, get in fields]
         writer.writerow(
@@ -114,7 +114,7 @@ def tables_json(tables: Sequence[Table]) -> str:
 def _json_table(table: Table) -> dict[str, Any]:
     return {
         "title": table.title,
-        "columns": [asdict(column) for column in table.columns],
+        "columns": [{**vars(column)} for column in table.columns],
         "rows": [
             {
                 "label": row.label,
@@ -130,7 +130,7 @@ def _json_table(table: Table) -> dict[str, Any]:
             }
             for row in table.rows
         ],
-        "notes": [asdict(note) for note in table.notes],
+        "notes": [{**vars(note)} for note in table.notes],
         "paired_tests": list(table.comparisons),
         "provenance": table.provenance,
     }
@@ -139,7 +139,7 @@ def _json_table(table: Table) -> dict[str, Any]:
 def _json_cell(cell: Cell, column: Column) -> dict[str, Any]:
     difference = None
     if cell.difference is not None:
-        difference = {**asdict(cell.difference), "significant": cell.difference.significant}
+        difference = {**vars(cell.difference), "significant": cell.difference.significant}
     return {
         "value": cell.value,
         "undefined": cell.undefined,
@@ -151,7 +151,7 @@ def _json_cell(cell: Cell, column: Column) -> dict[str, Any]:
         "difference": difference,
         "best": cell.best,
         "protocol_id": column.protocol_id if cell.data is not None else None,
-        "data": asdict(cell.data) if cell.data is not None else None,
+        "data": {**vars(cell.data)} if cell.data is not None else None,
         "weights": cell.weights,
         "marks": list(cell.marks),
     }

@@ -16,10 +16,10 @@ from markupsafe import Markup
 from sercli.errors import UserError
 from sercli.protocols import PROTOCOLS
 from sercli.report.compare.columns import compared_block
-from sercli.report.compare.comparison import Options, entries_of, tables_of
-from sercli.report.compare.papers_tables import ALL
+from sercli.report.compare.comparison import Options, entries_of, papers_tables, tables_of
+from sercli.report.compare.notes import with_notes_once
 from sercli.report.compare.runs import Entry, Run
-from sercli.report.compare.tables import Table
+from sercli.report.compare.tables import Note, Table, duration
 from sercli.report.page.charts import Chart, block_charts, training_charts
 from sercli.report.page.claims import claims_of
 from sercli.report.page.files import Folder
@@ -177,7 +177,10 @@ def _add_runs(parts: _Parts, entries: Sequence[Entry]) -> None:
             seconds = run.quantity("timings", "train_seconds")
             told = (
                 *(entry.name, run.path, state, _steps(run), _said(run.seed)),
-                *(_said(run.record.get("recipe_name")), _minutes(seconds)),
+                *(
+                    _said(run.record.get("recipe_name")),
+                    "–" if seconds is None else duration(seconds),
+                ),
                 _said(run.record.get("device")),
             )
             rows.append([clipped(one) for one in told])
@@ -196,15 +199,9 @@ def _steps(run: Run) -> str:
     return "–" if told is None else f"{told:.0f}"
 
 
-def _minutes(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
 def _provenance(run: Run) -> dict[str, Any]:
     results = {name: {"protocol_id": one.protocol_id} for name, one in run.results.items()}
-    return {"path": run.path, **run.record, "results": results}
+    return {"path": run.path, **run.record, "status": run.state, "results": results}
 
 
 def _tables(gathered: Gathered, options: Options) -> list[Table]:
@@ -218,17 +215,22 @@ def _tables(gathered: Gathered, options: Options) -> list[Table]:
     if options.table is not None or options.columns or options.rows or options.sort:
         return everything
     whole = replace(everything[0], title=f"All that was measured: {everything[0].title}")
-    return [*_papers_tables(gathered.runs, options), whole]
+    named, without = _papers_tables(gathered.runs, options)
+    shown = with_notes_once({**named, "all that was measured": whole})
+    if named:
+        lines = [Note(None, f"Not shown: {line}.") for line in without]
+        shown[-1] = replace(shown[-1], notes=[*shown[-1].notes, *lines])
+    return shown
 
 
-def _papers_tables(runs: Sequence[Run], options: Options) -> list[Table]:
+def _papers_tables(runs: Sequence[Run], options: Options) -> tuple[dict[str, Table], list[str]]:
     """Those of the paper's tables that runs fill; with labels of one's own where all fit."""
     for labels in (options.labels, {}):
         try:
-            return tables_of(runs, replace(options, table=ALL, labels=labels))
+            return papers_tables(runs, replace(options, labels=labels))
         except UserError:  # a label of a row that a table has not, or no number for any
             continue
-    return []
+    return {}, []
 
 
 def _add_tables(parts: _Parts, tables: Sequence[Table]) -> None:

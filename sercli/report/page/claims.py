@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sercli.errors import UserError
-from sercli.report.page.views import WordsView, clipped
+from sercli.report.page.views import clipped
 from sercli.runs.files import read_json
 
-_HEADS = ("Claim", "What became of it", "Corrected p", "Numbers")
+
+@dataclass(frozen=True)
+class ClaimView:
+    """A claim: what became of it, by which p value, and a line a comparison."""
+
+    text: str
+    verdict: str
+    level: str
+    numbers: Sequence[str]
 
 
-def claims_of(file: Path) -> WordsView:
-    """The claims of a file as a table of words.
+@dataclass(frozen=True)
+class ClaimsView:
+    """All of them, and how they are decided."""
+
+    rule: str
+    claims: Sequence[ClaimView]
+
+
+def claims_of(file: Path) -> ClaimsView:
+    """The claims of a file, for `parts.html.j2`.
 
     Raises:
         UserError: It cannot be read, or it is no such file.
@@ -24,21 +41,20 @@ def claims_of(file: Path) -> WordsView:
     if not isinstance(claims, list) or not all(isinstance(one, Mapping) for one in claims):
         raise UserError(f"{file} has no claims", "outcome.json of ser reproduce is needed")
     rule = found.get("rule")
-    return WordsView(
-        _HEADS,
-        [_row(one) for one in claims],
-        caption=clipped(rule if isinstance(rule, str) else "", 1000),
+    return ClaimsView(
+        clipped(rule if isinstance(rule, str) else "", 1000), [_view(one) for one in claims]
     )
 
 
-def _row(claim: Mapping[str, Any]) -> list[str]:
+def _view(claim: Mapping[str, Any]) -> ClaimView:
     adjusted = claim.get("adjusted_p")
     tested = isinstance(adjusted, int | float)
-    return [
-        *(clipped(claim.get(key, "–")) for key in ("text", "verdict")),
-        f"{adjusted:.2g}" if tested else "not tested",
-        "; ".join(_numbers(claim.get("comparisons"))),
-    ]
+    return ClaimView(
+        text=clipped(claim.get("text", "–")),
+        verdict=clipped(claim.get("verdict", "–")),
+        level=f"corrected p = {adjusted:.2g}" if tested else "not tested",
+        numbers=list(_numbers(claim.get("comparisons"))),
+    )
 
 
 def _numbers(comparisons: Any) -> Iterator[str]:

@@ -16,10 +16,10 @@ from sercli.errors import UserError
 from sercli.report.compare.runs import Run
 from sercli.runs.facts import recipe_of
 from sercli.runs.finding import find_runs
-from sercli.runs.lease import is_leased
 from sercli.runs.reading import Scalar, rows
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
+from sercli.survey.standing import DEAD, UNSEEN
 
 UNREADABLE = "unreadable"
 _T = TypeVar("_T")
@@ -92,7 +92,7 @@ def _read(directory: RunDir, problems: list[Problem]) -> Run:
     record = tried(directory.read_run, {"status": UNREADABLE})
     has_recipe = os.path.lexists(directory.recipe)
     found = [
-        tried(lambda file=file: Result.from_file(file), None)  # type: ignore[misc]
+        tried(lambda file=file: Result.of_run(file), None)  # type: ignore[misc]
         for file in sorted(directory.results.glob("*.json"))
     ]
     return Run(
@@ -105,11 +105,15 @@ def _read(directory: RunDir, problems: list[Problem]) -> Run:
     )
 
 
+_STATES = {
+    DEAD: "dead, as no process runs it",
+    UNSEEN: "unseen for a minute, on another machine",
+}
+
+
 def standing(run: Run) -> str:
-    """The status of a run in words; one that says it is running may have died."""
-    if run.status == "running" and not is_leased(run.directory):
-        return "running, by no living process"
-    return run.status
+    """How a run stands, in words for who does not know those of `ser runs`."""
+    return _STATES.get(run.state, run.state)
 
 
 def logged(run: Run, problems: list[Problem]) -> list[dict[str, Scalar]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sercli.protocols import Reading
 from sercli.report.compare.runs import Entry
@@ -31,7 +31,7 @@ def measured(entry: Entry, source: str, protocol_id: str, reading: Reading) -> M
 
     Args:
         entry: A run, or the seeds of a recipe: then the mean over those that have a value, with
-            Student's interval over seeds.
+            Student's interval over seeds. One seed of a recipe has none, as in tables.
         source: Name of the result.
         protocol_id: Of its protocol; numbers of another are not looked at.
         reading: The metric.
@@ -42,8 +42,10 @@ def measured(entry: Entry, source: str, protocol_id: str, reading: Reading) -> M
         if (result := run.results.get(source)) is not None and result.protocol_id == protocol_id
     ]
     found = [one for result in results if (one := _of(result, reading)).value is not None]
-    if len(found) < 2:
+    if not entry.over:
         return found[0] if found else Measured()
+    if len(found) < 2:
+        return replace(found[0], low=None, high=None) if found else Measured()
     values = [one.value for one in found if one.value is not None]
     floors = [one.floor for one in found if one.floor is not None]
     interval = mean_interval(values)

@@ -96,6 +96,18 @@ def test_classes_that_differ_or_are_empty_are_problems(tmp_path: Path) -> None:
     assert check(root).problems == ("train has no image of 1 class (zebra)",)
 
 
+def test_numbers_that_no_image_has_are_told(tmp_path: Path) -> None:
+    one = pictures()["train/n01440764/n01440764_0.png"]
+    path = write_tar(
+        tmp_path / "x.tar", {"a.png": one, "a.cls": b"0", "b.png": one, "b.cls": b"70"}
+    )
+    report = check(path)
+    assert report.problems == ()
+    assert report.notes[0].startswith("labels of train are 2 of the numbers 0…70; where these")
+    path = write_tar(tmp_path / "y.tar", {"a.png": one, "a.cls": b"0", "b.png": one, "b.cls": b"1"})
+    assert check(path).notes == ()
+
+
 def test_images_without_labels_are_counted_beside_those_with(tmp_path: Path) -> None:
     one = pictures()["train/n01440764/n01440764_0.png"]
     write_tar(tmp_path / "train.tar", {"a.png": one})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from sercli.data.archives.contents import Part
 from sercli.data.archives.finding import find_archives
 from sercli.data.archives.members import pack, unpack
 from sercli.data.archives.opening import list_split
+from sercli.data.images import kept
 from sercli.errors import UserError
 from tests.support.archives import (
     CLASSES,
@@ -120,8 +123,8 @@ def test_a_list_that_is_damaged_is_made_anew(tmp_path: Path, scans: list[str], c
     first = images_of(opened(path))
     lists = sorted((cache / "archives").glob("*.list"))
     assert len(lists) == 2
-    for kept in lists:
-        kept.write_bytes(kept.read_bytes()[:-1])
+    for one in lists:
+        one.write_bytes(one.read_bytes()[:-1])
     assert images_of(opened(path)) == first
     assert scans == ["x.tar"] * 2
 
@@ -134,6 +137,29 @@ def test_a_cache_that_cannot_be_written_costs_another_listing(
         monkeypatch.setenv("SER_CACHE", place)
         assert len(opened(path)) == 12
     assert scans == ["x.tar"] * 2
+
+
+def test_while_one_process_lists_others_wait_and_find_its_list(
+    tmp_path: Path, scans: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "kept" / "x.list"
+    lock = place.with_suffix(".lock")
+    with kept.by_one(place), open(lock, "rb") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert not list(place.parent.iterdir())
+
+    path = write_tar(tmp_path / "x.tar", pictures())
+    alone = kept.by_one
+
+    @contextmanager
+    def after_another(_: Path):
+        monkeypatch.setattr(kept, "by_one", alone)
+        opened(path)  # what another process does while this one waits
+        yield
+
+    monkeypatch.setattr(kept, "by_one", after_another)
+    assert len(opened(path)) == 12
+    assert scans == ["x.tar"]
 
 
 def test_the_bytes_of_a_list_give_it_back(tmp_path: Path) -> None:

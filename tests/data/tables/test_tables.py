@@ -296,6 +296,11 @@ def test_a_file_and_a_pattern(parquet, folders):
     same(opened(one), opened(folders))
     assert not has_split(one, "val")
     same(opened(parquet / "data" / "validation-00000-of-00001.parquet"), opened(folders, "val"))
+    braces = str(parquet / "data" / "{train-{00000..00001}-of-00002,validation-*}.parquet")
+    same(opened(braces), opened(folders))
+    same(opened(braces, "val"), opened(folders, "val"))
+    assert "train-00002-of-00002.parquet missing" in refused(braces.replace("1}", "2}"))
+    assert "matches no file" in refused(parquet / "data" / "none-*.parquet")
     with pytest.raises(UserError, match="does not exist"):
         kind_of(str(parquet / "data" / "*.nothing"))
 
@@ -506,3 +511,32 @@ def test_a_check_notes_what_should_be_known(tmp_path, images):
     assert "called by their rows" in notes
     pq.write_table(table(rows).select(["image"]), tmp_path / "y.parquet")
     assert "have no labels" in " ".join(checked(tmp_path / "y.parquet").notes)
+
+
+# -- As a user does --------------------------------------------------------------------------------
+
+
+@pytest.mark.run
+def test_a_short_pretraining_has_equal_weights(tmp_path, parquet, saved, folders):
+    import torch
+
+    from sercli import families
+    from sercli.engine import pretraining
+    from sercli.evals.monitor import training_monitor
+
+    tiny = (
+        "data.image_size=16", "data.workers=0", "model.patch_size=4", "model.width=16",
+        "model.depth=4", "model.num_heads=2", "method.hidden_width=16", "method.output_width=8",
+        "addon.projector_width=8", "train.batch_size=12", "train.max_steps=3", "train.log_steps=1",
+    )  # fmt: skip
+    weights = []
+    for path in (folders, parquet, saved):
+        recipe = families.resolve("shapes/moco-ser", tiny, {"data.path": str(path)})
+        run = pretraining.prepare(recipe, out=tmp_path / "runs" / path.name).run
+        pretraining.train(run, device=torch.device("cpu"), make_monitor=training_monitor)
+        lines = (run.path / "metrics.jsonl").read_text().splitlines()
+        losses = [json.loads(line).get("loss") for line in lines]
+        weights.append((losses, (run.path / "encoder.safetensors").read_bytes()))
+    assert len(weights[0][0]) >= 3
+    assert weights[1] == weights[0]
+    assert weights[2] == weights[0]

@@ -27,6 +27,7 @@ from sercli.metrics import equivariance_score
 from sercli.recipe.schema import Model
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
+from tests.support.per_image import remade
 
 MODEL = Model(name="vit_micro", patch_size=4, width=16, depth=4, num_heads=2)
 CPU = Runtime(torch.device("cpu"), None)
@@ -401,6 +402,7 @@ def test_evaluate_scores_the_seeded_sample_and_stores_what_repeats_it() -> None:
     again = 2 * product.sum() / (observed.sum() + moved.sum())
     assert outcome.result.metrics["es/block03/rot180"] == pytest.approx(again, rel=1e-12)
     assert outcome.arrays["random_product"].shape == outcome.arrays["product"].shape
+    assert remade(outcome) == len(COLUMNS) * len(outcome.arrays["layers"])
     twin = sums_of(subject.encoder.random_twin(0).eval(), [images(2, 16, 16)])
     assert twin.energy.min() > 1e-3
     assert (

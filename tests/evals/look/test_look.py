@@ -101,6 +101,7 @@ def test_files_of_any_size_are_looked_at(run: RunDir, tmp_path: Path) -> None:
     [
         (["--images", "20"], "shapes/val has images 0…19"),
         (["--images", "no.png"], "image files, or numbers of images"),
+        (["--images", "3", "--num", "2", "--seed", "0"], "--images with --num and --seed; images"),
         (["--layers", "4"], "blocks are 0…3"),
         (["--layer", "1"], "[CLS] is in blocks 2…3"),
         (["--layers", "x"], "block numbers with commas"),

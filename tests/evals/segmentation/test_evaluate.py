@@ -38,6 +38,7 @@ from sercli.report import compare_runs
 from sercli.runs.run_dir import RunDir
 from sercli.signals import StopRequest
 from tests.support.masks import scene, write_ade, write_voc
+from tests.support.per_image import remade
 from tests.support.processes import run_ranks
 
 MODEL = Model(name="vit_micro", patch_size=4, width=16, depth=3, num_heads=2)
@@ -251,7 +252,12 @@ def test_in_half_precision_the_encoder_alone_differs() -> None:
 
 
 def test_other_layers_beside_the_last_change_no_number_of_it() -> None:
-    alone, beside = probe().result, probe(Options(**{**vars(FEW), "layers": (0, 2)})).result
+    outcome = probe(Options(**{**vars(FEW), "layers": (0, 2)}))
+    classes = [name for name in outcome.result.metrics if name.startswith("iou/")]
+    there = [name for name in classes if outcome.result.metrics[name] is not None]
+    # Of three blocks two numbers each, and of the last each class's that has ends beside it.
+    assert remade(outcome) == 6 + sum(not name.endswith(("/low", "/high")) for name in there)
+    alone, beside = probe().result, outcome.result
     assert alone.protocol_id == beside.protocol_id
     same = {name: beside.metrics[name] for name in alone.metrics}
     assert same == pytest.approx(alone.metrics, abs=1e-9)

@@ -140,3 +140,14 @@ def test_the_interval_of_the_mean_has_its_bias_taken_off(occurs):
     assert (back != 0) == (occurs == 0.2)
     assert values["miou/low"] == pytest.approx(low + 2 * back)
     assert values["miou/high"] == pytest.approx(high + 2 * back)
+
+
+def test_an_interval_moved_back_by_its_bias_stays_a_percentage():
+    """One image all right, the other all wrong: IoU 1/3; samples have 0, 1/3 or 1, and 0.42."""
+    right, area = np.array([[100], [0]]), np.array([[100], [100]])
+    values = metrics(Counts(right, area, area), ["a"], resample_weights("segment", 2))
+    assert values["miou"] == pytest.approx(100 / 3)
+    assert values["miou/low"] == 0  # not -17
+    assert values["miou/high"] == pytest.approx(100 - 2 * (125 / 3 - 100 / 3), abs=3)
+    alone = metrics(Counts(right[:1], area[:1], area[:1]), ["a"], resample_weights("segment", 1))
+    assert (alone["miou"], alone["miou/low"], alone["miou/high"]) == (100, None, None)

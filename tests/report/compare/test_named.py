@@ -125,7 +125,8 @@ def test_ablation_has_layers_and_controls_and_es_where_add_ons_tap(grid: list[Pa
 def test_objectives_are_each_without_and_with_ser(tmp_path: Path) -> None:
     runs = []
     for method in ("barlow-twins", "moco", "dino"):
-        for addon, more in (("none", {}), ("ser", {}), ("ser", {"layer": 9}), ("stl", {})):
+        kinds = (("none", {}), ("ser", {}), ("ser", {"layer": 9}), ("ser", {"weight": 0}))
+        for addon, more in (*kinds, ("none", {"cls_after": 3}), ("stl", {})):
             run = train(tmp_path / f"{method}{addon}{len(runs)}", addon, method=method, **more)
             add(run, "linear-eval--ser", top1=60.0)
             runs.append(run)

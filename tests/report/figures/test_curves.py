@@ -76,7 +76,9 @@ def test_ten_lines_have_ten_labels_and_intervals() -> None:
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == [f"run {n}" for n in range(10)]
     assert axes.get_xlabel() == "block"
-    assert len(axes.collections) == 10  # the intervals
+    intervals, leaders = axes.collections
+    assert len(intervals.get_segments()) == 30
+    assert len(leaders.get_segments()) == 10
     assert list(axes.get_xticks()) == [0, 1, 2]
 
 

@@ -92,8 +92,15 @@ def test_pictures_are_those_that_are_no_chart(page: Page) -> None:
 
 def test_the_runs_and_how_they_stand(page: Page) -> None:
     assert "5 runs: " in page.text
-    assert "1 running, by no living process" in page.text
+    assert "1 dead, as no process runs it" in page.text
     assert "Started 2026-01-02." in page.text
+
+
+def test_a_training_of_days_is_told_in_hours(tmp_path: Path) -> None:
+    run = bare_run(tmp_path / "run", timings={"train_seconds": 360_000.0, "steps": 3})
+    write_report([run.path], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert ("100.0 h" in text, "6000.0 min" in text) == (True, False)
 
 
 def test_what_differs_between_the_recipes(written: Path, page: Page) -> None:
@@ -209,6 +216,18 @@ def test_seeds_of_a_row_are_their_mean_with_students_interval(tmp_path: Path) ->
     chart = re.search(r'<svg[^>]*aria-labelledby="figure-training-loss-title.*?</svg>', text)
     assert chart is not None
     assert len(re.findall(r"<text[^>]*>MoCo-v3</text>", chart[0])) == 1
+
+
+def test_a_row_of_one_seed_has_no_interval_beside_means_over_seeds(tmp_path: Path) -> None:
+    runs = [bare_run(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    runs.append(bare_run(tmp_path / "ser", addon="ser"))
+    for number, run in enumerate(runs):
+        add(run, "equiv-score", scores(0.6 + number / 100))
+    paths = [run.path for run in runs]
+    for over, known in ((True, [True, False]), (False, [True, True, True])):
+        write_report(paths, tmp_path / "page.html", Options(group_seeds=over))
+        rows = rows_of(tmp_path / "page-figures" / "blocks-1-es-rotation.csv")
+        assert [row["low"] != "" for row in rows[::4]] == known  # four blocks each
 
 
 def test_numbers_by_another_rule_are_another_chart(tmp_path: Path) -> None:
@@ -365,7 +384,8 @@ def test_claims_are_at_the_top_with_their_rule_and_nothing_of_them_is_markup(
     for said in (
         "&lt;b&gt;More",
         "0.031",
-        "ser 2, none 1; ES: ser 4",
+        "<li>top-1: ser 2, none 1</li>",
+        "<li>ES: ser 4, none 3</li>",
         "not tested",
         "How &amp; why",
     ):
