@@ -30,6 +30,13 @@ WNIDS = ("n01440764", "n01443537", "n02119789")
 DEVKIT_IDS = {"n01440764": 3, "n01443537": 1, "n02119789": 2}
 NUM_TRAIN, NUM_VAL = 36, 12
 SPLITS = ("train", "val")
+# Four epochs of three steps of twelve images.
+TRAINING = (
+    "data.image_size=16", "data.workers=0", "model.patch_size=4", "model.width=16",
+    "model.depth=4", "model.num_heads=2", "method.hidden_width=16", "method.output_width=8",
+    "addon.projector_width=8", "train.batch_size=12", "train.epochs=4",
+    "train.warmup_epochs=0.5", "train.log_steps=1", "train.checkpoint_epochs=0.4",
+)  # fmt: skip
 
 
 @cache

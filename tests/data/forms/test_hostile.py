@@ -13,10 +13,8 @@ import pytest
 from sercli.data import open_source
 from sercli.engine.trainer import Trainer
 from tests.support.command_line import run_in_process
-from tests.support.forms import WNIDS, samples
-from tests.support.training import TINY
+from tests.support.forms import TRAINING, WNIDS, samples
 
-SMALL = tuple(one for one in TINY if "num_" not in one or "num_heads" in one)
 MANY = 20_000
 
 
@@ -175,8 +173,8 @@ CASES = {
 
 
 def pretrain(path, out, monkeypatch, capsys):
-    chosen = [word for one in SMALL for word in ("--set", one)]
-    words = ["pretrain", "--recipe", "shapes/moco-none", "--data", path, "--out", out, *chosen]
+    chosen = [word for one in TRAINING for word in ("--set", one)]
+    words = ["pretrain", "--recipe", "shapes/moco-ser", "--data", path, "--out", out, *chosen]
     return run_in_process(words, monkeypatch, capsys)
 
 

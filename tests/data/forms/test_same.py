@@ -17,16 +17,9 @@ from sercli.runs.run_dir import RunDir
 from sercli.views.plan import partition, plan_views
 from sercli.views.reading import TrainingImages, batches
 from tests.support.command_line import run_in_process, ser
-from tests.support.forms import EACH_FORM, FORMS, LABELLED, NUM_TRAIN, SPLITS, WNIDS
+from tests.support.forms import EACH_FORM, FORMS, LABELLED, NUM_TRAIN, SPLITS, TRAINING, WNIDS
 from tests.support.training import TIMES, interrupt_after, losses, start, train, weights
 
-# Four epochs of three steps of twelve images.
-SETTINGS = (
-    "data.image_size=16", "data.workers=0", "model.patch_size=4", "model.width=16",
-    "model.depth=4", "model.num_heads=2", "method.hidden_width=16", "method.output_width=8",
-    "addon.projector_width=8", "train.batch_size=12", "train.epochs=4",
-    "train.warmup_epochs=0.5", "train.log_steps=1", "train.checkpoint_epochs=0.4",
-)  # fmt: skip
 SOME = ["shards", "zip", "parquet", "arrow"]
 
 
@@ -35,7 +28,7 @@ def opened(path, split="train"):
 
 
 def settings(path, *more):
-    return (*SETTINGS, f"data.path={path}", *more)
+    return (*TRAINING, f"data.path={path}", *more)
 
 
 @pytest.mark.parametrize("form", EACH_FORM)
@@ -118,7 +111,7 @@ def test_stopped_within_a_shard_and_resumed_is_bit_equal(written, from_folders, 
 
 def pretrain(path, out, *more):
     """The words of a pretraining."""
-    chosen = [word for one in SETTINGS for word in ("--set", one)]
+    chosen = [word for one in TRAINING for word in ("--set", one)]
     named = [word for one in parted(str(path)) for word in ("--data", one)]
     return ["pretrain", "--recipe", "shapes/moco-ser", "--out", str(out), *named, *chosen, *more]
 
