@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
+from sercli.commands.data_shard import shard
 from sercli.commands.options import option_objects
 from sercli.commands.printing import progress, shown
 from sercli.visible import counted, say
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
     from sercli.data.shapes.files import Derived, Detection, FileSet
     from sercli.data.shapes.settings import Setting
 
-app = typer.Typer(help="Write the embedded world as files; check a data set.", no_args_is_help=True)
+app = typer.Typer(
+    help="Write the embedded world as files; check a data set, or copy it into shards.",
+    no_args_is_help=True,
+)
+app.command()(shard)
 
 SettingName = Literal["shapes", "scenes"]
 _LISTED = 50
@@ -216,8 +221,8 @@ def check(
     are cut short or have other columns, labels out of range, and rows that hold no image.
     The exit status is 0 if nothing is wrong, otherwise 2.
     """
+    from sercli.data.checking import check_data
     from sercli.data.images.check import Reading
-    from sercli.data.registry import check_data
     from sercli.runs.places import joined
 
     directory = Path(joined([str(place) for place in places]))

@@ -23,6 +23,7 @@ class Images:
         seed: Which embedded world is rendered.
         num_train, num_val: How many images of it each split has; None: the usual number.
         classes: The names of some of the classes; None: all.
+        cache: Where a copy of them may lie; None: nowhere.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Images:
     num_train: int | None = None
     num_val: int | None = None
     classes: tuple[str, ...] | None = None
+    cache: str | None = None
 
     def has(self, split: str) -> bool:
         """Whether there is such a split.
@@ -53,6 +55,7 @@ class Images:
             num_images={"train": self.num_train, "val": self.num_val}[split],
             seed=self.seed,
             classes=self.classes,
+            cache=self.cache,
         )
         for remark in source.remarks():
             say(f"note: {remark}", err=True)
@@ -96,7 +99,8 @@ def images_of(
         )
     names = _classes(classes, facts if own == path else None)
     if rendering_kind(path) is None or own not in (None, path):
-        return Images(path, image_size, classes=names)
+        cache = facts.setting("data", "cache") if own == path else None
+        return Images(path, image_size, classes=names, cache=None if cache is None else str(cache))
     return Images(
         path,
         image_size,

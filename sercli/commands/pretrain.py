@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import typer
 
 from sercli import addons, methods
+from sercli.commands.caching import fill_cache, fill_cache_of
 from sercli.commands.options import (
     Bounds,
     Device,
@@ -221,6 +222,9 @@ def _start(new: NewRun, *, device: str | None, nproc: int, profile_steps: int) -
     early = None
     if launched_by() is None:
         early = _resolve_early(name, settings, flags, plugins=plugins, out=new.out)
+        fill_cache(early.recipe)
+    else:
+        fill_cache_of(lambda: resolve(name, settings, flags, plugins=plugins).recipe)
     from sercli import distributed, signals
     from sercli.engine import launch, pretraining, runtime
 
@@ -315,6 +319,8 @@ def _resume(again: _Again, *, device: str | None, nproc: int) -> None:
 
 def _go_on(run: RunDir, again: _Again, *, device: str | None, nproc: int) -> None:
     from sercli.engine.processes import launched_by
+    from sercli.engine.resuming import read_resolved
+    from sercli.runs.facts import facts_of
     from sercli.runs.lease import refuse_if_leased
 
     going_on: list[GoingOn] = []  # by the first process, which alone compares
@@ -327,8 +333,12 @@ def _go_on(run: RunDir, again: _Again, *, device: str | None, nproc: int) -> Non
             resuming.examine(run, processes=processes, allow_changed=again.allow_changed)
         )
 
-    if launched_by() is None:  # before torch is imported
+    alone = launched_by() is None
+    if alone:
         refuse_if_leased(run)
+    if facts_of(str(run.path)).setting("data", "cache") is not None:
+        fill_cache_of(lambda: read_resolved(run).recipe)
+    if alone:  # before torch is imported
         examine(nproc)
     from sercli import distributed
     from sercli.engine import launch, runtime

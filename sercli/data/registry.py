@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from sercli.data.source import ImageSource
 
 SPLITS = ("train", "val")
-_FEW_LAYOUTS = 2
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class DataKind(abc.ABC):
     Attributes:
         name: Short and unique; errors list it.
         title: What a person calls such data, with its article.
-        given_as: What `--data` takes for it.
+        given_as: What `--data` takes for it, in few words; "": another's words are for it, too.
         layouts: What `ser data check --layout` takes for it; none: it cannot be checked.
         only_checked: Whether such a directory is opened as class folders all the same, and only
             its check is another.
@@ -155,7 +154,7 @@ class DataKind(abc.ABC):
         layout: str | None,
         classes_of: Path | None,
     ) -> CheckReport:
-        """Read all of it and report what is there and what is wrong; see `check_data`.
+        """Read all of it and report what is there and what is wrong; see `checking.check_data`.
 
         Raises:
             UserError: It cannot be checked.
@@ -218,10 +217,10 @@ def kind_of(path: str) -> DataKind:
         return kind
     if Path(path).exists():
         return kinds()[-1]
-    ways = dict.fromkeys(one.given_as for one in reversed(kinds()))
+    *ways, last = dict.fromkeys(one.given_as for one in reversed(kinds()) if one.given_as)
     raise UserError(
         f"{path} does not exist",
-        f"a data set is {' or '.join(ways)}",
+        f"a data set is {', '.join(ways)} or {last}",
         "check the path, or make one with `ser data shapes DIR`",
     )
 
@@ -268,6 +267,7 @@ def open_source(
     seed: int = 0,
     classes: Sequence[str] | None = None,
     share: float = 1.0,
+    cache: str | None = None,
 ) -> ImageSource:
     """Open one split of a data set.
 
@@ -282,6 +282,7 @@ def open_source(
             share no image.
         classes: Names of the classes to restrict it to; None: all.
         share: How much of each class there is of train, above 0 and at most 1.
+        cache: Where a copy of the set may lie, which is read then; see `data.shards.cache`.
 
     Raises:
         UserError: The directory, the split, a class or its images are missing, the classes of
@@ -300,6 +301,10 @@ def open_source(
         )
     kind = kind_of(path)
     source = kind.open(path, split, image_size=image_size, num_images=num_images, seed=seed)
+    if cache is not None:
+        from sercli.data.shards.cache import from_cache
+
+        source = from_cache(source, Path(cache))
     if classes is not None:
         source = with_classes(source, classes)
     return with_share(source, share, seed=seed)
@@ -370,62 +375,3 @@ def open_detection(path: str, split: str, *, image_size: int, seed: int = 0) -> 
         UserError: It is missing, or not in COCO's format.
     """
     return detection_kind(path).open_detection(path, split, image_size=image_size, seed=seed)
-
-
-# -- Checking -------------------------------------------------------------------------------------
-
-
-def check_data(
-    path: Path,
-    reading: Reading,
-    *,
-    layout: str | None = None,
-    classes_of: Path | None = None,
-) -> CheckReport:
-    """Check a data set of any kind and read every image of it.
-
-    Args:
-        path: Directory of the data set; its kind is told by what is there.
-        reading: How its files are read.
-        layout: One of a kind's `layouts`; None: told by what is there.
-        classes_of: A data set whose classes a robustness set must have; None: see `check_set`.
-
-    Returns:
-        What was found. Problems do not raise, except those below.
-
-    Raises:
-        UserError: `path` is missing or a file or rendered, `layout` is unknown, or `classes_of` is
-            given for a kind that is not measured against other classes.
-        RunFailed: A reading process was killed (most likely for memory).
-    """
-    kind = _checked_as(path, layout)
-    if classes_of is not None and not kind.measured_against_classes:
-        raise UserError(
-            f"--classes {classes_of} for {path}, {kind.title}",
-            "only robustness sets are measured against other classes",
-            "leave it out, or name the --layout",
-        )
-    return kind.check(path, reading, layout=layout, classes_of=classes_of)
-
-
-def _checked_as(path: Path, layout: str | None) -> DataKind:
-    """The kind of a layout, or of what is there; a directory hides what is rendered by its name."""
-    if layout is None and (kind := find_kind(str(path))) is not None and kind.asked_first:
-        return kind
-    require_place(path, "data")
-    there = path.exists()
-    for kind in kinds():
-        if layout in kind.layouts:
-            return kind
-        if layout is None and not (there and kind.rendered) and kind.recognises(str(path)):
-            return kind
-    if layout is None:
-        return kind_of(str(path))
-    raise UserError(f"layout {layout}", f"it must be {_known_layouts()}")
-
-
-def _known_layouts() -> str:
-    """E.g. "folder, coco or one of imagenet-r, imagenet-a": kinds of few layouts go first."""
-    several = [kind.layouts for kind in kinds() if len(kind.layouts) > _FEW_LAYOUTS]
-    few = [one for kind in reversed(kinds()) for one in kind.layouts if kind.layouts not in several]
-    return " or one of ".join([", ".join(few), *map(", ".join, several)])

@@ -8,14 +8,16 @@ names: neither where all of them lie nor the order in which they were named chan
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sercli.data.images.files import StoredImages
 from sercli.data.images.order import numbered
+from sercli.data.images.stored import Where
 from sercli.data.images.unlabelled import PREFIX
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
@@ -84,10 +86,49 @@ class Several(ImageSource):
     def remarks(self) -> tuple[str, ...]:
         return tuple(line for source in self._sources for line in source.remarks())
 
+    def listed(self) -> Iterator[bytes | memoryview]:
+        for called, source in zip(self._called, self._sources, strict=True):
+            yield f"{called}\0{len(source)}\0".encode("utf-8", "backslashreplace")
+            yield from source.listed()
+
     def _whose(self, index: int) -> tuple[str, ImageSource, int]:
         place = int(self._order[self.position(index)])
         number = int(np.searchsorted(self._starts, place, side="right")) - 1
         return self._called[number], self._sources[number], place - int(self._starts[number])
+
+
+class SeveralStored(Several, StoredImages):
+    """Several sets of images whose bytes are stored."""
+
+    def where(self, index: int) -> Where:
+        _, source, own = self._whose(index)
+        assert isinstance(source, StoredImages)
+        return source.where(own)
+
+    def reading_order(self) -> NDArray[np.int64] | None:
+        """Set after set, where one of them has an order of its own."""
+        orders = [
+            source.reading_order() if isinstance(source, StoredImages) else None
+            for source in self._sources
+        ]
+        if all(order is None for order in orders):
+            return None
+        whole = [
+            start + (np.arange(len(source)) if order is None else order)
+            for start, source, order in zip(self._starts, self._sources, orders, strict=False)
+        ]
+        place = np.empty(len(self), np.int64)
+        place[self._order] = np.arange(len(self))
+        return place[np.concatenate(whole)]
+
+
+def several(
+    sources: Mapping[str, ImageSource], *, name: str, split: str, classes: tuple[str, ...]
+) -> Several:
+    """Some sets as one; see `Several`."""
+    stored = all(isinstance(source, StoredImages) for source in sources.values())
+    kind = SeveralStored if stored else Several
+    return kind(sources, name=name, split=split, classes=classes)
 
 
 def called_by(paths: Sequence[str]) -> dict[str, str]:

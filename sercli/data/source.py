@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import json
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,11 @@ class ImageSource(abc.ABC):
     def made_of(self) -> dict[str, object]:
         """What else tells its images from others with the same identifiers, as JSON has it."""
         return {}
+
+    def listed(self) -> Iterator[bytes | memoryview]:
+        """Bytes that are others where another image, or another name, is in the set."""
+        for index in range(len(self)):
+            yield f"{self.identifier(index)}\n".encode("utf-8", "backslashreplace")
 
     def remarks(self) -> tuple[str, ...]:
         """What a user should know before all of it is read, a line each."""

@@ -82,6 +82,7 @@ def training_source(recipe: Recipe) -> ImageSource:
         seed=recipe.seed,
         classes=recipe.data.classes,
         share=recipe.data.share,
+        cache=recipe.data.cache,
     )
 
 

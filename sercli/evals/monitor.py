@@ -41,6 +41,7 @@ def training_monitor(recipe: Recipe, source: ImageSource, runtime: Runtime) -> M
             num_images=recipe.data.num_val,
             seed=recipe.seed,
             classes=recipe.data.classes,
+            cache=recipe.data.cache,
         )
         query_indices = draws.permutation(len(queries))[:QUERIES].tolist()
         bank_indices = order[:BANK]
@@ -61,16 +62,15 @@ def training_monitor(recipe: Recipe, source: ImageSource, runtime: Runtime) -> M
 
     def measure(encoder: Encoder) -> dict[str, float]:
         encoder.eval()
+        bank = embed(encoder, source, bank_indices) if source.classes else None
         found = embed(encoder, queries, query_indices)
+        encoder.train()
         signs = {
             "embedding_std": embedding_std(found) * math.sqrt(found.shape[1]),
             "effective_rank": effective_rank(found),
         }
-        if not source.classes:
-            encoder.train()
+        if bank is None:
             return signs
-        bank = embed(encoder, source, bank_indices)
-        encoder.train()
         score = knn_accuracy(
             bank,
             torch.from_numpy(source.labels[bank_indices]),

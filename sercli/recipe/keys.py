@@ -16,6 +16,7 @@ from sercli.recipe.values import Section
 # and what of it stays. What lies at a path is compared by those who ask.
 WITHOUT_EFFECT = frozenset(
     {
+        "data.cache",
         "data.path",
         "data.workers",
         "train.accumulate",

@@ -67,6 +67,10 @@ class Data(Section):
         None,
         description="loader processes a rank, at most as many as cores; default: by their number",
     )
+    cache: str | None = Field(
+        None,
+        description="a directory on a fast disk: images are copied there once and read from there",
+    )
     decoder: Decoder = Field(
         "pil", description="pil; fast: libjpeg-turbo and torch, equal to a level of 255"
     )

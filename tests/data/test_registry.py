@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from sercli import families
 from sercli.cli import app
-from sercli.commands.subject import images_of
+from sercli.commands.images import images_of
 from sercli.data import has_split, kinds, open_source, registry
+from sercli.data.checking import check_data
 from sercli.data.images.check import Reading
 from sercli.data.registry import find_kind, open_detection, rendering_kind, require_sizes_used
 from sercli.engine import pretraining
@@ -131,8 +132,9 @@ def test_a_new_kind_shows_wherever_kinds_are_listed(packed, tmp_path):
     with pytest.raises(UserError) as error:
         open_source(str(missing), "train", image_size=16)
     told = str(error.value).replace("\n", " ")
-    assert "a data set is a directory or " in told
-    assert told.partition("a data set is ")[2].split(" or ").count("a .npz file") == 1
+    assert "a data set is a directory, " in told
+    ways = told.partition("a data set is ")[2].partition("; ")[0]
+    assert re.split(", | or ", ways).count("a .npz file") == 1
 
     line = layout_line(packed)
     assert "it must be folder, " in line
@@ -150,7 +152,7 @@ def test_a_new_kind_shows_wherever_kinds_are_listed(packed, tmp_path):
 
 def layout_line(path):
     with pytest.raises(UserError) as error:
-        registry.check_data(Path(path), Reading(lambda *_: None), layout="imagenet-q")
+        check_data(Path(path), Reading(lambda *_: None), layout="imagenet-q")
     return str(error.value)
 
 

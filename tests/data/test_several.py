@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from sercli.cli import app
 from sercli.data import has_split, open_source
+from sercli.data.checking import check_data
 from sercli.data.images.check import Reading
-from sercli.data.registry import check_data, find_kind
+from sercli.data.registry import find_kind
 from sercli.data.source import contents
 from sercli.families import resolve
 from sercli.runs.facts import facts_of

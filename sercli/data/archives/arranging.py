@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from sercli.data.archives.contents import Contents
 from sercli.data.archives.finding import is_wnid, shard_number
+from sercli.data.archives.made import name_of
 from sercli.data.archives.members import Found
 from sercli.data.imagenet_labels import validation_number, wnid_of
 from sercli.data.images.listing import printable
@@ -95,6 +96,16 @@ def arrange(
     first.passed_over += held.passed_over
     if left_out is not None:
         first.passed_over["images of test"] += len(left_out.indices)
+    return found
+
+
+def as_made(held: Holdings, *, labelled: bool) -> Found:
+    """The images of a split in shards of `ser data shard`: names say nothing but what they are."""
+    found = Found(LABELLED if labelled else UNLABELLED)
+    for index, name in enumerate(held.names):
+        _add(found, held, index, name_of(name), held.told[index] if labelled else None)
+    found.passed_over += held.passed_over
+    found.faults += held.faults
     return found
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 
 from sercli.data.archives.finding import ArchiveSet, find_archives, missing_from_series
+from sercli.data.archives.made import checksum_faults
 from sercli.data.archives.members import ArchivedImages, Members, called_as
 from sercli.data.archives.opening import list_split
 from sercli.data.images.check import (
@@ -36,6 +37,8 @@ def check_archives(path: str, reading: Reading) -> CheckReport:
     """
     named = find_archives(path)
     problems = missing_from_series(list(named.archives))
+    if reading.decode:
+        problems += checksum_faults([archive.path for archive in named.archives])
     passed = Counter(named.passed_over)
     if left_out := named.left_out():
         passed["archives of test"] += len(left_out)

@@ -60,11 +60,13 @@ class ArchiveSet:
         root: The directory that they lie in, or below; absolute.
         archives: Sorted by their paths below it.
         passed_over: What beside them is none by its name, and how many of each.
+        whole: Whether they are all in a directory that was named.
     """
 
     root: str
     archives: tuple[Archive, ...]
     passed_over: Counter[str]
+    whole: bool = False
 
     def by_split(self) -> dict[str | None, list[Archive]]:
         """Archives by the split that their names tell.
@@ -135,7 +137,7 @@ def find_archives(path: str) -> ArchiveSet:
         )
     absolute = sorted({os.path.abspath(file) for file in files})
     archives = (Archive(file, os.path.relpath(file, root)) for file in absolute)
-    return ArchiveSet(root, tuple(archives), passed)
+    return ArchiveSet(root, tuple(archives), passed, whole=os.path.isdir(path))
 
 
 # -- Directories ----------------------------------------------------------------------------------

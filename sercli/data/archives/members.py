@@ -11,7 +11,7 @@ import os
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -382,6 +382,13 @@ class ArchivedImages(StoredImages):
 
     def file_size(self, index: int) -> int:
         return int(self.members.size[self.position(index)])
+
+    def listed(self) -> Iterator[bytes | memoryview]:
+        """With the times and sizes of the archives: one may be replaced by one of equal names."""
+        told = self.members
+        files = told.stamps[: len(told.files), (0, 2)]
+        for column in (files, told.archive, told.offset, told.size, told.names, told.starts):
+            yield column.tobytes()
 
     def describe(self, index: int) -> str:
         return f"{self.members.files[self.members.archive[index]]}: {self.identifier(index)}"

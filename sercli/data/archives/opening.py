@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.archives.arranging import LABELLED, Holdings, arrange
+from sercli.data.archives.arranging import LABELLED, UNLABELLED, Holdings, arrange, as_made
 from sercli.data.archives.contents import Part, key_of
 from sercli.data.archives.finding import Archive, ArchiveSet, find_archives
+from sercli.data.archives.made import Record, read_record, require_finished
 from sercli.data.archives.members import (
     ArchivedImages,
+    Found,
     Members,
     called_as,
     read_members,
@@ -59,7 +61,7 @@ def has_split_of_archives(path: str, split: str) -> bool:
     named = find_archives(path)
     if split == "train":
         return True
-    return "val" in named.by_split() or len(list_split(named, "val")) > 0
+    return "val" in _groups(named)[0] or len(list_split(named, "val")) > 0
 
 
 def _sound(named: ArchiveSet, path: str, split: str) -> Members:
@@ -92,19 +94,44 @@ def list_split(named: ArchiveSet, split: str) -> Members:
     Raises:
         UserError: An archive cannot be read, or what tells classes is missing or wrong.
     """
-    groups = named.by_split()
+    groups, record = _groups(named)
     inside = None in groups
-    archives = groups[None if inside else split]
+    archives = groups[None] if inside else groups.get(split, [])
+    if not archives:  # of a copy without such a split
+        return Found(UNLABELLED).members((), stamps_of(()))
     names = _names_of_classes(named, archives)
     files = [archive.path for archive in archives]
 
     def scan(_: Sequence[str], stamps: NDArray[np.int64]) -> Mapping[str, Members]:
-        return list_anew(named, archives, stamps, names=names, split=None if inside else split)
+        whose = None if inside else split
+        return list_anew(named, archives, stamps, names=names, split=whose, record=record)
 
     told_by = "" if names is None else f"{names} {stamps_of([names]).tolist()}"
     how = f"{'splits inside' if inside else 'one split'}\n{named.root}\n{told_by}"
+    if record is not None:
+        how += f"\nmade, {record.labelled}"
     rules = {one: f"{one}\n{how}" for one in (("train", "val") if inside else (split,))}
     return read_members(files, scan, rules=rules, wanted=split)
+
+
+def _groups(
+    named: ArchiveSet,
+) -> tuple[Mapping[str | None, list[Archive]], Record | None]:
+    """Archives by split, None: what is in them says more; and what is noted of shards that we made.
+
+    Raises:
+        UserError: Some of these shards are still to be made.
+    """
+    record = read_record(named.root)
+    if record is None or record.form != "wds":
+        return named.by_split(), None
+    if named.whole:
+        require_finished(named.root, record)
+    groups: dict[str | None, list[Archive]] = {}
+    for split, names in record.files.items():
+        if archives := [one for one in named.archives if one.below in {*names}]:
+            groups[split] = archives
+    return (groups, record) if groups else (named.by_split(), None)
 
 
 def list_anew(
@@ -114,6 +141,7 @@ def list_anew(
     *,
     names: str | None,
     split: str | None,
+    record: Record | None = None,
 ) -> dict[str, Members]:
     """List archives, whatever is kept: the images of each split.
 
@@ -123,6 +151,7 @@ def list_anew(
         stamps: int64 [F, 5], of each.
         names: The file that names classes; None: there is none.
         split: As `arrange` has it.
+        record: Of the shards, where `ser data shard` made them.
 
     Raises:
         UserError: As `list_split`.
@@ -144,7 +173,10 @@ def list_anew(
         return labels.read()
 
     classes = None if names is None else _read_names(Path(names))
-    found = arrange(held, split=split, wnids=wnids)
+    if record is not None and split is not None:
+        found = {split: as_made(held, labelled=record.labelled)}
+    else:
+        found = arrange(held, split=split, wnids=wnids)
     rows = np.concatenate([stamps, stamps_of(beside)])
     return {
         split: one.members(
@@ -152,7 +184,7 @@ def list_anew(
             rows,
             beside=beside,
             classes=classes if one.form == LABELLED else None,
-            key=key_of if one.form == LABELLED else None,
+            key=key_of if one.form == LABELLED and record is None else None,
         )
         for split, one in found.items()
     }

@@ -157,19 +157,24 @@ def check(root: Path, reading: Reading, *, labelled: bool = True) -> CheckReport
             if folder is not None
         )
         problems.extend(class_differences(train, val))
-    notes = [
-        f"{counted(number, 'image')} beside the class folders of {folder} "
-        f"{'is' if number == 1 else 'are'} left out (unlabelled:{folder} takes all, without labels)"
-        for folder, number in loose.items()
-        if number
-    ]
     return CheckReport(
         tuple(reports),
         tuple(problems),
         taken_as="" if labelled else "images without labels",
         rule=_RULE if labelled else "every image must be readable",
-        notes=(*notes, *passed_over_notes(passed)),
+        notes=(*_loose_notes(loose), *passed_over_notes(passed)),
     )
+
+
+def _loose_notes(loose: Mapping[Path, int]) -> Iterator[str]:
+    """On images that lie beside class folders, of which they are none."""
+    for folder, number in loose.items():
+        if number:
+            yield (
+                f"{counted(number, 'image')} beside the class folders of {folder} "
+                f"{'is' if number == 1 else 'are'} left out (unlabelled:{folder} takes all, "
+                "without labels)"
+            )
 
 
 def _opened(folder: Path, split: str, *, labelled: bool) -> ImageFolder | FlatValidation:

@@ -24,6 +24,10 @@ class StoredImages(ImageSource):
             IndexError: `index` is not in 0…len-1.
         """
 
+    def reading_order(self) -> NDArray[np.int64] | None:
+        """int64 [N], in which all are read soonest; None: an image costs the same anywhere."""
+        return None
+
     def load(self, index: int) -> Image.Image:
         return read_rgb(self.where(index), called=self.describe(index))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sercli.data.images.files import StoredImages
@@ -66,6 +66,12 @@ class ImageFolder(StoredImages):
             return os.stat(self.path(index)).st_size
         except OSError:
             return None
+
+    def listed(self) -> Iterator[bytes | memoryview]:
+        told = self._manifest
+        yield b"\0".join(told.directories)
+        for column in (told.file_directory, told.names, told.offsets):
+            yield column.tobytes()
 
     def describe(self, index: int) -> str:
         return os.path.join(self._root, self.identifier(index))

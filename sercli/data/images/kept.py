@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -73,7 +74,10 @@ def by_one(path: Path | None) -> Iterator[None]:
     """
     with ExitStack() as stack:
         with suppress(OSError, ImportError):
-            if path is not None:
+            # A spawned process that runs its parent's script again would wait for that parent,
+            # which waits for it.
+            starting = getattr(multiprocessing.current_process(), "_inheriting", False)
+            if path is not None and not starting:
                 import fcntl
 
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ class Archives(DataKind):
 
     name = "archives"
     title = "a set of archives"
-    given_as = "tar or zip archives"
+    given_as = "archives (.tar, .zip)"
     layouts: ClassVar[tuple[str, ...]] = ("archives",)
     asked_last = True  # and before class folders: these take any directory
 

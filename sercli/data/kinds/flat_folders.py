@@ -19,7 +19,7 @@ class Unlabelled(DataKind):
 
     name = "unlabelled"
     title = "images without labels"
-    given_as = f"`{PREFIX}DIR` (all images below it, without labels)"
+    given_as = ""
     layouts: ClassVar[tuple[str, ...]] = ("unlabelled",)
     asked_first = True
 

@@ -19,7 +19,7 @@ class Lists(DataKind):
 
     name = "list"
     title = "a list of images"
-    given_as = "a list of images (.csv, .tsv or .txt)"
+    given_as = "a list (.csv, .tsv, .txt)"
     layouts: ClassVar[tuple[str, ...]] = ("list",)
 
     def recognises(self, path: str) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sercli.data.checking import check_data
 from sercli.data.images.check import CheckReport, Reading, SplitReport
 from sercli.data.images.folder import class_differences
 from sercli.data.images.splits import split_told
-from sercli.data.registry import SPLITS, DataKind, check_data, kind_of, register
-from sercli.data.several import Several, called_by, classes_of, require_alike
+from sercli.data.registry import SPLITS, DataKind, kind_of, register
+from sercli.data.several import called_by, classes_of, require_alike, several
 from sercli.data.source import ImageSource
 from sercli.errors import UserError
 from sercli.runs.places import parted
@@ -21,7 +22,7 @@ class SeveralSets(DataKind):
 
     name = "several"
     title = "several sets"
-    given_as = "several of these (--data A --data B)"
+    given_as = ""
     asked_first = True
 
     def recognises(self, path: str) -> bool:
@@ -58,7 +59,7 @@ class SeveralSets(DataKind):
             if strange := [line for line in class_differences(known, classes) if "in val" in line]:
                 raise UserError(f"{path}: {strange[0]}", "train must hold every class of val")
             classes = known
-        return Several(sources, name=path, split=split, classes=classes)
+        return several(sources, name=path, split=split, classes=classes)
 
     def check(
         self,

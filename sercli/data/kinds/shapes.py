@@ -19,7 +19,7 @@ class _Rendered(DataKind):
     """A setting of the embedded world, by its word; a folder of that name is `./shapes`."""
 
     title = "the embedded world"
-    given_as = f"{' or '.join(f'`{path}`' for path in SETTINGS)} (the embedded world)"
+    given_as = f"the embedded world ({', '.join(f'`{path}`' for path in SETTINGS)})"
     rendered = True
     detector = DetectorDefaults(engine="torchvision", preset="tiny")
     has_classes_of_pixels = True

@@ -55,7 +55,7 @@ class Parquet(_Tables):
     form = PARQUET
     suffix = "parquet"
     title = PARQUET.title
-    given_as = "parquet files (a folder, a file or a pattern)"
+    given_as = "tables (.parquet, .arrow)"
     layouts: ClassVar[tuple[str, ...]] = ("parquet",)
 
 
@@ -67,7 +67,7 @@ class Arrow(_Tables):
     form = ARROW
     suffix = "arrow"
     title = ARROW.title
-    given_as = "Arrow files (a folder of `datasets.save_to_disk`)"
+    given_as = ""
     layouts: ClassVar[tuple[str, ...]] = ("arrow",)
 
     def recognises(self, path: str) -> bool:

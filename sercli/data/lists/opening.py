@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +60,12 @@ class ListedImages(StoredImages):
     def identifier(self, index: int) -> str:
         """The path below the deepest directory that holds all images of the list."""
         return printable(self._relative(index))
+
+    def listed(self) -> Iterator[bytes | memoryview]:
+        told = self.table
+        yield b"\0".join(told.directories)
+        for column in (told.directory, told.names, told.offsets):
+            yield column.tobytes()
 
     def _relative(self, index: int) -> bytes:
         return self.table.relative(self.position(index))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sercli.data.archives.made import require_whole
 from sercli.data.archives.members import Members, read_members
 from sercli.data.images.splits import split_told
 from sercli.data.tables.columns import Columns, find_columns
@@ -46,6 +47,8 @@ def find_arrow(path: str) -> Tables:
         UserError: A folder cannot be listed, holds two sets, or what says its files is damaged.
     """
     root = Path(path)
+    if root.is_dir():
+        require_whole(root)
     if (root / DICTIONARY).is_file():
         files, left_out = {}, 0
         for name in _texts(root / DICTIONARY, "splits"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sercli.data.archives.made import checksum_faults
 from sercli.data.archives.members import Members, called_as
 from sercli.data.images.check import (
     CheckReport,
@@ -68,6 +69,8 @@ def check_tables(form: Form, path: str, reading: Reading) -> CheckReport:
     for split in tables.files:
         found[split] = members = form.read(tables.files[split], split)
         problems += members.faults
+        if reading.decode:
+            problems += checksum_faults(tables.files[split])
         if not len(members):
             continue
         images = form.images(members, name=path, split=split, lacking=())

@@ -208,6 +208,7 @@ class ChunkReader:
         self._members, self._chunks = members, chunks
         self._pages: OrderedDict[int, ChunkPages | None] = OrderedDict()
         self._decoded: OrderedDict[tuple[int, int], Values] = OrderedDict()
+        self._kept = 0  # bytes of these
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ChunkReader, (self._members, self._chunks)  # to another process without what is kept
@@ -306,11 +307,10 @@ class ChunkReader:
     def _remembered(self, key: tuple[int, int], decode: Callable[[], Values]) -> Values:
         found = self._decoded.get(key)
         if found is None:
-            found = decode()
-            self._decoded[key] = found
-            kept = sum(len(one.data) for one in self._decoded.values())
-            while kept > _DECODED and len(self._decoded) > 1:
-                kept -= len(self._decoded.popitem(last=False)[1].data)
+            found = self._decoded[key] = decode()
+            self._kept += found.nbytes
+            while self._kept > _DECODED and len(self._decoded) > 1:
+                self._kept -= self._decoded.popitem(last=False)[1].nbytes
         self._decoded.move_to_end(key)
         return found
 

@@ -100,6 +100,11 @@ class Values:
     starts: NDArray[np.int64]
     sizes: NDArray[np.int64]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take."""
+        return len(self.data) + self.starts.nbytes + self.sizes.nbytes
+
     def value(self, index: int) -> memoryview | None:
         """The bytes of one; None: it is null."""
         start, size = int(self.starts[index]), int(self.sizes[index])

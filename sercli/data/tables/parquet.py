@@ -184,6 +184,12 @@ class ParquetImages(TableImages):
             return {}
         return {"pages": sum(chunk.size for chunk in self.chunks.chunks)}
 
+    def reading_order(self) -> NDArray[np.int64] | None:
+        """By page, so that each is decoded once; None: images are not in pages."""
+        if not self.by_page:
+            return None
+        return np.lexsort((self.members.offset, self.members.archive))
+
     def remarks(self) -> tuple[str, ...]:
         cost = self.amplification()
         if cost < _WORTH_SAYING:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sercli.data.checking import check_data
 from sercli.data.images.check import CheckReport, Reading
-from sercli.data.registry import check_data
 from tests.support.archives import (
     CLASSES,
     pictures,

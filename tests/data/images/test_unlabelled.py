@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from sercli.cli import app
 from sercli.data import has_split, open_source
+from sercli.data.checking import check_data
 from sercli.data.images.check import Reading
-from sercli.data.registry import check_data, find_kind, require_labelled
+from sercli.data.registry import find_kind, require_labelled
 from sercli.data.subset import with_share
 from tests.support.pictures import age, folder, image
 from tests.support.refusals import refused

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from sercli.data import has_split, open_source
+from sercli.data.checking import check_data
 from sercli.data.images.check import Reading
-from sercli.data.registry import check_data, find_kind, require_labelled
+from sercli.data.registry import find_kind, require_labelled
 from sercli.data.source import contents
 from tests.support.pictures import files_of, folder
 from tests.support.refusals import refused

@@ -7,10 +7,11 @@ import os
 import pytest
 
 from sercli.data import has_split, open_source
+from sercli.data.checking import check_data
 from sercli.data.images.check import Reading
 from sercli.data.lists import table as tables
 from sercli.data.lists.text import read_rows
-from sercli.data.registry import check_data, find_kind, require_labelled
+from sercli.data.registry import find_kind, require_labelled
 from sercli.data.source import contents
 from tests.support.pictures import age, files_of, folder, image
 from tests.support.refusals import refused

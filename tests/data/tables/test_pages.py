@@ -148,7 +148,8 @@ def test_what_is_kept_is_bounded(tmp_path, monkeypatch):
     images, found = bytes_of(values, tmp_path / "x.parquet", row_group_size=6, data_page_size=2000)
     assert found == dict(enumerate(values))
     assert len(images.reader._pages) <= 3
-    assert sum(len(one.data) for one in images.reader._decoded.values()) <= 20_000
+    kept = sum(one.nbytes for one in images.reader._decoded.values())
+    assert kept == images.reader._kept <= 20_000
 
 
 def test_damage_is_told_and_never_more(tmp_path):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from sercli.data import has_split, open_source
+from sercli.data.checking import check_data
 from sercli.data.images.check import Reading
-from sercli.data.registry import check_data, find_kind, kind_of
+from sercli.data.registry import find_kind, kind_of
 from sercli.data.robustness.imagenet_classes import imagenet_classes
 from sercli.data.source import UnreadableImage, contents
 from sercli.data.tables.pages import find_pages
