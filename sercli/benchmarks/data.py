@@ -17,12 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sercli.benchmarks import forms
 from sercli.benchmarks.flow import EndRow, ProcessRow, end_to_end, training_process, two_crops
 from sercli.benchmarks.record import Machine, Tell
 from sercli.benchmarks.rounds import interleaved
 from sercli.benchmarks.table import Column, Row, Table, rows_of
 from sercli.data.images.folder import ImageFolder
 from sercli.data.ring import Ring
+from sercli.data.source import ImageSource
 from sercli.data.spent import PARTS
 from sercli.recipe.schema import Decoder, Views
 from sercli.statistics import Ratio, paired_ratio
@@ -92,21 +94,17 @@ def one_core(source: ImageFolder, *, rounds: int, tell: Tell) -> list[CoreRow]:
         rounds: Timed rounds, after one to warm up.
         tell: Shows how far it is.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     variants: dict[str, Callable[[], object]] = {REFERENCE: _reference(source)}
     for decoder in get_args(Decoder):
-        variants[f"ser, data.decoder={decoder}"] = _ours(source, decoder)
+        variants[f"ser, data.decoder={decoder}"] = _ours(source, range(len(source)), decoder)
     variants["decoding only, pil"] = lambda: [source.load(i) for i in range(len(source))]
     variants["decoding only, fast"] = lambda: [source.pixels(i).shape for i in range(len(source))]
-    try:
+    with _one_thread():
         times = interleaved(
             [_cpu_seconds(read) for read in variants.values()],
             rounds=rounds,
             report=lambda text: tell(f"one core: {text}"),
         )
-    finally:
-        torch.set_num_threads(threads)
     return [
         CoreRow(
             name,
@@ -145,10 +143,10 @@ def _reference(source: ImageFolder) -> Callable[[], list[Tensor]]:
     return read
 
 
-def _ours(source: ImageFolder, decoder: Decoder) -> Callable[[], None]:
+def _ours(source: ImageSource, indices: Sequence[int], decoder: Decoder) -> Callable[[], None]:
     """What a loader process does: two crops an image, into a slot of the ring."""
     images = TrainingImages(source, Views(), two_crops(), seed=0, decoder=decoder)
-    ring = Ring(images.layout(), rows=len(source), slots=3)
+    ring = Ring(images.layout(), rows=len(indices), slots=3)
     for slot in range(ring.slots):  # its memory is there from the first lap on
         for column in ring.slot(slot).values():
             column[...] = 0
@@ -157,11 +155,21 @@ def _ours(source: ImageFolder, decoder: Decoder) -> Callable[[], None]:
     def read() -> None:
         epoch = next(epochs)
         columns = ring.slot(epoch % ring.slots)
-        for row in range(len(source)):
+        for row, index in enumerate(indices):
             place = {name: column[row, ...] for name, column in columns.items()}
-            images.read(Ticket(row, epoch, paired=False), place)
+            images.read(Ticket(index, epoch, paired=False), place)
 
     return read
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 # -- tables ---------------------------------------------------------------------------------------
@@ -176,7 +184,7 @@ def run(
     rounds: int,
     tell: Tell,
 ) -> list[Table]:
-    """Measure all three.
+    """Measure all four.
 
     Args:
         machine: Where batches go.
@@ -191,6 +199,13 @@ def run(
     with jpeg_files(files) as source:
         size = statistics.mean(source.file_size(i) or 0 for i in range(files))
         cores = one_core(source, rounds=rounds, tell=tell)
+        with _one_thread():
+            kept = forms.from_forms(
+                source,
+                lambda images, indices: _ours(images, indices, "fast"),
+                rounds=rounds,
+                tell=tell,
+            )
         tell("the training process")
         costs = [
             training_process(one, workers=workers, device=device, rounds=max(9, rounds))
@@ -208,6 +223,7 @@ def run(
     loaders = counted(workers, "loader process")
     return [
         _table_of_core(cores, f"Two crops of 224 of {what}, one core"),
+        forms.tabled(kept, "The same from each form that sets are kept in, one core"),
         _table_of_process(costs, f"The training process, batches to {device}, {loaders}"),
         _table_of_end(ends, f"{what}, to batches of {at_once} on {device}, {loaders}"),
     ]

@@ -311,8 +311,9 @@ def data(
 ) -> None:
     """From JPEG files to batches: a core of ours and of PIL's pipeline, and the training process.
 
-    The files are made for it, 500 × 375 pixels at quality 90, in the temporary folder. Each image
-    gives two random crops of 224 pixels.
+    The files are made for it, 500 × 375 pixels at quality 90, in the temporary folder; also as
+    list, tar, zip and, with pyarrow, as Arrow and parquet. Each image gives two random crops of 224
+    pixels.
     """
     from sercli.data.cores import require_loaders
 

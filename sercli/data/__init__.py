@@ -4,6 +4,7 @@
 - `kinds/`: one file a kind. A new kind is a file there; nothing else names it.
 - `images/`: class folders. `shapes/`: the embedded world. `coco/`: detection sets in COCO's format.
 - `robustness/`: ImageNet-C, -P, -R, -A, -Sketch, -V2. `corruptions/`: the 19 of ImageNet-C.
+- `archives/`, `lists/`, `tables/`: other forms of sets. `shards/`: copies for fast reading.
 - `loading.py`: batches by loader processes (`workers.py`) through shared memory (`ring.py`).
 - `source.py`: what a set of images is to the rest of `ser`.
 """

@@ -119,7 +119,8 @@ class SeveralStored(Several, StoredImages):
         ]
         place = np.empty(len(self), np.int64)
         place[self._order] = np.arange(len(self))
-        return place[np.concatenate(whole)]
+        order: NDArray[np.int64] = place[np.concatenate(whole)]
+        return order
 
 
 def several(

@@ -87,14 +87,15 @@ def test_what_flows_has_shares_of_all_parts():
         assert row.images_per_s > 0
 
 
-def test_the_command_prints_three_tables_and_writes_them(tmp_path, monkeypatch, capsys):
+def test_the_command_prints_four_tables_and_writes_them(tmp_path, monkeypatch, capsys):
     path = tmp_path / "data.json"
     options = ["--files", "2", "--rounds", "1", "--batch-size", "4", "--workers", "0"]
     arguments = ["bench", "data", *options, "--json", path]
     assert run_in_process(arguments, monkeypatch, capsys)[0] == 0
     found = json.loads(path.read_text())
-    assert [table["benchmark"] for table in found["tables"]] == ["data"] * 3
-    core, process, end = (table["rows"] for table in found["tables"])
+    assert [table["benchmark"] for table in found["tables"]] == ["data"] * 4
+    core, forms, process, end = (table["rows"] for table in found["tables"])
     assert core[2]["ratio"]["rounds"] == 1
+    assert [row["form"] for row in forms][:4] == ["class folders", "list", "tar", "zip"]
     assert [row["batch_size"] for row in process] == [4]
     assert [row["decoder"] for row in end] == ["pil", "fast"]

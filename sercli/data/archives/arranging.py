@@ -154,8 +154,12 @@ def _found(held: Holdings, group: _Group, wnids: Callable[[], list[str]]) -> Fou
         return _told_by(held, group, LABELLED, lambda index, name: (name, held.told[index]))
     if any(b"/" in _rest(held, group, index) for index in group.indices):
         return _of_class_folders(held, group)
-    if group.indices and all(
-        validation_number(_rest(held, group, index)) is not None for index in group.indices
+    stems = {held.archive[index]: held.stems[held.archive[index]] for index in group.indices}
+    named_as_classes = any(map(is_wnid, stems.values()))  # whatever the images are called
+    if (
+        group.indices
+        and not named_as_classes
+        and all(validation_number(_rest(held, group, index)) is not None for index in group.indices)
     ):
         list_of = wnids()
 
@@ -167,7 +171,6 @@ def _found(held: Holdings, group: _Group, wnids: Callable[[], list[str]]) -> Fou
             return wnid.encode() + b"/" + name, wnid
 
         return _told_by(held, group, VALIDATION, of_imagenet)
-    stems = {held.archive[index]: held.stems[held.archive[index]] for index in group.indices}
     if _are_classes(list(stems.values())):
         folders = {
             number: stem.encode("utf-8", "surrogateescape") for number, stem in stems.items()

@@ -5,10 +5,11 @@ A stream of record batches without compression, so that an image can be read whe
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from sercli.runs.files import write_json
 
@@ -44,7 +45,7 @@ class ArrowShard:
         classes: Names; none: there are no labels.
     """
 
-    def __init__(self, file: BinaryIO, classes: Sequence[str]) -> None:
+    def __init__(self, file: io.RawIOBase, classes: Sequence[str]) -> None:
         from pyarrow import ipc
 
         self._schema = _schema(classes)
@@ -84,7 +85,7 @@ def write_state(
     Raises:
         UserError, RunFailed: It cannot be written.
     """
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in shards],
         "_fingerprint": digest[:16],
         "_format_columns": None,

@@ -91,7 +91,7 @@ class SplitPlan:
 
     def indices(self, number: int) -> list[int]:
         """The images of a shard, in the order in which they are written."""
-        return self.order[number * self.each : (number + 1) * self.each].tolist()
+        return [*map(int, self.order[number * self.each : (number + 1) * self.each])]
 
     def said(self) -> dict[str, Any]:
         """What is noted of it."""
@@ -196,7 +196,7 @@ def digest_of(source: ImageSource) -> str:
     """
     told = [source.split, list(source.classes), source.made_of()]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-    digest.update(np.ascontiguousarray(source.labels, "<i8"))
+    digest.update(source.labels.astype("<i8").tobytes())
     for part in source.listed():
         digest.update(part)
     sizes = [source.file_size(index) for index in _spread(len(source), _SAMPLED)]
@@ -250,7 +250,7 @@ def _keep_names(source: StoredImages, names: Sequence[bytes]) -> bool:
 
 
 def _spread(number: int, sample: int) -> list[int]:
-    return np.unique(np.linspace(0, number - 1, min(number, sample)).astype(int)).tolist()
+    return [*map(int, np.unique(np.linspace(0, number - 1, min(number, sample)).astype(int)))]
 
 
 def _typical_size(source: StoredImages, encoding: Encoding) -> float:
@@ -303,9 +303,16 @@ def _require_same(plan: Plan, said: dict[str, Any]) -> None:
     if wanted == said:
         return
     differing = [key for key in wanted if key != "splits" and wanted[key] != said.get(key)]
-    what = ", ".join(f"{key.replace('_', ' ')} {said.get(key)}" for key in differing)
+    what = ", ".join(
+        f"{key.replace('_', ' ')} {_said(said.get(key))}, not {_said(wanted[key])}"
+        for key in differing
+    )
     raise UserError(
         f"{plan.out} holds shards {f'made otherwise ({what})' if what else 'of other images'}",
         f"{RECORD} in it says so, and shards of one set are made alike",
         "name another folder, or remove that",
     )
+
+
+def _said(value: object) -> str:
+    return "unset" if value is None else str(value)

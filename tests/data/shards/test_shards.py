@@ -13,6 +13,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -288,8 +289,8 @@ def test_shards_of_something_else_are_refused(folders: Path, tmp_path: Path) -> 
     out = tmp_path / "out"
     copy(folders, out, images=5)
     said = refusal(copy, folders, out, images=6)
-    assert "made otherwise (shard images 5)" in said
-    assert "made otherwise (resize None" in refusal(
+    assert "made otherwise (shard images 5, not 6)" in said
+    assert "made otherwise (resize unset, not 32, " in refusal(
         copy, folders, out, images=5, encoding=Encoding(32)
     )
     (folders / "train" / "n01440764" / "another.png").write_bytes(picture(1))
@@ -478,3 +479,19 @@ def test_several_processes_are_stopped_and_go_on(tmp_path: Path) -> None:
     again = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "stay as they are" in again.stdout
     assert len(opened(tmp_path / "out")["train"]) == 6000
+
+
+def test_several_sets_are_read_each_in_its_own_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sercli.data.images.folder import ImageFolder
+    from sercli.runs.places import joined
+
+    one, other = write_folders(tmp_path / "one"), write_folders(tmp_path / "other")
+    both = joined([str(one), str(other)])
+    assert opened(both)["train"].reading_order() is None  # type: ignore[attr-defined]
+    monkeypatch.setattr(ImageFolder, "reading_order", lambda self: np.arange(len(self))[::-1])
+    source = opened(both)["train"]
+    read = [source.describe(i) for i in source.reading_order()]  # type: ignore[attr-defined]
+    own = [opened(path)["train"] for path in (one, other)]
+    assert read == [each.describe(i) for each in own for i in range(11, -1, -1)]

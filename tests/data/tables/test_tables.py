@@ -116,6 +116,7 @@ def test_streams_of_the_cache_and_files_with_a_footer(tmp_path, images, folders)
         same(opened(cache, split), opened(folders, split))
 
 
+@pytest.mark.clients
 def test_datasets_writes_what_is_read(tmp_path, folders, monkeypatch):
     """The library itself writes both forms, from the folders."""
     datasets = pytest.importorskip("datasets")
