@@ -333,7 +333,7 @@ TABLE = RECIPES / "README.md"
 # Keys that do not change what is learnt by a run that ends.
 BOOKKEEPING = {
     "seed", "data.path", "data.classes", "data.share", "data.num_train", "data.num_val",
-    "data.workers", "train.max_steps", "train.compile", "train.tensorboard",
+    "data.workers", "data.cache", "train.max_steps", "train.compile", "train.tensorboard",
     "train.log_steps", "train.checkpoint_epochs",
     "train.monitor_epochs", "train.keep_epochs", "train.accumulate", "train.checkpointing",
 }  # fmt: skip
