@@ -356,7 +356,12 @@ def test_the_benchmark_trains_every_head_of_every_grid() -> None:
     )
     machine = Machine(Runtime(torch.device("cpu"), None), 1)
     rows = benchmark.run(subject, batch_size=4, machine=machine, rounds=3, tell=told.append)
-    assert told[1:] == [f"round {number} of 3" for number in range(4)]
+    said = [line.partition(", ")[0] for line in told]
+    assert said == [
+        "3 rounds of 2 measurements",
+        "warmed up",
+        *(f"round {n} of 3" for n in (1, 2, 3)),
+    ]
     assert [(r.sets, r.rates) for r in rows] == [(1, 1), (3, 3)]
     assert [r.parameters for r in rows] == [(64 + 1) * 5, 3 * (16 + 64 + 32 + 3) * 5]
     assert (rows[0].ratio.value, rows[0].by_parts) == (1, 1)
