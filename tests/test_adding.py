@@ -56,10 +56,10 @@ from sercli.commands.options import ImageOptions, ModelOptions, RunOptions, opti
 @option_objects
 def chance(images: ImageOptions, run: RunOptions, model: ModelOptions) -> None:
     """How often the most frequent class is right."""
-    require_subject(model, run, images.data)
+    require_subject(model, run, images.place)
     from sercli.evals.chance import evaluate
 
-    subject = resolve_subject(model, run, data=images.data, image_size=images.image_size)
+    subject = resolve_subject(model, run, data=images.place, image_size=images.image_size)
     outcome = evaluate(subject.loaded, subject.images.open("val"))
     typer.echo(f"wrote {subject.save(outcome.result, outcome.arrays).path}")
 '''
