@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
 from sercli.runs.places import joined, parted
 
@@ -31,11 +38,16 @@ def _as_written(text: str) -> str | list[str]:
 # A place, or several as one text.
 Places = Annotated[
     str,
-    BeforeValidator(
-        _as_one,
-        json_schema_input_type=str | Annotated[list[str], Field(min_length=1)],
-    ),
+    BeforeValidator(_as_one),
     PlainSerializer(_as_written),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            ]
+        }
+    ),
 ]
 
 
