@@ -53,7 +53,7 @@ def list_tar(part: Part, descriptor: int, length: int) -> Contents:
                 archive.members.clear()  # type: ignore[attr-defined]  # one after another
                 name = member.name.encode("utf-8", "surrogateescape")
                 last = name
-                if archive.offset <= before:
+                if member.size < 0 or archive.offset <= before:
                     raise tarfile.ReadError("a size below zero")
                 before = archive.offset
                 if member.isreg() and member.offset_data + member.size > length:
