@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 from sercli.benchmarks import forms
 from sercli.benchmarks.flow import EndRow, ProcessRow, end_to_end, training_process, two_crops
 from sercli.benchmarks.record import Machine, Tell
-from sercli.benchmarks.rounds import interleaved
+from sercli.benchmarks.rounds import cpu_seconds, interleaved
 from sercli.benchmarks.table import Column, Row, Table, rows_of
 from sercli.data.images.folder import ImageFolder
 from sercli.data.ring import Ring
@@ -101,7 +100,7 @@ def one_core(source: ImageFolder, *, rounds: int, tell: Tell) -> list[CoreRow]:
     variants["decoding only, fast"] = lambda: [source.pixels(i).shape for i in range(len(source))]
     with _one_thread():
         times = interleaved(
-            [_cpu_seconds(read) for read in variants.values()],
+            [cpu_seconds(read) for read in variants.values()],
             rounds=rounds,
             report=lambda text: tell(f"one core: {text}"),
         )
@@ -113,15 +112,6 @@ def one_core(source: ImageFolder, *, rounds: int, tell: Tell) -> list[CoreRow]:
         )
         for name, seconds in zip(variants, times, strict=True)
     ]
-
-
-def _cpu_seconds(call: Callable[[], object]) -> Callable[[], float]:
-    def measured() -> float:
-        start = time.process_time()
-        call()
-        return time.process_time() - start
-
-    return measured
 
 
 def _reference(source: ImageFolder) -> Callable[[], list[Tensor]]:

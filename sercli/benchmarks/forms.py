@@ -6,7 +6,6 @@ import importlib.util
 import io
 import statistics
 import tarfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sercli.benchmarks.record import Tell
-from sercli.benchmarks.rounds import interleaved
+from sercli.benchmarks.rounds import cpu_seconds, interleaved
 from sercli.benchmarks.table import Column, Table, rows_of
 from sercli.data.images.folder import ImageFolder
 from sercli.data.registry import open_source
@@ -65,21 +64,12 @@ def from_forms(source: ImageFolder, read: Read, *, rounds: int, tell: Tell) -> l
     for one in sets.values():
         # All of a set once, or as many of a larger one, in an order of their own.
         indices = order.permutation(len(one))[: len(source)].tolist()
-        variants.append(_cpu_seconds(read(one, indices)))
+        variants.append(cpu_seconds(read(one, indices)))
     times = interleaved(variants, rounds=rounds, report=lambda text: tell(f"forms: {text}"))
     return [
         FormRow(name, statistics.median(mine) / len(source), paired_ratio(times[0], mine))
         for name, mine in zip(sets, times, strict=True)
     ]
-
-
-def _cpu_seconds(call: Callable[[], object]) -> Callable[[], float]:
-    def measured() -> float:
-        start = time.process_time()
-        call()
-        return time.process_time() - start
-
-    return measured
 
 
 def tabled(rows: list[FormRow], title: str) -> Table:

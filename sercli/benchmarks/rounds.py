@@ -47,3 +47,14 @@ def interleaved(
         done = f"round {number} of {rounds}" if number > 0 else "warmed up"
         report(f"{done}, about {duration(seconds)} left" if left else done)
     return found
+
+
+def cpu_seconds(call: Callable[[], object]) -> Callable[[], float]:
+    """A call that gives the CPU seconds, of user and system, that this process spent in it."""
+
+    def measured() -> float:
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+
+    return measured

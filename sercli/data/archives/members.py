@@ -29,7 +29,6 @@ from sercli.visible import counted
 
 _MAGIC = b"ser's list of archived images, 3\n"
 _NUM_ARRAYS = 7
-_SETTLED_NS = 2_000_000_000  # as `manifest` has it: a change within a tick of FAT's clock
 
 
 @dataclass(frozen=True)
@@ -263,8 +262,7 @@ def read_members(
         lists = scan(files, stamps)
         for split, place in places.items():
             found = lists[split]
-            settled = np.all(np.abs(started - found.stamps[:, :2]) >= _SETTLED_NS)
-            if place is not None and settled and not found.faults:
+            if place is not None and not found.faults and kept.are_settled(found.stamps, started):
                 kept.store(place, pack(found))
         return lists[wanted]
 

@@ -24,6 +24,9 @@ from sercli.runs.files import write_atomic
 from sercli.runs.reading import open_regular
 
 _LENGTH_OF_HASH = hashlib.sha256().digest_size
+# What changed this recently may change again within one tick of the file system's clock, so that
+# its time would not tell; a list of it is not stored. (FAT's tick, the coarsest, is 2 s.)
+_SETTLED_NS = 2_000_000_000
 # What somebody else's bytes may raise while they are taken apart.
 NOT_OURS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
@@ -49,6 +52,16 @@ def place_of(key: bytes, *, kind: str) -> Path | None:
     directory = cache_directory()
     name = hashlib.sha256(key).hexdigest()[:32]
     return None if directory is None else directory / kind / f"{name}.list"
+
+
+def are_settled(stamps: NDArray[np.int64], started_ns: int) -> bool:
+    """Whether another change of what was listed would show in its stamps.
+
+    Args:
+        stamps: int64 [N, 5], rows of `listing.Stamp`.
+        started_ns: When listing began, nanoseconds since 1970.
+    """
+    return bool(np.all(np.abs(started_ns - stamps[:, :2]) >= _SETTLED_NS))
 
 
 def store(path: Path, content: bytes) -> None:

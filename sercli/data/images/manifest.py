@@ -25,9 +25,6 @@ from sercli.data.images import kept
 from sercli.data.images.listing import Listing, Stamp, list_directory, printable
 
 _MAGIC = b"ser's list of images, 2\n"
-# A directory changed this recently may change again within one tick of the file system's clock, so
-# that its time would not tell; such a scan is not stored. (FAT's tick, the coarsest, is 2 s.)
-_SETTLED_NS = 2_000_000_000
 
 
 @dataclass(frozen=True)
@@ -111,8 +108,11 @@ def read_manifest(root: Path, *, labelled: bool = True) -> Manifest:
     if manifest is None:
         started = time.time_ns()
         manifest = scan(absolute, labelled=labelled)
-        settled = np.all(np.abs(started - manifest.stamps[:, :2]) >= _SETTLED_NS)
-        if stored is not None and settled and not manifest.faults:
+        if (
+            stored is not None
+            and not manifest.faults
+            and kept.are_settled(manifest.stamps, started)
+        ):
             kept.store(stored, pack(manifest))
     return manifest
 

@@ -26,7 +26,6 @@ from sercli.runs.reading import MIB, read_bytes, what_is
 
 _MAGIC = b"ser's list of listed images, 2\n"
 _NUM_ARRAYS = 8
-_SETTLED_NS = 2_000_000_000  # as `manifest` has it: a change within a tick of FAT's clock
 LARGEST = 1024 * MIB  # of a list: ten million lines
 _FEW = 64  # files of a directory that are looked at one by one
 
@@ -85,8 +84,7 @@ def read_table(file: str) -> Table:
         return found
     started = time.time_ns()
     found = make_table(path, called=file)
-    settled = np.all(np.abs(started - found.stamps[:, :2]) >= _SETTLED_NS)
-    if place is not None and settled and not found.faults:
+    if place is not None and not found.faults and kept.are_settled(found.stamps, started):
         kept.store(place, pack(found))
     return found
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sercli.data import has_split, open_source
-from sercli.data.archives import members, opening, scanning
+from sercli.data.archives import opening, scanning
 from sercli.data.archives.contents import Part
 from sercli.data.archives.finding import find_archives
 from sercli.data.archives.members import pack, unpack
@@ -37,7 +37,7 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         listed.extend(part.called for part in parts)
         return scanning.list_parts(parts)
 
-    monkeypatch.setattr(members, "_SETTLED_NS", 0)
+    monkeypatch.setattr("sercli.data.images.kept._SETTLED_NS", 0)
     monkeypatch.setattr(opening, "list_parts", list_parts)
     return listed
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sercli.data import open_source
-from sercli.data.archives import members, opening, scanning
+from sercli.data.archives import opening, scanning
 from sercli.data.loading import RowReader, load_rows
 
 SHARDS, CLASSES, WORKERS = 64, 1000, 8
@@ -89,7 +89,7 @@ def test_listed_once_and_memory_of_eight_loaders_stays(tmp_path, monkeypatch, nu
         listed.extend(parts)
         return scanning.list_parts(parts)
 
-    monkeypatch.setattr(members, "_SETTLED_NS", 0)
+    monkeypatch.setattr("sercli.data.images.kept._SETTLED_NS", 0)
     monkeypatch.setattr(opening, "list_parts", list_parts)
     for _ in range(2):
         source = open_source(str(tmp_path), "train", image_size=8)

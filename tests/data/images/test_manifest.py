@@ -48,7 +48,7 @@ def aged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
     root = folder(tmp_path / "set", "n01/a.jpg", "n02/b.jpg", "n02/deep/é.jpg", "n01/@eaDir/x.jpg")
     age(root)
-    monkeypatch.setattr(manifest, "_SETTLED_NS", 0)
+    monkeypatch.setattr("sercli.data.images.kept._SETTLED_NS", 0)
     return root
 
 

@@ -91,7 +91,7 @@ def test_all_images_below_a_folder_in_the_order_of_scans(tmp_path):
 
 def test_a_kept_list_is_used_until_a_folder_changes(tmp_path, monkeypatch):
     root = folder(tmp_path / "set", "a.png", "b.png")
-    monkeypatch.setattr("sercli.data.images.manifest._SETTLED_NS", 0)
+    monkeypatch.setattr("sercli.data.images.kept._SETTLED_NS", 0)
     opened(root)
     listed = []
     monkeypatch.setattr("sercli.data.images.manifest.scan", lambda *_, **__: listed.append(1))

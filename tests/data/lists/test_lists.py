@@ -229,7 +229,7 @@ def test_val_has_the_labels_of_train(root):
 
 def test_a_list_is_kept_until_it_or_a_directory_changes(root, monkeypatch):
     file = written(root / "l.csv", "train/cat/1.png,1", "train/dog/1.png,0")
-    monkeypatch.setattr(tables, "_SETTLED_NS", 0)
+    monkeypatch.setattr("sercli.data.images.kept._SETTLED_NS", 0)
     expected = files_of(opened(file))
     made, real = [], tables.make_table
 
