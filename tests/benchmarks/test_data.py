@@ -67,6 +67,7 @@ def test_the_training_process_takes_whole_batches(monkeypatch):
     taken = []
     real = Samples.of
     monkeypatch.setattr(Samples, "of", lambda batch: taken.append(batch) or real(batch))
+    before = flow._open_files() or 0
     row = flow.training_process(6, workers=2, device=CPU, rounds=3)
     assert len(taken) == 8 + 3
     for batch in taken:
@@ -74,7 +75,8 @@ def test_the_training_process_takes_whole_batches(monkeypatch):
         assert len(set(indices)) == 6
         assert batch.columns["crop1"].shape == (6, 224, 224, 3)
     assert row.seconds > 0
-    assert row.open_files is None or 3 < row.open_files < 64
+    # Descriptors of what ran before in this process stay open, some of them until it ends.
+    assert row.open_files is None or 3 < row.open_files < before + 24
 
 
 def test_what_flows_has_shares_of_all_parts():
