@@ -132,7 +132,14 @@ def hints_of(model: ModelOptions) -> Hints:
     """What the user says of a file that does not say it itself."""
     from sercli.encoders.asked import Hints
 
-    return Hints(model.num_heads, model.cls_after, model.key, model.positions)
+    return Hints(
+        model.num_heads,
+        model.cls_after,
+        model.key,
+        model.positions,
+        model.arch,
+        model.activation,
+    )
 
 
 def read_model(model: ModelOptions) -> LoadedEncoder:
@@ -143,10 +150,7 @@ def read_model(model: ModelOptions) -> LoadedEncoder:
         model.source,
         teacher=model.teacher,
         random_init=model.random_init,
-        num_heads=model.num_heads,
-        cls_after=model.cls_after,
-        key=model.key,
-        positions=model.positions,
+        **asdict(hints_of(model)),
     )
 
 

@@ -33,7 +33,7 @@ from sercli.encoders.files import (
     require_finite,
     safetensors_bytes,
 )
-from sercli.encoders.foreign import Colour
+from sercli.encoders.foreign import Beside, Colour, read_beside
 from sercli.encoders.foreign import num_heads as heads_of
 from sercli.encoders.foreign import read as read_foreign
 from sercli.encoders.sizes import size_of
@@ -71,6 +71,7 @@ class LoadedEncoder:
         place: Where in a file of that layout it was, "" for the file itself.
         usual_heads: Attention heads that the layout's own code gives such a ViT, if it is known.
         assumed: Whether nothing says how its own code resamples positions: timm's way is taken.
+        left: What of its model is not taken, but for heads that nobody looks for.
     """
 
     encoder: Encoder
@@ -85,6 +86,7 @@ class LoadedEncoder:
     place: str = ""
     usual_heads: int | None = None
     assumed: bool = False
+    left: str = ""
 
     @property
     def num_heads(self) -> int | None:
@@ -131,9 +133,18 @@ class LoadedEncoder:
             f"{self.source}: {self.key}{place}, layout {self.layout}, {self.matched} of "
             f"{self.expected} tensors; {encoder.depth} blocks, {encoder.dim} wide, "
             f"{self.num_heads} heads{asked}, patch {encoder.patch_size}, "
-            f"{self.image_size} px{joins}; at another size positions go by {encoder.pos_resize}"
-            + (" (assumed, see --positions)" if self.assumed else "")
+            f"{self.image_size} px{joins}; {self._positions}"
+            + (f"; {self.left}" if self.left else "")
         )
+
+    @property
+    def _positions(self) -> str:
+        """How they go at another size, in a few words."""
+        encoder = self.encoder
+        if encoder.pos_embed is None:
+            return "rotary positions" if encoder.rope is not None else "no positions"
+        assumed = " (assumed, see --positions)" if self.assumed else ""
+        return f"at another size positions go by {encoder.pos_resize}{assumed}"
 
 
 def load_encoder(
@@ -145,6 +156,8 @@ def load_encoder(
     cls_after: int | None = None,
     key: str | None = None,
     positions: str | None = None,
+    arch: str | None = None,
+    activation: str | None = None,
 ) -> Encoder:
     """The encoder of a run directory, a checkpoint file, or `timm:NAME`, in evaluation mode.
 
@@ -156,6 +169,8 @@ def load_encoder(
         cls_after: Block after which [CLS] joins, for a file that does not say it.
         key: Where in the file the encoder is, for a layout that is not known.
         positions: How they are resampled at another size, for a file that does not say whose it is.
+        arch: The name that timm has for the ViT in a file, which says what its tensors do not.
+        activation: gelu, gelu-tanh or quick-gelu, for a file of CLIP's or SigLIP's kind.
 
     Raises:
         UserError: Nothing there, an unknown layout, or tensors that do not match.
@@ -168,6 +183,8 @@ def load_encoder(
         cls_after=cls_after,
         key=key,
         positions=positions,
+        arch=arch,
+        activation=activation,
     ).encoder
 
 
@@ -180,10 +197,12 @@ def read_encoder(
     cls_after: int | None = None,
     key: str | None = None,
     positions: str | None = None,
+    arch: str | None = None,
+    activation: str | None = None,
 ) -> LoadedEncoder:
     """`load_encoder` with where the weights come from."""
     name = str(source)
-    hints = Hints(num_heads, cls_after, key, positions)
+    hints = Hints(num_heads, cls_after, key, positions, arch, activation)
     require_source(name, teacher=teacher, random_init=random_init, hints=hints)
     if name.startswith("timm:"):
         return _read_timm(name, random_init=random_init)
@@ -225,7 +244,7 @@ def _read_file(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
         if header.get("format") == _FORMAT or header.keys() >= _OUR_HEADER:
             hints.refuse(name)
             return _build(header, _only(stored, "teacher.", key == "teacher"), name, key)
-        return _read_foreign(stored, header, name, key, hints)
+        return _read_foreign(stored, header, name, key, hints, read_beside(path))
     require_regular(path)
     if hash_of(path).is_file() and not verifies(path):
         raise UserError(
@@ -240,7 +259,7 @@ def _read_torch(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
     state = load_torch_file(path)
     metadata = state.get("encoder")
     if not isinstance(metadata, Mapping) or "objective" not in state:
-        return _read_foreign(state, {}, name, key, hints)
+        return _read_foreign(state, {}, name, key, hints, read_beside(path))
     hints.refuse(name)
     prefix = f"{key}.encoder."
     stored = state["objective"]
@@ -255,9 +274,16 @@ def _read_torch(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
 
 
 def _read_foreign(
-    state: Mapping[str, Any], header: Mapping[str, str], name: str, key: str, hints: Hints
+    state: Mapping[str, Any],
+    header: Mapping[str, str],
+    name: str,
+    key: str,
+    hints: Hints,
+    beside: Beside | None,
 ) -> LoadedEncoder:
-    found = read_foreign(state, name, teacher=key == "teacher", hints=hints, header=header)
+    found = read_foreign(
+        state, name, teacher=key == "teacher", hints=hints, header=header, beside=beside
+    )
     encoder = found.encoder.eval().requires_grad_(False)
     return LoadedEncoder(
         encoder,
@@ -272,6 +298,7 @@ def _read_foreign(
         found.place,
         found.usual_heads,
         found.assumed,
+        found.left,
     )
 
 
@@ -337,11 +364,13 @@ def _shapes(model: Model, image_size: int, cls_after: int, name: str) -> dict[st
 def encoder_sha256(encoder: Encoder) -> str:
     """The SHA-256 over names and bytes of all parameters and buffers, in hex.
 
-    What no tensor shows is hashed too: attention heads, the block after which [CLS] joins, and how
-    positions are resampled (the plain way not, as hashes from before there was another hold).
+    What no tensor shows is hashed too: attention heads, the block after which [CLS] joins, how
+    positions are resampled, and `hidden_settings` (usual ones not, as hashes from before there were
+    others hold).
     """
     resized = "" if encoder.pos_resize == "bicubic" else f"{encoder.pos_resize} "
-    digest = hashlib.sha256(f"{heads_of(encoder)} {encoder.cls_after} {resized}".encode())
+    hidden = "".join(f"{name}={value} " for name, value in hidden_settings(encoder).items())
+    digest = hashlib.sha256(f"{heads_of(encoder)} {encoder.cls_after} {resized}{hidden}".encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -350,6 +379,7 @@ def encoder_sha256(encoder: Encoder) -> str:
 
 def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
     vit = create_timm(name, random_init=random_init, num_classes=0)
+    left = ATTENTION_POOL if vit_pools_by_attention(vit) else ""
     encoder = Encoder.from_timm(vit).eval().requires_grad_(False)
     config = vit.pretrained_cfg or {}
     count = len(encoder.state_dict())
@@ -357,7 +387,7 @@ def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
     mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
     key = "random" if random_init else "timm"
     return LoadedEncoder(
-        encoder, name, key, count, count, size, tuple(mean), tuple(std), layout="timm"
+        encoder, name, key, count, count, size, tuple(mean), tuple(std), layout="timm", left=left
     )
 
 
