@@ -6,6 +6,7 @@ What can be refused is, before torch is imported; see `require_usable`.
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from sercli.commands.options import MachineOptions, ModelOptions, RunOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TypedDict, get_args
 
 from sercli.errors import UserError
 from sercli.recipe.schema import PosResize
@@ -14,8 +14,7 @@ from sercli.runs.run_dir import RunDir
 ACTIVATIONS = ("gelu", "gelu-tanh", "quick-gelu")
 
 
-@dataclass(frozen=True)
-class Hints:
+class Said(TypedDict, total=False):
     """What the user says of a file that does not say it itself.
 
     Attributes:
@@ -27,6 +26,18 @@ class Hints:
         arch: The name that timm has for it, which says all that tensors do not.
         activation: Between the two layers of its MLPs.
     """
+
+    num_heads: int | None
+    cls_after: int | None
+    key: str | None
+    positions: str | None
+    arch: str | None
+    activation: str | None
+
+
+@dataclass(frozen=True)
+class Hints:
+    """The same, looked at; None is what is not said. Attributes are those of `Said`."""
 
     num_heads: int | None = None
     cls_after: int | None = None

@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Unpack
 
 import torch
 from pydantic import ConfigDict, Field, Json
@@ -25,7 +25,8 @@ from torch import Tensor
 
 from sercli import distributed
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
-from sercli.encoders.asked import Hints, require_source
+from sercli.encoders.asked import Hints, Said, require_source
+from sercli.encoders.describing import hidden_settings
 from sercli.encoders.files import (
     is_plain,
     load_torch_file,
@@ -33,10 +34,11 @@ from sercli.encoders.files import (
     require_finite,
     safetensors_bytes,
 )
-from sercli.encoders.foreign import Beside, Colour, read_beside
+from sercli.encoders.foreign import ATTENTION_POOL, Beside, Colour, read_beside
 from sercli.encoders.foreign import num_heads as heads_of
 from sercli.encoders.foreign import read as read_foreign
 from sercli.encoders.sizes import size_of
+from sercli.encoders.taking import pools_by_attention
 from sercli.encoders.timm_weights import create_timm
 from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
@@ -152,12 +154,7 @@ def load_encoder(
     *,
     teacher: bool = False,
     random_init: bool = False,
-    num_heads: int | None = None,
-    cls_after: int | None = None,
-    key: str | None = None,
-    positions: str | None = None,
-    arch: str | None = None,
-    activation: str | None = None,
+    **said: Unpack[Said],
 ) -> Encoder:
     """The encoder of a run directory, a checkpoint file, or `timm:NAME`, in evaluation mode.
 
@@ -165,27 +162,12 @@ def load_encoder(
         source: Run directory, file, or `timm:NAME`.
         teacher: The momentum encoder instead of the student.
         random_init: Random weights for `timm:NAME` (otherwise weights cached on this machine).
-        num_heads: Attention heads, for a file that does not say how many.
-        cls_after: Block after which [CLS] joins, for a file that does not say it.
-        key: Where in the file the encoder is, for a layout that is not known.
-        positions: How they are resampled at another size, for a file that does not say whose it is.
-        arch: The name that timm has for the ViT in a file, which says what its tensors do not.
-        activation: gelu, gelu-tanh or quick-gelu, for a file of CLIP's or SigLIP's kind.
+        said: What a file does not say itself, see `Said`.
 
     Raises:
         UserError: Nothing there, an unknown layout, or tensors that do not match.
     """
-    return read_encoder(
-        source,
-        teacher=teacher,
-        random_init=random_init,
-        num_heads=num_heads,
-        cls_after=cls_after,
-        key=key,
-        positions=positions,
-        arch=arch,
-        activation=activation,
-    ).encoder
+    return read_encoder(source, teacher=teacher, random_init=random_init, **said).encoder
 
 
 def read_encoder(
@@ -193,16 +175,11 @@ def read_encoder(
     *,
     teacher: bool = False,
     random_init: bool = False,
-    num_heads: int | None = None,
-    cls_after: int | None = None,
-    key: str | None = None,
-    positions: str | None = None,
-    arch: str | None = None,
-    activation: str | None = None,
+    **said: Unpack[Said],
 ) -> LoadedEncoder:
     """`load_encoder` with where the weights come from."""
     name = str(source)
-    hints = Hints(num_heads, cls_after, key, positions, arch, activation)
+    hints = Hints(**said)
     require_source(name, teacher=teacher, random_init=random_init, hints=hints)
     if name.startswith("timm:"):
         return _read_timm(name, random_init=random_init)
@@ -379,7 +356,7 @@ def encoder_sha256(encoder: Encoder) -> str:
 
 def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
     vit = create_timm(name, random_init=random_init, num_classes=0)
-    left = ATTENTION_POOL if vit_pools_by_attention(vit) else ""
+    left = ATTENTION_POOL if pools_by_attention(vit) else ""
     encoder = Encoder.from_timm(vit).eval().requires_grad_(False)
     config = vit.pretrained_cfg or {}
     count = len(encoder.state_dict())

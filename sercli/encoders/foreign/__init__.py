@@ -19,9 +19,11 @@ line, and `Hints` are the answers.
 from sercli.encoders.foreign.beside import Beside, read_beside
 from sercli.encoders.foreign.building import ForeignEncoder, read
 from sercli.encoders.foreign.facts import Colour, num_heads, resampling
+from sercli.encoders.foreign.kinds import ATTENTION_POOL
 from sercli.encoders.foreign.layouts import EXPORT_LAYOUT, LAYOUTS, Layout
 
 __all__ = [
+    "ATTENTION_POOL",
     "EXPORT_LAYOUT",
     "LAYOUTS",
     "Beside",

@@ -13,7 +13,7 @@ from torch import nn
 
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
 from sercli.encoders.asked import Hints
-from sercli.encoders.describing import model_of
+from sercli.encoders.describing import HIDDEN, model_of
 from sercli.encoders.foreign.beside import Beside
 from sercli.encoders.foreign.finding import Candidate, stored_arguments
 from sercli.encoders.foreign.layouts import (
@@ -29,7 +29,7 @@ from sercli.encoders.foreign.layouts import (
 )
 from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
-from sercli.recipe.model import Model, PosResize
+from sercli.recipe.model import PosResize
 from sercli.runs.reading import shown
 from sercli.runs.stored import Stored, require
 
@@ -150,10 +150,6 @@ def _of_beside(beside: Beside, facts: Facts) -> Facts:
     )
 
 
-# What an encoder's tensors do not show, of all settings.
-_HIDDEN = ("norm_eps", "rope", "rope_base", "rope_grid", "pool")
-
-
 def _of_timm(architecture: str, arguments: Mapping[str, Any], facts: Facts) -> Facts:
     """What timm knows of a model of its own that a file names.
 
@@ -183,13 +179,8 @@ def _of_timm(architecture: str, arguments: Mapping[str, Any], facts: Facts) -> F
             model = model_of(encoder)
     except UserError as refused:
         return replace(told, num_heads=num_heads(vit), refused=refused)
-    hidden = {name: getattr(model, name) for name in _HIDDEN}
-    return replace(told, num_heads=num_heads(encoder), hidden={**hidden, **_mlp(model)})
-
-
-def _mlp(model: Model) -> dict[str, Any]:
-    """Which GELU its MLPs have; what is gated shows."""
-    return {} if model.mlp == "swiglu" else {"mlp": model.mlp}
+    hidden = {name: getattr(model, name) for name in HIDDEN}
+    return replace(told, num_heads=num_heads(encoder), hidden=hidden)
 
 
 class ExportHeader(Stored):

@@ -17,9 +17,8 @@ import safetensors.torch
 import torch
 
 from sercli.encoders.loading import read_encoder
-from tests.encoders.foreign.test_positions import images, outputs, weights
+from tests.encoders.foreign.test_positions import outputs, weights
 from tests.support.paths import GOLDEN
-from tests.support.refusals import refused
 
 NAMES = sorted(path.stem for path in (GOLDEN / "encoders").glob("*.npz"))
 TWO_HEADS = {"num_heads": 2}
@@ -93,7 +92,11 @@ def options(name):
     if name.startswith("hf_"):
         return {}
     return {"teacher": name == "ijepa_target_encoder", **SAID.get(name, TWO_HEADS)} | (
-        TWO_HEADS if "clip" in name else {"num_heads": 4} if name[:3] in ("ije", "mae", "dei") else {}
+        TWO_HEADS
+        if "clip" in name
+        else {"num_heads": 4}
+        if name[:3] in ("ije", "mae", "dei")
+        else {}
     )
 
 
