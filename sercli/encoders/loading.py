@@ -129,12 +129,13 @@ class LoadedEncoder:
         """What was read, in one line."""
         encoder, place = self.encoder, f" at {self.place}" if self.place else ""
         joins = f", [CLS] joins after block {encoder.cls_after}" if encoder.cls_after else ""
-        usual = self.usual_heads
+        usual, mlp = self.usual_heads, hidden_settings(encoder).get("mlp")
+        inside = f", {mlp}" if mlp else ""
         asked = "" if usual in (None, self.num_heads) else f" (its own code gives it {usual})"
         return (
             f"{self.source}: {self.key}{place}, layout {self.layout}, {self.matched} of "
             f"{self.expected} tensors; {encoder.depth} blocks, {encoder.dim} wide, "
-            f"{self.num_heads} heads{asked}, patch {encoder.patch_size}, "
+            f"{self.num_heads} heads{asked}{inside}, patch {encoder.patch_size}, "
             f"{self.image_size} px{joins}; {self._positions}"
             + (f"; {self.left}" if self.left else "")
         )

@@ -16,6 +16,7 @@ from sercli.encoders.foreign.layouts import (
     AGREED_HEADS,
     EXPORT_LAYOUT,
     SOLO_FIXED_HEADS,
+    TIMM_HEADS,
     USUAL_DEPTHS,
     Heads,
     Layout,
@@ -126,7 +127,7 @@ def _require_depth(depth: int, width: int, facts: Facts, hints: Hints, name: str
     if facts.layout == EXPORT_LAYOUT or hints.key is not None:
         return
     usual = facts.depth or USUAL_DEPTHS.get(width, 0)
-    if usual // 2 < depth < usual or depth > (facts.depth or depth):
+    if usual // 2 < depth < usual or depth != (facts.depth or depth):
         whose = facts.named or f"a ViT {width} wide"
         raise UserError(
             f"{name} has {depth} blocks, {whose} has {usual}",
@@ -205,7 +206,10 @@ def architecture_of(
     Raises:
         UserError: Two of these contradict each other, or something must be asked for.
     """
-    usual_heads = _table(layout, shape.positions).get((shape.width, shape.depth))
+    table = _table(layout, shape.positions)
+    if table is AGREED_HEADS and ("reg_token" in given or "blocks.0.ls1.gamma" in given):
+        table = TIMM_HEADS  # MoCo-v3, which has twice as many, has neither
+    usual_heads = table.get((shape.width, shape.depth))
     shown_heads = _heads_shown(shape, given)
     said = _pos_resize(shape, "reg_token" in given, layout, facts, hints)
     heads = _heads(usual_heads, shown_heads, facts, hints, (shape.width, shape.depth), name)

@@ -35,6 +35,8 @@ from sercli.runs.stored import Stored, require
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 Colour = tuple[_Finite, _Finite, _Finite]
+# Layouts whose files may name a model of timm's, or be one's.
+_NAMED_BY_TIMM = ("timm", "clip", "open_clip", "deit-iii", "eva02")
 # As OpenAI calls its CLIPs, all of which have QuickGELU.
 _OPENAIS = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
 
@@ -110,7 +112,7 @@ def stated_facts(
         return _of_timm(hints.arch, {}, facts)
     if beside is not None and beside.family == found.family:
         return _of_beside(beside, facts)
-    if layout.name in ("timm", "clip", "open_clip"):
+    if layout.name in _NAMED_BY_TIMM:
         for architecture in said:
             if isinstance(architecture, str) and timm.is_model(architecture):
                 return _of_timm(architecture, arguments, facts)
@@ -166,6 +168,8 @@ def _of_timm(architecture: str, arguments: Mapping[str, Any], facts: Facts) -> F
     told = replace(
         facts,
         patch_size=facts.patch_size or (None if weight is None else int(weight.shape[-1])),
+        layout="timm" if facts.layout in ("deit-iii", "eva02") else facts.layout,
+        positions="bicubic-antialias",
         named=architecture,
         width=None if weight is None else int(weight.shape[0]),
         depth=len(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) else None,

@@ -31,29 +31,49 @@ def pools_by_attention(found: Candidate) -> bool:
 
 
 def require_rotary(given: dict[str, Tensor], layout: Layout, name: str) -> None:
-    """Look at tables of rotary positions that EVA-02's authors keep, and leave them out.
+    """Look at what a file has of rotary positions; tables of EVA-02's become their periods.
+
+    Both tell how wide a head is.
 
     Raises:
-        UserError: They are not EVA-02's.
+        UserError: They are neither DINOv3's nor EVA-02's.
     """
-    tables = {
-        key: given.pop(key) for key in list(given) if re.search(r"rope\.freqs_(cos|sin)$", key)
-    }
-    if not tables:
-        return
-    table = tables.get("rope.freqs_cos", next(iter(tables.values())))
-    side = round(len(table) ** 0.5)
-    width = table.shape[-1] if table.ndim == 2 else 0
-    fits = layout.rope == "eva02" and width and width % 4 == 0 and side**2 == len(table)
-    if fits and "rope.freqs_cos" in tables:
-        rope = RotaryPositions("eva02", head_dim=width, base=10000.0, grid=16)
-        ours = rope.table((side, side))[:, 0].repeat_interleave(2, -1)
-        fits = bool(torch.allclose(ours, table, rtol=0, atol=2e-2))
+    tables = [key for key in given if re.search(r"rope\.freqs_(cos|sin)$", key)]
+    table = given.get("rope.freqs_cos")
+    for key in tables:
+        del given[key]
+    fits = not tables or layout.rope == "eva02"
+    if tables and fits and table is not None:
+        periods = _periods_of(table)
+        fits = periods is not None
+        given |= {} if periods is None else {"rope.periods": periods}
+    if "rope.periods" in given:
+        fits = fits and _are_periods(given["rope.periods"])
     if not fits:
         raise UserError(
-            f"{name} has rotary positions of its own ({next(iter(tables))})",
+            f"{name} has rotary positions of its own ({(*tables, 'periods')[0]})",
             "those of EVA-02, on 16 patches a side, and of DINOv3 are known",
         )
+
+
+def _periods_of(table: Tensor) -> Tensor | None:
+    """Those of a table [h·w, d] of EVA-02's cosines; None if it is another's."""
+    if table.ndim != 2 or not table.numel() or table.shape[1] % 4 or table.shape[1] > 4096:
+        return None
+    side = round(len(table) ** 0.5)
+    rope = RotaryPositions("eva02", head_dim=int(table.shape[1]), base=10000.0, grid=16)
+    ours = rope.table((side, side))[:, 0].repeat_interleave(2, -1)
+    alike = ours.shape == table.shape and torch.allclose(ours, table, rtol=0, atol=2e-2)
+    return rope.periods if alike else None
+
+
+def _are_periods(periods: Tensor) -> bool:
+    """Whether they are base^(k/n), as nearly as half precision has it."""
+    if periods.ndim != 1 or not len(periods) or not bool((periods > 0).all()):
+        return False
+    steps = periods.double().log().diff()
+    first = abs(float(periods[0]) - 1) < 1e-2
+    return first and bool((steps > 0).all()) and bool(((steps - steps.mean()).abs() < 2e-2).all())
 
 
 def require_kind(

@@ -44,7 +44,7 @@ SIGLIPS: Colours = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SATELLITES: Colours = ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
 
 # (width, depth): heads, as the projects' own code builds them.
-_TIMM_HEADS: Heads = {(192, 12): 3, (384, 12): 6, (768, 12): 12, (1024, 24): 16, (1280, 32): 16}
+TIMM_HEADS: Heads = {(192, 12): 3, (384, 12): 6, (768, 12): 12, (1024, 24): 16, (1280, 32): 16}
 _DINO_HEADS: Heads = {(192, 12): 3, (384, 12): 6, (768, 12): 12}
 _DINOV2_HEADS: Heads = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1536, 40): 24}
 _DINOV3_HEADS: Heads = {
@@ -54,8 +54,8 @@ _DINOV3_HEADS: Heads = {
     (1280, 32): 20,
     (4096, 40): 32,
 }
-_DEIT_HEADS: Heads = {**_TIMM_HEADS, (512, 12): 8}
-_IJEPA_HEADS: Heads = {**_TIMM_HEADS, (1408, 40): 16}
+_DEIT_HEADS: Heads = {**TIMM_HEADS, (512, 12): 8}
+_IJEPA_HEADS: Heads = {**TIMM_HEADS, (1408, 40): 16}
 _EVA02_HEADS: Heads = {**_DINO_HEADS, (1024, 24): 16}
 _CLIP_HEADS: Heads = {
     (384, 12): 6,
@@ -73,10 +73,10 @@ _MOCO_V3_HEADS: Heads = {(384, 12): 12, (768, 12): 12}
 # solo-learn's own ViTs of MoCo-v3 and MAE, both with fixed positions, go on to other widths.
 SOLO_FIXED_HEADS: Heads = {**_MOCO_V3_HEADS, (192, 12): 12, (1024, 24): 16, (1280, 32): 16}
 # Whoever's they are: 384 wide is left out, there MoCo-v3 differs from everybody else.
-AGREED_HEADS: Heads = {key: heads for key, heads in _TIMM_HEADS.items() if key != (384, 12)}
+AGREED_HEADS: Heads = {key: heads for key, heads in TIMM_HEADS.items() if key != (384, 12)}
 
 # Blocks of a ViT of that width in all of this code; some of timm's have more, none has fewer.
-USUAL_DEPTHS = dict((*_TIMM_HEADS, *_DINOV2_HEADS))
+USUAL_DEPTHS = dict((*TIMM_HEADS, *_DINOV2_HEADS))
 
 _LIGHTNING = (
     r"[^.]*(head|project|predict|classifier|criterion|loss|prototype|queue|bank|decoder|mask_token"
@@ -284,7 +284,7 @@ LAYOUTS = (
             ("state_dict", "encoder.", "student"),  # its earlier releases
             ("state_dict", "momentum_encoder.", "teacher"),
         ),
-        _TIMM_HEADS,
+        TIMM_HEADS,
         marks=(("classifier.",), ("momentum_backbone.",)),
         beside=_LIGHTNING,
     ),
@@ -296,7 +296,7 @@ LAYOUTS = (
             ("state_dict", "teacher_backbone.vit.", "teacher"),
             ("state_dict", "backbone.vit.", "teacher"),
         ),
-        _TIMM_HEADS,
+        TIMM_HEADS,
         marks=(("student_backbone.vit.",), ("anchor_backbone.vit.",)),
         beside=_LIGHTNING,
     ),
@@ -306,7 +306,7 @@ LAYOUTS = (
             ("state_dict", "backbone.vit.", "student"),
             ("state_dict", "backbone_momentum.vit.", "teacher"),
         ),
-        _TIMM_HEADS,
+        TIMM_HEADS,
         beside=_LIGHTNING,
     ),
     Layout(  # a ViT of the user's choice in a LightningModule, named as lightly's examples do
