@@ -217,8 +217,8 @@ def _merge(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Later files win. Choosing another method or add-on drops the settings of the former one.
 
-    So does choosing another optimiser, of what is its own (rates and decay), and a ViT of timm's, or
-    another one behind it, of the architecture. A preset replaces what the files below say of the
+    So does choosing another optimiser, of what is its own (rates and decay), and a ViT of timm's,
+    or another one behind it, of the architecture. A preset replaces what the files below say of the
     keys it fills in. A flag drops nothing of `--set`: both are of one command line.
     """
     values: dict[str, Any] = {}
