@@ -243,7 +243,24 @@ def _resolve(
     )
     for note in resolved.notes:
         say(note, err=True)
-    return resolved
+    return _with_weights(resolved, tolerant=tolerant)
+
+
+def _with_weights(resolved: Resolved, *, tolerant: bool) -> Resolved:
+    """The recipe with what it leaves to the weights that it begins from; a run's says it all."""
+    model = resolved.recipe.model
+    if model.weights is None or (tolerant and model.weights_sha256 is not None):
+        return resolved
+    from sercli.engine.beginning import beginning_of
+
+    try:
+        beginning = beginning_of(resolved)
+    except UserError as error:
+        if not tolerant:
+            raise
+        say(f"note: {error}; what follows from the weights is not shown", err=True)
+        return resolved
+    return resolved if beginning is None else beginning.resolved
 
 
 def _is_nominal(recipe: Recipe) -> bool:

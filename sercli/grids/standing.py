@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sercli.encoders.asked import require_weights
 from sercli.engine.resuming import edits
 from sercli.errors import SerError, UserError
 from sercli.families import resolve
-from sercli.grids.jobs import Job
+from sercli.grids.jobs import Job, Places
 from sercli.recipe.files import Resolved
 from sercli.recipe.keys import WITHOUT_EFFECT
 from sercli.runs.lease import refuse_if_leased
@@ -71,6 +72,18 @@ class Standings:
             flags = {"seed": job.seed, **({} if data is None else {"data.path": data})}
             self._recipes[job.name] = resolve(job.recipe, job.settings, flags)
         return self._recipes[job.name]
+
+    def require_weights(self, job: Job, places: Places) -> None:
+        """Refuse weights that a training cannot begin from; of this grid they may be made yet.
+
+        Raises:
+            UserError: They are not there, or its recipe cannot be used.
+        """
+        model = self.recipe_of(job, places.data).recipe.model
+        if model.weights is not None:
+            there = Path(os.path.abspath(model.weights))
+            if not there.is_relative_to(os.path.abspath(places.out)):
+                require_weights(model)
 
     def of(self, job: Job, data: str | None = None) -> Standing:
         """How a job stands now.
@@ -147,7 +160,7 @@ def _of_training(job: Job, resolved: Resolved) -> Standing:
     changed = [
         text
         for key, text in edits(read_mapping(run.recipe), recipe)
-        if key not in WITHOUT_EFFECT - {"data.path"}
+        if key not in (WITHOUT_EFFECT - {"data.path"}) | resolved.left_to_weights
     ]
     if changed:
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""

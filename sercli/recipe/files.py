@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sercli.errors import UserError
 from sercli.recipe.class_lists import read_class_list
-from sercli.recipe.keys import explain, refuse_unknown, text_keys
+from sercli.recipe.keys import FILLED_IN, explain, given_way, refuse_unknown, text_keys
 from sercli.recipe.schema import AddonConfig, MethodConfig, Plugin, Recipe
 from sercli.recipe.values import Section
 from sercli.runs.places import require_place
@@ -46,6 +46,14 @@ class Resolved:
     name: str
     origins: dict[str, str]
     notes: tuple[str, ...] = ()
+
+    @property
+    def left_to_weights(self) -> frozenset[str]:
+        """The keys that the weights it begins from fill in, as nobody set them."""
+        if self.recipe.model.weights is None:
+            return frozenset()
+        told = {key for key, origin in self.origins.items() if origin != "default"}
+        return FILLED_IN - told
 
 
 @dataclass(frozen=True)
@@ -214,15 +222,16 @@ def _merge(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Later files win. Choosing another method or add-on drops the settings of the former one.
 
-    A preset replaces what the files below say of the keys it fills in. A flag drops nothing of
+    A preset replaces what the files below say of the keys it fills in; weights, what they say of
+    the architecture. A flag drops nothing of
     `--set`: both are of one command line.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
 
-    def without(prefix: str) -> dict[str, Any]:
-        kept = {k for k in values if not k.startswith(prefix) or origins[k] == "--set"}
-        return {k: v for k, v in values.items() if k in kept}
+    def without(prefix: str, keys: Container[str] = ()) -> dict[str, Any]:
+        dropped = {k for k in values if k in keys or (prefix and k.startswith(prefix))}
+        return {k: v for k, v in values.items() if k not in dropped or origins[k] == "--set"}
 
     for one in files:
         origin, told = one.origin, one.values
@@ -230,6 +239,7 @@ def _merge(
             name = f"{section}.name"
             if name in told and values.get(name) not in (None, told[name]):
                 values = without(f"{section}.")
+        values = without("", given_way(told, values))
         setting = "views.setting"
         if setting in told and str(values.get(setting, "2")) != str(told[setting]):
             values = without("views.local")

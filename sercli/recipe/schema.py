@@ -24,20 +24,25 @@ from pydantic import (
 )
 
 from sercli.recipe.values import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Colour,
     Count,
     NotNegative,
     Places,
     Positive,
+    PosResize,
     Probability,
     Range,
     Section,
     Share,
+    Spread,
+    WeightsAs,
 )
 from sercli.runs.text import dump_yaml
 
 Decoder = Literal["pil", "fast"]
 ViewSetting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
-PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
 
 
 class Data(Section):
@@ -74,6 +79,17 @@ class Data(Section):
     decoder: Decoder = Field(
         "pil", description="pil; fast: libjpeg-turbo and torch, equal to a level of 255"
     )
+    mean: Colour = Field(
+        IMAGENET_MEAN, description="subtracted from RGB in 0…1; default: of model.weights"
+    )
+    std: Spread = Field(IMAGENET_STD, description="what that is divided by, likewise")
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_colours(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}  # of all runs of earlier versions
+        return {
+            k: v for k, v in default(self).items() if k not in usual or getattr(self, k) != usual[k]
+        }
 
     @field_validator("classes")
     @classmethod
@@ -123,6 +139,27 @@ class Model(Section):
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="stochastic depth of the student's last block, rising from 0 at the first"
     )
+    weights: str | None = Field(
+        None,
+        description="what it begins from: a run directory, a checkpoint file or timm:NAME; the "
+        "architecture is then that of the weights",
+    )
+    weights_sha256: str | None = Field(
+        None, description="what these must be, in hex; a run notes it when it begins"
+    )
+    weights_as: WeightsAs | None = Field(
+        None, description="how they are read, where their file does not say it"
+    )
+
+    @model_validator(mode="after")
+    def _are_said_of_weights(self) -> Self:
+        for key in ("weights_sha256", "weights_as"):
+            if self.weights is None and getattr(self, key) is not None:
+                raise ValueError(
+                    f"model.{key} without model.weights: it says what these are; leave it out, or "
+                    "name them (--weights MODEL)"
+                )
+        return self
 
 
 class Photometrics(Section):
