@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from sercli.errors import UserError
-from sercli.recipe.schema import Model, PosResize
-from sercli.recipe.values import WeightsAs
+from sercli.recipe.model import Model, PosResize, WeightsAs
 from sercli.runs.places import require_place
 from sercli.runs.run_dir import RunDir
 

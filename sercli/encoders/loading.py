@@ -409,7 +409,7 @@ def encoder_metadata(
         "format": _FORMAT,
         "model": model.model_copy(update=began).model_dump_json(),
         "image_size": str(encoder.grid[0] * encoder.patch_size),
-        "cls_after": str(encoder.cls_after),
+        "cls_after": str(encoder.cls_after or 0),
         "positions": encoder.pos_resize,
         "mean": json.dumps(mean),
         "std": json.dumps(std),

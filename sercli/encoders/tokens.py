@@ -9,8 +9,8 @@ What works token by token (norms, linear maps, MLP, residuals) sees [T, D] and n
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, groupby
 
@@ -39,11 +39,21 @@ class Layout:
         spans: The views, in the order of their tokens.
         prefix: Tokens in front of the patches of each image: [CLS] and registers, once they joined.
         device: Where its tokens are.
+        rotary: What says of such a layout by which angles its tokens are turned; None: by none.
     """
 
     spans: tuple[Span, ...]
     prefix: int
     device: torch.device
+    rotary: Callable[[Layout], Tensor] | None = None
+
+    @cached_property
+    def turns(self) -> Tensor | None:
+        """[T, 2, d/2], cosine and sine of each token for rotary positions; all blocks share it.
+
+        See `rotary.RotaryPositions`.
+        """
+        return None if self.rotary is None else self.rotary(self)
 
     def length(self, span: Span) -> int:
         """Tokens N of an image."""
@@ -122,11 +132,11 @@ class Layout:
             torch.cat([prefix.expand(len(piece), -1, -1), piece], dim=1).flatten(0, 1)
             for piece in self.by_group(tokens)
         ]
-        return joined(pieces), Layout(self.spans, len(prefix), self.device)
+        return joined(pieces), replace(self, prefix=len(prefix))
 
     def first_views(self, number: int) -> Layout:
         """Without the views behind the first so many."""
-        return Layout(self.spans[:number], self.prefix, self.device)
+        return replace(self, spans=self.spans[:number])
 
 
 @functools.lru_cache(maxsize=64)

@@ -31,8 +31,8 @@ from sercli.objective import Objective
 from sercli.randomness import numpy_generator
 from sercli.recipe.files import Resolved, flatten
 from sercli.recipe.keys import CLS_AFTER, FROM_WEIGHTS, SHA256, WEIGHTS, explain
-from sercli.recipe.schema import Data, Model, Recipe
-from sercli.recipe.values import WeightsAs
+from sercli.recipe.model import Model, WeightsAs
+from sercli.recipe.schema import Data, Recipe
 from sercli.runs.files import file_sha256
 from sercli.runs.lease import refuse_if_leased
 from sercli.runs.reading import shown

@@ -22,7 +22,8 @@ from sercli.errors import UserError
 from sercli.families import resolve
 from sercli.recipe.files import Resolved, flatten
 from sercli.recipe.keys import WITHOUT_EFFECT
-from sercli.recipe.schema import Model, Recipe
+from sercli.recipe.model import Model
+from sercli.recipe.schema import Recipe
 from sercli.runs.files import file_sha256
 from sercli.runs.reading import shown
 from sercli.runs.result import now

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum, auto
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -23,6 +22,9 @@ from pydantic import (
     model_validator,
 )
 
+from sercli.recipe.model import Initialiser as Initialiser
+from sercli.recipe.model import Model as Model
+from sercli.recipe.model import PosResize as PosResize
 from sercli.recipe.values import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -31,13 +33,11 @@ from sercli.recipe.values import (
     NotNegative,
     Places,
     Positive,
-    PosResize,
     Probability,
     Range,
     Section,
     Share,
     Spread,
-    WeightsAs,
 )
 from sercli.runs.text import dump_yaml
 
@@ -99,67 +99,6 @@ class Data(Section):
         if not names or len(set(names)) < len(names):
             raise ValueError("at least one class is needed, and none of them twice")
         return tuple(sorted(names))
-
-
-class Initialiser(StrEnum):
-    """Whose way of drawing a ViT's weights; what each does stands at `Encoder.initialise`."""
-
-    TIMM = auto()
-    DINO = auto()
-    MOCO_V3 = "moco-v3"
-    SER_MOCO = "ser-moco"
-
-
-class Model(Section):
-    """The ViT."""
-
-    name: str = Field("vit_small", description="its size, such as vit_small or vit_base")
-    patch_size: Count = Field(16, description="side of a patch, pixels")
-    width: Count | None = Field(None, description="embedding width; default: by name")
-    depth: Count | None = Field(None, description="number of blocks; default: by name")
-    num_heads: Count | None = Field(None, description="attention heads; default: by name")
-    pos_embed: Literal["learned", "sincos"] = Field("learned", description="sincos is MoCo-v3's")
-    pos_resize: PosResize = Field(
-        "bicubic",
-        description="positions on another grid: resampled to its exact size; bicubic-offset: by "
-        "(n + 0.1) / m, as DINO and the SER authors do; bicubic-antialias: as timm; "
-        "bicubic-aligned: corner to corner, as torchvision",
-    )
-    patch_embed: Literal["trained", "frozen"] = Field(
-        "trained", description="frozen: a random patch embedding, as in MoCo-v3"
-    )
-    init: Initialiser = Field(
-        Initialiser.TIMM,
-        description="who draws the weights: timm; dino ([CLS] as large as positions); moco-v3 "
-        "(Xavier); ser-moco (the same, but patches as any convolution)",
-    )
-    cls_after: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="block after which [CLS] joins; default: follows addon.layer"
-    )
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="stochastic depth of the student's last block, rising from 0 at the first"
-    )
-    weights: str | None = Field(
-        None,
-        description="what it begins from: a run directory, a checkpoint file or timm:NAME; the "
-        "architecture is then that of the weights",
-    )
-    weights_sha256: str | None = Field(
-        None, description="what these must be, in hex; a run notes it when it begins"
-    )
-    weights_as: WeightsAs | None = Field(
-        None, description="how they are read, where their file does not say it"
-    )
-
-    @model_validator(mode="after")
-    def _are_said_of_weights(self) -> Self:
-        for key in ("weights_sha256", "weights_as"):
-            if self.weights is None and getattr(self, key) is not None:
-                raise ValueError(
-                    f"model.{key} without model.weights: it says what these are; leave it out, or "
-                    "name them (--weights MODEL)"
-                )
-        return self
 
 
 class Photometrics(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -23,7 +23,6 @@ Count = Annotated[int, Field(ge=1)]
 Range = tuple[Positive, Positive]
 Colour = tuple[float, float, float]
 Spread = tuple[Positive, Positive, Positive]
-PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
 
 # What nearly all encoders normalise their images by: RGB in 0…1.
 IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
@@ -63,18 +62,4 @@ class Section(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True
-    )
-
-
-class WeightsAs(Section):
-    """How the weights that a run begins from are read: what evaluators take as options."""
-
-    teacher: bool = Field(False, description="the momentum encoder, not the student")
-    key: str | None = Field(None, description="where in the file the encoder is")
-    num_heads: Count | None = Field(None, description="attention heads, if the file is silent")
-    cls_after: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="block after which [CLS] joined there, if the file is silent"
-    )
-    positions: PosResize | None = Field(
-        None, description="how its own code resamples positions, if the file is silent"
     )

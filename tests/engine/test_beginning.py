@@ -231,9 +231,7 @@ def test_a_frozen_patch_embedding_stands_as_it_was_loaded(file, tmp_path):
     train(run)
     before, after = load_encoder(file, num_heads=2), load_encoder(run.path)
     assert torch.equal(after.patch_embed.proj.weight, before.patch_embed.proj.weight)
-    assert not torch.equal(
-        after.blocks[0].attn.qkv.weight, before.blocks[0].attn.qkv.weight
-    )
+    assert not torch.equal(after.blocks[0].attn.qkv.weight, before.blocks[0].attn.qkv.weight)
 
 
 def test_the_teacher_is_taken_where_it_is_asked_for(tmp_path):
@@ -265,9 +263,7 @@ def test_every_number_of_views_is_normalised_as_the_recipe_says(ours):
     )
     found = []
     for one in (recipe, usual):
-        trainer = Trainer(
-            ours, one, training_source(one), runtime_for(CPU), monitor=lambda _: {}
-        )
+        trainer = Trainer(ours, one, training_source(one), runtime_for(CPU), monitor=lambda _: {})
         with trainer._samples() as samples:
             found.append(trainer.make_views(next(samples), 0, CPU).standard[0])
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (recipe.data.mean, recipe.data.std))
@@ -300,9 +296,7 @@ def test_a_delayed_cls_is_told_by_its_cosines(file, tmp_path, capsys):
         std=recipe.data.std, device=CPU, workers=0)))  # fmt: skip
     with torch.no_grad():
         a, b = encoder(images, (4,)), theirs(images, (4,))
-        tokens = [
-            theirs.norm(one.grids[4].flatten(2).transpose(1, 2)).double() for one in (a, b)
-        ]
+        tokens = [theirs.norm(one.grids[4].flatten(2).transpose(1, 2)).double() for one in (a, b)]
     cosine = torch.nn.functional.cosine_similarity
     assert told["moved"]["patches"] == pytest.approx(float(cosine(*tokens, dim=-1).mean()), 1e-5)
     cls = float(cosine(a.cls.double(), b.cls.double(), dim=-1).mean())
