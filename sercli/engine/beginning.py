@@ -256,11 +256,14 @@ def _refuse_contradictions(resolved: Resolved, found: Model, loaded: LoadedEncod
         if value == getattr(found, key) or _described(found, loaded, said) == own:
             continue
         raise UserError(
-            f"model.{key} {shown(value)} (from {resolved.origins[f'model.{key}']}) with "
-            f"{WEIGHTS} {loaded.source}",
-            f"its is {shown(_plain(key, found))}",
+            f"model.{key} {_text(value)} (from {resolved.origins[f'model.{key}']})",
+            f"{WEIGHTS} {loaded.source} has {_text(_plain(key, found))}",
             f"leave model.{key} out: the architecture is that of the weights",
         )
+
+
+def _text(value: Any) -> str:
+    return shown(str(value) if isinstance(value, str) else value)
 
 
 def _plain(key: str, found: Model) -> Any:
