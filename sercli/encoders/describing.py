@@ -10,10 +10,30 @@ from torch import nn
 
 from sercli.encoders.blocks import QueryValueBias, ViTBlock
 from sercli.encoders.making import ACTIVATIONS
-from sercli.encoders.sizes import OTHER, SIZES, Size, mlp_width_of, rope_base_of
+from sercli.encoders.sizes import OTHER, SIZES, Size, mlp_width_of, rope_base_of, size_of
+from sercli.encoders.timm_weights import create_timm
 from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
-from sercli.recipe.model import MlpKind, Model
+from sercli.recipe.model import ARCHITECTURE, MlpKind, Model
+
+
+def settings_of_timm(name: str) -> dict[str, Any]:
+    """The settings that a ViT of timm's has, as a recipe's model says them: all of `ARCHITECTURE`.
+
+    Args:
+        name: `timm:NAME`; weights play no part.
+
+    Raises:
+        UserError: timm knows no such model, or there are no settings for something in it.
+    """
+    with torch.device("meta"):
+        vit = create_timm(name, random_init=True, num_classes=0)
+    try:
+        model = model_of(Encoder.from_timm(vit))
+    except UserError as error:
+        raise UserError(f"model.name {name}: {error}") from error
+    size = size_of(model)
+    return {key: getattr(model, key) for key in sorted(ARCHITECTURE)} | vars(size)
 
 
 class _Strange(Exception):

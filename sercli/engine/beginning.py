@@ -31,7 +31,7 @@ from sercli.objective import Objective
 from sercli.randomness import numpy_generator
 from sercli.recipe.files import Resolved, flatten
 from sercli.recipe.keys import CLS_AFTER, FROM_WEIGHTS, SHA256, WEIGHTS, explain
-from sercli.recipe.model import Model, WeightsAs
+from sercli.recipe.model import ARCHITECTURE, TIMM, Model, WeightsAs
 from sercli.recipe.schema import Data, Recipe
 from sercli.runs.files import file_sha256
 from sercli.runs.lease import refuse_if_leased
@@ -153,7 +153,7 @@ def read_weights(model: Model) -> Weights:
     """
     assert model.weights is not None
     name, said = model.weights, model.weights_as or WeightsAs()
-    if not name.startswith("timm:") and Path(name).is_dir():
+    if not name.startswith(TIMM) and Path(name).is_dir():
         _require_still(RunDir.open(name))
     before = _identity(Path(name))
     try:
@@ -243,16 +243,18 @@ def _refuse_contradictions(resolved: Resolved, found: Model, loaded: LoadedEncod
     Raises:
         UserError: It is not.
     """
-    own = _described(found, loaded)
+    own, model = _described(found, loaded), resolved.recipe.model
     told = {
-        key.partition(".")[2]: getattr(resolved.recipe.model, key.partition(".")[2])
+        key.partition(".")[2]: getattr(model, key.partition(".")[2])
         for key, origin in resolved.origins.items()
-        if key in FROM_WEIGHTS and key.startswith("model.") and origin != "default"
+        if key in FROM_WEIGHTS
+        and key.startswith("model.")
+        and origin not in ("default", model.name)
     }
     for key, value in told.items():
         said: dict[str, Any] = {key: value}
         if key == "name":
-            said |= dict.fromkeys(_SIZES)
+            said |= _named(model)
         if value == getattr(found, key) or _described(found, loaded, said) == own:
             continue
         raise UserError(
@@ -260,6 +262,13 @@ def _refuse_contradictions(resolved: Resolved, found: Model, loaded: LoadedEncod
             f"{WEIGHTS} {loaded.source} has {_text(_plain(key, found))}",
             f"leave model.{key} out: the architecture is that of the weights",
         )
+
+
+def _named(model: Model) -> dict[str, Any]:
+    """The settings that a model's name stands for; of timm's, those that a recipe takes from it."""
+    if model.name.startswith(TIMM):
+        return {key: getattr(model, key) for key in ARCHITECTURE - {"pos_resize"}}
+    return dict.fromkeys(_SIZES)
 
 
 def _text(value: Any) -> str:

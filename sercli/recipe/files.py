@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from sercli.errors import UserError
 from sercli.recipe.class_lists import read_class_list
 from sercli.recipe.keys import FILLED_IN, explain, given_way, refuse_unknown, text_keys
+from sercli.recipe.model import ARCHITECTURE, TIMM
 from sercli.recipe.schema import AddonConfig, MethodConfig, Plugin, Recipe
 from sercli.recipe.values import Section
 from sercli.runs.places import require_place
@@ -222,9 +223,9 @@ def _merge(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Later files win. Choosing another method or add-on drops the settings of the former one.
 
-    A preset replaces what the files below say of the keys it fills in; weights, what they say of
-    the architecture. A flag drops nothing of
-    `--set`: both are of one command line.
+    A preset replaces what the files below say of the keys it fills in, and so does choosing a ViT
+    of timm's, or another one behind it, or weights. A flag drops nothing of `--set`: both are of
+    one command line.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -239,6 +240,9 @@ def _merge(
             name = f"{section}.name"
             if name in told and values.get(name) not in (None, told[name]):
                 values = without(f"{section}.")
+        chosen, before = told.get("model.name"), values.get("model.name")
+        if chosen not in (None, before) and _is_timm(chosen, before):
+            values = without("", {f"model.{key}" for key in ARCHITECTURE})
         values = without("", given_way(told, values))
         setting = "views.setting"
         if setting in told and str(values.get(setting, "2")) != str(told[setting]):
@@ -252,12 +256,17 @@ def _merge(
     return values, {key: origins[key] for key in values}
 
 
+def _is_timm(*names: Any) -> bool:
+    return any(isinstance(name, str) and name.startswith(TIMM) for name in names)
+
+
 def resolve(
     files: Sequence[RecipeFile],
     name: str,
     *,
     methods: Mapping[str, type[MethodConfig]],
     addons: Mapping[str, type[AddonConfig]],
+    timm_settings: Callable[[str], Mapping[str, Any]] | None = None,
     settings: tuple[str, ...] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> Resolved:
@@ -270,6 +279,8 @@ def resolve(
         name: Name under `recipes/`, or a YAML file.
         methods: Method name → its settings.
         addons: Add-on name → its settings.
+        timm_settings: `timm:NAME` → the settings of that ViT, all of `ARCHITECTURE`; asked only
+            where the recipe does not say them all.
         settings: `--set` values, each "dotted.key=YAML value".
         flags: Values of named options by dotted key.
 
@@ -292,6 +303,12 @@ def resolve(
     spellings: dict[str, Any] = {}
     for one in everything:
         spellings |= {key: one.texts.get(key, value) for key, value in one.values.items()}
+    vit = values.get("model.name")
+    missing = [key for key in sorted(ARCHITECTURE) if f"model.{key}" not in values]
+    if timm_settings is not None and isinstance(vit, str) and _is_timm(vit) and missing:
+        found = timm_settings(vit)
+        values |= {f"model.{key}": found[key] for key in missing}
+        origins |= {f"model.{key}": vit for key in missing}
     return _resolve(values, origins, name, methods=methods, addons=addons, spellings=spellings)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum, auto
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -12,6 +12,42 @@ from sercli.recipe.values import Count, Positive, Section
 TIMM = "timm:"
 MlpKind = Literal["gelu", "gelu-tanh", "quick-gelu", "swiglu"]
 PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
+
+# Settings that earlier versions did not have. Where they are as they were then, a recipe is
+# written, and hashed, without them.
+_ADDED = frozenset(
+    {
+        "registers",
+        "pool",
+        "cls_token",
+        "final_norm",
+        "layer_scale",
+        "mlp",
+        "mlp_width",
+        "mlp_norm",
+        "qk_norm",
+        "qkv_bias",
+        "attn_norm",
+        "patch_bias",
+        "norm_eps",
+        "pre_norm",
+        "rope",
+        "rope_base",
+        "rope_grid",
+    }
+)
+
+_OF_WEIGHTS = frozenset({"weights", "weights_sha256", "weights_as"})  # no earlier version had them
+
+# Settings that follow from a ViT of timm's: what it is, not how it is drawn and trained.
+ARCHITECTURE = _ADDED | {
+    "patch_size",
+    "width",
+    "depth",
+    "num_heads",
+    "pos_embed",
+    "pos_resize",
+}
 
 
 class Initialiser(StrEnum):
@@ -38,37 +74,7 @@ class WeightsAs(Section):
 
 
 class Model(Section):
-    """The ViT, and what it begins from.
-
-    Attributes:
-        ADDED: Settings that earlier versions did not have. Where they are as they were then, a
-            recipe is written, and hashed, without them.
-    """
-
-    ADDED: ClassVar[frozenset[str]] = frozenset(
-        {
-            "registers",
-            "pool",
-            "cls_token",
-            "final_norm",
-            "layer_scale",
-            "mlp",
-            "mlp_width",
-            "mlp_norm",
-            "qk_norm",
-            "qkv_bias",
-            "attn_norm",
-            "patch_bias",
-            "norm_eps",
-            "pre_norm",
-            "rope",
-            "rope_base",
-            "rope_grid",
-            "weights",
-            "weights_sha256",
-            "weights_as",
-        }
-    )
+    """The ViT, and what it begins from."""
 
     name: str = Field(
         "vit_small",
@@ -190,8 +196,9 @@ class Model(Section):
         self, default: SerializerFunctionWrapHandler
     ) -> dict[str, Any]:
         usual, by_name = type(self).model_fields, self.name.startswith(TIMM)
+        added = _OF_WEIGHTS if by_name else _ADDED | _OF_WEIGHTS
         return {
             key: value
             for key, value in default(self).items()
-            if by_name or key not in self.ADDED or getattr(self, key) != usual[key].default
+            if key not in added or getattr(self, key) != usual[key].default
         }
