@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -243,24 +244,11 @@ def _resolve(
     )
     for note in resolved.notes:
         say(note, err=True)
-    return _with_weights(resolved, tolerant=tolerant)
-
-
-def _with_weights(resolved: Resolved, *, tolerant: bool) -> Resolved:
-    """The recipe with what it leaves to the weights that it begins from; a run's says it all."""
-    model = resolved.recipe.model
-    if model.weights is None or (tolerant and model.weights_sha256 is not None):
+    if resolved.recipe.model.weights is None:
         return resolved
-    from sercli.engine.beginning import beginning_of
+    from sercli.engine.beginning import completed
 
-    try:
-        beginning = beginning_of(resolved)
-    except UserError as error:
-        if not tolerant:
-            raise
-        say(f"note: {error}; what follows from the weights is not shown", err=True)
-        return resolved
-    return resolved if beginning is None else beginning.resolved
+    return completed(resolved, tolerant=tolerant, say=partial(say, err=True))
 
 
 def _is_nominal(recipe: Recipe) -> bool:

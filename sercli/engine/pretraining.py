@@ -18,7 +18,7 @@ from sercli.data.cores import most_loaders, require_loaders
 from sercli.data.registry import rendering_kind
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
-from sercli.engine.beginning import Beginning, beginning_of, moved
+from sercli.engine.beginning import Beginning, beginning_of
 from sercli.engine.bottleneck import advice
 from sercli.engine.flops import count_flops
 from sercli.engine.memory import count_memory, most_resident
@@ -31,6 +31,7 @@ from sercli.engine.stops import stopped_outside, stops_recorded
 from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
 from sercli.engine.watch import naming_who_is_gone
+from sercli.engine.weights import moved
 from sercli.families import title_of
 from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
@@ -140,7 +141,9 @@ def _announce_weights(
     """Say what is begun from, and how far a delayed [CLS] leads from it; note it in run.json."""
     say(beginning.line)
     told = beginning.record()
-    if (change := moved(beginning, plan.cls_after, source, device)) is not None:
+    loaded = beginning.weights.loaded
+    change = moved(loaded, beginning.recipe, plan.cls_after, source, device)
+    if change is not None:
         say(change.line)
         told["moved"] = change.record()
     run.update_run(weights=told)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from sercli.encoders.files import is_plain, require_finite
 from sercli.encoders.loading import encoder_metadata, write_encoder
 from sercli.engine import checkpoint
-from sercli.engine.beginning import begin
 from sercli.engine.momentum import Momentum
 from sercli.engine.optimiser import MOMENTS
 from sercli.engine.runtime import decided_by_first
 from sercli.engine.stepper import Position
+from sercli.engine.weights import begin
 from sercli.errors import UserError
 from sercli.objective import Objective
 from sercli.recipe.schema import Recipe

@@ -19,7 +19,7 @@ from sercli.errors import SerError, UserError
 from sercli.families import resolve
 from sercli.grids.jobs import Job, Places
 from sercli.recipe.files import Resolved
-from sercli.recipe.keys import WITHOUT_EFFECT
+from sercli.recipe.keys import FILLED_IN, WITHOUT_EFFECT
 from sercli.runs.lease import refuse_if_leased
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
@@ -149,6 +149,13 @@ class Standings:
         return {**kept, "": words[0]}
 
 
+def _left_to_weights(resolved: Resolved) -> frozenset[str]:
+    """The keys that the weights which a recipe begins from fill in, as nobody set them."""
+    if resolved.recipe.model.weights is None:
+        return frozenset()
+    return FILLED_IN - {key for key, origin in resolved.origins.items() if origin != "default"}
+
+
 def _of_training(job: Job, resolved: Resolved) -> Standing:
     if not os.path.lexists(job.directory):
         return Standing("new")
@@ -160,7 +167,7 @@ def _of_training(job: Job, resolved: Resolved) -> Standing:
     changed = [
         text
         for key, text in edits(read_mapping(run.recipe), recipe)
-        if key not in (WITHOUT_EFFECT - {"data.path"}) | resolved.left_to_weights
+        if key not in (WITHOUT_EFFECT - {"data.path"}) | _left_to_weights(resolved)
     ]
     if changed:
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sercli.errors import UserError
 from sercli.recipe.class_lists import read_class_list
-from sercli.recipe.keys import FILLED_IN, explain, given_way, refuse_unknown, text_keys
+from sercli.recipe.keys import explain, given_way, refuse_unknown, text_keys
 from sercli.recipe.model import ARCHITECTURE, TIMM
 from sercli.recipe.schema import AddonConfig, MethodConfig, Plugin, Recipe
 from sercli.recipe.training import OPTIMISERS_OWN, USUAL, Train
@@ -49,14 +49,6 @@ class Resolved:
     name: str
     origins: dict[str, str]
     notes: tuple[str, ...] = ()
-
-    @property
-    def left_to_weights(self) -> frozenset[str]:
-        """The keys that the weights it begins from fill in, as nobody set them."""
-        if self.recipe.model.weights is None:
-            return frozenset()
-        told = {key for key, origin in self.origins.items() if origin != "default"}
-        return FILLED_IN - told
 
 
 @dataclass(frozen=True)
@@ -225,8 +217,8 @@ def _merge(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Later files win. Choosing another method or add-on drops the settings of the former one.
 
-    So does choosing another optimiser, of what is the optimiser's own: rates and decay; and a ViT of
-    timm's, or another one behind it, or weights, of the architecture. A preset replaces what the
+    So does choosing another optimiser, of what is the optimiser's own: rates and decay; and a ViT
+    of timm's, another one behind it, or weights, of the architecture. A preset replaces what the
     files below say of the keys it fills in. A flag drops nothing of `--set`: both are of one
     command line.
     """

@@ -10,11 +10,13 @@ import torch
 
 from sercli import cli
 from sercli.commands.pretrain import NewRun
+from sercli.data.loading import evaluation_batches
 from sercli.encoders.asked import as_recipe_keys
 from sercli.encoders.loading import load_encoder, read_encoder
 from sercli.encoders.vit import Encoder
 from sercli.engine import beginning, pretraining
-from sercli.engine.beginning import beginning_of, moved
+from sercli.engine import weights as begun_from
+from sercli.engine.beginning import beginning_of
 from sercli.engine.resuming import examine, training_source
 from sercli.engine.runtime import runtime_for
 from sercli.engine.trainer import Trainer
@@ -23,6 +25,7 @@ from sercli.families import resolve
 from sercli.grids.jobs import Job
 from sercli.grids.standing import Standings
 from sercli.objective import Objective
+from sercli.randomness import numpy_generator
 from sercli.runs.files import file_sha256
 from sercli.runs.lease import leased
 from sercli.runs.run_dir import RunDir
@@ -210,7 +213,7 @@ def test_a_file_that_does_not_say_enough_is_asked_about_by_recipe_keys(file):
 
 def begun(recipe):
     objective = Objective(recipe)
-    beginning.begin(objective, recipe)
+    begun_from.begin(objective, recipe)
     return objective
 
 
@@ -307,8 +310,8 @@ def test_a_delayed_cls_is_told_by_its_cosines(file, tmp_path, capsys):
     recipe = pretraining.read_recipe(run)
     encoder, theirs = begun(recipe).encoder.eval(), load_encoder(file, num_heads=2)
     assert encoder.cls_after == 2
-    order = beginning.numpy_generator(recipe.seed, "weights").permutation(96)[:16].tolist()
-    images = torch.cat(list(beginning.evaluation_batches(
+    order = numpy_generator(recipe.seed, "weights").permutation(96)[:16].tolist()
+    images = torch.cat(list(evaluation_batches(
         training_source(recipe), image_size=16, indices=order, batch_size=4, mean=recipe.data.mean,
         std=recipe.data.std, device=CPU, workers=0)))  # fmt: skip
     with torch.no_grad():
@@ -321,15 +324,20 @@ def test_a_delayed_cls_is_told_by_its_cosines(file, tmp_path, capsys):
     assert cls < 0.9999
 
 
+def change_of(begins, cls_after):
+    source = training_source(begins.recipe)
+    return begun_from.moved(begins.weights.loaded, begins.recipe, cls_after, source, CPU)
+
+
 def test_without_an_add_on_cls_joins_where_it_did(tmp_path, ours):
     delayed = pretraining.prepare(of_ours(ours, "addon.layer=2"), out=tmp_path / "delayed").run
     train(delayed)
     again = beginning_of(of_ours(delayed, recipe="shapes/moco-none"))
     assert again.recipe.model.cls_after == 2
     assert again.resolved.origins["model.cls_after"] == "weights"
-    assert moved(again, 2, training_source(again.recipe), CPU) is None
+    assert change_of(again, 2) is None
     other = beginning_of(of_ours(delayed, "model.cls_after=0", recipe="shapes/moco-none"))
-    change = moved(other, 0, training_source(other.recipe), CPU)
+    change = change_of(other, 0)
     assert (change.cls_after, change.before) == (0, 2)
     assert "model.cls_after=2 keeps it exact" in change.line
 
