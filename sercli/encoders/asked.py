@@ -86,17 +86,3 @@ def require_source(name: str, *, teacher: bool, random_init: bool, hints: Hints)
         raise UserError(
             f"no model at {name}", "a run directory, a checkpoint file or timm:NAME is needed"
         )
-
-
-def require_free(path: Path, *, force: bool) -> None:
-    """Refuse a place that cannot take an exported file, before anything is computed.
-
-    Raises:
-        UserError: Not *.safetensors, a directory, or there already.
-    """
-    require_place(path, "the file to write:")
-    if path.suffix != ".safetensors":
-        raise UserError(f"{path} as the file to write", "its name must end in .safetensors")
-    if path.is_dir() or (path.exists() and not force):
-        remedy = "" if path.is_dir() else "name another, or --force to replace it"
-        raise UserError(f"{path} exists", "an export does not replace anything unasked", remedy)

@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from pydantic import ConfigDict, Field, Json
@@ -26,17 +26,20 @@ from torch import Tensor
 from sercli import distributed
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
 from sercli.encoders.asked import Hints, require_source
+from sercli.encoders.export.timm_naming import OURS, our_tensors
 from sercli.encoders.files import (
+    header_of,
     is_plain,
     load_torch_file,
     read_safetensors,
     require_finite,
     safetensors_bytes,
 )
-from sercli.encoders.foreign import Colour
+from sercli.encoders.foreign import EXPORT_LAYOUT, Colour
 from sercli.encoders.foreign import num_heads as heads_of
 from sercli.encoders.foreign import read as read_foreign
 from sercli.encoders.sizes import size_of
+from sercli.encoders.timm_vit import SerVit
 from sercli.encoders.timm_weights import create_timm
 from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
@@ -225,6 +228,9 @@ def _read_file(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
         if header.get("format") == _FORMAT or header.keys() >= _OUR_HEADER:
             hints.refuse(name)
             return _build(header, _only(stored, "teacher.", key == "teacher"), name, key)
+        if header.get("layout") == EXPORT_LAYOUT and "settings" in header:
+            hints.refuse(name)
+            return _read_exported(header, stored, name, key)
         return _read_foreign(stored, header, name, key, hints)
     require_regular(path)
     if hash_of(path).is_file() and not verifies(path):
@@ -273,6 +279,24 @@ def _read_foreign(
         found.usual_heads,
         found.assumed,
     )
+
+
+def _read_exported(
+    header: Mapping[str, str], stored: dict[str, Tensor], name: str, key: str
+) -> LoadedEncoder:
+    """What `ser export` wrote for timm: by the settings in its header."""
+    held = header.get("weights", "encoder")
+    if key == "teacher" != held:
+        raise UserError(f"{name} holds no teacher (it holds the {shown(held)})")
+    try:
+        model = Model.model_validate_json(header["settings"])
+        ours = header.get("architecture") == OURS
+        tensors = our_tensors(stored, model, ours=ours)
+    except ValueError as error:
+        raise UserError(f"{name}: its header says no encoder", _REWRITE) from error
+    metadata = {**header, "format": _FORMAT, "model": header["settings"]}
+    known = held if held in ("student", "teacher") else "encoder"
+    return replace(_build(metadata, tensors, name, known), layout=EXPORT_LAYOUT)
 
 
 def _only(tensors: dict[str, Tensor], prefix: str, inside: bool) -> dict[str, Tensor]:
@@ -350,7 +374,11 @@ def encoder_sha256(encoder: Encoder) -> str:
 
 def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
     vit = create_timm(name, random_init=random_init, num_classes=0)
-    encoder = Encoder.from_timm(vit).eval().requires_grad_(False)
+    if isinstance(vit, SerVit):
+        encoder = vit.encoder().eval().requires_grad_(False)
+    else:
+        encoder = Encoder.from_timm(vit).eval().requires_grad_(False)
+        encoder.pos_resize = _stated_positions(name) or encoder.pos_resize
     config = vit.pretrained_cfg or {}
     count = len(encoder.state_dict())
     size = encoder.grid[0] * encoder.patch_size
@@ -359,6 +387,15 @@ def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
     return LoadedEncoder(
         encoder, name, key, count, count, size, tuple(mean), tuple(std), layout="timm"
     )
+
+
+def _stated_positions(name: str) -> PosResize | None:
+    """How positions are resampled by the model in a folder that `ser export` wrote."""
+    folder = name.removeprefix("timm:local-dir:")
+    if folder == name:
+        return None
+    told = header_of(Path(folder) / "model.safetensors").get("positions")
+    return next((way for way in get_args(PosResize) if way == told), None)
 
 
 # -- Writing --------------------------------------------------------------------------------------
@@ -370,7 +407,7 @@ def encoder_metadata(model: Model, encoder: Encoder, *, step: int) -> dict[str, 
         "format": _FORMAT,
         "model": model.model_dump_json(),
         "image_size": str(encoder.grid[0] * encoder.patch_size),
-        "cls_after": str(encoder.cls_after),
+        "cls_after": str(encoder.cls_after or 0),
         "positions": encoder.pos_resize,
         "mean": json.dumps(IMAGENET_MEAN),
         "std": json.dumps(IMAGENET_STD),

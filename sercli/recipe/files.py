@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from sercli.errors import UserError
 from sercli.recipe.class_lists import read_class_list
 from sercli.recipe.keys import explain, refuse_unknown, text_keys
+from sercli.recipe.model import ARCHITECTURE, TIMM
 from sercli.recipe.schema import AddonConfig, MethodConfig, Plugin, Recipe
 from sercli.recipe.training import OPTIMISERS_OWN, USUAL, Train
 from sercli.recipe.values import Section
@@ -216,9 +217,9 @@ def _merge(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Later files win. Choosing another method or add-on drops the settings of the former one.
 
-    So does choosing another optimiser, of what is the optimiser's own: rates and decay. A preset
-    replaces what the files below say of the keys it fills in. A flag drops nothing of `--set`: both
-    are of one command line.
+    So does choosing another optimiser, of what is its own (rates and decay), and a ViT of timm's,
+    or another one behind it, of the architecture. A preset replaces what the files below say of the
+    keys it fills in. A flag drops nothing of `--set`: both are of one command line.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -233,6 +234,10 @@ def _merge(
             name = f"{section}.name"
             if name in told and values.get(name) not in (None, told[name]):
                 values = without(f"{section}.")
+        chosen, before = told.get("model.name"), values.get("model.name")
+        if chosen not in (None, before) and _is_timm(chosen, before):
+            for key in ARCHITECTURE:
+                values = without(f"model.{key}")
         setting = "views.setting"
         if setting in told and str(values.get(setting, "2")) != str(told[setting]):
             values = without("views.local")
@@ -249,12 +254,17 @@ def _merge(
     return values, {key: origins[key] for key in values}
 
 
+def _is_timm(*names: Any) -> bool:
+    return any(isinstance(name, str) and name.startswith(TIMM) for name in names)
+
+
 def resolve(
     files: Sequence[RecipeFile],
     name: str,
     *,
     methods: Mapping[str, type[MethodConfig]],
     addons: Mapping[str, type[AddonConfig]],
+    timm_settings: Callable[[str], Mapping[str, Any]] | None = None,
     settings: tuple[str, ...] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> Resolved:
@@ -267,6 +277,8 @@ def resolve(
         name: Name under `recipes/`, or a YAML file.
         methods: Method name → its settings.
         addons: Add-on name → its settings.
+        timm_settings: `timm:NAME` → the settings of that ViT, all of `ARCHITECTURE`; asked only
+            where the recipe does not say them all.
         settings: `--set` values, each "dotted.key=YAML value".
         flags: Values of named options by dotted key.
 
@@ -289,6 +301,12 @@ def resolve(
     spellings: dict[str, Any] = {}
     for one in everything:
         spellings |= {key: one.texts.get(key, value) for key, value in one.values.items()}
+    vit = values.get("model.name")
+    missing = [key for key in sorted(ARCHITECTURE) if f"model.{key}" not in values]
+    if timm_settings is not None and isinstance(vit, str) and _is_timm(vit) and missing:
+        found = timm_settings(vit)
+        values |= {f"model.{key}": found[key] for key in missing}
+        origins |= {f"model.{key}": vit for key in missing}
     return _resolve(values, origins, name, methods=methods, addons=addons, spellings=spellings)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum, auto
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -23,6 +22,9 @@ from pydantic import (
     model_validator,
 )
 
+from sercli.recipe.model import Initialiser as Initialiser
+from sercli.recipe.model import Model as Model
+from sercli.recipe.model import PosResize as PosResize
 from sercli.recipe.training import Train as Train
 from sercli.recipe.values import (
     Count,
@@ -37,7 +39,6 @@ from sercli.runs.text import dump_yaml
 
 Decoder = Literal["pil", "fast"]
 ViewSetting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
-PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
 
 
 class Data(Section):
@@ -83,46 +84,6 @@ class Data(Section):
         if not names or len(set(names)) < len(names):
             raise ValueError("at least one class is needed, and none of them twice")
         return tuple(sorted(names))
-
-
-class Initialiser(StrEnum):
-    """Whose way of drawing a ViT's weights; what each does stands at `Encoder.initialise`."""
-
-    TIMM = auto()
-    DINO = auto()
-    MOCO_V3 = "moco-v3"
-    SER_MOCO = "ser-moco"
-
-
-class Model(Section):
-    """The ViT."""
-
-    name: str = Field("vit_small", description="its size, such as vit_small or vit_base")
-    patch_size: Count = Field(16, description="side of a patch, pixels")
-    width: Count | None = Field(None, description="embedding width; default: by name")
-    depth: Count | None = Field(None, description="number of blocks; default: by name")
-    num_heads: Count | None = Field(None, description="attention heads; default: by name")
-    pos_embed: Literal["learned", "sincos"] = Field("learned", description="sincos is MoCo-v3's")
-    pos_resize: PosResize = Field(
-        "bicubic",
-        description="positions on another grid: resampled to its exact size; bicubic-offset: by "
-        "(n + 0.1) / m, as DINO and the SER authors do; bicubic-antialias: as timm; "
-        "bicubic-aligned: corner to corner, as torchvision",
-    )
-    patch_embed: Literal["trained", "frozen"] = Field(
-        "trained", description="frozen: a random patch embedding, as in MoCo-v3"
-    )
-    init: Initialiser = Field(
-        Initialiser.TIMM,
-        description="who draws the weights: timm; dino ([CLS] as large as positions); moco-v3 "
-        "(Xavier); ser-moco (the same, but patches as any convolution)",
-    )
-    cls_after: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="block after which [CLS] joins; default: follows addon.layer"
-    )
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="stochastic depth of the student's last block, rising from 0 at the first"
-    )
 
 
 class Photometrics(Section):
