@@ -132,6 +132,11 @@ MATRIX = {
        for c in ("global", "each")},
     "no clip": ("moco", "ser", {"train": {"clip_norm": None}}),
     "decay of weights": ("moco", "ser", {"train": {"decay": "weights"}}),
+    "lars": ("barlow-twins", "ser", {"train": {"optimiser": "lars"}}),
+    "sgd": ("dino", "ser", {"train": {"optimiser": "sgd", "clip": "each"}}),
+    "lars, layer decay, micro-batches": (
+        "moco", "ser", {"train": {"optimiser": "lars", "layer_decay": 0.75, "accumulate": 2}}
+    ),
     "micro-batches": ("dino", "ser", {"train": {"accumulate": 3}, "setting": "2+4-crops"}),
     "micro-batches of views of the add-on": ("moco", "essl", {"train": {"accumulate": 2}}),
     "checkpointing": ("moco", "ser", {"train": {"checkpointing": "blocks"}}),
