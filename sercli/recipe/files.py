@@ -22,6 +22,7 @@ from sercli.recipe.class_lists import read_class_list
 from sercli.recipe.keys import explain, refuse_unknown, text_keys
 from sercli.recipe.model import ARCHITECTURE, TIMM
 from sercli.recipe.schema import AddonConfig, MethodConfig, Plugin, Recipe
+from sercli.recipe.training import OPTIMISERS_OWN, USUAL, Train
 from sercli.recipe.values import Section
 from sercli.runs.places import require_place
 from sercli.runs.reading import shown
@@ -29,6 +30,7 @@ from sercli.runs.text import parse_yaml, read_mapping, spelt
 
 GRIDS = "grids"  # of the folder of recipes: what is in it are grids of runs (`sercli.grids`)
 _CLASSES = "data.classes"
+_OPTIMISER = Train().optimiser  # where nothing is said
 _LONGEST_CHAIN = 32
 
 
@@ -215,9 +217,9 @@ def _merge(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Later files win. Choosing another method or add-on drops the settings of the former one.
 
-    A preset replaces what the files below say of the keys it fills in, and so does choosing a ViT
-    of timm's, or another one behind it. A flag drops nothing of `--set`: both are of one command
-    line.
+    So does choosing another optimiser, of what is its own (rates and decay), and a ViT of timm's,
+    or another one behind it, of the architecture. A preset replaces what the files below say of the
+    keys it fills in. A flag drops nothing of `--set`: both are of one command line.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -239,6 +241,10 @@ def _merge(
         setting = "views.setting"
         if setting in told and str(values.get(setting, "2")) != str(told[setting]):
             values = without("views.local")
+        optimiser = "train.optimiser"
+        if optimiser in told and values.get(optimiser, _OPTIMISER) != told[optimiser]:
+            own = {f"train.{key}" for key in OPTIMISERS_OWN}
+            values = {k: v for k, v in values.items() if k not in own}
         addon = str(told.get("addon.name", values.get("addon.name")))
         if "addon.preset" in told and addon in addons:
             filled = {f"addon.{key}" for key in ("preset", *addons[addon].presets_fill)}
@@ -348,7 +354,10 @@ def _resolve(
         raise UserError(explain(error, origins, section)) from error
     chosen = tree["addon"].model_dump().get("preset")
     reason = f"method {recipe.method.name}" if chosen is None else f"preset {chosen}"
-    origins = {**{f"addon.{key}": reason for key in expanded}, **origins}
+    filled = dict.fromkeys((f"addon.{key}" for key in expanded), reason)
+    if (optimiser := recipe.train.optimiser) != _OPTIMISER:
+        filled |= dict.fromkeys((f"train.{k}" for k in USUAL[optimiser]), f"optimiser {optimiser}")
+    origins = {**filled, **origins}
     everything = dict(flatten(recipe.model_dump(mode="json")))
     return Resolved(recipe, name, {key: origins.get(key, "default") for key in everything})
 
