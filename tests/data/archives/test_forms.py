@@ -374,6 +374,15 @@ def test_folders_within_a_class_are_in_the_order_of_scans(tmp_path: Path, write)
     assert images_of(packed) == images_of(folders)
 
 
+def test_images_in_the_folder_of_a_split_have_no_classes(tmp_path: Path) -> None:
+    """`DIR/train/*.JPEG` is no class called train."""
+    files = {f"{split}/{k}.png": picture(k) for split in SPLITS for k in range(2)}
+    assert opened(write_tar(tmp_path / "both.tar", files), "val").classes == ()
+    train = {name: data for name, data in files.items() if name.startswith("train")}
+    assert opened(write_tar(tmp_path / "one.tar", train)).classes == ()
+    assert opened(write_folders(tmp_path / "folders", train)).classes == ()
+
+
 def test_digits_of_other_scripts_are_names(tmp_path: Path) -> None:
     """Python takes them for digits; what they count, `int` does not always know."""
     source = opened(labelled(tmp_path / "x.tar", "\u00b2", "10", "9"))
