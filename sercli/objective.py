@@ -100,7 +100,7 @@ class Objective(nn.Module):
         self.student = Student(encoder, method, addon)
         if recipe.model.patch_embed == "frozen":
             encoder.patch_embed.requires_grad_(False)
-        if recipe.model.pos_embed == "sincos":
+        if encoder.pos_embed is not None and encoder.fixed_positions:
             encoder.pos_embed.requires_grad_(False)
         if addon is not None and self.weight == 0:
             addon.requires_grad_(False)

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from sercli.encoders.attention import attend
+from sercli.encoders.rotary import Pairs, turned
 from sercli.encoders.tokens import Layout, joined
 
 
@@ -41,11 +43,12 @@ class Parts:
     They are functions of the block, so that all blocks share what they are compiled to.
 
     Attributes:
-        before: (block, tokens [T, D]) → queries, keys and values, packed, [T, 3, H, d].
+        before: (block, tokens [T, D], turns [T, 2, d/2] of rotary positions or None) → queries,
+            keys and values, packed, [T, 3, H, d].
         after: (block, tokens [T, D], attended [T, H·d], keep) → [T, D].
     """
 
-    before: Callable[[ViTBlock, Tensor], Tensor]
+    before: Callable[[ViTBlock, Tensor, Tensor | None], Tensor]
     after: Callable[[ViTBlock, Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -57,9 +60,11 @@ class ViTBlock(TokenBlock, Block):
 
     Attributes:
         parts: What runs it; `EAGER` unless something compiled takes its place.
+        pairs: Which numbers of a head rotary positions turn together, see `rotary.PAIRS`.
     """
 
     parts: Parts
+    pairs: Pairs
     norm1: nn.Module
     attn: Any
     ls1: nn.Module
@@ -69,31 +74,56 @@ class ViTBlock(TokenBlock, Block):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         Block.__init__(self, *arguments, **options)
-        self.parts = EAGER
+        self.parts, self.pairs = EAGER, "halves"
 
     @classmethod
     def of(cls, block: Block) -> ViTBlock:
         """The modules (not copies) of a block of timm's that is `understood`."""
+        return cls.made_of(**dict(block.named_children())).train(block.training)
+
+    @classmethod
+    def made_of(cls, **modules: nn.Module) -> ViTBlock:
+        """A block of these modules, by the names that they have in timm's."""
         ours = cls.__new__(cls)
         nn.Module.__init__(ours)
-        for name, module in block.named_children():
+        for name, module in modules.items():
             ours.add_module(name, module)
-        ours.parts = EAGER
-        return ours.train(block.training)
+        ours.parts, ours.pairs = EAGER, "halves"
+        return ours
 
     def forward(self, tokens: Tensor, layout: Layout, keep: Tensor | None = None) -> Tensor:
-        attended = attend(self.parts.before(self, tokens), layout)
+        attended = attend(self.parts.before(self, tokens, layout.turns), layout)
         return self.parts.after(self, tokens, attended, keep)
 
 
-def before_attention(block: ViTBlock, tokens: Tensor) -> Tensor:
-    """Norm, then queries, keys and values of each head: [T, D] → [T, 3, H, d]."""
+class QueryValueBias(nn.Linear):
+    """The map to queries, keys and values, where keys have no bias (BEiT, EVA).
+
+    Attributes:
+        weight: [3·D', D], of queries, keys and values.
+        bias: [2·D'], of queries and values.
+    """
+
+    def __init__(self, in_features: int, each: int) -> None:
+        super().__init__(in_features, 3 * each)
+        self.bias = nn.Parameter(torch.zeros(2 * each))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, value = self.bias.chunk(2)
+        return F.linear(tokens, self.weight, torch.cat([query, torch.zeros_like(query), value]))
+
+
+def before_attention(block: ViTBlock, tokens: Tensor, turns: Tensor | None) -> Tensor:
+    """Norm, then queries and keys, turned, and values of each head: [T, D] → [T, 3, H, d]."""
     attention = block.attn
     packed: Tensor = attention.qkv(block.norm1(tokens)).unflatten(1, (3, attention.num_heads, -1))
-    if isinstance(attention.q_norm, nn.Identity) and isinstance(attention.k_norm, nn.Identity):
+    normed = not isinstance(attention.q_norm, nn.Identity)
+    if not normed and isinstance(attention.k_norm, nn.Identity) and turns is None:
         return packed
     q, k, v = packed.unbind(1)
     q, k = attention.q_norm(q), attention.k_norm(k)
+    if turns is not None:
+        q, k = turned(q, turns, block.pairs), turned(k, turns, block.pairs)
     return torch.stack([q.to(v.dtype), k.to(v.dtype), v], dim=1)
 
 
@@ -123,7 +153,7 @@ def attention_of_first(block: nn.Module, tokens: Tensor, layout: Layout) -> list
         For each view [n, H, h, w].
     """
     assert isinstance(block, ViTBlock)
-    packed = block.parts.before(block, tokens).float()
+    packed = block.parts.before(block, tokens, layout.turns).float()
     maps = []
     for span, view in zip(layout.spans, layout.by_view(packed), strict=True):
         q, k = view[:, 0, 0], view[:, :, 1]  # [n, H, d], [n, N, H, d]

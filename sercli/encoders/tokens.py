@@ -9,8 +9,8 @@ What works token by token (norms, linear maps, MLP, residuals) sees [T, D] and n
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, groupby
 
@@ -39,11 +39,21 @@ class Layout:
         spans: The views, in the order of their tokens.
         prefix: Tokens in front of the patches of each image: [CLS] and registers, once they joined.
         device: Where its tokens are.
+        rotary: What says of such a layout by which angles its tokens are turned; None: by none.
     """
 
     spans: tuple[Span, ...]
     prefix: int
     device: torch.device
+    rotary: Callable[[Layout], Tensor] | None = None
+
+    @cached_property
+    def turns(self) -> Tensor | None:
+        """[T, 2, d/2], cosine and sine of each token for rotary positions; all blocks share it.
+
+        See `rotary.RotaryPositions`.
+        """
+        return None if self.rotary is None else self.rotary(self)
 
     def length(self, span: Span) -> int:
         """Tokens N of an image."""
@@ -74,7 +84,8 @@ class Layout:
     @property
     def boundaries(self) -> Tensor:
         """int32 [B + 1], where each image begins; at the end T, as `varlen_attn` wants them."""
-        return _boundaries(self.groups, self.device)
+        known = all(type(count) is int for count, _ in self.groups)  # not while it is exported
+        return (_boundaries if known else _boundaries.__wrapped__)(self.groups, self.device)
 
     @property
     def firsts(self) -> Tensor:
@@ -119,14 +130,14 @@ class Layout:
     def with_prefix(self, tokens: Tensor, prefix: Tensor) -> tuple[Tensor, Layout]:
         """Put tokens [p, D] in front of each image that has none yet; returns the new layout."""
         pieces = [
-            torch.cat([prefix.expand(len(piece), -1, -1), piece], dim=1).flatten(0, 1)
+            torch.cat([prefix.expand(piece.shape[0], -1, -1), piece], dim=1).flatten(0, 1)
             for piece in self.by_group(tokens)
         ]
-        return joined(pieces), Layout(self.spans, len(prefix), self.device)
+        return joined(pieces), replace(self, prefix=len(prefix))
 
     def first_views(self, number: int) -> Layout:
         """Without the views behind the first so many."""
-        return Layout(self.spans[:number], self.prefix, self.device)
+        return replace(self, spans=self.spans[:number])
 
 
 @functools.lru_cache(maxsize=64)

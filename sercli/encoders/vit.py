@@ -7,30 +7,25 @@ between the two without translation.
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers import GluMlp
 from torch import Tensor, nn
 
 from sercli.actions import grid_of
-from sercli.encoders.blocks import (
-    TokenBlock,
-    ViTBlock,
-    attention_of_first,
-    size_by_size,
-    understood,
-)
+from sercli.encoders.blocks import TokenBlock, ViTBlock, attention_of_first, size_by_size
 from sercli.encoders.checkpointing import through
-from sercli.encoders.embedding import PatchEmbedding, has_square_patches
+from sercli.encoders.embedding import PatchEmbedding
 from sercli.encoders.features import Features as Features
 from sercli.encoders.initialising import draw_weights
+from sercli.encoders.making import parts_of
 from sercli.encoders.positions import resampled, sincos
-from sercli.encoders.sizes import size_of
+from sercli.encoders.rotary import PAIRS, RotaryPositions
+from sercli.encoders.taking import parts_of_timm
 from sercli.encoders.tokens import Layout, Span, joined, split
 from sercli.errors import UserError
 from sercli.randomness import seeded, truncated_normal_
@@ -48,13 +43,14 @@ class Encoder(nn.Module):
         cls_after: Block after which [CLS] joins (0: ordinary ViT; None: it never does).
         init: How weights are drawn, see `initialise`.
         pos_resize: How the positional embedding is resampled for another grid, see `positions`.
+        rope: Rotary positions, by which every block turns its queries and keys.
         checkpointing: Compute the insides of blocks again in a backward pass instead of keeping
             them.
     """
 
     cls_token: Tensor | None
     reg_token: Tensor | None
-    pos_embed: Tensor
+    pos_embed: Tensor | None
 
     def __init__(
         self,
@@ -62,7 +58,7 @@ class Encoder(nn.Module):
         patch_embed: nn.Conv2d,
         blocks: Sequence[nn.Module],
         norm: nn.Module,
-        pos_embed: nn.Parameter,
+        pos_embed: nn.Parameter | None,
         cls_token: nn.Parameter | None,
         grid: tuple[int, int],
         patch_size: int,
@@ -74,17 +70,19 @@ class Encoder(nn.Module):
         init: Initialiser = Initialiser.TIMM,
         fixed_positions: bool = False,
         pos_resize: PosResize = "bicubic",
+        rope: RotaryPositions | None = None,
     ) -> None:
         super().__init__()
         self.patch_embed = PatchEmbedding(patch_embed)
         self.register_parameter("cls_token", cls_token)
         self.register_parameter("reg_token", reg_token)
-        self.pos_embed = pos_embed
+        self.register_parameter("pos_embed", pos_embed)
+        self.rope = rope
         self.norm_pre = nn.Identity() if norm_pre is None else norm_pre
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
         self.fc_norm = nn.Identity() if fc_norm is None else fc_norm
-        self.dim = int(pos_embed.shape[-1])
+        self.dim = int(patch_embed.out_channels)
         self.depth = len(self.blocks)
         self.grid = grid
         self.patch_size = patch_size
@@ -94,6 +92,9 @@ class Encoder(nn.Module):
         self.pos_resize: PosResize = pos_resize
         self.pools_mean = pools_mean or cls_token is None
         self.checkpointing = False
+        for block in self.blocks:
+            if rope is not None and isinstance(block, ViTBlock):
+                block.pairs = PAIRS[rope.kind]
 
     # -- construction -------------------------------------------------------------------------
 
@@ -101,74 +102,24 @@ class Encoder(nn.Module):
     def from_model(cls, model: Model, *, image_size: int, cls_after: int = 0) -> Encoder:
         """Build the recipe's ViT (weights not yet drawn: see `initialise`).
 
+        Args:
+            model: Its settings; `describing.model_of` is the inverse.
+            image_size: Side of an image that its positions are for, pixels.
+            cls_after: Block after which [CLS] and registers join, if there is a [CLS].
+
         Raises:
             UserError: Unknown name, or sizes that do not fit.
         """
-        size = size_of(model)
-        width, depth, heads = size.width, size.depth, size.num_heads
-        grid = grid_of((image_size, image_size), model.patch_size)
-        if not 0 <= cls_after < depth:
-            raise UserError(
-                f"model.cls_after {cls_after}", f"it must be in 0…{depth - 1} ({depth} blocks)"
-            )
-        return cls(
-            patch_embed=nn.Conv2d(3, width, model.patch_size, stride=model.patch_size),
-            blocks=[ViTBlock(width, heads, qkv_bias=True, norm_layer=_norm) for _ in range(depth)],
-            norm=_norm(width),
-            pos_embed=nn.Parameter(torch.zeros(1, grid[0] * grid[1], width)),
-            cls_token=nn.Parameter(torch.zeros(1, 1, width)),
-            grid=grid,
-            patch_size=model.patch_size,
-            cls_after=cls_after,
-            init=model.init,
-            fixed_positions=model.pos_embed == "sincos",
-            pos_resize=model.pos_resize,
-        )
+        return cls(**parts_of(model, image_size=image_size, cls_after=cls_after))
 
     @classmethod
     def from_timm(cls, vit: Any) -> Encoder:
-        """Take over the modules of a timm ViT; outputs are equal to timm's.
+        """Take over the modules of a timm ViT, `VisionTransformer` or `Eva`: outputs are equal.
 
         Raises:
-            UserError: Not a plain timm `VisionTransformer`.
+            UserError: Another one, or one that our pass does not compute.
         """
-        plain = (
-            type(vit) is VisionTransformer
-            and vit.pos_embed is not None
-            and vit.attn_pool is None
-            and vit.global_pool in ("", "token", "avg")
-            and not (vit.global_pool == "avg" and vit.pool_include_prefix)
-            and has_square_patches(vit.patch_embed)
-        )
-        if not plain:
-            raise UserError(
-                f"the model is a {type(vit).__name__} of a kind ser cannot read",
-                "a timm VisionTransformer with square patches and absolute positions is needed",
-            )
-        position = vit.pos_embed.detach().clone()
-        cls_token, reg_token = vit.cls_token, vit.reg_token
-        prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-        if prefix:  # positions of [CLS] and registers are constants: fold them into the tokens
-            parts = position[:, :prefix]
-            first = 0 if cls_token is None else 1
-            if cls_token is not None:
-                cls_token = nn.Parameter(cls_token.detach() + parts[:, :1])
-            if reg_token is not None:
-                reg_token = nn.Parameter(reg_token.detach() + parts[:, first:])
-        return cls(
-            patch_embed=vit.patch_embed.proj,
-            blocks=[ViTBlock.of(b) if understood(b) else b for b in vit.blocks],
-            norm=vit.norm,
-            pos_embed=nn.Parameter(position[:, prefix:]),
-            cls_token=cls_token,
-            grid=tuple(vit.patch_embed.grid_size),
-            patch_size=int(vit.patch_embed.patch_size[0]),
-            reg_token=reg_token,
-            norm_pre=vit.norm_pre,
-            fc_norm=vit.fc_norm,
-            pools_mean=vit.global_pool == "avg",
-            pos_resize="bicubic-antialias",  # timm's own, where `dynamic_img_size` is asked for
-        )
+        return cls(**parts_of_timm(vit))
 
     def initialise(self, seed: int) -> Encoder:
         """Draw all weights from `seed`, alike on every machine and rank.
@@ -182,7 +133,7 @@ class Encoder(nn.Module):
         with seeded(seed, "encoder"), torch.no_grad():
             for name, module in self.named_modules():
                 if module is not self:
-                    draw_weights(module, self.init, parts=3 if name.endswith(".qkv") else 1)
+                    draw_weights(module, self.init, parts=self._maps_in(name))
             if self.init is Initialiser.MOCO_V3:
                 projection = self.patch_embed.proj
                 limit = math.sqrt(6 / (projection.weight[0].numel() + projection.weight.shape[0]))
@@ -194,15 +145,24 @@ class Encoder(nn.Module):
                     truncated_normal_(token, std=0.02)
                 elif token is not None:
                     token.normal_(std=1e-6)
-            if self.fixed_positions:
+            if self.pos_embed is not None and self.fixed_positions:
                 self.pos_embed.copy_(sincos(self.grid, self.dim))
-            else:
+            elif self.pos_embed is not None:
                 truncated_normal_(self.pos_embed, std=0.02)
         return self
 
+    def _maps_in(self, name: str) -> int:
+        """Linear maps of one input that lie in one: queries, keys and values; SwiGLU's two."""
+        if name.endswith(".qkv"):
+            return 3
+        gated = name.endswith(".mlp.fc1") and isinstance(
+            self.get_submodule(name.removesuffix(".fc1")), GluMlp
+        )
+        return 2 if gated else 1
+
     def random_twin(self, seed: int) -> Encoder:
         """The same architecture with random weights: the floor of every score."""
-        device = self.pos_embed.device
+        device = self.patch_embed.proj.weight.device
         return copy.deepcopy(self).cpu().initialise(seed).to(device)
 
     # -- forward ------------------------------------------------------------------------------
@@ -287,10 +247,9 @@ class Encoder(nn.Module):
     ) -> list[Features]:
         """`encode` of views as they lie: each ends no earlier than the one behind it."""
         tokens, layout = self._embed(views)
-        tokens, layout = self._join(tokens, layout, 0)
-        tokens = self.norm_pre(tokens)
+        tokens, layout = self._join(self.norm_pre(tokens), layout, 0)
         spread = _spread(kept, layout, tokens)
-        found = [Features(tokens.new_zeros(len(view), 0), {}, {}) for view in views]
+        found = [Features(tokens.new_zeros(view.shape[0], 0), {}, {}) for view in views]
         for layer in range(self.depth + 1):
             if layer:
                 keep = None if spread is None else spread[layer - 1]
@@ -322,12 +281,15 @@ class Encoder(nn.Module):
         sides = [(int(view.shape[2]), int(view.shape[3])) for view in views]
         grids = [grid_of(side, self.patch_size) for side in sides]
         layout = Layout(
-            tuple(Span(len(view), grid) for view, grid in zip(views, grids, strict=True)),
+            tuple(Span(view.shape[0], grid) for view, grid in zip(views, grids, strict=True)),
             prefix=0,
             device=views[0].device,
+            rotary=self.rope,
         )
-        places = {grid: self.positions(grid) for grid in dict.fromkeys(grids)}
         embedded = self.patch_embed(views)
+        if self.pos_embed is None:  # whose sum is as wide as they are, under autocast too
+            return embedded.to(self.patch_embed.proj.weight.dtype), layout
+        places = {grid: self.positions(grid) for grid in dict.fromkeys(grids)}
         pieces = [
             (tokens + places[grid]).flatten(0, 1)
             for grid, tokens in zip(*layout.by_grid(embedded), strict=True)
@@ -335,11 +297,14 @@ class Encoder(nn.Module):
         return joined(pieces), layout
 
     def _join(self, tokens: Tensor, layout: Layout, layer: int) -> tuple[Tensor, Layout]:
-        """Put [CLS] (and registers) in front, if this is the block after which they join."""
+        """Put [CLS] (and registers) in front, if this is the block after which they join.
+
+        Whenever they do, they are normed as patches were before the first block.
+        """
         prefix = [t[0].to(tokens.dtype) for t in (self.cls_token, self.reg_token) if t is not None]
         if layer != (self.cls_after or 0) or not prefix:
             return tokens, layout
-        return layout.with_prefix(tokens, joined(prefix))
+        return layout.with_prefix(tokens, self.norm_pre(torch.cat(prefix)).to(tokens.dtype))
 
     def _through(
         self, block: nn.Module, tokens: Tensor, layout: Layout, keep: Tensor | None
@@ -370,11 +335,12 @@ class Encoder(nn.Module):
         return split(self.fc_norm(rows), [span.count for span in layout.spans])
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """The positional embedding for a grid, [1, h·w, D], resampled if need be.
+        """The positional embedding for a grid, [1, h·w, D], resampled if need be; there is one.
 
         How is a fact of the model, `pos_resize`, as its weights were trained or published with it;
         see `positions.resampled`.
         """
+        assert self.pos_embed is not None
         return resampled(self.pos_embed, self.grid, grid, way=self.pos_resize)
 
 
@@ -394,6 +360,3 @@ def _spread(kept: Tensor | None, layout: Layout, like: Tensor) -> Tensor | None:
 def final_norm(encoder: Encoder) -> nn.Module:
     """The norm behind the last block (timm's average-pooling models call it `fc_norm`)."""
     return encoder.fc_norm if isinstance(encoder.norm, nn.Identity) else encoder.norm
-
-
-_norm = functools.partial(nn.LayerNorm, eps=1e-6)

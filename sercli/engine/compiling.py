@@ -141,11 +141,13 @@ def _compiled(backend: Backend) -> Parts:
     compiled_before: Any = torch.compile(before_attention, backend=backend)
     compiled_after: Any = torch.compile(after_attention, backend=backend)
 
-    def before(block: ViTBlock, tokens: Tensor) -> Tensor:
+    def before(block: ViTBlock, tokens: Tensor, turns: Tensor | None) -> Tensor:
         if not block.training:
-            return before_attention(block, tokens)
-        torch._dynamo.mark_dynamic(tokens, 0)
-        packed: Tensor = compiled_before(block, tokens)
+            return before_attention(block, tokens, turns)
+        for varying in (tokens, turns):
+            if varying is not None:
+                torch._dynamo.mark_dynamic(varying, 0)
+        packed: Tensor = compiled_before(block, tokens, turns)
         return packed
 
     def after(block: ViTBlock, tokens: Tensor, attended: Tensor, keep: Tensor | None) -> Tensor:
@@ -225,12 +227,11 @@ def _ways(objective: Objective, rows: int, *, twice: bool) -> list[_Way]:
     drops = objective.drop_path > 0
     trained = sum(counts[: plan.num_invariant])
     ways = [_Way(student, trained, True, True, drops)]
-    embedding = (student.pos_embed, student.cls_token, *student.patch_embed.parameters())
-    joins = student.cls_after == 0
-    if not any(
-        p is not None and p.requires_grad and (joins or p is not student.cls_token)
-        for p in embedding
-    ):
+    embedding = [student.pos_embed, *student.patch_embed.parameters()]
+    embedding += student.norm_pre.parameters()
+    if not student.cls_after:  # what joins later does not enter the first block
+        embedding += [student.cls_token, student.reg_token]
+    if not any(p is not None and p.requires_grad for p in embedding):
         ways.append(_Way(student, trained, True, False, drops))
     if twice:
         ways.append(_Way(student, trained, False, False, drops))
@@ -249,7 +250,10 @@ def _call(way: _Way, runtime: Runtime) -> None:
     tokens = torch.zeros(number, way.encoder.dim, device=device, requires_grad=way.takes_gradient)
     keep = torch.ones(2, number, device=device) if way.drops else None
     with runtime.autocast(), torch.set_grad_enabled(way.trained):
-        packed = block.parts.before(block, tokens)
+        turns = None
+        if way.encoder.rope is not None:
+            turns = torch.zeros(number, 2, 2 * len(way.encoder.rope.periods), device=device)
+        packed = block.parts.before(block, tokens, turns)
         attended = torch.zeros_like(packed[:, 0].flatten(1)).requires_grad_(way.trained)
         passed = block.parts.after(block, tokens, attended, keep)
     if way.trained:

@@ -57,6 +57,7 @@ def resolve(
         name,
         methods=replaced.get("method", known.methods),
         addons=replaced.get("addon", known.addons),
+        timm_settings=_timm_settings,
         settings=settings,
         flags=flags,
     )
@@ -72,6 +73,13 @@ def resolve(
         origins={**resolved.origins, "plugins": "--plugin" if plugins else origin},
         notes=tuple(notes),
     )
+
+
+def _timm_settings(name: str) -> dict[str, Any]:
+    """Those of a ViT of timm's, which takes torch: imported for recipes that have one."""
+    from sercli.encoders.describing import settings_of_timm
+
+    return settings_of_timm(name)
 
 
 def given_files(paths: Sequence[Path]) -> tuple[Plugin, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum, auto
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -23,21 +22,27 @@ from pydantic import (
     model_validator,
 )
 
+from sercli.recipe.model import Initialiser as Initialiser
+from sercli.recipe.model import Model as Model
+from sercli.recipe.model import PosResize as PosResize
+from sercli.recipe.training import Train as Train
 from sercli.recipe.values import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Colour,
     Count,
     NotNegative,
     Places,
-    Positive,
     Probability,
     Range,
     Section,
     Share,
+    Spread,
 )
 from sercli.runs.text import dump_yaml
 
 Decoder = Literal["pil", "fast"]
 ViewSetting = Literal["2", "3", "2+4-crops", "2+4-rotations"]
-PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
 
 
 class Data(Section):
@@ -74,6 +79,17 @@ class Data(Section):
     decoder: Decoder = Field(
         "pil", description="pil; fast: libjpeg-turbo and torch, equal to a level of 255"
     )
+    mean: Colour = Field(
+        IMAGENET_MEAN, description="subtracted from RGB in 0…1; default: of model.weights"
+    )
+    std: Spread = Field(IMAGENET_STD, description="what that is divided by, likewise")
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_colours(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}  # of all runs of earlier versions
+        return {
+            k: v for k, v in default(self).items() if k not in usual or getattr(self, k) != usual[k]
+        }
 
     @field_validator("classes")
     @classmethod
@@ -83,46 +99,6 @@ class Data(Section):
         if not names or len(set(names)) < len(names):
             raise ValueError("at least one class is needed, and none of them twice")
         return tuple(sorted(names))
-
-
-class Initialiser(StrEnum):
-    """Whose way of drawing a ViT's weights; what each does stands at `Encoder.initialise`."""
-
-    TIMM = auto()
-    DINO = auto()
-    MOCO_V3 = "moco-v3"
-    SER_MOCO = "ser-moco"
-
-
-class Model(Section):
-    """The ViT."""
-
-    name: str = Field("vit_small", description="its size, such as vit_small or vit_base")
-    patch_size: Count = Field(16, description="side of a patch, pixels")
-    width: Count | None = Field(None, description="embedding width; default: by name")
-    depth: Count | None = Field(None, description="number of blocks; default: by name")
-    num_heads: Count | None = Field(None, description="attention heads; default: by name")
-    pos_embed: Literal["learned", "sincos"] = Field("learned", description="sincos is MoCo-v3's")
-    pos_resize: PosResize = Field(
-        "bicubic",
-        description="positions on another grid: resampled to its exact size; bicubic-offset: by "
-        "(n + 0.1) / m, as DINO and the SER authors do; bicubic-antialias: as timm; "
-        "bicubic-aligned: corner to corner, as torchvision",
-    )
-    patch_embed: Literal["trained", "frozen"] = Field(
-        "trained", description="frozen: a random patch embedding, as in MoCo-v3"
-    )
-    init: Initialiser = Field(
-        Initialiser.TIMM,
-        description="who draws the weights: timm; dino ([CLS] as large as positions); moco-v3 "
-        "(Xavier); ser-moco (the same, but patches as any convolution)",
-    )
-    cls_after: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="block after which [CLS] joins; default: follows addon.layer"
-    )
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="stochastic depth of the student's last block, rising from 0 at the first"
-    )
 
 
 class Photometrics(Section):
@@ -194,58 +170,6 @@ class Views(Section):
             if low > high:
                 raise ValueError(f"views.{name} [{low}, {high}]: the first must not be larger")
         return self
-
-
-class Train(Section):
-    """Optimisation and bookkeeping."""
-
-    epochs: Positive = 100
-    max_steps: Count | None = Field(None, description="stop the schedule after this many steps")
-    batch_size: Count = Field(2048, description="images a step over all ranks")
-    lr: Positive = Field(3e-4, description="base learning rate, for 256 images: × batch_size / 256")
-    min_lr: NotNegative = Field(
-        0.0, description="final learning rate of the cosine, for 256 images"
-    )
-    warmup_epochs: NotNegative = 10
-    warmup_ramp: Literal["step/W", "step/(W-1)"] = Field(
-        "step/W",
-        description="share of the peak at a step of the W of warm-up; step/(W-1) reaches the peak "
-        "in the last of them (DINO)",
-    )
-    weight_decay: NotNegative = 0.1
-    final_weight_decay: NotNegative | None = Field(
-        None, description="weight decay rises or falls to this on a cosine; default: constant"
-    )
-    decay: Literal["all", "not-1d", "weights"] = Field(
-        "all",
-        description="what decays; not-1d: all but biases and one-dimensional tensors (DINO); "
-        "weights: all but those, [CLS] and positions",
-    )
-    clip_norm: Positive | None = Field(None, description="largest norm of the gradient")
-    clip: Literal["global", "each"] = Field(
-        "global", description="what clip_norm is of: the whole gradient, or each parameter's (DINO)"
-    )
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA")
-    compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="torch.compile; auto: on CUDA"
-    )
-    accumulate: Count = Field(
-        1, description="micro-batches of a step: the same numbers in less memory"
-    )
-    checkpointing: Literal["off", "blocks"] = Field(
-        "off",
-        description="blocks: the student keeps only what enters each block, and runs it again "
-        "for its gradient",
-    )
-    tensorboard: bool = Field(False, description="also log to TensorBoard (extra `track`)")
-    log_steps: Count = Field(10, description="steps between rows of metrics.jsonl")
-    checkpoint_epochs: Positive = Field(1.0, description="epochs between checkpoints")
-    keep_epochs: NotNegative | None = Field(
-        None, description="epochs between milestones, checkpoints that are never dropped; 0: none"
-    )
-    monitor_epochs: NotNegative = Field(
-        10.0, description="epochs between kNN and collapse measurements; 0: none"
-    )
 
 
 class FamilyConfig(Section):

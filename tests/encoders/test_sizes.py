@@ -27,7 +27,7 @@ def test_a_new_size_is_one_line(monkeypatch):
     objective = Objective(recipe)
     assert (objective.encoder.dim, objective.encoder.cls_after) == (24, 2)
 
-    with pytest.raises(UserError, match=r"vit_huge'; known: vit_micro, .*, vit_toy$"):
+    with pytest.raises(UserError, match=r"vit_huge'; known: vit_micro, .*, vit_toy, timm:NAME$"):
         size_of(Model(name="vit_huge"))
 
 

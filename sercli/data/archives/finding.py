@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sercli.data.images.folder import some
 from sercli.data.images.listing import added_as, has_suffix
 from sercli.data.images.splits import split_told
 from sercli.errors import UserError, from_os_error, shortened
@@ -71,16 +72,30 @@ class ArchiveSet:
     def by_split(self) -> dict[str | None, list[Archive]]:
         """Archives by the split that their names tell.
 
+        Those whose names tell nothing are of train.
+
         Returns:
-            "train" and "val", where both are told; otherwise all under None: what is in them says
-            more. Those of "test" are none of them, unless there are no others.
+            "train" and "val", where both are told; "val", where a directory holds nothing else;
+            otherwise all under None: what is in them says more. Those of "test" are none of them,
+            unless there are no others.
         """
         told: dict[str, list[Archive]] = defaultdict(list)
         for archive in self.archives:
             told[split_told(archive.below) or "train"].append(archive)
-        if "val" in told and "train" in told:
-            return {"train": told["train"], "val": told["val"]}
+        if "val" in told and ("train" in told or self.whole):
+            return {split: told[split] for split in ("train", "val") if split in told}
         return {None: told.get("train") or told.get("val") or told["test"]}
+
+    def remarks(self) -> list[str]:
+        """What its names leave open, and how it was understood; a line each."""
+        told = {archive.below: split_told(archive.below) for archive in self.archives}
+        silent = [name for name, split in told.items() if split is None]
+        if not silent or "train" not in told.values():
+            return []
+        return [
+            f"{some(silent, 3)} in {self.root} tell no split by their names: they are read as "
+            "train, beside those that say train"
+        ]
 
     def left_out(self) -> list[Archive]:
         """Archives of "test", where there are others."""

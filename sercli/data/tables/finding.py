@@ -36,12 +36,14 @@ class Tables:
         left_out: What is of neither split → how many files.
         faults: What is wrong with their names, a line each.
         lacking: Files of a series that are missing, a line for each series.
+        silent: A line on files that are left out because others tell a split and they do not.
     """
 
     files: Mapping[str, tuple[str, ...]]
     left_out: Mapping[str, int] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
 
 
 def names_tables(path: str, suffix: str) -> bool:
@@ -162,9 +164,11 @@ def _by_split(path: str, files: Iterator[tuple[str, str]], *, series: bool = Fal
             )
     names = {"test": "files of test", None: "files whose names tell no split"}
     left_out = {text: len(by_split[one]) for one, text in names.items() if one in by_split}
+    unsaid = some([os.path.basename(file) for file in by_split.get(None, [])], 3)
+    silent = (f"left out, as their names tell no split: {unsaid}",) if unsaid else ()
     looked = [look_at_series(one) for one in kept.values()] if series else []
     faults, lacking = (tuple(line for pair in looked for line in pair[place]) for place in (0, 1))
-    return Tables(kept, left_out, faults, lacking)
+    return Tables(kept, left_out, faults, lacking, silent)
 
 
 def look_at_series(files: tuple[str, ...]) -> tuple[list[str], list[str]]:

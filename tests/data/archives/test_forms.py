@@ -192,6 +192,33 @@ def test_a_set_of_one_split_is_all_train(tmp_path: Path) -> None:
         assert "has no val images" in refusal(path, "val")
 
 
+def test_a_directory_of_val_alone_has_no_train(tmp_path: Path) -> None:
+    """As with class folders and tables; what is named by itself is all train."""
+    path = write_tar(tmp_path / "set" / "val.tar", of_split("val"))
+    folders = write_folders(
+        tmp_path / "folders", {f"val/{n}": d for n, d in of_split("val").items()}
+    )
+    for root in (tmp_path / "set", folders):
+        assert [has_split(str(root), split) for split in SPLITS] == [False, True]
+        assert images_of(opened(root, "val")) == images_of(opened(path))
+        assert "has no train" in refusal(root)
+    assert len(opened(f"{tmp_path}/set/v*.tar")) == 6
+    (tmp_path / "set" / "val.tar").rename(tmp_path / "set" / "test.tar")
+    assert len(opened(tmp_path / "set")) == 6
+
+
+def test_archives_whose_names_tell_no_split_are_of_train_and_said(tmp_path: Path) -> None:
+    for name, split in (("train", "train"), ("val", "val")):
+        write_tar(tmp_path / f"{name}.tar", of_split(split))
+    assert opened(tmp_path).remarks() == ()
+    write_tar(tmp_path / "more.tar", {f"{CLASSES[0]}/more.png": picture(77)})
+    assert (len(opened(tmp_path)), len(opened(tmp_path, "val"))) == (13, 6)
+    (line,) = opened(tmp_path).remarks()
+    assert line.startswith(f"more.tar in {tmp_path} tell no split by their names")
+    (tmp_path / "train.tar").unlink()
+    assert (len(opened(tmp_path)), opened(tmp_path).remarks()) == (1, ())
+
+
 def test_images_of_test_are_left_out(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", {**pictures(), "test/a.png": b"", "test/b.png": b""})
     assert (len(opened(path)), len(opened(path, "val"))) == (12, 6)
@@ -216,6 +243,22 @@ def test_archives_of_images_without_folders_are_a_class_each(tmp_path: Path) -> 
     assert source.identifier(2) == "class0/a.jpg"
     alone = write_tar(tmp_path / "n01440764.tar", {"a.jpg": b""})
     assert opened(alone).classes == ("n01440764",)
+
+
+@pytest.mark.parametrize("stems", [("part1", "part2"), ("a1", "a20", "a3"), ("x", "x2")])
+def test_parts_and_classes_that_only_a_number_tells_apart_are_asked(
+    tmp_path: Path, stems: tuple[str, ...]
+) -> None:
+    for stem in stems:
+        write_tar(tmp_path / "loose" / f"{stem}.tar", {f"{stem}.png": picture(1)})
+        write_tar(tmp_path / "folders" / f"{stem}.tar", {f"cat/{stem}.png": picture(1)})
+    text = refusal(tmp_path / "loose")
+    assert (
+        f"{sorted(stems)[0]} and {sorted(stems)[1]} hold images without folders or labels" in text
+    )
+    assert opened(tmp_path / "folders").classes == ("cat",)
+    write_tar(tmp_path / "loose" / "zebra.tar", {"z.png": picture(1)})
+    assert len(opened(tmp_path / "loose").classes) == len(stems) + 1
 
 
 def test_labels_are_numbers_where_nothing_names_them(tmp_path: Path) -> None:
