@@ -281,6 +281,6 @@ def print_for_people(compared: Table, *, after: bool = False) -> None:
         say("")
     if sys.stdout.isatty():
         console = Screen()
-        console.print(terminal(compared, width=console.width, encoding=encoding))
+        console.print(terminal(compared, width=console.width, encoding=encoding), crop=False)
     else:
         say(*plain(compared, encoding=encoding).splitlines())

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Unpack
 
@@ -27,6 +27,7 @@ from sercli import distributed
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
 from sercli.encoders.asked import Hints, Said, require_source
 from sercli.encoders.describing import hidden_settings
+from sercli.encoders.export.reading import as_ours, says_all, stated_positions
 from sercli.encoders.files import (
     is_plain,
     load_torch_file,
@@ -34,12 +35,14 @@ from sercli.encoders.files import (
     require_finite,
     safetensors_bytes,
 )
-from sercli.encoders.foreign import ATTENTION_POOL, Beside, Colour, read_beside
+from sercli.encoders.foreign import ATTENTION_POOL, EXPORT_LAYOUT, Colour, read_beside
 from sercli.encoders.foreign import num_heads as heads_of
 from sercli.encoders.foreign import read as read_foreign
+from sercli.encoders.loaded import LoadedEncoder as LoadedEncoder
 from sercli.encoders.sizes import size_of
 from sercli.encoders.taking import pools_by_attention
-from sercli.encoders.timm_weights import create_timm
+from sercli.encoders.timm_vit import SerVit
+from sercli.encoders.timm_weights import create_timm, local_file
 from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
 from sercli.recipe.schema import Model, PosResize
@@ -54,100 +57,6 @@ _FORMAT = "ser-encoder"
 _REWRITE = "a file written by this version of ser is needed"
 _LARGEST_IMAGE = 1 << 14
 _OUR_HEADER = {"model", "step"}
-
-
-@dataclass(frozen=True)
-class LoadedEncoder:
-    """An encoder and where it comes from.
-
-    Attributes:
-        encoder: In evaluation mode, on the CPU.
-        source: What was asked for (a path, or `timm:NAME`).
-        key: Which weights were taken: "student", "teacher", "encoder" (a file with one that is
-            neither), "timm" or "random".
-        matched: Tensors taken from the source.
-        expected: Tensors the encoder has.
-        image_size: Side of the images it was trained on, pixels.
-        mean, std: Normalisation of its input, RGB in 0…1.
-        layout: "ser", "timm" (also of timm:NAME), or the name of a layout of `sercli.foreign`.
-        place: Where in a file of that layout it was, "" for the file itself.
-        usual_heads: Attention heads that the layout's own code gives such a ViT, if it is known.
-        assumed: Whether nothing says how its own code resamples positions: timm's way is taken.
-        left: What of its model is not taken, but for heads that nobody looks for.
-    """
-
-    encoder: Encoder
-    source: str
-    key: str
-    matched: int
-    expected: int
-    image_size: int
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    layout: str = "ser"
-    place: str = ""
-    usual_heads: int | None = None
-    assumed: bool = False
-    left: str = ""
-
-    @property
-    def num_heads(self) -> int | None:
-        """Attention heads (None for blocks of an unusual kind)."""
-        return heads_of(self.encoder)
-
-    def at(self, image_size: int | None) -> LoadedEncoder:
-        """The same encoder for images of another side; None: as it is.
-
-        Raises:
-            UserError: It is no multiple of the patch.
-        """
-        if image_size is None:
-            return self
-        if image_size % self.encoder.patch_size:
-            raise UserError(
-                f"--image-size {image_size}",
-                f"it must be a multiple of the patch, which is {self.encoder.patch_size} px",
-            )
-        return replace(self, image_size=image_size)
-
-    def describe(self) -> dict[str, Any]:
-        """The `model` field of a result."""
-        return {
-            "source": self.source,
-            "key": self.key,
-            "matched": self.matched,
-            "expected": self.expected,
-            "layout": self.layout,
-            "place": self.place,
-            "num_heads": self.num_heads,
-            "cls_after": self.encoder.cls_after,
-            "positions": self.encoder.pos_resize,
-        }
-
-    @property
-    def summary(self) -> str:
-        """What was read, in one line."""
-        encoder, place = self.encoder, f" at {self.place}" if self.place else ""
-        joins = f", [CLS] joins after block {encoder.cls_after}" if encoder.cls_after else ""
-        usual, mlp = self.usual_heads, hidden_settings(encoder).get("mlp")
-        inside = f", {mlp}" if mlp else ""
-        asked = "" if usual in (None, self.num_heads) else f" (its own code gives it {usual})"
-        return (
-            f"{self.source}: {self.key}{place}, layout {self.layout}, {self.matched} of "
-            f"{self.expected} tensors; {encoder.depth} blocks, {encoder.dim} wide, "
-            f"{self.num_heads} heads{asked}{inside}, patch {encoder.patch_size}, "
-            f"{self.image_size} px{joins}; {self._positions}"
-            + (f"; {self.left}" if self.left else "")
-        )
-
-    @property
-    def _positions(self) -> str:
-        """How they go at another size, in a few words."""
-        encoder = self.encoder
-        if encoder.pos_embed is None:
-            return "rotary positions" if encoder.rope is not None else "no positions"
-        assumed = " (assumed, see --positions)" if self.assumed else ""
-        return f"at another size positions go by {encoder.pos_resize}{assumed}"
 
 
 def load_encoder(
@@ -195,7 +104,7 @@ def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
         header, stored = read_safetensors(run.encoder)
         tensors = _only(stored, "teacher.", key == "teacher")
         if tensors:
-            return _build(header, tensors, name, key)
+            return _ours(header, stored, name, key, run.encoder)
     for step in reversed(run.checkpoint_steps()):
         if run.checkpoint_verifies(step):
             _say_what_stands_in(run, step, key)
@@ -221,8 +130,14 @@ def _read_file(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
         header, stored = read_safetensors(path)
         if header.get("format") == _FORMAT or header.keys() >= _OUR_HEADER:
             hints.refuse(name)
-            return _build(header, _only(stored, "teacher.", key == "teacher"), name, key)
-        return _read_foreign(stored, header, name, key, hints, read_beside(path))
+            return _ours(header, stored, name, key, path)
+        if says_all(header):
+            hints.refuse(name)
+            metadata, tensors, held = as_ours(header, stored, name, key)
+            role = held if held in ("student", "teacher") else "encoder"
+            built = _build({**metadata, "format": _FORMAT}, tensors, name, role)
+            return replace(built, layout=EXPORT_LAYOUT, file=path)
+        return _read_foreign(stored, header, name, key, hints, path)
     require_regular(path)
     if hash_of(path).is_file() and not verifies(path):
         raise UserError(
@@ -237,7 +152,7 @@ def _read_torch(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
     state = load_torch_file(path)
     metadata = state.get("encoder")
     if not isinstance(metadata, Mapping) or "objective" not in state:
-        return _read_foreign(state, {}, name, key, hints, read_beside(path))
+        return _read_foreign(state, {}, name, key, hints, path)
     hints.refuse(name)
     prefix = f"{key}.encoder."
     stored = state["objective"]
@@ -248,7 +163,8 @@ def _read_torch(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
             f"{path} is no checkpoint of ser", "its `objective` must hold tensors by name"
         )
     tensors = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
-    return _build(metadata, tensors, name, key)
+    left = tuple(one for one in stored if not one.startswith(prefix))
+    return replace(_build(metadata, tensors, name, key), file=path, left=left)
 
 
 def _read_foreign(
@@ -257,10 +173,10 @@ def _read_foreign(
     name: str,
     key: str,
     hints: Hints,
-    beside: Beside | None,
+    path: Path,
 ) -> LoadedEncoder:
     found = read_foreign(
-        state, name, teacher=key == "teacher", hints=hints, header=header, beside=beside
+        state, name, teacher=key == "teacher", hints=hints, header=header, beside=read_beside(path)
     )
     encoder = found.encoder.eval().requires_grad_(False)
     return LoadedEncoder(
@@ -276,8 +192,20 @@ def _read_foreign(
         found.place,
         found.usual_heads,
         found.assumed,
+        path,
         found.left,
+        found.note,
     )
+
+
+def _ours(
+    header: Mapping[str, Any], stored: dict[str, Tensor], name: str, key: str, path: Path
+) -> LoadedEncoder:
+    """One of the encoders that a safetensors file of ours holds."""
+    teacher = key == "teacher"
+    loaded = _build(header, _only(stored, "teacher.", teacher), name, key)
+    left = tuple(_only(stored, "teacher.", not teacher))
+    return replace(loaded, file=path, left=left)
 
 
 def _only(tensors: dict[str, Tensor], prefix: str, inside: bool) -> dict[str, Tensor]:
@@ -357,31 +285,52 @@ def encoder_sha256(encoder: Encoder) -> str:
 
 def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
     vit = create_timm(name, random_init=random_init, num_classes=0)
-    left = ATTENTION_POOL if pools_by_attention(vit) else ""
-    encoder = Encoder.from_timm(vit).eval().requires_grad_(False)
+    note = ""
+    if isinstance(vit, SerVit):
+        encoder = vit.encoder().eval().requires_grad_(False)
+    else:
+        note = ATTENTION_POOL if pools_by_attention(vit) else ""
+        encoder = Encoder.from_timm(vit).eval().requires_grad_(False)
+        encoder.pos_resize = stated_positions(name) or encoder.pos_resize
     config = vit.pretrained_cfg or {}
     count = len(encoder.state_dict())
     size = encoder.grid[0] * encoder.patch_size
     mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
     key = "random" if random_init else "timm"
     return LoadedEncoder(
-        encoder, name, key, count, count, size, tuple(mean), tuple(std), layout="timm", left=left
-    )
+        encoder, name, key, count, count, size, tuple(mean), tuple(std), layout="timm",
+        file=local_file(name), note=note,
+    )  # fmt: skip
 
 
 # -- Writing --------------------------------------------------------------------------------------
 
 
-def encoder_metadata(model: Model, encoder: Encoder, *, step: int) -> dict[str, str]:
-    """The header of our files: enough to build the encoder again."""
+def encoder_metadata(
+    model: Model,
+    encoder: Encoder,
+    *,
+    step: int,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> dict[str, str]:
+    """The header of our files: enough to build the encoder again.
+
+    Args:
+        model: Of the recipe; what it began from is left out, as the file has its own weights.
+        encoder: What is written.
+        step: After which.
+        mean, std: What its images were normalised by.
+    """
+    began = dict.fromkeys(("weights", "weights_sha256", "weights_as"))
     return {
         "format": _FORMAT,
-        "model": model.model_dump_json(),
+        "model": model.model_copy(update=began).model_dump_json(),
         "image_size": str(encoder.grid[0] * encoder.patch_size),
         "cls_after": str(encoder.cls_after or 0),
         "positions": encoder.pos_resize,
-        "mean": json.dumps(IMAGENET_MEAN),
-        "std": json.dumps(IMAGENET_STD),
+        "mean": json.dumps(mean),
+        "std": json.dumps(std),
         "step": str(step),
     }
 

@@ -28,16 +28,15 @@ default_cfgs = generate_default_cfgs(
 
 
 def ser_vit(pretrained: bool = False, **options: Any) -> Any:
-    """ViT-S/16 with 6 heads unless other sizes are given, `cls_after` and `pos_resize`."""
-    from sercli.encoders.timm_vit import DelayedVisionTransformer
+    """ViT-S/16 with 6 heads unless told otherwise; `cls_after`, and the settings of recipes."""
+    from sercli.encoders.timm_vit import SerVit
 
-    sizes = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
     return build_model_with_cfg(
-        DelayedVisionTransformer,
+        SerVit,
         "ser_vit",
         pretrained,
         feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **{**sizes, **options},
+        **options,
     )
 
 

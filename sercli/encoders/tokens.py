@@ -84,7 +84,8 @@ class Layout:
     @property
     def boundaries(self) -> Tensor:
         """int32 [B + 1], where each image begins; at the end T, as `varlen_attn` wants them."""
-        return _boundaries(self.groups, self.device)
+        known = all(type(count) is int for count, _ in self.groups)  # not while it is exported
+        return (_boundaries if known else _boundaries.__wrapped__)(self.groups, self.device)
 
     @property
     def firsts(self) -> Tensor:
@@ -129,7 +130,7 @@ class Layout:
     def with_prefix(self, tokens: Tensor, prefix: Tensor) -> tuple[Tensor, Layout]:
         """Put tokens [p, D] in front of each image that has none yet; returns the new layout."""
         pieces = [
-            torch.cat([prefix.expand(len(piece), -1, -1), piece], dim=1).flatten(0, 1)
+            torch.cat([prefix.expand(piece.shape[0], -1, -1), piece], dim=1).flatten(0, 1)
             for piece in self.by_group(tokens)
         ]
         return joined(pieces), replace(self, prefix=len(prefix))

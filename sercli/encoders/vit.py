@@ -249,7 +249,7 @@ class Encoder(nn.Module):
         tokens, layout = self._embed(views)
         tokens, layout = self._join(self.norm_pre(tokens), layout, 0)
         spread = _spread(kept, layout, tokens)
-        found = [Features(tokens.new_zeros(len(view), 0), {}, {}) for view in views]
+        found = [Features(tokens.new_zeros(view.shape[0], 0), {}, {}) for view in views]
         for layer in range(self.depth + 1):
             if layer:
                 keep = None if spread is None else spread[layer - 1]
@@ -281,14 +281,14 @@ class Encoder(nn.Module):
         sides = [(int(view.shape[2]), int(view.shape[3])) for view in views]
         grids = [grid_of(side, self.patch_size) for side in sides]
         layout = Layout(
-            tuple(Span(len(view), grid) for view, grid in zip(views, grids, strict=True)),
+            tuple(Span(view.shape[0], grid) for view, grid in zip(views, grids, strict=True)),
             prefix=0,
             device=views[0].device,
             rotary=self.rope,
         )
         embedded = self.patch_embed(views)
-        if self.pos_embed is None:
-            return embedded, layout
+        if self.pos_embed is None:  # whose sum is as wide as they are, under autocast too
+            return embedded.to(self.patch_embed.proj.weight.dtype), layout
         places = {grid: self.positions(grid) for grid in dict.fromkeys(grids)}
         pieces = [
             (tokens + places[grid]).flatten(0, 1)

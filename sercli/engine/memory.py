@@ -26,6 +26,7 @@ from sercli import distributed
 from sercli.encoders.batches import Batch, Encoded
 from sercli.engine.accumulation import Autocast, Gradients
 from sercli.engine.flops import on_meta, views_on_meta
+from sercli.engine.optimiser import MOMENTS
 from sercli.engine.runtime import Runtime
 from sercli.errors import RunFailed, lacks_memory
 from sercli.families import addon_class, method_class
@@ -77,8 +78,7 @@ def count_memory(
     cuda, dtype = runtime.device.type == "cuda", runtime.autocast_dtype
     # Batch norm, which here is of one process, needs two images.
     processes = max(1, min(processes, recipe.train.batch_size // 2))
-    key = _key(recipe, cuda, dtype, processes)
-    if key in _counts:
+    if (key := _key(recipe, cuda, dtype, processes)) in _counts:
         return _counts[key]
     with distributed.alone():
         objective = on_meta(recipe) if objective is None else objective
@@ -87,7 +87,8 @@ def count_memory(
         for tensor in objective.state_dict().values():
             tensors.note(tensor)
         with tensors:
-            moments = [torch.empty_like(p) for p in trained for _ in range(2)]
+            kept = MOMENTS[recipe.train.optimiser]
+            moments = [torch.empty_like(p) for p in trained for _ in kept]
             if processes > 1 and recipe.train.accumulate == 1:  # DDP's buckets stay
                 moments += [torch.empty_like(p) for p in trained]
             gradients = [torch.empty_like(p) for p in trained]  # of the step before
@@ -138,7 +139,7 @@ def _key(recipe: Recipe, *others: object) -> tuple[object, ...]:
         method_class(recipe.method),
         addon_class(recipe.addon),
         *(section.model_dump_json() for section in sections),
-        *(train.batch_size, train.accumulate, train.checkpointing),
+        *(train.batch_size, train.accumulate, train.checkpointing, train.optimiser),
         *others,
     )
 

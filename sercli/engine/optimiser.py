@@ -1,48 +1,97 @@
-"""AdamW over parameter groups that cover every trainable parameter once, and its schedules."""
+"""Optimisers over parameter groups that cover every trainable parameter once; their schedules."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sercli.encoders.vit import Encoder
+from sercli.engine.momentum import Momentum
+from sercli.objective import Objective
 from sercli.recipe.schema import Train
 
+# What each keeps of every parameter, of its shape.
+MOMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"adamw": ("exp_avg", "exp_avg_sq"), "lars": Momentum.moments, "sgd": Momentum.moments}
+)
 
-def make_optimiser(objective: nn.Module, train: Train) -> torch.optim.AdamW:
-    """Fused AdamW; the learning rate is set at every step by the schedule.
+
+def make_optimiser(objective: Objective, train: Train) -> torch.optim.Optimizer:
+    """Fused AdamW, LARS or SGD; `set_schedule` gives every step its learning rate.
 
     `train.decay`: "all" decays every parameter (MoCo-v3, SER's Barlow Twins), "not-1d" spares
     biases and all else that has one dimension (DINO, whose [CLS], positions and lengths of
-    prototypes decay), "weights" spares tokens and positions too.
+    prototypes decay), "weights" spares tokens and positions too. LARS adapts the rate of what
+    decays and has more than one dimension, as its originals do.
+
+    A group's learning rate is that of the schedule times its `lr_scale`: of `train.lr_biases` and
+    `train.layer_decay`, see `depths`. Where that is 1, as without these, it is left out: so are
+    checkpoints of before it as they were.
     """
+    depth_of, last = depths(objective.encoder), objective.encoder.depth + 1
+    biases = 1.0 if train.lr_biases is None else train.lr_biases / train.lr
+    by_setting: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     trainable = {n: p for n, p in objective.named_parameters() if p.requires_grad}
-    tokens = ("cls_token", "reg_token", "pos_embed")
-
-    def spared(name: str, parameter: nn.Parameter) -> bool:
-        if parameter.ndim < 2:
-            return train.decay != "all"
-        return train.decay == "weights" and name.rpartition(".")[2] in tokens
-
-    groups: list[dict[str, Any]] = [
-        {"params": [], "weight_decay": train.weight_decay, "decays": True},
-        {"params": [], "weight_decay": 0.0, "decays": False},
-    ]
     for name, parameter in trainable.items():
-        groups[spared(name, parameter)]["params"].append(parameter)
-    groups = [group for group in groups if group["params"]]
-    covered = [p for group in groups for p in group["params"]]
+        decays = _decays(name, parameter, train)
+        adapts = train.optimiser == "lars" and decays and parameter.ndim > 1
+        scale = (train.layer_decay or 1.0) ** (last - depth_of.get(parameter, last))
+        scale *= biases if parameter.ndim < 2 else 1.0
+        by_setting.setdefault((not decays, not adapts, scale), []).append(parameter)
+    covered = [p for parameters in by_setting.values() for p in parameters]
     assert len(covered) == len(trainable)
     assert {id(p) for p in covered} == {id(p) for p in trainable.values()}
-    return torch.optim.AdamW(groups, lr=0.0, fused=True)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if spared else train.weight_decay,
+            "decays": not spared,
+            **({} if scale == 1 else {"lr_scale": scale}),
+            **({} if rigid else {"trust_coefficient": train.trust_coefficient}),
+        }
+        for (spared, rigid, scale), parameters in sorted(by_setting.items(), key=lambda one: one[0])
+    ]
+    if train.optimiser == "adamw":
+        assert train.betas is not None
+        return torch.optim.AdamW(groups, lr=0.0, betas=train.betas, fused=True)
+    assert train.momentum is not None
+    return Momentum(groups, momentum=train.momentum)
+
+
+def _decays(name: str, parameter: nn.Parameter, train: Train) -> bool:
+    """Whether weight decay is for a parameter of this name."""
+    if parameter.ndim < 2:
+        return train.decay == "all"
+    tokens = ("cls_token", "reg_token", "pos_embed")
+    return not (train.decay == "weights" and name.rpartition(".")[2] in tokens)
+
+
+def depths(encoder: Encoder) -> dict[Tensor, int]:
+    """Where in the encoder each of its parameters works, for `train.layer_decay`.
+
+    0 is what makes tokens of patches and positions, l is block l, depth + 1 the final norm: BEiT's
+    and MAE's count. [CLS] and registers count as the block after which they join: 0 as there,
+    unless they are delayed, one less than the block that first sees them in any case.
+    """
+    found: dict[Tensor, int] = dict.fromkeys(encoder.parameters(), 0)
+    for token in (encoder.cls_token, encoder.reg_token):
+        if token is not None:
+            found[token] = encoder.cls_after or 0
+    for layer, block in enumerate(encoder.blocks, start=1):
+        found |= dict.fromkeys(block.parameters(), layer)
+    for norm in (encoder.norm, encoder.fc_norm):
+        found |= dict.fromkeys(norm.parameters(), encoder.depth + 1)
+    return found
 
 
 def set_schedule(optimiser: torch.optim.Optimizer, *, lr: float, weight_decay: float) -> None:
     """Give a step its learning rate and weight decay."""
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
         if group["decays"]:
             group["weight_decay"] = weight_decay
 

@@ -15,10 +15,12 @@ from sercli.data.source import ImageSource
 from sercli.engine.accumulation import require_images
 from sercli.engine.flops import StepFlops, on_meta, trainable_parameters
 from sercli.engine.memory import StepMemory, less
+from sercli.engine.optimiser import MOMENTS
 from sercli.objective import Objective
 from sercli.recipe.files import Resolved
 from sercli.recipe.schedule import Schedule
 from sercli.recipe.schema import Data, Recipe
+from sercli.recipe.training import Train
 from sercli.screen import Screen
 from sercli.views.plan import ViewPlan
 from sercli.visible import counted, visible
@@ -39,6 +41,7 @@ class Plan:
         tokens: Patch tokens of a global view.
         cls_after: The block after which [CLS] joins; None: there is no [CLS].
         objective: What would be trained, on the meta device: shapes without values.
+        num_moments: What the optimiser keeps of each parameter.
     """
 
     schedule: Schedule
@@ -49,6 +52,7 @@ class Plan:
     tokens: int
     cls_after: int | None
     objective: Objective
+    num_moments: int
 
     @property
     def parameters(self) -> int:
@@ -62,9 +66,10 @@ class Plan:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """About the size of a checkpoint: what is trained, and two moments of each parameter."""
+        """About the size of a checkpoint: what is trained, and moments of each parameter."""
         stored = self.objective.state_dict().values()
-        moments = [p for p in self.objective.parameters() if p.requires_grad] * 2
+        trained = [p for p in self.objective.parameters() if p.requires_grad]
+        moments = trained * self.num_moments
         return sum(tensor.numel() * tensor.element_size() for tensor in (*stored, *moments))
 
     @property
@@ -105,6 +110,7 @@ def make_plan(recipe: Recipe, source: ImageSource, *, processes: int = 1) -> Pla
         tokens,
         encoder.cls_after,
         objective,
+        len(MOMENTS[recipe.train.optimiser]),
     )
 
 
@@ -146,13 +152,24 @@ def print_plan(resolved: Resolved, plan: Plan, out: Path, console: Screen) -> No
             f"{counted(schedule.total_steps, 'step')} ({schedule.steps_per_epoch:,} an epoch), "
             f"{schedule.warmup_steps:,} of warm-up"
         ),
-        "learning rate": (
-            f"{schedule.lr:.3g} = {recipe.train.lr:g} × {recipe.train.batch_size} / 256"
-        ),
+        "learning rate": _rates(recipe.train, schedule, plan.objective.encoder.depth),
     }
     if recipe.train.keep_epochs:
         rows["milestones"] = _milestones(recipe, plan, out)
     _print_rows(rows, console)
+
+
+def _rates(train: Train, schedule: Schedule, depth: int) -> str:
+    """The peak of the learning rate, and what is not usual of it."""
+    parts = [f"{schedule.lr:.3g} = {train.lr:g} × {train.batch_size} / 256"]
+    if train.optimiser != "adamw":
+        parts[0] += f", {train.optimiser.upper()}"
+    if train.lr_biases is not None:
+        parts.append(f"biases and norms {schedule.lr * train.lr_biases / train.lr:.3g}")
+    if train.layer_decay is not None:
+        first = train.layer_decay ** (depth + 1)
+        parts.append(f"× {train.layer_decay:g} a block downwards, × {first:.3g} at the embedding")
+    return "; ".join(parts)
 
 
 def _milestones(recipe: Recipe, plan: Plan, out: Path) -> str:

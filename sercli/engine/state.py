@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from sercli.encoders.files import is_plain, require_finite
 from sercli.encoders.loading import encoder_metadata, write_encoder
 from sercli.engine import checkpoint
+from sercli.engine.momentum import Momentum
+from sercli.engine.optimiser import MOMENTS
 from sercli.engine.runtime import decided_by_first
 from sercli.engine.stepper import Position
+from sercli.engine.weights import begin
 from sercli.errors import UserError
 from sercli.objective import Objective
 from sercli.recipe.schema import Recipe
@@ -22,7 +25,6 @@ from sercli.runs.reading import is_finite, shown
 from sercli.runs.run_dir import RunDir
 from sercli.runs.stored import Stored, require
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, with the `step` that they were taken at
 _EARLIER = "remove it, with its .sha256, to go on from the one before"
 
 
@@ -76,7 +78,7 @@ class PretrainingState:
         self.objective, self.optimiser = objective, optimiser
 
     def load(self, say: Callable[[str], None]) -> Position | None:
-        """Take up the last checkpoint that verifies.
+        """Take up the last checkpoint that verifies; without one, the weights of the recipe.
 
         Args:
             say: Shows a line: which checkpoints are damaged.
@@ -91,6 +93,7 @@ class PretrainingState:
         state = checkpoint.load_latest(self.run, say)
         if state is None:
             decided_by_first(lambda: _require_none_yet(self.run, say))
+            begin(self.objective, self.recipe)
             return None
         name = str(self.run.checkpoints)
         typed = require(_Pretraining, state, name, _EARLIER)
@@ -98,7 +101,7 @@ class PretrainingState:
         require_finite({**_require_tensors(typed.objective, name), **moments}, name)
         try:
             self.objective.load_state_dict(state["objective"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            _take_up(self.optimiser, state["optimiser"])
             return typed.position
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(
@@ -110,7 +113,10 @@ class PretrainingState:
     def save(self, position: Position) -> None:
         """Write a checkpoint and the encoder."""
         encoder = self.objective.encoder
-        metadata = encoder_metadata(self.recipe.model, encoder, step=position.step)
+        data = self.recipe.data
+        metadata = encoder_metadata(
+            self.recipe.model, encoder, step=position.step, mean=data.mean, std=data.std
+        )
         state = {
             "step": position.step,
             "train_seconds": position.train_seconds,
@@ -188,6 +194,12 @@ def _require_optimiser(
     Raises:
         UserError: They are of other parameters, or no tensors or settings as this optimiser has.
     """
+    moments = optimiser.moments if isinstance(optimiser, Momentum) else MOMENTS["adamw"]
+    # AdamW keeps the `step` that they were taken at, too.
+    kept = {*moments, *(() if isinstance(optimiser, Momentum) else ("step",))}
+    theirs = {key for values in saved.state.values() for key in values}
+    if theirs and not theirs & kept:
+        raise _unfit(name, f"its moments, {shown(sorted(theirs))}, are of another optimiser")
     groups = optimiser.state_dict()["param_groups"]
     there = [group.get("params") for group in saved.param_groups]
     if there != [group["params"] for group in groups]:
@@ -201,14 +213,22 @@ def _require_optimiser(
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     found: dict[str, Tensor] = {}
     for index, values in saved.state.items():
-        if index >= len(parameters) or values.keys() != {"step", *_MOMENTS}:
+        if index >= len(parameters) or values.keys() != kept:
             raise _unfit(name, f"its optimiser's moments of parameter {index} are others")
         for key, value in _require_tensors(values, name).items():
             what = f"the optimiser's {key} of parameter {index}"
-            if value.shape != (parameters[index].shape if key in _MOMENTS else ()):
+            if value.shape != (parameters[index].shape if key in moments else ()):
                 raise _unfit(name, f"{what} is of another shape")
             found[what] = value
     return found
+
+
+def _take_up(optimiser: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Go on with saved moments, by the optimiser's own settings: those are the recipe's."""
+    own = [{k: v for k, v in g.items() if k != "params"} for g in optimiser.param_groups]
+    optimiser.load_state_dict(saved)
+    for group, settings in zip(optimiser.param_groups, own, strict=True):
+        group.update(settings)
 
 
 def _is_flag(value: object) -> bool:
@@ -297,7 +317,7 @@ class ModuleState:
         with torch.no_grad():
             for key, value in tensors.items():
                 self.trained[key].copy_(value)
-        self.optimiser.load_state_dict(state["optimiser"])
+        _take_up(self.optimiser, state["optimiser"])
         return typed.position
 
     def _require_none_yet(self, say: Callable[[str], None]) -> None:

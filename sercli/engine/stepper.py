@@ -273,7 +273,7 @@ class Stepper:
             self.step + 1, losses, gradient_norm, raised, images=images, device=self.device
         )
         if self.optimiser is not None:
-            # Fused AdamW leaves parameters and moments alone where this is 1: no wait for it.
+            # Fused ones leave parameters and moments alone where this is 1: no wait for it.
             self.optimiser.found_inf = self._agreement.bad  # type: ignore[attr-defined]
 
     def _is_due(self, seconds: float) -> bool:

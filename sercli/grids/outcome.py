@@ -10,6 +10,7 @@ from sercli.grids.claims import LEVEL, Decided
 from sercli.grids.jobs import Places
 from sercli.grids.schema import Grid
 from sercli.report.compare.comparison import Options, compare_read
+from sercli.report.compare.differences import PairedTests
 from sercli.report.compare.named import NothingToShow
 from sercli.report.compare.papers_tables import ALL, PAPERS_TABLES
 from sercli.report.compare.runs import open_runs
@@ -70,9 +71,10 @@ def write_tables(grid: Grid, places: Places, runs: Sequence[Path]) -> Iterator[M
     for name, wanted in kinds.items():
         write_text(folder / f"{name}.csv", tidy_csv(tidy(read, wanted=wanted)))
     grouped = len(grid.all_seeds) > 1
+    tests = PairedTests()
     for name in _names(grid):
         try:
-            table = compare_read(read, Options(table=name, group_seeds=grouped))
+            table = compare_read(read, Options(table=name, group_seeds=grouped), tests=tests)
         except NothingToShow as nothing:
             yield Made(name, None, nothing.line)
             continue

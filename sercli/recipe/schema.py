@@ -25,15 +25,19 @@ from pydantic import (
 from sercli.recipe.model import Initialiser as Initialiser
 from sercli.recipe.model import Model as Model
 from sercli.recipe.model import PosResize as PosResize
+from sercli.recipe.training import Train as Train
 from sercli.recipe.values import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Colour,
     Count,
     NotNegative,
     Places,
-    Positive,
     Probability,
     Range,
     Section,
     Share,
+    Spread,
 )
 from sercli.runs.text import dump_yaml
 
@@ -75,6 +79,17 @@ class Data(Section):
     decoder: Decoder = Field(
         "pil", description="pil; fast: libjpeg-turbo and torch, equal to a level of 255"
     )
+    mean: Colour = Field(
+        IMAGENET_MEAN, description="subtracted from RGB in 0…1; default: of model.weights"
+    )
+    std: Spread = Field(IMAGENET_STD, description="what that is divided by, likewise")
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_colours(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}  # of all runs of earlier versions
+        return {
+            k: v for k, v in default(self).items() if k not in usual or getattr(self, k) != usual[k]
+        }
 
     @field_validator("classes")
     @classmethod
@@ -155,58 +170,6 @@ class Views(Section):
             if low > high:
                 raise ValueError(f"views.{name} [{low}, {high}]: the first must not be larger")
         return self
-
-
-class Train(Section):
-    """Optimisation and bookkeeping."""
-
-    epochs: Positive = 100
-    max_steps: Count | None = Field(None, description="stop the schedule after this many steps")
-    batch_size: Count = Field(2048, description="images a step over all ranks")
-    lr: Positive = Field(3e-4, description="base learning rate, for 256 images: × batch_size / 256")
-    min_lr: NotNegative = Field(
-        0.0, description="final learning rate of the cosine, for 256 images"
-    )
-    warmup_epochs: NotNegative = 10
-    warmup_ramp: Literal["step/W", "step/(W-1)"] = Field(
-        "step/W",
-        description="share of the peak at a step of the W of warm-up; step/(W-1) reaches the peak "
-        "in the last of them (DINO)",
-    )
-    weight_decay: NotNegative = 0.1
-    final_weight_decay: NotNegative | None = Field(
-        None, description="weight decay rises or falls to this on a cosine; default: constant"
-    )
-    decay: Literal["all", "not-1d", "weights"] = Field(
-        "all",
-        description="what decays; not-1d: all but biases and one-dimensional tensors (DINO); "
-        "weights: all but those, [CLS] and positions",
-    )
-    clip_norm: Positive | None = Field(None, description="largest norm of the gradient")
-    clip: Literal["global", "each"] = Field(
-        "global", description="what clip_norm is of: the whole gradient, or each parameter's (DINO)"
-    )
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA")
-    compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="torch.compile; auto: on CUDA"
-    )
-    accumulate: Count = Field(
-        1, description="micro-batches of a step: the same numbers in less memory"
-    )
-    checkpointing: Literal["off", "blocks"] = Field(
-        "off",
-        description="blocks: the student keeps only what enters each block, and runs it again "
-        "for its gradient",
-    )
-    tensorboard: bool = Field(False, description="also log to TensorBoard (extra `track`)")
-    log_steps: Count = Field(10, description="steps between rows of metrics.jsonl")
-    checkpoint_epochs: Positive = Field(1.0, description="epochs between checkpoints")
-    keep_epochs: NotNegative | None = Field(
-        None, description="epochs between milestones, checkpoints that are never dropped; 0: none"
-    )
-    monitor_epochs: NotNegative = Field(
-        10.0, description="epochs between kNN and collapse measurements; 0: none"
-    )
 
 
 class FamilyConfig(Section):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class RunFacts:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def path(self) -> str:
         return str(self.directory.path)
 
@@ -44,7 +45,7 @@ class RunFacts:
         values = self.recipe.get(section)
         return values.get(key) if isinstance(values, Mapping) else None
 
-    @property
+    @cached_property
     def data_path(self) -> str | None:
         """What the run was trained on, as one text (`places.joined`), or None."""
         path = self.setting("data", "path")
@@ -62,23 +63,23 @@ class RunFacts:
         told = titles.get(section) if isinstance(titles, Mapping) else None
         return str(told) if told else None
 
-    @property
+    @cached_property
     def addon(self) -> str:
         """The add-on's name; `NO_ADDON` where there is none."""
         return self.name("addon") or NO_ADDON
 
-    @property
+    @cached_property
     def tapped_layer(self) -> int | None:
         """The block that the add-on taps, or None without an add-on."""
         layer = self.setting("addon", "layer")
         return layer if isinstance(layer, int) and self.addon != NO_ADDON else None
 
-    @property
+    @cached_property
     def weight(self) -> float | None:
         """λ, or None without an add-on."""
         return None if self.addon == NO_ADDON else as_number(self.setting("addon", "weight"))
 
-    @property
+    @cached_property
     def views(self) -> str:
         """The view setting, or an empty string."""
         return str(self.setting("views", "setting") or "")

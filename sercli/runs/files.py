@@ -184,14 +184,21 @@ def write_json(path: Path, value: object) -> None:
 
 
 @contextmanager
-def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
+def replacing_directory(path: Path, *, what: str, replace: bool = False) -> Iterator[Path]:
     """A temporary directory beside `path` that takes its name if the block succeeds.
+
+    Args:
+        path: Its name.
+        what: What makes it, for messages.
+        replace: Whether a directory that is there goes then.
 
     Raises:
         UserError: `path` exists already, or its parent cannot be written.
     """
     require_place(path, f"{what}:")
-    if path.exists():
+    if replace and path.is_symlink():
+        path = path.resolve()  # so that the link stays
+    if path.exists() and not (replace and path.is_dir()):
         raise UserError(
             f"{path} exists", f"{what} needs a new directory", "name another or remove it"
         )
@@ -204,13 +211,32 @@ def replacing_directory(path: Path, *, what: str) -> Iterator[Path]:
         yield draft
         with deferred():
             draft.chmod(0o777 & ~_umask())
-            draft.rename(path)
+            if path.exists():
+                _exchange(path, draft)
+            else:
+                draft.rename(path)
     except OSError as error:
         raise from_os_error(error, f"cannot make {path}") from error
     finally:
         if draft is not None:
             with deferred():
                 shutil.rmtree(draft, ignore_errors=True)
+
+
+def _exchange(path: Path, draft: Path) -> None:
+    """Let one directory take the name of another, which goes.
+
+    No call renames over a directory that holds something. Between the two names there is none for
+    a moment; what a kill leaves then is the new one, whole, under its temporary name.
+    """
+    aside = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path.name), dir=path.parent))
+    path.rename(aside)
+    try:
+        draft.rename(path)
+    except OSError:
+        aside.rename(path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager

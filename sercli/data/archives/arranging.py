@@ -171,6 +171,14 @@ def _found(held: Holdings, group: _Group, wnids: Callable[[], list[str]]) -> Fou
             return wnid.encode() + b"/" + name, wnid
 
         return _told_by(held, group, VALIDATION, of_imagenet)
+    if alike := _differ_by_number([*stems.values()]):
+        found = _told_by(held, group, UNLABELLED, lambda _, name: (name, None))
+        found.faults.append(
+            f"{shortened(alike[0])} and {shortened(alike[1])} hold images without folders or "
+            "labels; they may be parts of one set, or a class each; name parts as shards are "
+            "(part-1, part-2), classes by words"
+        )
+        return found
     if _are_classes(list(stems.values())):
         folders = {
             number: stem.encode("utf-8", "surrogateescape") for number, stem in stems.items()
@@ -235,6 +243,12 @@ def _add(found: Found, held: Holdings, index: int, name: bytes, told: str | None
         offset=held.offset[index],
         size=held.size[index],
     )
+
+
+def _differ_by_number(stems: Sequence[str]) -> Sequence[str]:
+    """Names such as "part1", "part2", of which nothing tells what they are; none: they do."""
+    plain = len(stems) > 1 and not any(map(is_wnid, stems)) and _are_classes(stems)
+    return stems if plain and len({stem.rstrip("0123456789") for stem in stems}) == 1 else ()
 
 
 def _are_classes(stems: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from sercli.data.archives.finding import ArchiveSet, find_archives, missing_from_series
 from sercli.data.archives.made import checksum_faults
 from sercli.data.archives.members import ArchivedImages, Members, called_as
-from sercli.data.archives.opening import list_split
+from sercli.data.archives.opening import has_split_of_archives, list_split
 from sercli.data.images.check import (
     CheckReport,
     Fact,
@@ -54,7 +54,8 @@ def check_archives(path: str, reading: Reading) -> CheckReport:
         passed += Counter(members.passed_over)
         problems += [fault for fault in members.faults if fault not in problems]
         if split == "train" and not len(members):
-            problems.append(f"{path} holds no image")
+            only_val = not has_split_of_archives(path, "train")
+            problems.append(f"{path} {'has no train images' if only_val else 'holds no image'}")
         if not len(members):
             continue
         lists[split] = members
@@ -70,7 +71,7 @@ def check_archives(path: str, reading: Reading) -> CheckReport:
         tuple(reports),
         tuple(problems),
         taken_as=_taken_as(named, lists),
-        notes=(*numbers, *passed_over_notes(passed)),
+        notes=(*named.remarks(), *numbers, *passed_over_notes(passed)),
     )
 
 

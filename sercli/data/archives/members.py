@@ -22,7 +22,7 @@ from sercli.data.images import kept
 from sercli.data.images.files import StoredImages
 from sercli.data.images.listing import Stamp, printable, stamps_of
 from sercli.data.images.order import is_index, numbered, ordered
-from sercli.data.images.stored import Span
+from sercli.data.images.stored import Span, Where
 from sercli.data.robustness.imagenet_classes import BARE, is_imagenet, wnids_of_images
 from sercli.errors import SerError, shortened
 from sercli.visible import counted
@@ -90,8 +90,7 @@ class Found:
         by_folder: Whether classes are names of folders, and no labels.
 
     Attributes:
-        passed_over: As `Members` has it.
-        faults: As `Members` has it.
+        passed_over, faults: As `Members` has them.
         archive: Which archive each image is in.
     """
 
@@ -114,8 +113,7 @@ class Found:
             name: What it is called within the set.
             told: What its class is called; None: nothing says so.
             archive: Which archive it is in.
-            offset: Where its bytes begin.
-            size: How many they are.
+            offset, size: Where its bytes begin, and how many they are.
         """
         self._names.append(name)
         self._told.append(told)
@@ -135,9 +133,8 @@ class Found:
         """What was found, in order.
 
         Args:
-            files: The archives.
-            stamps: int64 [F + B, 5], of each, and of each of `beside`.
-            beside: Other files that the list depends on.
+            files, beside: As `Members` has them.
+            stamps: int64 [F + B, 5], of each.
             classes: Names of classes that are told by their index; None: what is told is a name.
             key: What of a name must stand once; None: all of it.
         """
@@ -226,8 +223,8 @@ class Found:
 def called_as(train: Members, val: Members) -> Members:
     """Images of val: indices of classes that only train names are those of train.
 
-    So where names of images say that train is ImageNet, and those of val do not tell a class. An
-    index is none of a name's place where train has names alone: they may be in another order.
+    So where train is ImageNet by its images' names, which in val tell no class. An index is no
+    name's place where train has names alone: they may be in another order.
     """
     bare = tuple(map(str, range(len(train.classes))))
     alike = val.by_index and (train.by_index or is_imagenet(train.classes))
@@ -343,8 +340,7 @@ def _is_whole(members: Members) -> bool:
     number, num_classes = len(members), max(1, len(members.classes))
     if len(members.stamps) != len(members.files) + len(members.beside):
         return False
-    columns = (members.offset, members.size, members.labels)
-    if any(len(column) != number for column in columns):
+    if {len(members.offset), len(members.size), len(members.labels)} != {number}:
         return False
     if not number:  # a split that there is not is kept, too
         return kept.are_names(members.names, members.starts, number)
@@ -371,18 +367,24 @@ class ArchivedImages(StoredImages):
         members: What there is.
         name: What the user called the set.
         split: "train" or "val".
+        said: What a user should know of it, a line each.
     """
 
-    def __init__(self, members: Members, *, name: str, split: str) -> None:
-        self.members = members
+    def __init__(
+        self, members: Members, *, name: str, split: str, said: Sequence[str] = ()
+    ) -> None:
+        self.members, self.said = members, tuple(said)
         self.name, self.split = name, split
         self.classes, self.labels = members.classes, members.labels
 
-    def where(self, index: int) -> Span:
+    def where(self, index: int) -> Where:
         return self.members.span(self.position(index))
 
-    def file_size(self, index: int) -> int:
+    def file_size(self, index: int) -> int | None:
         return int(self.members.size[self.position(index)])
+
+    def remarks(self) -> tuple[str, ...]:
+        return self.said
 
     def listed(self) -> Iterator[bytes | memoryview]:
         """With the times and sizes of the archives: one may be replaced by one of equal names."""

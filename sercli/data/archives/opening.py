@@ -21,14 +21,11 @@ from sercli.data.archives.members import (
     read_members,
 )
 from sercli.data.archives.scanning import list_parts
+from sercli.data.class_names import file_of_names, read_names
 from sercli.data.imagenet_labels import find_validation_labels
 from sercli.data.images.folder import class_differences
 from sercli.data.images.listing import SUFFIXES, stamps_of
-from sercli.data.robustness.imagenet_classes import wnids_of_names
 from sercli.errors import UserError
-from sercli.runs.reading import MIB, read_bytes
-
-CLASSES = "classes.txt"
 
 
 def open_archives(path: str, split: str) -> ArchivedImages:
@@ -40,7 +37,7 @@ def open_archives(path: str, split: str) -> ArchivedImages:
     """
     named = find_archives(path)
     members = _sound(named, path, split)
-    if split == "val":
+    if split == "val" and has_split_of_archives(path, "train"):
         train = _sound(named, path, "train")
         members = called_as(train, members)
         differences = class_differences(train.classes, members.classes)
@@ -48,7 +45,7 @@ def open_archives(path: str, split: str) -> ArchivedImages:
             raise UserError(
                 f"{path}: {'; '.join(differences)}", "train and val must hold the same classes"
             )
-    return ArchivedImages(members, name=path, split=split)
+    return ArchivedImages(members, name=path, split=split, said=named.remarks())
 
 
 def has_split_of_archives(path: str, split: str) -> bool:
@@ -58,9 +55,10 @@ def has_split_of_archives(path: str, split: str) -> bool:
         UserError: Archives are missing or cannot be read.
     """
     named = find_archives(path)
-    if split == "train":
-        return True
-    return "val" in _groups(named)[0] or len(list_split(named, "val")) > 0
+    groups, _ = _groups(named)
+    if None not in groups:
+        return split in groups
+    return split == "train" or len(list_split(named, "val")) > 0
 
 
 def have_labels(path: str) -> bool:
@@ -84,11 +82,14 @@ def _sound(named: ArchiveSet, path: str, split: str) -> Members:
         more = f" (and {len(members.faults) - 1:,} more such)" if members.faults[1:] else ""
         raise UserError(f"{members.faults[0]}{more}", remedy="`ser data check` lists all there is")
     if not len(members):
-        if split == "val":
+        groups, _ = _groups(named)
+        if split == "val" or not {None, split} & {*groups}:
             raise UserError(
-                f"{path} has no val images",
+                f"{path} has no {split} images",
                 "names of archives, or folders in them, tell train and val",
-                "name the archives of both",
+                "name the archives of both"
+                if split == "val"
+                else "name an archive, or a pattern of such: that is all train",
             )
         raise UserError(
             f"{path} holds no image",
@@ -108,7 +109,7 @@ def list_split(named: ArchiveSet, split: str) -> Members:
     archives = groups[None] if inside else groups.get(split, [])
     if not archives:  # of a copy without such a split
         return Found(UNLABELLED).members((), stamps_of(()))
-    names = _names_of_classes(named, archives)
+    names = file_of_names([os.path.dirname(archives[0].path), named.root])
     files = [archive.path for archive in archives]
 
     def scan(_: Sequence[str], stamps: NDArray[np.int64]) -> Mapping[str, Members]:
@@ -181,7 +182,7 @@ def list_anew(
         beside.extend(labels.files)
         return labels.read()
 
-    classes = None if names is None else _read_names(Path(names))
+    classes = None if names is None else read_names(names)
     if record is not None and split is not None:
         found = {split: as_made(held, labelled=record.labelled)}
     else:
@@ -197,30 +198,3 @@ def list_anew(
         )
         for split, one in found.items()
     }
-
-
-# -- Names of classes that are told by their index ------------------------------------------------
-
-
-def _names_of_classes(named: ArchiveSet, archives: Sequence[Archive]) -> str | None:
-    """The file beside archives, or above them, that names classes; None: there is none."""
-    folders = dict.fromkeys([os.path.dirname(archives[0].path), named.root])
-    places = (os.path.join(folder, CLASSES) for folder in folders)
-    return next((place for place in places if os.path.isfile(place)), None)
-
-
-def _read_names(path: Path) -> Sequence[str]:
-    """A name a line, in the order of the indices.
-
-    Raises:
-        UserError: It names none, or one twice.
-    """
-    text = read_bytes(path, limit=16 * MIB).removeprefix(b"\xef\xbb\xbf")
-    names = [line.strip() for line in text.decode("utf-8", "backslashreplace").rstrip().split("\n")]
-    for number, name in enumerate(names, 1):
-        if not name or name in names[: number - 1]:
-            raise UserError(
-                f"line {number} of {path} {'stands above already' if name else 'is empty'}",
-                "it names the classes, one a line, in the order of their indices",
-            )
-    return wnids_of_names(names) or names

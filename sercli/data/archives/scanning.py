@@ -29,6 +29,8 @@ _COMPRESSED = {
     b"\x04\x22\x4d\x18": ("lz4", "unlz4"),
     b"7z\xbc\xaf\x27\x1c": ("7z", "7z x"),
     b"Rar!": ("RAR", "unrar x"),
+    b"\x1f\x9d": ("compress", "uncompress"),
+    b"\x5d\x00\x00": ("lzma", "unlzma"),
 }
 
 
@@ -68,7 +70,10 @@ def _not_read(magic: bytes, *, within: bool) -> str | None:
         return "it is a zip within a tar; only a tar may lie in one; unpack it"
     for begins, (what, unpacks) in _COMPRESSED.items():
         if magic.startswith(begins):
-            return f"it is compressed ({what}); images are read where they lie; {unpacks} it first"
+            return (
+                f"it is compressed ({what}); images are read where they lie; {unpacks} it first, "
+                "or unpack it and name the folder"
+            )
     return None
 
 

@@ -133,11 +133,11 @@ def strange_labels(train: Table, val: Table) -> dict[int, str]:
 
 
 def labels_in(train: Table, val: Table) -> NDArray[np.int64]:
-    """int64 [N], the labels of val as indices into the classes of train."""
+    """int64 [N], the labels of val, none of which is strange, as indices into classes of train."""
     if not val.classes:
         return val.labels
     places = {name: place for place, name in enumerate(train.classes)}
-    return np.array([places[name] for name in val.classes], np.int64)[val.labels]
+    return np.array([places.get(name, -1) for name in val.classes], np.int64)[val.labels]
 
 
 def has_labels(path: str) -> bool:

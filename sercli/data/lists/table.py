@@ -17,16 +17,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sercli.data.class_names import CLASSES, file_of_names, read_names
 from sercli.data.images import kept
 from sercli.data.images.listing import Stamp, printable
-from sercli.data.images.order import first_twice, numbered, ordered
+from sercli.data.images.order import first_twice, is_index, numbered, ordered
 from sercli.data.lists.text import Rows, read_rows
-from sercli.errors import from_os_error
-from sercli.runs.reading import MIB, read_bytes, what_is
+from sercli.errors import UserError, from_os_error
+from sercli.runs.reading import MIB, read_bytes, shown, what_is
 
-_MAGIC = b"ser's list of listed images, 2\n"
+_MAGIC = b"ser's list of listed images, 3\n"
 _NUM_ARRAYS = 8
 LARGEST = 1024 * MIB  # of a list: ten million lines
+_NONE = [0] * len(fields(Stamp))
 _FEW = 64  # files of a directory that are looked at one by one
 
 
@@ -38,7 +40,8 @@ class Table:
         root: Absolute path of the deepest directory that holds all of them.
         classes: What labels are called, sorted; none: the list has no labels.
         directories: Those the images lie in, relative to `root`.
-        stamps: int64 [1 + D, 5], of the list and of each directory, from before it was looked at.
+        stamps: int64 [2 + D, 5], of the list, of what names its classes (zeros where nothing does),
+            and of each directory, from before it was looked at.
         directory: int32 [N], each image's; images in the order of `images.order`.
         labels: int64 [N]; zeros where there are no classes.
         lines: int32 [N], which line of the list each stands in.
@@ -99,7 +102,8 @@ def make_table(path: str, *, called: str) -> Table:
     Raises:
         UserError: It cannot be read, or is no list.
     """
-    stamp = _stamp(path)
+    names = file_of_names([os.path.dirname(path)])
+    told_by = [_stamp(path), _stamp(names) if names else _NONE]
     rows = read_rows(read_bytes(Path(path), limit=LARGEST), called=called)
     beside = os.path.dirname(os.fsencode(path)) + b"/"
     files = [os.path.normpath(one if one[:1] == b"/" else beside + one) for one in rows.paths]
@@ -110,8 +114,8 @@ def make_table(path: str, *, called: str) -> Table:
     there = np.array([index for index in range(len(files)) if index not in missing], np.int64)
     root = os.path.commonpath(directories) if directories else b"/"
     below = len(root.rstrip(b"/")) + 1
-    names = [files[index][below:] for index in there.tolist()]
-    classes, labels, order = _in_order(rows, there, names, faults)
+    below_root = [files[index][below:] for index in there.tolist()]
+    classes, labels, order = _in_order(rows, there, below_root, faults, names)
     chosen = there[order].tolist()
     numbers = {directory: number for number, directory in enumerate(directories)}
     joined, offsets = kept.join([places[index][1] for index in chosen])
@@ -119,7 +123,7 @@ def make_table(path: str, *, called: str) -> Table:
         root=root,
         classes=classes,
         directories=tuple(directory[below:] for directory in directories),
-        stamps=np.array([stamp, *stamps], np.int64).reshape(-1, len(fields(Stamp))),
+        stamps=np.array([*told_by, *stamps], np.int64).reshape(-1, len(fields(Stamp))),
         directory=np.array([numbers[places[index][0]] for index in chosen], np.int32),
         labels=labels[order],
         lines=np.array(rows.lines, np.int32)[chosen],
@@ -130,7 +134,11 @@ def make_table(path: str, *, called: str) -> Table:
 
 
 def _in_order(
-    rows: Rows, there: NDArray[np.int64], names: Sequence[bytes], faults: dict[int, str]
+    rows: Rows,
+    there: NDArray[np.int64],
+    names: Sequence[bytes],
+    faults: dict[int, str],
+    classes_by: str | None,
 ) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
     """Classes, labels, and where each image comes; one that stands twice is a fault, and left out.
 
@@ -139,13 +147,28 @@ def _in_order(
         there: int64 [N], which of them have a file.
         names: [N], of these, below the root.
         faults: Takes what is found.
+        classes_by: The file that names the classes of labels that are numbers; None: there is none.
+
+    Raises:
+        UserError: That file cannot be read.
     """
     classes: tuple[str, ...] = ()
     labels = np.zeros(len(there), np.int64)
     if rows.told:
         told = [rows.told[index] for index in there.tolist()]
         tops = (printable(name.partition(b"/")[0]) for name in names)
-        classes, labels = numbered(told, folders=all(map(str.__eq__, told, tops)))
+        folders = all(map(str.__eq__, told, tops))
+        classes, labels = numbered(told, folders=folders)
+        if classes_by is not None and not folders and any(map(is_index, classes)):
+            named = read_names(classes_by)
+            places = np.array([_place(one, len(named)) for one in classes], np.int64)
+            for place in np.flatnonzero(places[labels] < 0).tolist():
+                line = rows.lines[int(there[place])]
+                faults[line] = (
+                    f"the label {shown(told[place])} is none of the numbers 0…{len(named) - 1} "
+                    f"that {CLASSES} beside the list names"
+                )
+            classes, labels = tuple(named), np.maximum(places[labels], 0)
     order = ordered(names, labels)
     if first_twice(names, order) is None:
         return classes, labels, order
@@ -159,6 +182,11 @@ def _in_order(
             faults[line] = f"{printable(name)} stands in line {before} already"
     left = np.isin(order, np.array(once, np.int64))
     return classes, labels, order[left]
+
+
+def _place(told: str, number: int) -> int:
+    """Which of so many classes a label tells; -1: none."""
+    return int(told) if is_index(told) and len(told) < 10 and int(told) < number else -1
 
 
 # -- What is there --------------------------------------------------------------------------------
@@ -185,7 +213,7 @@ def _look(
             stamps.append(Stamp.of(os.stat(directory or b"/")).row())
             known = _regular_in(directory) if len(indices) > _FEW else frozenset()
         except OSError:
-            stamps.append([0] * len(fields(Stamp)))
+            stamps.append(_NONE)
             known = frozenset()
         for index in indices:
             name = places[index][1]
@@ -260,7 +288,7 @@ def _is_whole(table: Table) -> bool:
     number, num_directories = len(table), len(table.directories)
     return bool(
         number
-        and len(table.stamps) == 1 + num_directories
+        and len(table.stamps) == 2 + num_directories
         and len(table.labels) == len(table.lines) == number
         and table.directory.min() >= 0
         and table.directory.max() < num_directories
@@ -272,11 +300,13 @@ def _is_whole(table: Table) -> bool:
 
 
 def _is_current(table: Table, path: str) -> bool:
+    told, names, *directories = table.stamps.tolist()
     files = [os.fsencode(path), *(os.path.join(table.root, one) for one in table.directories)]
     try:
-        return all(
+        beside = file_of_names([os.path.dirname(path)])
+        return (_stamp(beside) if beside else _NONE) == names and all(
             Stamp.of(os.stat(file)).row() == stamp
-            for file, stamp in zip(files, table.stamps.tolist(), strict=True)
+            for file, stamp in zip(files, [told, *directories], strict=True)
         )
-    except (OSError, ValueError):
+    except (OSError, UserError, ValueError):
         return False

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sercli import signals
 from sercli.data.archives.made import RECORD, is_finished
-from sercli.data.archives.opening import CLASSES
+from sercli.data.class_names import CLASSES
 from sercli.data.shards.arrow import write_splits, write_state
 from sercli.data.shards.plan import Plan, write_record
 from sercli.data.shards.processes import Task, in_processes

@@ -20,7 +20,7 @@ from sercli.data.archives.members import Members, read_members
 from sercli.data.images.splits import split_told
 from sercli.data.tables.columns import Columns, find_columns
 from sercli.data.tables.finding import Tables, find_tables
-from sercli.data.tables.rows import EMBED, FileRows, Rows
+from sercli.data.tables.rows import EMBED, FileRows, Rows, scan
 from sercli.errors import UserError
 from sercli.runs.reading import (
     LARGEST_JSON,
@@ -117,21 +117,11 @@ def read_arrow(files: Sequence[str], split: str) -> Members:
     Raises:
         UserError: A file cannot be looked at.
     """
-    scan = functools.partial(_scan, split=split)
-    return read_members(files, scan, rules={split: f"arrow, 1\n{split}"}, wanted=split)
+    how = functools.partial(scan, form="arrow", split=split, add=_add_file)
+    return read_members(files, how, rules={split: f"arrow, 2\n{split}"}, wanted=split)
 
 
-def _scan(files: Sequence[str], stamps: NDArray[np.int64], *, split: str) -> dict[str, Members]:
-    found = Rows(files, "arrow")
-    for number, file in enumerate(files):
-        try:
-            _add_file(found, file, number)
-        except UserError as error:
-            found.faults.append(str(error))
-    return {split: found.members(stamps, split=split)}
-
-
-def _add_file(found: Rows, file: str, number: int) -> None:
+def _add_file(found: Rows, file: str, number: int, _stamp: list[int]) -> None:
     """Add the rows of a file.
 
     Raises:

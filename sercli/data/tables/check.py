@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sercli.data.archives.made import checksum_faults
-from sercli.data.archives.members import Members, called_as
+from sercli.data.archives.members import ArchivedImages, Members, called_as
 from sercli.data.images.check import (
     CheckReport,
     Reading,
@@ -21,7 +21,7 @@ from sercli.data.images.decode import Header
 from sercli.data.images.folder import counted, some
 from sercli.data.tables.columns import require_pyarrow
 from sercli.data.tables.opening import Form, differences
-from sercli.data.tables.rows import TableImages, empty_classes
+from sercli.data.tables.rows import empty_classes
 from sercli.visible import counted as several
 
 
@@ -29,7 +29,7 @@ from sercli.visible import counted as several
 class _InRows:
     """A set in the order in which its images lie, so that each page is decoded once."""
 
-    images: TableImages
+    images: ArchivedImages
     order: NDArray[np.int64]
 
     @property
@@ -73,7 +73,8 @@ def check_tables(form: Form, path: str, reading: Reading) -> CheckReport:
             problems += checksum_faults(tables.files[split])
         if not len(members):
             continue
-        images = form.images(members, name=path, split=split, lacking=())
+        images = form.images(members, name=path, split=split, said=())
+        notes += passed_over_notes(members.passed_over)
         order = np.lexsort((members.offset, members.archive))
         facts = {}
         if members.classes:

@@ -34,6 +34,7 @@ class Columns:
         label: Name of the labels' column; None: there is none.
         as_text: Whether labels are names of classes; otherwise they are numbers.
         names: What the classes are called that labels count; None: nothing says so.
+        unread: A column that is called as labels are, and its type, which is none of theirs; "".
     """
 
     image: str
@@ -42,6 +43,7 @@ class Columns:
     label: str | None
     as_text: bool
     names: tuple[str, ...] | None
+    unread: str = ""
 
     @property
     def bytes_column(self) -> str:
@@ -102,21 +104,24 @@ def find_columns(schema: pa.Schema, file: str) -> Columns:
     kind = schema.field(image).type
     struct = not _is_bytes(kind)
     path = struct and kind.get_field_index("path") >= 0 and _is_text(kind.field("path").type)
-    label = _label(schema, features)
+    label, unread = _label(schema, features)
     as_text = label is not None and _is_text(schema.field(label).type)
     names = None if label is None or as_text else _class_names(features.get(label, {}))
-    return Columns(image, struct, path, label, as_text, names)
+    return Columns(image, struct, path, label, as_text, names, unread)
 
 
-def _label(schema: pa.Schema, features: dict[str, dict[str, Any]]) -> str | None:
+def _label(schema: pa.Schema, features: dict[str, dict[str, Any]]) -> tuple[str | None, str]:
+    """The labels' column, or a column that is called so and has another type than theirs."""
     told = [name for name, one in features.items() if one.get("_type") == "ClassLabel"]
     usual = [name for name in _LABELS if name in told]
+    unread = ""
     for name in [*usual, *told, *_LABELS]:
         if schema.get_field_index(name) >= 0:
             kind = schema.field(name).type
             if _is_text(kind) or _is_whole(kind):
-                return name
-    return None
+                return name, ""
+            unread = unread or f"{shown(name)} of {kind}"
+    return None, unread
 
 
 def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:

@@ -6,20 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sercli.data.archives.members import Members, called_as
+from sercli.data.archives.members import ArchivedImages, Members, called_as
+from sercli.data.images.check import passed_over_notes
 from sercli.data.images.folder import class_differences
 from sercli.data.tables.arrow import find_arrow, read_arrow
 from sercli.data.tables.columns import require_pyarrow
 from sercli.data.tables.finding import Tables, find_tables
 from sercli.data.tables.parquet import ParquetImages, read_parquet
-from sercli.data.tables.rows import TableImages
 from sercli.errors import UserError
 
 
 class _Images(Protocol):
     def __call__(
-        self, members: Members, *, name: str, split: str, lacking: Sequence[str]
-    ) -> TableImages: ...
+        self, members: Members, *, name: str, split: str, said: Sequence[str]
+    ) -> ArchivedImages: ...
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ PARQUET = Form(
     read_parquet,
     ParquetImages,
 )
-ARROW = Form("a set in Arrow files", find_arrow, read_arrow, TableImages)
+ARROW = Form("a set in Arrow files", find_arrow, read_arrow, ArchivedImages)
 
 
-def open_tables(form: Form, path: str, split: str) -> TableImages:
+def open_tables(form: Form, path: str, split: str) -> ArchivedImages:
     """Open one split of a set of tables.
 
     Args:
@@ -75,19 +75,23 @@ def open_tables(form: Form, path: str, split: str) -> TableImages:
         train = form.read(tables.files["train"], "train")
         members = called_as(train, members)
         _refuse(path, differences(train, members))
-    return form.images(members, name=path, split=split, lacking=tables.lacking)
+    said = [*tables.lacking, *tables.silent, *passed_over_notes(members.passed_over)]
+    return form.images(members, name=path, split=split, said=[f"{path}: {one}" for one in said])
 
 
 def have_labels(form: Form, path: str) -> bool:
     """Whether the images of train have labels, by their list; what has faults, who opens it says.
 
     Raises:
-        UserError: pyarrow is missing, or a file cannot be looked at.
+        UserError: pyarrow is missing, a file cannot be looked at, or a column is called as labels
+            are and of another type.
     """
     require_pyarrow(path, form.title)
     if not (files := form.find(path).files.get("train")):
         return True
     members = form.read(files, "train")
+    if not members.classes and (unread := passed_over_notes(members.passed_over)):
+        raise UserError(f"{path} has no labels; {unread[0]}", remedy="cast the column")
     return bool(members.classes or members.faults)
 
 

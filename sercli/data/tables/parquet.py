@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.archives.members import Members, read_members
+from sercli.data.archives.members import ArchivedImages, Members, read_members
 from sercli.data.images.decode import failure
 from sercli.data.images.stored import Span, Where, read_span
 from sercli.data.source import UnreadableImage
@@ -29,7 +29,7 @@ from sercli.data.tables.chunks import (
     places_in,
 )
 from sercli.data.tables.columns import Columns, find_columns
-from sercli.data.tables.rows import EMBED, FileRows, Rows, TableImages
+from sercli.data.tables.rows import EMBED, FileRows, Rows, scan
 from sercli.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,22 +53,15 @@ def read_parquet(files: Sequence[str], split: str) -> Members:
     Raises:
         UserError: A file cannot be looked at.
     """
-    scan = functools.partial(_scan, split=split)
-    return read_members(files, scan, rules={split: f"parquet, 1\n{split}"}, wanted=split)
+    how = functools.partial(scan, form="parquet", split=split, add=_add_file)
+    return read_members(files, how, rules={split: f"parquet, 2\n{split}"}, wanted=split)
 
 
-def _scan(files: Sequence[str], stamps: NDArray[np.int64], *, split: str) -> dict[str, Members]:
-    found = Rows(files, "parquet")
-    for number, file in enumerate(files):
-        try:
-            with open_parquet(file) as table:
-                columns = find_columns(table.schema_arrow, file)
-                if found.agree(columns, file):
-                    stamp = stamps[number].tolist()
-                    found.add(_rows_of(table, columns, found, number, stamp))
-        except UserError as error:
-            found.faults.append(str(error))
-    return {split: found.members(stamps, split=split)}
+def _add_file(found: Rows, file: str, number: int, stamp: list[int]) -> None:
+    with open_parquet(file) as table:
+        columns = find_columns(table.schema_arrow, file)
+        if found.agree(columns, file):
+            found.add(_rows_of(table, columns, found, number, stamp))
 
 
 def _rows_of(
@@ -142,27 +135,27 @@ def _require_bytes(table: pq.ParquetFile, columns: Columns, file: str) -> None:
 # -- As a set --------------------------------------------------------------------------------------
 
 
-class ParquetImages(TableImages):
+class ParquetImages(ArchivedImages):
     """The images of a split that lie in parquet files.
 
     Args:
         members: What there is, of `read_parquet`.
         name: What the user called the set.
         split: "train" or "val".
-        lacking: Files that are missing, in words.
+        said: What a user should know of it, a line each.
     """
 
     def __init__(
-        self, members: Members, *, name: str, split: str, lacking: Sequence[str] = ()
+        self, members: Members, *, name: str, split: str, said: Sequence[str] = ()
     ) -> None:
-        super().__init__(members, name=name, split=split, lacking=lacking)
+        super().__init__(members, name=name, split=split, said=said)
         self.by_page = not members.size.all()
         self.chunks: Chunks | None = None
         if self.by_page:
             self.chunks = find_chunks(members.files)
             self.reader = ChunkReader(members, self.chunks)
 
-    def where(self, index: int) -> Where:  # type: ignore[override]
+    def where(self, index: int) -> Where:
         index = self.position(index)
         if self.chunks is None or self.members.size[index]:
             return self.members.span(index)
@@ -175,7 +168,7 @@ class ParquetImages(TableImages):
             raise UnreadableImage(self.describe(index), "its row has no bytes of an image")
         return found
 
-    def file_size(self, index: int) -> int | None:  # type: ignore[override]
+    def file_size(self, index: int) -> int | None:
         """Bytes of an image; None: only its page would tell."""
         return super().file_size(index) or None
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sercli.data.archives.members import ArchivedImages, Found, Members
+from sercli.data.archives.members import Found, Members
 from sercli.data.tables.columns import Columns
+from sercli.errors import UserError
 from sercli.runs.reading import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+LABELS_ARE = "labels are whole numbers or text"
 # What to do about rows that are paths.
 EMBED = (
     'embed the images: `ds.with_format("arrow").map(embed_table_storage, batched=True)` of '
@@ -46,6 +48,31 @@ class FileRows:
         return len(self.offset)
 
 
+Add = Callable[["Rows", str, int, list[int]], None]
+
+
+def scan(
+    files: Sequence[str], stamps: NDArray[np.int64], *, form: str, split: str, add: Add
+) -> dict[str, Members]:
+    """List the images of some tables; a file that cannot be used is a fault.
+
+    Args:
+        files: Absolute paths.
+        stamps: int64 [F, 5], of each, from before.
+        form: What they are, in words.
+        split: "train" or "val".
+        add: Adds the rows of a file, given its number and its stamp; its columns may not agree.
+            Raises `UserError`: It cannot be used.
+    """
+    found = Rows(files, form)
+    for number, file in enumerate(files):
+        try:
+            add(found, file, number, stamps[number].tolist())
+        except UserError as error:
+            found.faults.append(str(error))
+    return {split: found.members(stamps, split=split)}
+
+
 class Rows:
     """Collects the rows of a set's files, and what is wrong with them.
 
@@ -57,11 +84,14 @@ class Rows:
     def __init__(self, files: Sequence[str], form: str) -> None:
         self.files, self.form = files, form
         self.faults: list[str] = []
+        self.passed_over: Counter[str] = Counter()
         self.columns: Columns | None = None
         self._rows: list[FileRows] = []
 
     def agree(self, columns: Columns, file: str) -> bool:
         """Whether a file has the columns that the files before have; a fault otherwise."""
+        if columns.unread:
+            self.passed_over[f"columns {columns.unread} ({LABELS_ARE})"] += 1
         if self.columns is None:
             self.columns = columns
         known = self.columns
@@ -123,6 +153,7 @@ class Rows:
             ]
         found = Found(self.form, by_folder=self.columns is not None and self.columns.as_text)
         found.faults = list(self.faults)
+        found.passed_over = self.passed_over
         position = 0
         for one in self._rows:
             for offset, size in zip(one.offset.tolist(), one.size.tolist(), strict=True):
@@ -143,26 +174,6 @@ def _by_path(paths: Sequence[str | None], classes: Sequence[str]) -> list[bytes]
         pairs = zip(whole, classes, strict=True)
         whole = [path if "/" in path else f"{name}/{path}" for path, name in pairs]
     return [name.encode("utf-8", "surrogatepass") for name in whole]
-
-
-class TableImages(ArchivedImages):
-    """The images of a split that lie in tables.
-
-    Args:
-        members: What there is.
-        name: What the user called the set.
-        split: "train" or "val".
-        lacking: Files that are missing, in words.
-    """
-
-    def __init__(
-        self, members: Members, *, name: str, split: str, lacking: Sequence[str] = ()
-    ) -> None:
-        super().__init__(members, name=name, split=split)
-        self.lacking = tuple(lacking)
-
-    def remarks(self) -> tuple[str, ...]:
-        return tuple(f"{self.name}: {line}" for line in self.lacking)
 
 
 def empty_classes(members: Members) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,8 @@ class ForeignEncoder:
         mean, std: Normalisation of its input, RGB in 0…1.
         usual_heads: Attention heads that the layout's own code gives such a ViT, if it is known.
         assumed: Whether nothing says how its code resamples positions.
-        left: What of the model is not taken, "" for heads that nobody looks for.
+        left: What else the file holds, and was not taken: tensors' names, places of other ViTs.
+        note: What is to be said of it, "" nothing.
     """
 
     encoder: Encoder
@@ -68,7 +69,8 @@ class ForeignEncoder:
     std: Colour
     usual_heads: int | None
     assumed: bool
-    left: str = ""
+    left: tuple[str, ...]
+    note: str = ""
 
 
 def read(
@@ -113,8 +115,17 @@ def read(
         facts.std,
         architecture.usual_heads,
         architecture.assumed,
+        _left(found, candidates),
         ATTENTION_POOL if pools_by_attention(found) else "",
     )
+
+
+def _left(found: Candidate, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """What was not taken of a file."""
+    inside = (found.layout or UNKNOWN).inside
+    own = [key for key in found.tensors if re.match(inside, key)]
+    others = [one.place for one in candidates if one is not found]
+    return (*own, *found.beside, *others)
 
 
 def _build(

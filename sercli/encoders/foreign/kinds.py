@@ -21,7 +21,7 @@ _PLAIN_BLOCK = re.compile(
     r"(norm1|norm2|attn\.(qkv|q_norm|k_norm|norm|proj)|mlp\.(fc1|norm|fc2))\.(weight|bias)"
     r"|ls[12]\.gamma"
 )
-_NAMED = "name it, with --arch NAME_IN_TIMM"
+_NAMED = "add --arch NAME_IN_TIMM"
 ATTENTION_POOL = "its pooling by attention is not taken: the mean of its tokens stands for an image"
 
 
@@ -98,7 +98,7 @@ def require_kind(
         raise UserError(
             f"{name} has no pos_embed",
             "an absolute positional embedding, or rotary positions that are known, are needed",
-            f"if it is a DINOv3 of timm's, {_NAMED}",
+            f"{_NAMED}, if it is a DINOv3 of timm's",
         )
     inside = {match[1] for key in given if (match := _IN_BLOCK.match(key))}
     if strange := sorted(key for key in inside if not _PLAIN_BLOCK.fullmatch(key)):

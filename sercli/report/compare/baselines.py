@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sercli.recipe.keys import WITHOUT_EFFECT
-from sercli.report.compare.entries import flat, share_of_images
 from sercli.report.compare.runs import Entry, Run
 from sercli.runs.facts import NO_ADDON
 
@@ -77,6 +74,7 @@ class _Rivals:
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self._entries = entries
+        self._seeds = [_seed_of(entry) for entry in entries]
         self._alike: dict[Hashable, list[int]] = defaultdict(list)
         for index, entry in enumerate(entries):
             if entry.run.addon == NO_ADDON and entry.run.recipe:
@@ -87,10 +85,12 @@ class _Rivals:
         # A row of several methods or add-ons has none.
         if not entry.run.recipe or _is_plain(entry) or {"method", "addon"} & {*entry.spread}:
             return []
+        seed = _seed_of(entry)
         rivals = [
             index
             for index in self._alike.get(_circumstances(entry), ())
-            if self._entries[index] is not entry and _share_seeds(self._entries[index], entry)
+            if (seed is None or self._seeds[index] in (None, seed))
+            and self._entries[index] is not entry
         ]
         plain = [index for index in rivals if _is_plain(self._entries[index])]
         if not plain and entry.run.addon == NO_ADDON:
@@ -120,13 +120,12 @@ def _circumstances(entry: Entry) -> Hashable:
         ("model", "patch_size"),
     )
     told = (str(entry.run.setting(*key)) for key in alike)
-    return (*told, share_of_images(entry.run))
+    return (*told, entry.run.share_of_images)
 
 
-def _share_seeds(one: Entry, other: Entry) -> bool:
-    if max(len(one.runs), len(other.runs)) > 1:
-        return True
-    return str(one.run.seed) == str(other.run.seed)
+def _seed_of(entry: Entry) -> str | None:
+    """The seed that those compared with a row must share; None of a mean over several runs."""
+    return str(entry.run.seed) if len(entry.runs) == 1 else None
 
 
 def training_differences(one: Run, other: Run) -> list[str]:
@@ -135,8 +134,10 @@ def training_differences(one: Run, other: Run) -> list[str]:
     Left out is what changes no number, such as how often something was saved; and of model, method
     and views what only one of them says, as a run of another version does.
     """
-    first, second = _trained_with(one), _trained_with(other)
-    own, others = _built_with(one), _built_with(other)
+    own, others = one.built_with, other.built_with
+    if one.trained_with == other.trained_with and own == others:
+        return []
+    first, second = {**one.trained_with}, {**other.trained_with}
     for key in own.keys() & others.keys():
         first[key], second[key] = own[key], others[key]
     return [
@@ -144,25 +145,3 @@ def training_differences(one: Run, other: Run) -> list[str]:
         for key in sorted({*first, *second})
         if first.get(key) != second.get(key)
     ]
-
-
-def _built_with(run: Run) -> dict[str, Any]:
-    """Settings of model, method and views; where [CLS] enters follows from the add-on's layer."""
-    sections = {key: run.recipe.get(key) for key in ("model", "method", "views")}
-    return {key: value for key, value in flat(sections).items() if key != "model.cls_after"}
-
-
-def _trained_with(run: Run) -> dict[str, Any]:
-    section = run.recipe.get("train")
-    train = section if isinstance(section, Mapping) else {}
-    classes = run.setting("data", "classes")
-    return {
-        **{
-            name: value
-            for key, value in train.items()
-            if (name := f"train.{key}") not in WITHOUT_EFFECT
-        },
-        **{f"data.{key}": run.setting("data", key) for key in ("path", "image_size", "num_train")},
-        "data.classes": ", ".join(map(str, classes)) if isinstance(classes, list) else "all",
-        "data.share": share_of_images(run),
-    }

@@ -91,27 +91,11 @@ def measure_run(run: Run, spec: Spec) -> Cell:
         low=low,
         high=high,
         floor=result.metrics.get(floor) if (floor := spec.reading.floor) else None,
-        data=scored(result),
+        data=run.scored[spec.source],
         weights=str(key) if (key := result.model.get("key")) else None,
         loaded=_partly_loaded(result),
         warnings=_warnings(result),
         precision=str(key) if (key := result.model.get("precision")) else None,
-    )
-
-
-def scored(result: Result) -> Scored:
-    """The images that a result is of."""
-    images = result.data.get("n")
-    others = sorted(
-        f"{key} {value}"
-        for key, value in result.data.items()
-        if key not in {"path", "n", "partial"} and isinstance(value, str | int | float)
-    )
-    return Scored(
-        path=str(result.data.get("path")),
-        images=images if isinstance(images, int) else None,
-        partial=bool(result.data.get("partial")),
-        other=", ".join(others),
     )
 
 

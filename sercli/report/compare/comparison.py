@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sercli import __version__
 from sercli.errors import UserError
 from sercli.protocols import PROTOCOLS
 from sercli.report.compare.baselines import Pair, find_pairs
 from sercli.report.compare.cells import Footnotes, Grid, add_footnotes, measure
 from sercli.report.compare.columns import Spec, catalogue, choose, compared_block
-from sercli.report.compare.differences import add_differences
+from sercli.report.compare.differences import PairedTests, add_differences
 from sercli.report.compare.entries import grouped_entries, renamed, single_entries
 from sercli.report.compare.mixing import by_protocol, mixed_protocols
 from sercli.report.compare.named import (
@@ -35,7 +36,7 @@ from sercli.report.compare.notes import (
 )
 from sercli.report.compare.papers_tables import ALL, PAPERS_TABLES
 from sercli.report.compare.per_image import READ_UNASKED
-from sercli.report.compare.provenance import provenance_of, run_provenance
+from sercli.report.compare.published import PublishedRow
 from sercli.report.compare.published_rows import published_rows, rows_for, with_published_columns
 from sercli.report.compare.repeats import Repeats
 from sercli.report.compare.runs import SEED, Entry, Run, read_runs
@@ -125,6 +126,7 @@ def tables_of(
     runs: Sequence[Run],
     options: Options,
     skipped: Sequence[Skipped] = (),
+    tests: PairedTests | None = None,
 ) -> list[Table]:
     """The tables of runs that were read, as `compare_tables`: what they do not fill is a note.
 
@@ -132,21 +134,25 @@ def tables_of(
         runs: Read, the baseline among them, if there is one.
         options: What is shown.
         skipped: What was found and could not be read, for a note.
+        tests: As of `compare_read`.
 
     Raises:
         UserError: As `compare_runs`, there is no number for any table, or columns were named for
             all of them.
     """
     if options.table != ALL:
-        return [compare_read(runs, options, skipped)]
-    tables, without = papers_tables(runs, options, skipped)
+        return [compare_read(runs, options, skipped, tests)]
+    tables, without = papers_tables(runs, options, skipped, tests)
     shown = with_notes_once(tables)
     notes = [Note(None, f"Not shown: {line}.") for line in without]
     return [*shown[:-1], replace(shown[-1], notes=[*shown[-1].notes, *notes])]
 
 
 def papers_tables(
-    runs: Sequence[Run], options: Options, skipped: Sequence[Skipped] = ()
+    runs: Sequence[Run],
+    options: Options,
+    skipped: Sequence[Skipped] = (),
+    tests: PairedTests | None = None,
 ) -> tuple[dict[str, Table], list[str]]:
     """The paper's tables that runs fill, by name, each with all its notes.
 
@@ -166,6 +172,7 @@ def papers_tables(
             "each of these tables has its own columns",
             "name one of them with --table, or leave one of the two out",
         )
+    tests = tests or PairedTests()
     tables: dict[str, Table] = {}
     without: list[str] = []
     unsorted: list[UnknownSort] = []
@@ -174,7 +181,7 @@ def papers_tables(
         block = options.block if PAPERS_TABLES[name].has_blocks else None
         try:
             own = replace(options, table=name, block=block)
-            tables[name] = _sorted_by_what_it_has(runs, own, skipped, unsorted)
+            tables[name] = _sorted_by_what_it_has(runs, own, skipped, tests, unsorted)
         except NothingToShow as nothing:
             without.append(nothing.line)
     if not tables:
@@ -188,15 +195,19 @@ def papers_tables(
 
 
 def _sorted_by_what_it_has(
-    runs: Sequence[Run], options: Options, skipped: Sequence[Skipped], unsorted: list[UnknownSort]
+    runs: Sequence[Run],
+    options: Options,
+    skipped: Sequence[Skipped],
+    tests: PairedTests,
+    unsorted: list[UnknownSort],
 ) -> Table:
     """One of several tables: what others are sorted by and it has not goes to `unsorted`."""
     try:
-        return compare_read(runs, options, skipped)
+        return compare_read(runs, options, skipped, tests)
     except UnknownSort as unknown:
         unsorted.append(unknown)
         left = tuple(one for one in options.sort if one != unknown.asked)
-        return _sorted_by_what_it_has(runs, replace(options, sort=left), skipped, unsorted)
+        return _sorted_by_what_it_has(runs, replace(options, sort=left), skipped, tests, unsorted)
 
 
 def _read(paths: Sequence[Path], options: Options, skipped: list[Skipped]) -> list[Run]:
@@ -253,6 +264,7 @@ def compare_read(
     everyone: Sequence[Run],
     options: Options,
     skipped: Sequence[Skipped] = (),
+    tests: PairedTests | None = None,
 ) -> Table:
     """Compare runs that were read, the baseline among them, if there is one.
 
@@ -260,20 +272,18 @@ def compare_read(
         everyone: Read.
         options: What is shown.
         skipped: What was found and could not be read, for a note.
+        tests: Those made for other tables of these runs; it takes those of this one.
 
     Raises:
         UserError: As `compare_runs`.
     """
     choice = _choose(everyone, options)
-    runs, specs, block = choice.runs, choice.specs, choice.block
-    _require_used(options, specs)
+    runs, block = choice.runs, choice.block
+    _require_used(options, choice.specs)
     labels = {**options.labels_of_file, **options.labels}
     entries = renamed(_entries(runs, options), labels)
     rows_of_paper = rows_for(entries) if options.published else ()
-    if options.published and not options.columns:
-        specs = with_published_columns(specs, runs, rows_of_paper, block, options.table)
-    specs = by_protocol(specs, runs, allow_mixed=options.allow_mixed)
-    specs = spread_over(specs, choice.fields, runs)
+    specs = _columns(choice, options, rows_of_paper)
     specs = relabelled(specs, labels)
     require_labels_used(options.labels, everyone, specs)
     pairs, remarks = find_pairs(entries, options.baseline)
@@ -283,7 +293,8 @@ def compare_read(
         {spec.column.key: measure(entry, spec, repeats) for spec in specs} for entry in entries
     ]
     sums = options.baseline is not None or len(pairs) <= READ_UNASKED
-    grid, comparisons = add_differences(grid, specs, entries, pairs, repeats, sums=sums)
+    tests = (tests or PairedTests()).reading(sums=sums)
+    grid, comparisons = add_differences(grid, specs, entries, pairs, repeats, tests)
     footnotes = Footnotes()
     grid = add_footnotes(grid, specs, footnotes)
     order = places(entries, grid, specs, options.sort)
@@ -297,13 +308,7 @@ def compare_read(
         *power_notes(rows, columns),
         *(Note(None, text) for text in (*choice.remarks, *remarks, *mixed_protocols(specs, runs))),
         *([] if sums else untested_notes(specs, len(pairs))),
-        *context_notes(
-            rows,
-            specs,
-            runs,
-            open_block=block is None and not options.columns and options.table is None,
-            published=options.published,
-        ),
+        *_context(rows, specs, choice, options),
         *changed_notes(entries),
         *data_notes(specs, runs),
         *precision_notes(rows, specs),
@@ -311,7 +316,29 @@ def compare_read(
         *footnotes.notes(),
         *(Note(None, f"Passed over: {one.why}.") for one in skipped),
     ]
-    return Table(_title(options, runs), columns, rows, notes, comparisons, provenance_of(runs))
+    provenance = {"ser": __version__, "runs": [run.provenance for run in runs]}
+    return Table(_title(options, runs), columns, rows, notes, comparisons, provenance)
+
+
+def _columns(choice: _Choice, options: Options, paper: Sequence[PublishedRow]) -> Sequence[Spec]:
+    """The columns as they are shown: the paper's beside them, one for each protocol and field."""
+    specs = choice.specs
+    if options.published and not options.columns:
+        specs = with_published_columns(specs, choice.runs, paper, choice.block, options.table)
+    specs = by_protocol(specs, choice.runs, allow_mixed=options.allow_mixed)
+    return spread_over(specs, choice.fields, choice.runs)
+
+
+def _context(
+    rows: Sequence[Row], specs: Sequence[Spec], choice: _Choice, options: Options
+) -> list[Note]:
+    return context_notes(
+        rows,
+        specs,
+        choice.runs,
+        open_block=choice.block is None and not options.columns and options.table is None,
+        published=options.published,
+    )
 
 
 def _title(options: Options, runs: Sequence[Run]) -> str:
@@ -367,7 +394,7 @@ def _rows(entries: Sequence[Entry], grid: Grid, pairs: Sequence[Pair]) -> list[R
             views=entry.views,
             cells=cells,
             baseline=baselines.get(index),
-            provenance={"runs": [run_provenance(run) for run in entry.runs]},
+            provenance={"runs": [run.provenance for run in entry.runs]},
         )
         for index, (entry, cells) in enumerate(zip(entries, grid, strict=True))
     ]

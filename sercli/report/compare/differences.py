@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sercli.data.registry import rendering_kind
 from sercli.report.compare.baselines import Pair
-from sercli.report.compare.cells import Grid, measure_run, scored
+from sercli.report.compare.cells import Grid, measure_run
 from sercli.report.compare.columns import Spec
 from sercli.report.compare.per_image import Known, Right, Sums, right_of, sums_of
 from sercli.report.compare.repeats import Repeats
@@ -32,14 +32,46 @@ class _Tested:
     counts: str
 
 
+class PairedTests:
+    """Paired tests of two runs across images, each made once for all tables that have it.
+
+    Attributes:
+        reads_sums: What each image adds to sums is read as well; a run's are some MB.
+    """
+
+    def __init__(self) -> None:
+        self.reads_sums = True
+        self._known = Known()
+        self._made: dict[tuple[str, str, str, str], _Tested | None] = {}
+
+    def reading(self, *, sums: bool) -> PairedTests:
+        """These, for a table whose sums are read or not."""
+        self.reads_sums = sums
+        return self
+
+    def of(self, baseline: Run, run: Run, spec: Spec) -> _Tested | None:
+        """The test of a column; None where the runs did not store what it takes.
+
+        Args:
+            baseline: What `run` is compared with.
+            run: The other.
+            spec: The column.
+        """
+        if not spec.quantity.paired and not self.reads_sums:
+            return None
+        pair = (baseline.path, run.path, spec.source, spec.metric)
+        if pair not in self._made:
+            self._made[pair] = _across_images(baseline, run, spec, self._known)
+        return self._made[pair]
+
+
 def add_differences(
     grid: Grid,
     specs: Sequence[Spec],
     entries: Sequence[Entry],
     pairs: Sequence[Pair],
     repeats: Repeats | None = None,
-    *,
-    sums: bool = True,
+    paired: PairedTests | None = None,
 ) -> tuple[Grid, list[str]]:
     """Put the difference to the baseline beside each value that has one.
 
@@ -52,14 +84,14 @@ def add_differences(
         entries: The rows.
         pairs: Which of them are compared.
         repeats: The numbers of all runs, where rows are means over seeds.
-        sums: Read what each image adds to sums, to test what is a ratio of them.
+        paired: Tests across images that were made, and which of them are to be.
 
     Returns:
         The cells, and one sentence for each paired test.
     """
     grid = [dict(row) for row in grid]
     tests: list[tuple[Pair, Spec, _Tested]] = []
-    known = Known(reads_sums=sums)
+    paired = paired or PairedTests()
     for pair in pairs:
         for spec in specs:
             key = spec.column.key
@@ -69,7 +101,7 @@ def add_differences(
                 continue
             if not _same_images(cell.data, base.data):
                 continue
-            test = _test(entries[pair.baseline], entries[pair.row], spec, repeats, known)
+            test = _test(entries[pair.baseline], entries[pair.row], spec, repeats, paired)
             change = Difference(cell.value - base.value) if test is None else test.difference
             grid[pair.row][key] = replace(cell, difference=change)
             if test is not None and test.difference.p_value is not None:
@@ -104,14 +136,14 @@ def _sentence(names: tuple[str, str], spec: Spec, test: _Tested, change: Differe
 
 
 def _test(
-    baseline: Entry, entry: Entry, spec: Spec, repeats: Repeats | None, known: Known
+    baseline: Entry, entry: Entry, spec: Spec, repeats: Repeats | None, paired: PairedTests
 ) -> _Tested | None:
     """The paired test of two rows: over seeds where both have several, else across images."""
     baseline, entry = baseline.at(spec.where), entry.at(spec.where)
     if len(baseline.runs) > 1 and len(entry.runs) > 1 and repeats is not None:
         return _over_seeds(baseline, entry, spec, repeats)
     if len(baseline.runs) == len(entry.runs) == 1:
-        return _across_images(baseline.run, entry.run, spec, known)
+        return paired.of(baseline.run, entry.run, spec)
     return None
 
 
@@ -135,14 +167,7 @@ def _over_seeds(baseline: Entry, entry: Entry, spec: Spec, repeats: Repeats) -> 
 
 
 def _across_images(baseline: Run, run: Run, spec: Spec, known: Known) -> _Tested | None:
-    """The paired test of two runs that stored what each of the same images counts for.
-
-    Args:
-        baseline: What `run` is compared with.
-        run: The other.
-        spec: The column.
-        known: What was read of baselines, which several rows share.
-    """
+    """The paired test of two runs that stored what each of the same images counts for."""
     if not _same_world(baseline, run, spec):
         return None
     if spec.quantity.paired:
@@ -190,6 +215,6 @@ def _of_sums(one: Sums | None, two: Sums | None, scale: float) -> _Tested | None
 
 def _same_world(one: Run, other: Run, spec: Spec) -> bool:
     """Whether equal image ids mean equal images: those of a rendered set follow from the seed."""
-    sets = [scored(run.results[spec.source]) for run in (one, other)]
+    sets = [run.scored[spec.source] for run in (one, other)]
     rendered = any(rendering_kind(data.path) is not None for data in sets)
     return sets[0].other == sets[1].other and (not rendered or one.seed == other.seed)

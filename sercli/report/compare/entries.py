@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from sercli.errors import UserError
 from sercli.families import addon_configs, method_configs, title_of
 from sercli.recipe.keys import WITHOUT_EFFECT
 from sercli.recipe.schema import FamilyConfig
-from sercli.report.compare.runs import FIELDS, SEED, Entry, Run, field_of
+from sercli.report.compare.runs import FIELDS, SEED, Entry, Run, field_of, flat
 from sercli.runs.facts import as_number
 from sercli.visible import counted
 
@@ -161,11 +161,12 @@ def _labelled(entries: Sequence[Entry], rows: Sequence[str] = ()) -> list[Entry]
         details = _distinguish([ordered[index] for index in indices])
         for index, detail in zip(indices, details, strict=True):
             labels[index] = _with_details(labels[index], detail)
+    times = Counter(labels)
     return [
         replace(
             entry,
             label=label + _state(entry),
-            name=label if labels.count(label) == 1 else f"{label}, views {entry.views}",
+            name=label if times[label] == 1 else f"{label}, views {entry.views}",
         )
         for entry, label in zip(ordered, labels, strict=True)
     ]
@@ -201,17 +202,6 @@ def _place(entry: Entry) -> tuple[Any, ...]:
     )
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found.update(flat(value, f"{prefix}{key}."))
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
 def _index(known: tuple[str, ...], name: str) -> tuple[int, str]:
     """Where a name stands; those that are not known stand last, by name."""
     return (known.index(name), "") if name in known else (len(known), name)
@@ -238,15 +228,9 @@ def _base_label(entry: Entry) -> str:
 
 def _part_of_data(run: Run) -> list[str]:
     """What a run saw of its images, where that was not all: rows of the paper saw all."""
-    classes, share = run.setting("data", "classes"), share_of_images(run)
+    classes, share = run.setting("data", "classes"), run.share_of_images
     details = [counted(len(classes), "class")] if isinstance(classes, list) else []
     return details + ([f"{100 * share:g} % of images"] if share < 1 else [])
-
-
-def share_of_images(run: Run) -> float:
-    """Of the images that there are, how many a run saw: 0…1."""
-    share = as_number(run.setting("data", "share"))
-    return 1.0 if share is None else share  # of a run of before there were shares
 
 
 def trained_label(method: str, addon: str | None, *, layer: int | None, weight_zero: bool) -> str:

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from sercli.errors import UserError
 from sercli.report.compare.columns import Spec
-from sercli.report.compare.entries import flat
-from sercli.report.compare.runs import Run
+from sercli.report.compare.runs import Run, flat
 
 
 def by_protocol(specs: Sequence[Spec], runs: Sequence[Run], *, allow_mixed: bool) -> list[Spec]:

@@ -67,13 +67,7 @@ class _Images:
 
 @dataclass
 class Known:
-    """What was read: of baselines all, images by the bytes of their arrays, the last few files.
-
-    Attributes:
-        reads_sums: Sums are read as well; a run's are some MB.
-    """
-
-    reads_sums: bool = True
+    """What was read: of baselines all, images by the bytes of their arrays, the last few files."""
 
     _right: dict[tuple[str, str, str], Right | None] = field(default_factory=dict)
     _sums: dict[tuple[str, str, str], Sums | None] = field(default_factory=dict)
@@ -166,7 +160,7 @@ def right_of(run: Run, spec: Spec, known: Known) -> Right | None:
 def sums_of(run: Run, spec: Spec, known: Known) -> Sums | None:
     """What a run's number is the sum of; None where it stored none, or not those of the result."""
     how = spec.quantity.per_image
-    if how is None or not known.reads_sums:
+    if how is None:
         return None
     names = (_IDS, *how.arrays(spec.reading))
     arrays = known.arrays(run, spec.source, names)

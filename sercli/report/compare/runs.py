@@ -13,7 +13,9 @@ from typing import Any
 
 from sercli.errors import SerError, UserError
 from sercli.protocols import PROTOCOLS
-from sercli.runs.facts import RunFacts, read_facts
+from sercli.recipe.keys import WITHOUT_EFFECT
+from sercli.report.compare.tables import Scored
+from sercli.runs.facts import RunFacts, as_number, read_facts
 from sercli.runs.finding import Skipped, find_runs
 from sercli.runs.lease import holder_of
 from sercli.runs.result import Result
@@ -40,9 +42,90 @@ class Run(RunFacts):
             return self.status
         return state_of(self, holder_of(self.directory))
 
+    @cached_property
+    def scored(self) -> Mapping[str, Scored]:
+        """The images that each result is of."""
+        return {name: _scored(result) for name, result in self.results.items()}
+
+    @cached_property
+    def share_of_images(self) -> float:
+        """Of the images that there are, how many the run saw: 0…1."""
+        share = as_number(self.setting("data", "share"))
+        return 1.0 if share is None else share  # of a run of before there were shares
+
+    @cached_property
+    def trained_with(self) -> Mapping[str, Any]:
+        """Settings of training and data, but for what changes no number."""
+        section = self.recipe.get("train")
+        train = section if isinstance(section, Mapping) else {}
+        classes = self.setting("data", "classes")
+        told = ("path", "image_size", "num_train")
+        return {
+            **{
+                name: value
+                for key, value in train.items()
+                if (name := f"train.{key}") not in WITHOUT_EFFECT
+            },
+            **{f"data.{key}": self.setting("data", key) for key in told},
+            "data.classes": ", ".join(map(str, classes)) if isinstance(classes, list) else "all",
+            "data.share": self.share_of_images,
+        }
+
+    @cached_property
+    def built_with(self) -> Mapping[str, Any]:
+        """Settings of model, method, views; where [CLS] enters follows from the add-on's layer."""
+        sections = {key: self.recipe.get(key) for key in ("model", "method", "views")}
+        return {key: value for key, value in flat(sections).items() if key != "model.cls_after"}
+
+    @cached_property
+    def provenance(self) -> Mapping[str, Any]:
+        """Where its numbers come from: the directory, what made it, and each result's protocol."""
+        recorded = ("status", "recipe_name", "git_commit", "device", "versions", "command")
+        return {
+            "path": self.path,
+            "seed": self.seed,
+            **{key: self.record[key] for key in recorded if key in self.record},
+            **({"status": self.state} if "status" in self.record else {}),
+            "results": {
+                name: {
+                    "protocol_id": result.protocol_id,
+                    "model": result.model,
+                    "data": result.data,
+                    "created": result.created,
+                }
+                for name, result in self.results.items()
+            },
+        }
+
     @property
     def has_numbers(self) -> bool:
         return bool(self.results) or any(self.record.get(key) for key in ("timings", "flops"))
+
+
+def _scored(result: Result) -> Scored:
+    images = result.data.get("n")
+    others = sorted(
+        f"{key} {value}"
+        for key, value in result.data.items()
+        if key not in {"path", "n", "partial"} and isinstance(value, str | int | float)
+    )
+    return Scored(
+        path=str(result.data.get("path")),
+        images=images if isinstance(images, int) else None,
+        partial=bool(result.data.get("partial")),
+        other=", ".join(others),
+    )
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found.update(flat(value, f"{prefix}{key}."))
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def read_runs(paths: Sequence[Path], skipped: list[Skipped] | None = None) -> list[Run]:

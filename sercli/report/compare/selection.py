@@ -12,8 +12,8 @@ from typing import Any
 from sercli.errors import UserError
 from sercli.report.compare.cells import Grid
 from sercli.report.compare.columns import Spec, catalogue
-from sercli.report.compare.entries import flat, is_called, known_title
-from sercli.report.compare.runs import FIELDS, Entry, Run, field_of
+from sercli.report.compare.entries import is_called, known_title
+from sercli.report.compare.runs import FIELDS, Entry, Run, field_of, flat
 from sercli.report.compare.values import OF_RUN
 from sercli.runs.facts import as_number
 

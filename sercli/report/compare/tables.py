@@ -187,6 +187,9 @@ class Cell:
         return self.data is not None and self.data.partial
 
 
+_EMPTY = Cell()
+
+
 @dataclass(frozen=True)
 class Row:
     """One run, one group of seeds, or one published row."""
@@ -199,7 +202,7 @@ class Row:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def cell(self, column: Column) -> Cell:
-        return self.cells.get(column.key, Cell())
+        return self.cells.get(column.key, _EMPTY)
 
 
 @dataclass(frozen=True)

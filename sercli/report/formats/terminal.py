@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-from rich import box
 from rich.cells import cell_len
-from rich.console import Group, RenderableType
-from rich.table import Table as RichTable
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.text import Text
 
 from sercli.report.compare.tables import Cell, Column, Table, cell_text
@@ -30,6 +31,8 @@ PLAIN_WIDTH = 100
 _LABEL_HEADING = "Method"
 _LABEL_WIDTH = 34
 _VIEWS_WIDTH = 9
+_RULE = "─"
+_Line = list[tuple[str, str]]  # texts, each with its style
 
 
 def terminal(
@@ -43,22 +46,15 @@ def terminal(
         encoding: Of where it is shown; what it lacks is spelled in ASCII. None: it has everything.
     """
     table = table.with_texts(lambda text: spelled(visible(text), encoding))
-    labels = [textwrap.wrap(row.label, _LABEL_WIDTH) or [""] for row in table.rows]
-    shown = [_LABEL_HEADING, *(line for lines in labels for line in lines)]
-    label_width = max(map(cell_len, shown))
-    taken = label_width + (COLUMN_GAP + _VIEWS_WIDTH if table.has_views else 0)
-    texts = {
-        column.key: [
-            [spelled(line, encoding) for line in _cell_lines(column, row.cell(column), styled)]
-            for row in table.rows
-        ]
-        for column in table.columns
-    }
-    widths = {column.key: width_of(column, texts[column.key]) for column in table.columns}
-    panels = pack(table.columns, widths, width - taken)
+    names = [_column(_LABEL_HEADING, [textwrap.wrap(r.label, _LABEL_WIDTH) for r in table.rows])]
+    if table.has_views:
+        names.append(_column("Views", [textwrap.wrap(r.views, _VIEWS_WIDTH) for r in table.rows]))
+    taken = names[0].width + (COLUMN_GAP + _VIEWS_WIDTH if table.has_views else 0)
+    columns = {one.key: _numbers(table, one, styled, encoding) for one in table.columns}
+    widths = {key: one.room for key, one in columns.items()}
     parts: list[RenderableType] = [Text(table.title, style="bold" if styled else "")]
-    for panel in panels:
-        parts += [Text(), _panel(table, labels, panel, texts, widths, styled)]
+    for panel in pack(table.columns, widths, width - taken):
+        parts += [Text(), _panel(table, names, [columns[one.key] for one in panel], styled)]
     parts += [Text(), *(Text(line) for line in caption_lines(table, best_sentence(styled)))]
     return Group(*parts)
 
@@ -67,8 +63,49 @@ def plain(table: Table, *, width: int = PLAIN_WIDTH, encoding: str | None = None
     """The terminal's table as plain text, without control sequences."""
     stream = io.StringIO()
     console = Screen(file=stream, width=width, color_system=None, force_terminal=False)
-    console.print(terminal(table, width=width, styled=False, encoding=encoding))
+    console.print(terminal(table, width=width, styled=False, encoding=encoding), crop=False)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column in lines of text.
+
+    Attributes:
+        heading: Its lines.
+        cells: A row's lines each; none of them is empty.
+        bold: Which cells begin with the best value.
+        room: What is kept for it, at least.
+        right: Texts stand at its right.
+    """
+
+    heading: Sequence[str]
+    cells: Sequence[Sequence[str]]
+    bold: Sequence[bool]
+    room: int = 0
+    right: bool = False
+
+    @cached_property
+    def width(self) -> int:
+        """Of its longest line."""
+        lines = [*self.heading, *(line for cell in self.cells for line in cell)]
+        return max(map(cell_len, lines), default=0)
+
+
+def _column(heading: str, cells: Sequence[Sequence[str]]) -> _Column:
+    """A column of names."""
+    return _Column([heading], [cell or [""] for cell in cells], [False] * len(cells))
+
+
+def _numbers(table: Table, column: Column, styled: bool, encoding: str | None) -> _Column:
+    """A column of the table's."""
+    cells = [
+        [spelled(line, encoding) for line in _cell_lines(column, row.cell(column), styled)]
+        for row in table.rows
+    ]
+    room = width_of(column, cells)
+    best = [row.cell(column).best and styled for row in table.rows]
+    return _Column(wrapped(column.title, room), cells, best, room, right=True)
 
 
 def _cell_lines(column: Column, cell: Cell, styled: bool) -> list[str]:
@@ -82,35 +119,64 @@ def _cell_lines(column: Column, cell: Cell, styled: bool) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True)
+class _Panel:
+    """Columns beside each other, with the rows' names: lines of texts, each with its style.
+
+    Everything is broken into lines before, so that a table of rich's, which lays out each cell
+    anew, would find nothing to do; of a thousand rows it took two thirds of the time.
+    """
+
+    lines: Sequence[_Line]
+
+    def __rich_console__(self, console: Console, _: ConsoleOptions) -> RenderResult:
+        for line in self.lines:
+            for text, style in line:
+                yield Segment(text, console.get_style(style) if style else None)
+            yield Segment.line()
+
+
 def _panel(
     table: Table,
-    labels: Sequence[Sequence[str]],
-    columns: Sequence[Column],
-    texts: Mapping[str, Sequence[Sequence[str]]],
-    widths: Mapping[str, int],
+    names: Sequence[_Column],
+    columns: Sequence[_Column],
     styled: bool,
-) -> RichTable:
-    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    grid.add_column(_LABEL_HEADING, no_wrap=True)
-    if table.has_views:
-        grid.add_column("Views", no_wrap=True)
-    for column in columns:
-        heading = "\n".join(wrapped(column.title, widths[column.key]))
-        grid.add_column(heading, justify="right", no_wrap=True, vertical="top")
+) -> _Panel:
+    shown = [*names, *columns]
+    height = max(len(one.heading) for one in shown)
+    lines = list(_across(shown, [one.heading for one in shown], height, "bold" if styled else ""))
+    lines.append([(_RULE * (sum(one.width for one in shown) + COLUMN_GAP * (len(shown) - 1)), "")])
     for index, row in enumerate(table.rows):
-        cells: list[RenderableType] = [Text("\n".join(labels[index]))]
-        if table.has_views:
-            cells.append(Text("\n".join(textwrap.wrap(row.views, _VIEWS_WIDTH))))
-        for column in columns:
-            cells.append(_styled_cell(texts[column.key][index], row.cell(column).best and styled))
-        last_own = index + 1 < len(table.rows) and table.rows[index + 1].published
+        cells = [one.cells[index] for one in shown]
         dim = "dim" if row.published and styled else ""
-        grid.add_row(*cells, style=dim, end_section=last_own and not row.published)
-    return grid
+        bold = [one.bold[index] for one in shown]
+        lines += _across(shown, cells, max(map(len, cells)), dim, bold)
+        last_own = index + 1 < len(table.rows) and table.rows[index + 1].published
+        if last_own and not row.published:
+            lines.append([])
+    return _Panel(lines)
 
 
-def _styled_cell(lines: Sequence[str], bold: bool) -> Text:
-    text = Text(lines[0], style="bold" if bold else "")
-    for line in lines[1:]:
-        text.append(f"\n{line}", style="not bold")
-    return text
+def _across(
+    columns: Sequence[_Column],
+    cells: Sequence[Sequence[str]],
+    height: int,
+    style: str,
+    bold: Sequence[bool] | None = None,
+) -> Iterator[_Line]:
+    """The lines of a row: of headings, which stand on the rule below, or of cells from the top."""
+    for number in range(height):
+        line: _Line = []
+        plain = ""  # up to here, in the row's own style
+        for place, (column, texts) in enumerate(zip(columns, cells, strict=True)):
+            at = number if bold is not None else number - height + len(texts)
+            text = texts[at] if 0 <= at < len(texts) else ""
+            gap = " " * (column.width - cell_len(text))
+            plain += (" " * COLUMN_GAP if place else "") + (gap if column.right else "")
+            if bold is not None and bold[place] and number == 0:  # the value, not what is below it
+                line += [(plain, style), (text, f"{style} bold".strip())]
+                plain = ""
+            else:
+                plain += text
+            plain += "" if column.right else gap
+        yield [part for part in (*line, (plain, style)) if part[0]]

@@ -17,6 +17,7 @@ from sercli.errors import UserError
 from sercli.protocols import PROTOCOLS
 from sercli.report.compare.columns import compared_block
 from sercli.report.compare.comparison import Options, entries_of, papers_tables, tables_of
+from sercli.report.compare.differences import PairedTests
 from sercli.report.compare.notes import with_notes_once
 from sercli.report.compare.runs import Entry, Run
 from sercli.report.compare.tables import Note, Table, duration
@@ -211,11 +212,12 @@ def _tables(gathered: Gathered, options: Options) -> list[Table]:
     """
     if not any(run.has_numbers for run in gathered.runs):
         return []
-    everything = tables_of(gathered.runs, options)
+    tests = PairedTests()
+    everything = tables_of(gathered.runs, options, tests=tests)
     if options.table is not None or options.columns or options.rows or options.sort:
         return everything
     whole = replace(everything[0], title=f"All that was measured: {everything[0].title}")
-    named, without = _papers_tables(gathered.runs, options)
+    named, without = _papers_tables(gathered.runs, options, tests)
     shown = with_notes_once({**named, "all that was measured": whole})
     if named:
         lines = [Note(None, f"Not shown: {line}.") for line in without]
@@ -223,11 +225,13 @@ def _tables(gathered: Gathered, options: Options) -> list[Table]:
     return shown
 
 
-def _papers_tables(runs: Sequence[Run], options: Options) -> tuple[dict[str, Table], list[str]]:
+def _papers_tables(
+    runs: Sequence[Run], options: Options, tests: PairedTests
+) -> tuple[dict[str, Table], list[str]]:
     """Those of the paper's tables that runs fill; with labels of one's own where all fit."""
     for labels in (options.labels, {}):
         try:
-            return papers_tables(runs, replace(options, labels=labels))
+            return papers_tables(runs, replace(options, labels=labels), tests=tests)
         except UserError:  # a label of a row that a table has not, or no number for any
             continue
     return {}, []

@@ -117,6 +117,19 @@ def test_images_without_labels_are_counted_beside_those_with(tmp_path: Path) -> 
     assert report.taken_as == "2 archives of train: images without labels, val: class folders"
 
 
+def test_val_alone_and_names_without_a_split_are_told(tmp_path: Path) -> None:
+    one = pictures()["train/n01440764/n01440764_0.png"]
+    write_tar(tmp_path / "val.tar", {"n1/a.png": one})
+    report = check(tmp_path)
+    assert report.problems == (f"{tmp_path} has no train images",)
+    assert [one.split for one in report.splits] == ["val"]
+    write_tar(tmp_path / "train.tar", {"n1/b.png": one})
+    write_tar(tmp_path / "c.tar", {"n1/c.png": one})
+    report = check(tmp_path)
+    assert report.problems == ()
+    assert report.notes[0].startswith("c.tar in ")
+
+
 def test_what_cannot_be_opened_is_a_problem(tmp_path: Path) -> None:
     write_tar(tmp_path / "v" / "x.tar", {"ILSVRC2012_val_00000001.JPEG": b""})
     (problem,) = check(tmp_path / "v").problems

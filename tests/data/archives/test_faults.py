@@ -216,6 +216,26 @@ def test_a_compressed_tar_is_refused_by_its_content(tmp_path: Path, suffix: str)
     assert "gunzip it first" in refusal(tmp_path)  # as a folder, too
 
 
+@pytest.mark.parametrize(
+    ("begins", "unpacks"),
+    [
+        (b"\xfd7zXZ\0", "unxz"),
+        (b"BZh9", "bunzip2"),
+        (b"\x28\xb5\x2f\xfd", "unzstd"),
+        (b"\x04\x22\x4d\x18", "unlz4"),
+        (b"\x1f\x9d\x90", "uncompress"),
+        (b"\x5d\0\0\x80", "unlzma"),
+        (b"7z\xbc\xaf\x27\x1c", "7z x"),
+        (b"Rar!", "unrar x"),
+    ],
+)
+def test_what_is_compressed_is_refused_with_what_unpacks_it(
+    tmp_path: Path, begins: bytes, unpacks: str
+) -> None:
+    text = refusal(made(tmp_path / "x.tar", begins + b"x" * 600))
+    assert f"{unpacks} it first, or unpack it and name the folder" in text
+
+
 def test_a_compressed_zip_is_refused_with_the_remedy(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "x.zip", pictures(), how=zipfile.ZIP_DEFLATED)
     assert "18 members deflated" in refusal(path)

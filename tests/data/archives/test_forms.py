@@ -192,6 +192,33 @@ def test_a_set_of_one_split_is_all_train(tmp_path: Path) -> None:
         assert "has no val images" in refusal(path, "val")
 
 
+def test_a_directory_of_val_alone_has_no_train(tmp_path: Path) -> None:
+    """As with class folders and tables; what is named by itself is all train."""
+    path = write_tar(tmp_path / "set" / "val.tar", of_split("val"))
+    folders = write_folders(
+        tmp_path / "folders", {f"val/{n}": d for n, d in of_split("val").items()}
+    )
+    for root in (tmp_path / "set", folders):
+        assert [has_split(str(root), split) for split in SPLITS] == [False, True]
+        assert images_of(opened(root, "val")) == images_of(opened(path))
+        assert "has no train" in refusal(root)
+    assert len(opened(f"{tmp_path}/set/v*.tar")) == 6
+    (tmp_path / "set" / "val.tar").rename(tmp_path / "set" / "test.tar")
+    assert len(opened(tmp_path / "set")) == 6
+
+
+def test_archives_whose_names_tell_no_split_are_of_train_and_said(tmp_path: Path) -> None:
+    for name, split in (("train", "train"), ("val", "val")):
+        write_tar(tmp_path / f"{name}.tar", of_split(split))
+    assert opened(tmp_path).remarks() == ()
+    write_tar(tmp_path / "more.tar", {f"{CLASSES[0]}/more.png": picture(77)})
+    assert (len(opened(tmp_path)), len(opened(tmp_path, "val"))) == (13, 6)
+    (line,) = opened(tmp_path).remarks()
+    assert line.startswith(f"more.tar in {tmp_path} tell no split by their names")
+    (tmp_path / "train.tar").unlink()
+    assert (len(opened(tmp_path)), opened(tmp_path).remarks()) == (1, ())
+
+
 def test_images_of_test_are_left_out(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", {**pictures(), "test/a.png": b"", "test/b.png": b""})
     assert (len(opened(path)), len(opened(path, "val"))) == (12, 6)
@@ -216,6 +243,22 @@ def test_archives_of_images_without_folders_are_a_class_each(tmp_path: Path) -> 
     assert source.identifier(2) == "class0/a.jpg"
     alone = write_tar(tmp_path / "n01440764.tar", {"a.jpg": b""})
     assert opened(alone).classes == ("n01440764",)
+
+
+@pytest.mark.parametrize("stems", [("part1", "part2"), ("a1", "a20", "a3"), ("x", "x2")])
+def test_parts_and_classes_that_only_a_number_tells_apart_are_asked(
+    tmp_path: Path, stems: tuple[str, ...]
+) -> None:
+    for stem in stems:
+        write_tar(tmp_path / "loose" / f"{stem}.tar", {f"{stem}.png": picture(1)})
+        write_tar(tmp_path / "folders" / f"{stem}.tar", {f"cat/{stem}.png": picture(1)})
+    text = refusal(tmp_path / "loose")
+    assert (
+        f"{sorted(stems)[0]} and {sorted(stems)[1]} hold images without folders or labels" in text
+    )
+    assert opened(tmp_path / "folders").classes == ("cat",)
+    write_tar(tmp_path / "loose" / "zebra.tar", {"z.png": picture(1)})
+    assert len(opened(tmp_path / "loose").classes) == len(stems) + 1
 
 
 def test_labels_are_numbers_where_nothing_names_them(tmp_path: Path) -> None:
@@ -317,6 +360,33 @@ def test_folders_called_by_numbers_are_in_the_order_of_folders(tmp_path: Path, w
     source = opened(write(tmp_path / f"set{suffix}", files))
     assert source.classes == ("1", "10", "11", "2")
     assert [source.identifier(i) for i in (0, 2, 7)] == ["1/1_0.png", "10/10_0.png", "2/2_1.png"]
+
+
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+def test_folders_within_a_class_are_in_the_order_of_scans(tmp_path: Path, write) -> None:
+    """Files of a directory come before those of folders in it, and a/ before a-/."""
+    names = ["x.png", "a/1.png", "a-b/1.png", "a/b/1.png", "a.png", "a b/1.png", "a/Z.png"]
+    files = {f"{label}/{name}": picture(k) for label in "cd" for k, name in enumerate(names)}
+    packed = opened(write(tmp_path / ("x.zip" if write is write_zip else "x.tar"), files))
+    folders = opened(write_folders(tmp_path / "folders", files))
+    ids = [[source.identifier(i) for i in range(len(source))] for source in (packed, folders)]
+    assert ids[0] == ids[1]
+    assert images_of(packed) == images_of(folders)
+
+
+def test_images_in_the_folder_of_a_split_have_no_classes(tmp_path: Path) -> None:
+    """`DIR/train/*.JPEG` is no class called train."""
+    files = {f"{split}/{k}.png": picture(k) for split in SPLITS for k in range(2)}
+    assert opened(write_tar(tmp_path / "both.tar", files), "val").classes == ()
+    train = {name: data for name, data in files.items() if name.startswith("train")}
+    assert opened(write_tar(tmp_path / "one.tar", train)).classes == ()
+    assert opened(write_folders(tmp_path / "folders", train)).classes == ()
+
+
+def test_digits_of_other_scripts_are_names(tmp_path: Path) -> None:
+    """Python takes them for digits; what they count, `int` does not always know."""
+    source = opened(labelled(tmp_path / "x.tar", "\u00b2", "10", "9"))
+    assert source.classes == ("10", "9", "\u00b2")
 
 
 def test_labels_called_by_numbers_are_in_their_order(tmp_path: Path) -> None:

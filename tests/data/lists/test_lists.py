@@ -135,6 +135,52 @@ def test_numbers_that_are_the_folders_are_in_the_order_of_folders(tmp_path):
     assert indices.classes == ("8", "9", "10")
 
 
+def test_classes_txt_names_labels_that_are_numbers(root, monkeypatch):
+    """As beside shards; it is part of what a kept list depends on."""
+    monkeypatch.setattr("sercli.data.images.kept._SETTLED_NS", 0)
+    lines = ("train/cat/1.png,2", "train/dog/1.png,0")
+    file = written(root / "l.csv", *lines)
+    assert opened(file).classes == ("0", "2")
+    names = written(root / "classes.txt", "zebra", "ape", "newt")
+    for _ in range(2):
+        source = opened(file)
+        assert source.classes == ("zebra", "ape", "newt")
+        assert files_of(source) == [("dog/1.png", "zebra"), ("cat/1.png", "newt")]
+    written(names, "dog", "hen", "cat")
+    assert opened(file).classes == ("dog", "hen", "cat")
+    written(names, "dog", "hen")
+    refused(
+        lambda: opened(file),
+        "l.csv, line 1: the label '2' is none of the numbers 0…1 that classes.txt beside the list",
+    )
+    written(names, "dog", "dog")
+    refused(lambda: opened(file), "line 2 of", "stands above already")
+    written(names, "dog", "hen", "cat")
+    mixed = written(root / "m.csv", *lines, "val/cat/1.png,hen")
+    refused(lambda: opened(mixed), "line 3: the label 'hen' is none of the numbers 0…2")
+    named = written(root / "n.csv", "train/cat/1.png,x", "train/dog/1.png,y")
+    assert opened(named).classes == ("x", "y")
+    names.unlink()
+    assert opened(file).classes == ("0", "2")
+
+
+def test_val_counts_classes_as_train_does(tmp_path):
+    """Named or not, and where val has fewer of them; numbers that are folders are names."""
+    files = [f"{one}_images/{k}/{k}.png" for one in ("train", "val") for k in (10, 2)]
+    root = folder(tmp_path / "set", *files)
+    written(root / "train.csv", "train_images/10/10.png,1", "train_images/2/2.png,0")
+    written(root / "val.csv", "val_images/10/10.png,1")
+    assert opened(root, "val").classes == ("0", "1")
+    assert opened(root, "val").labels.tolist() == [1]
+    written(root / "classes.txt", "zebra", "ape", "newt")
+    for split, label in (("train", [0, 1]), ("val", [1])):
+        assert opened(root, split).classes == ("zebra", "ape", "newt")
+        assert opened(root, split).labels.tolist() == label
+    own = written(root / "train_images" / "own.csv", "10/10.png,10", "2/2.png,2")
+    written(root / "train_images" / "classes.txt", "zebra", "ape")
+    assert opened(own).classes == ("10", "2")
+
+
 @pytest.mark.parametrize("label", ["", " 3", ",target"])
 def test_a_name_of_an_image_is_no_header(tmp_path, label):
     root = folder(tmp_path / "set", "image 1.jpg", "my file 2.jpg")

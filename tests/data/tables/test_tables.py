@@ -194,6 +194,35 @@ def test_what_has_no_labels_is_told_before_it_is_opened(tmp_path, images, parque
         require_labelled(str(one), "kNN")
 
 
+@pytest.mark.parametrize("form", ["x.parquet", "x.arrow"])
+def test_a_label_of_another_type_is_no_label_and_is_said(tmp_path, images, form):
+    """A table of pandas with a gap has floats; so have targets of a regression."""
+    rows = table(images["train"]).replace_schema_metadata(None)
+    rows = rows.set_column(1, "label", rows["label"].cast(pa.float64()))
+    path = tmp_path / form
+    pq.write_table(rows, path) if form == "x.parquet" else stream(rows, path)
+    said = "1 columns 'label' of double (labels are whole numbers or text)"
+    for _ in range(2):  # listed, then as it is kept
+        source = opened(path)
+        assert source.classes == ()
+        assert any(line.startswith(f"{path}: ") and said in line for line in source.remarks())
+    assert any(said in note for note in checked(path).notes)
+    with pytest.raises(UserError, match=r"has no labels; .*'label' of double.*; cast the column"):
+        require_labelled(str(path), "kNN")
+    both = rows.append_column("class", pa.array(["a"] * 30))
+    pq.write_table(both, tmp_path / "both.parquet")
+    assert opened(tmp_path / "both.parquet").classes == ("a",)
+    assert not any("double" in line for line in opened(tmp_path / "both.parquet").remarks())
+
+
+def test_files_whose_names_tell_no_split_are_left_out_and_said(parquet, images):
+    pq.write_table(table(images["val"]), parquet / "data" / "more.parquet")
+    source = opened(parquet)
+    assert len(source) == 30
+    said = f"{parquet}: left out, as their names tell no split: more.parquet"
+    assert said in source.remarks()
+
+
 def test_without_labels(tmp_path, images):
     pq.write_table(table(images["train"]).select(["image"]), tmp_path / "x.parquet")
     source = opened(tmp_path / "x.parquet")
