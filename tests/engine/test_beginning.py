@@ -5,7 +5,6 @@ import re
 import shutil
 
 import pytest
-import timm
 import torch
 
 from sercli import cli
@@ -30,7 +29,7 @@ from sercli.runs.files import file_sha256
 from sercli.runs.lease import leased
 from sercli.runs.run_dir import RunDir
 from tests.support.command_line import run_in_process
-from tests.support.encoder_files import equal
+from tests.support.encoder_files import equal, small_vit
 from tests.support.refusals import refused
 from tests.support.signals import handled
 from tests.support.training import SER, interrupt_after, losses, start, train, weights
@@ -44,20 +43,11 @@ HEADS = (
 )  # fmt: skip
 
 
-def small_timm(**options):
-    sizes = {"img_size": 24, "patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2}
-    torch.manual_seed(0)
-    vit = timm.models.VisionTransformer(**{**sizes, "num_classes": 3, **options})
-    with torch.no_grad():
-        vit.cls_token.normal_()
-    return vit.eval()
-
-
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """A plain ViT of timm's with a head, as timm's own script saves it, at 24 pixels."""
     path = tmp_path_factory.mktemp("weights") / "theirs.pth"
-    torch.save({"state_dict": small_timm().state_dict()}, path)
+    torch.save({"state_dict": small_vit().state_dict()}, path)
     return path
 
 
@@ -371,7 +361,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_without_the_file(file, stopped, 
 def test_a_replaced_file_is_refused_by_its_hash(stopped):
     copy, run = stopped
     assert examine(run, processes=1, allow_changed=False).comparison.changes == ()
-    torch.save({"state_dict": small_timm(num_classes=4).state_dict()}, copy)
+    torch.save({"state_dict": small_vit(num_classes=4).state_dict()}, copy)
     refused(
         lambda: examine(run, processes=1, allow_changed=False),
         "copy.pth was replaced",
@@ -386,7 +376,7 @@ def test_a_run_without_a_checkpoint_begins_from_the_file_or_not_at_all(file, tmp
     copy = tmp_path / "copy.pth"
     shutil.copy(file, copy)
     run = pretraining.prepare(resolved(copy, "train.max_steps=2"), out=tmp_path / "run").run
-    torch.save({"state_dict": small_timm(num_classes=4).state_dict()}, copy)
+    torch.save({"state_dict": small_vit(num_classes=4).state_dict()}, copy)
     refused(lambda: train(run), "is not what it was", "SHA-256")
     copy.unlink()
     refused(lambda: train(run), "no model at")
@@ -419,7 +409,7 @@ def test_a_model_of_timm_s_has_the_hash_of_its_encoder(tmp_path):
         create_timm("timm:vit_tiny_patch16_224", random_init=False)  # nothing is downloaded
     folder = tmp_path / "hub"
     folder.mkdir()
-    vit = small_timm(num_classes=0)
+    vit = small_vit(num_classes=0)
     torch.save(vit.state_dict(), folder / "pytorch_model.bin")
     config = {"architecture": "vit_tiny_patch16_224", "num_classes": 0, "model_args": {
         "img_size": 24, "patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2,
@@ -484,7 +474,7 @@ def test_weights_that_are_not_there_are_refused_before_torch(monkeypatch, capsys
 
 
 def test_an_encoder_that_settings_do_not_describe_is_no_beginning():
-    vit = small_timm()
+    vit = small_vit()
     vit.blocks[1].norm1.eps = 1e-3  # as no file of plain tensors shows
     with pytest.raises(UserError, match="cannot be trained"):
         beginning.model_of(Encoder.from_timm(vit))
