@@ -209,7 +209,9 @@ def _linear(
 def _layer_scale(gamma: nn.Parameter | None, block: Any) -> nn.Module:
     if gamma is None:
         return nn.Identity()
-    scale: nn.Module = LayerScale(len(gamma), init_values=float(block.init_values))
+    scale: nn.Module = LayerScale(
+        len(gamma), init_values=float(getattr(block, "init_values", 1e-5))
+    )
     scale.gamma = gamma
     return scale
 
