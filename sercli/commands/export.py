@@ -66,7 +66,7 @@ def export(
     ```
     """
     from sercli.encoders.export.asked import form_of, require_free
-    from sercli.runs.facts import facts_of
+    from sercli.runs.facts import facts_of, read_facts, run_holding
 
     chosen = form_of(out, form)
     require_free(out, chosen, force=force)
@@ -75,7 +75,8 @@ def export(
 
     loaded = read_model(model)
     say_what_was_read(loaded)
-    facts = facts_of(model.source)
+    holding = run_holding(Path(model.source))
+    facts = facts_of(model.source) if holding is None else read_facts(holding)
     exported = write(
         loaded.at(image_size),
         out,

@@ -90,7 +90,7 @@ def _rotary(vit: Any) -> RotaryPositions | None:
     rows_first = getattr(theirs, "grid_indexing", "ij") == "ij"
     attention = vit.blocks[0].attn
     halves = getattr(attention, "rotate_half", False)
-    head_dim = int(attention.head_dim)
+    head_dim = _head_dim(attention)
     if base and centred and rows_first:
         if (
             kind == "RotaryEmbeddingDinoV3"
@@ -158,8 +158,11 @@ def _of_eva(block: Any) -> ViTBlock:
     """A block of an `Eva` as one of ours."""
     theirs = block.attn
     width = int(theirs.proj.out_features)
+    inner, options = int(theirs.proj.in_features), {}
+    if inner != width:  # which timm 1.0.22 has no word for
+        options = {"attn_head_dim": _head_dim(theirs)}
     with torch.device("meta"):  # of these, nothing stays but what takes no memory
-        attention = Attention(width, theirs.num_heads, attn_head_dim=theirs.head_dim)
+        attention = Attention(width, theirs.num_heads, **options)
     attention.qkv = _packed(theirs)
     for name in ("q_norm", "k_norm", "norm", "proj"):
         attention.add_module(name, getattr(theirs, name))
@@ -172,6 +175,11 @@ def _of_eva(block: Any) -> ViTBlock:
         ls2=_layer_scale(block.gamma_2, block),
     )
     return ours.train(block.training)
+
+
+def _head_dim(attention: Any) -> int:
+    """Numbers of a head; timm 1.0.22 does not keep it."""
+    return int(attention.proj.in_features) // int(attention.num_heads)
 
 
 def _packed(attention: Any) -> nn.Linear:
@@ -206,7 +214,9 @@ def _linear(
 def _layer_scale(gamma: nn.Parameter | None, block: Any) -> nn.Module:
     if gamma is None:
         return nn.Identity()
-    scale: nn.Module = LayerScale(len(gamma), init_values=float(block.init_values))
+    scale: nn.Module = LayerScale(
+        len(gamma), init_values=float(getattr(block, "init_values", 1e-5))
+    )
     scale.gamma = gamma
     return scale
 

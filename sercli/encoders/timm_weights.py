@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from sercli.encoders.files import require_finite
+from sercli.encoders.files import header_of, require_finite
 from sercli.errors import UserError
 from sercli.randomness import seeded
 
@@ -57,11 +57,14 @@ def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
         raise UserError(f"{name}: timm knows no weights {stem!r}")
     # Nothing is downloaded behind the user's back. The environment variable of this name is read
     # when huggingface_hub is imported, which is over.
+    weights: dict[str, Any] = {"pretrained": not random_init}
+    if not random_init and (own := _exported_weights(stem)) is not None:
+        weights = {"checkpoint_path": str(own)}
     before = huggingface_hub.constants.HF_HUB_OFFLINE
     huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
         with seeded(0, "timm"):
-            model = timm.create_model(stem, pretrained=not random_init, **options)
+            model = timm.create_model(stem, **weights, **options)
     except Exception as error:
         if stem.startswith(_LOCAL):
             reason = " ".join(str(error).split())[:160]
@@ -77,3 +80,15 @@ def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
     if not any(tensor.is_meta for tensor in tensors.values()):  # of which there are only shapes
         require_finite(tensors, name)
     return model
+
+
+def _exported_weights(stem: str) -> Path | None:
+    """The weights of a folder that `ser export` wrote, which are timm's by every name.
+
+    Of a folder, timm 1.0.22 reads torch's files alone, and those without a look at what they run.
+    """
+    from sercli.encoders.foreign.layouts import EXPORT_LAYOUT  # which asks timm of its models
+
+    file = Path(stem.removeprefix(_LOCAL)) / "model.safetensors"
+    ours = stem.startswith(_LOCAL) and header_of(file).get("layout") == EXPORT_LAYOUT
+    return file if ours else None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from sercli import __version__
 from sercli.encoders.export.subject import Subject
 from sercli.encoders.export.timm_naming import OURS, TimmModel
+from sercli.encoders.foreign import EXPORT_LAYOUT
 from sercli.encoders.sizes import size_of
 from sercli.visible import visible
 
@@ -73,7 +74,7 @@ def card(subject: Subject, timms: TimmModel, *, python: str) -> str:
             settings["trained on"] = header["data"].rstrip("/").rpartition("/")[2]
         parts += ["## How it was trained", _table(settings)]
     parts += ["## What was measured", subject.results.strip() or "Nothing yet."]
-    parts += ["## Citation", _citation(header)]
+    parts += ["## Citation", _citation(header, subject.loaded.layout)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -131,11 +132,11 @@ def _facts(subject: Subject) -> dict[str, str]:
     }
 
 
-def _citation(header: Mapping[str, str]) -> str:
+def _citation(header: Mapping[str, str], layout: str) -> str:
     tool = f"@misc{{sercli,\n  title = {{ser (sercli) {__version__}}},\n  year  = {{2026}}\n}}"
     entries = [_PAPER, tool] if header.get("addon") == "ser" else [tool]
     text = "```bibtex\n" + "\n".join(entries) + "\n```"
-    if "method" not in header:
+    if layout not in ("ser", EXPORT_LAYOUT):
         return f"The weights are others': cite their authors. They were converted by\n\n{text}"
     return text
 

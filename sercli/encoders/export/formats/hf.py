@@ -15,6 +15,8 @@ from sercli.encoders.export.subject import Opened, Subject
 from sercli.errors import RunFailed
 from sercli.runs.files import write_atomic, write_text
 
+_WEIGHTS = "model.safetensors"
+
 
 def prepare(subject: Subject) -> HubFolder:
     """The encoder as a folder."""
@@ -26,7 +28,7 @@ class HubFolder(TimmFile):
 
     def write(self, draft: Path) -> None:
         data = self.file_bytes()
-        write_atomic(draft / "model.safetensors", lambda file: file.write(data))
+        write_atomic(draft / _WEIGHTS, lambda file: file.write(data))
         options = {key: value for key, value in self.timms.options.items() if key != "num_classes"}
         config = {
             **self.subject.input_config,
@@ -39,14 +41,18 @@ class HubFolder(TimmFile):
                 self.timms.name, pretrained_cfg=config, num_classes=0, **options
             )
         save_config_for_hf(model, draft / "config.json", model_args=options)
-        text = card(self.subject, self.timms, python=self.code(Path("DIR")))
+        load = (
+            f"import {modules(self.timms)}; "
+            "model = timm.create_model('local-dir:DIR', pretrained=True)"
+        )
+        text = card(self.subject, self.timms, python=load)
         write_text(draft / "README.md", text)
 
     def opened(self, draft: Path) -> Opened:
         before = huggingface_hub.constants.HF_HUB_OFFLINE
         huggingface_hub.constants.HF_HUB_OFFLINE = True
         try:
-            model = created(f"local-dir:{draft}", pretrained=True)
+            model = created(f"local-dir:{draft}", checkpoint_path=str(draft / _WEIGHTS))
         finally:
             huggingface_hub.constants.HF_HUB_OFFLINE = before
         told = timm.data.resolve_model_data_config(model)
@@ -58,7 +64,9 @@ class HubFolder(TimmFile):
         return asked(model)
 
     def code(self, path: Path) -> str:
-        place = f"local-dir:{path}"
+        # `pretrained=True` finds the weights itself, but not in timm 1.0.22.
+        place, weights = f"local-dir:{path}", str(path / _WEIGHTS)
         return (
-            f"import {modules(self.timms)}; model = timm.create_model({place!r}, pretrained=True)"
+            f"import {modules(self.timms)}; "
+            f"model = timm.create_model({place!r}, checkpoint_path={weights!r})"
         )
