@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sercli.engine import memory
+from sercli.engine.launch import launch
 from sercli.engine.momentum import Momentum
 from sercli.engine.optimiser import depths, make_optimiser, set_schedule
 from sercli.engine.plan import make_plan
@@ -285,6 +286,21 @@ def test_a_short_training_lowers_its_loss(tmp_path, untrained, name):
     assert found[0] == untrained[0]
     assert found[-8:].mean() < 0.95 * untrained[-8:].mean()
     assert found[-8:].mean() < found[:2].mean()
+
+
+@pytest.mark.run
+def test_two_processes_take_the_steps_of_one(tmp_path):
+    """LARS works on gradients in place, which are views of DDP's buckets there."""
+    settings = (*SER, *RUNS["lars"], "train.layer_decay=0.8", "train.clip_norm=1")
+    whole = start(tmp_path / "whole", settings)
+    train(whole)
+    parted = start(tmp_path / "parted", settings)
+    launch(parted, nproc=2, device="cpu")
+    ours, theirs = losses(parted), losses(whole)
+    assert len(ours) == len(theirs) == 24
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    assert abs(theirs[-1]["loss"] / theirs[0]["loss"] - 1) > 0.02
 
 
 def edited(run, before, after):
