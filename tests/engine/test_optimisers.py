@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sercli.engine import memory
+from sercli.engine.launch import launch
 from sercli.engine.momentum import Momentum
 from sercli.engine.optimiser import depths, make_optimiser, set_schedule
 from sercli.engine.plan import make_plan
@@ -105,12 +106,12 @@ def groups_of(moved, *, decay, trust):
 
 
 @pytest.mark.parametrize("skipped", [(), (0, 1, 7)], ids=["finite", "skipped steps"])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.1), (0.9, 0.1), (0.9, 0.0)])
 @pytest.mark.parametrize("trust", [None, 0.001, 0.05])
-def test_steps_are_those_of_the_equation(trust, momentum, skipped):
+def test_steps_are_those_of_the_equation(trust, momentum, decay, skipped):
     moved = parameters()
-    optimiser = Momentum(groups_of(moved, decay=0.1, trust=trust), momentum=momentum)
-    expected = numpy_steps(decay=0.1, momentum=momentum, trust=trust)
+    optimiser = Momentum(groups_of(moved, decay=decay, trust=trust), momentum=momentum)
+    expected = numpy_steps(decay=decay, momentum=momentum, trust=trust)
     found = stepped(optimiser, moved, skipped=skipped)
     for place, (ours, gold) in enumerate(zip(found, expected, strict=True)):
         np.testing.assert_allclose(ours, gold, rtol=1e-12, atol=1e-12, err_msg=str(place))
@@ -265,13 +266,41 @@ def test_a_run_goes_on_bit_by_bit_where_it_was_stopped(tmp_path, name):
     assert torch.equal(weights(parted), weights(whole))
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_short_training_lowers_its_loss(tmp_path, name):
-    run = start(tmp_path / "run", (*TINY, *RUNS[name]), "shapes/barlow-twins-none")
+def losses_of(path, *settings):
+    run = start(path, (*TINY, *settings), "shapes/moco-none")
     train(run)
     found = [row["loss"] for row in losses(run)]
     assert len(found) == 24
-    assert np.mean(found[-4:]) < 0.9 * np.mean(found[:2])
+    return np.array(found)
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """Losses of the same views while nothing is learnt."""
+    return losses_of(tmp_path_factory.mktemp("untrained") / "run", "train.lr=1e-12")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_short_training_lowers_its_loss(tmp_path, untrained, name):
+    found = losses_of(tmp_path / "run", *RUNS[name])
+    assert found[0] == untrained[0]
+    assert found[-8:].mean() < 0.95 * untrained[-8:].mean()
+    assert found[-8:].mean() < found[:2].mean()
+
+
+@pytest.mark.run
+def test_two_processes_take_the_steps_of_one(tmp_path):
+    """LARS works on gradients in place, which are views of DDP's buckets there."""
+    settings = (*SER, *RUNS["lars"], "train.layer_decay=0.8", "train.clip_norm=1")
+    whole = start(tmp_path / "whole", settings)
+    train(whole)
+    parted = start(tmp_path / "parted", settings)
+    launch(parted, nproc=2, device="cpu")
+    ours, theirs = losses(parted), losses(whole)
+    assert len(ours) == len(theirs) == 24
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    assert abs(theirs[-1]["loss"] / theirs[0]["loss"] - 1) > 0.02
 
 
 def edited(run, before, after):
