@@ -153,7 +153,11 @@ def contents(source: ImageSource) -> dict[str, int | str]:
         digest.update(f"{source.identifier(index)} {label}\n".encode())
     for index in _evenly(len(source), _SIZED):
         digest.update(f"{source.file_size(index)}\n".encode())
-    told = {"images": len(source), "classes": len(source.classes), "sha256": digest.hexdigest()}
+    told: dict[str, int | str] = {
+        "images": len(source),
+        "classes": len(source.classes),
+        "sha256": digest.hexdigest(),
+    }
     read = [source.beginning(index) for index in _evenly(len(source), _READ)]
     if any(one is not None for one in read):
         digests = (hashlib.sha256(one or b"").digest() for one in read)

@@ -25,6 +25,7 @@ _NAMES_IMAGE = re.compile(rf"{_IMAGE}\b", re.IGNORECASE)
 _PATH_ALONE = re.compile(rf".*{_IMAGE}", re.IGNORECASE)
 _WITH_LABEL = re.compile(rf".*{_IMAGE}\s*[,;\t]\s*\S+", re.IGNORECASE)
 _THEN_LABEL = re.compile(rf"(.*?{_IMAGE})\s+(\S.*)", re.IGNORECASE)
+_QUOTED = re.compile(r'("(?:[^"]|"")+")\s+([^\s,;].*)')
 
 _Cells = Callable[[str], list[str]]
 
@@ -168,6 +169,8 @@ def _cells_of(line: str) -> _Cells:
         return _parted_by("\t")
     if _PATH_ALONE.fullmatch(line.strip('"')):
         return _alone
+    if _QUOTED.fullmatch(line):
+        return _with_label_after
     for delimiter in (",", ";"):
         if delimiter in line:
             return _parted_by(delimiter)
@@ -192,6 +195,6 @@ def _alone(line: str) -> list[str]:
 
 def _with_label_after(line: str) -> list[str]:
     """`path label`, as Caffe's lists are."""
-    if (found := _THEN_LABEL.fullmatch(line)) is not None:
-        return [found[1].strip('"'), found[2]]
+    if found := _QUOTED.fullmatch(line) or _THEN_LABEL.fullmatch(line):
+        return [*_alone(found[1]), *_alone(found[2])]
     return line.rsplit(None, 1)

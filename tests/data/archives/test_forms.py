@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from sercli.data import has_split, open_source
+from sercli.data.archives.finding import find_archives
+from sercli.data.archives.opening import list_split
 from sercli.data.images.decode import read_pixels
 from sercli.data.registry import find_kind, require_labelled
 from sercli.errors import UserError
@@ -222,6 +224,38 @@ def test_archives_whose_names_tell_no_split_are_of_train_and_said(tmp_path: Path
 def test_images_of_test_are_left_out(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", {**pictures(), "test/a.png": b"", "test/b.png": b""})
     assert (len(opened(path)), len(opened(path, "val"))) == (12, 6)
+    found = list_split(find_archives(str(path)), "train")
+    assert found.passed_over["images of test"] == 2
+
+
+def test_no_image_is_lost_where_two_folders_are_called_as_one_split(tmp_path: Path) -> None:
+    names = ("train/a/1.png", "training/a/2.png", "val/a/3.png")
+    source = opened(write_tar(tmp_path / "x.tar", dict.fromkeys(names, picture(1))))
+    assert source.classes == ("train", "training", "val")
+    for stem in ("train", "training"):
+        write_tar(tmp_path / "two" / f"{stem}.tar", {f"{stem}.png": picture(1)})
+    assert (opened(tmp_path / "two").classes, len(opened(tmp_path / "two"))) == ((), 2)
+
+
+def test_an_archive_called_by_a_wnid_is_its_class_whatever_its_images_are_called(
+    tmp_path: Path,
+) -> None:
+    path = write_tar(tmp_path / "n01440764.tar", {"ILSVRC2012_val_00000001.JPEG": b""})
+    assert opened(path).classes == ("n01440764",)
+
+
+def test_archives_of_images_with_folders_and_without_are_no_set(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x-0.tar", {"cat/1.png": b"", "dog/1.png": b""})
+    write_tar(tmp_path / "x-1.tar", {"cat/2.png": b"", "loose.png": b""})
+    assert len(opened(tmp_path)) == 3  # what lies beside folders is left out, as where unpacked
+    write_tar(tmp_path / "x-2.tar", {"3.png": b""})
+    assert "x-2 holds images without folders, and x-0 class folders" in refusal(tmp_path)
+
+
+def test_labels_are_compared_by_their_plainest_spelling(tmp_path: Path) -> None:
+    assert opened(labelled(tmp_path / "x.tar", "007", "7", "0")).classes == ("0", "7")
+    files = {"a.png": picture(1), "a.json": b'{"label": true}'}
+    assert opened(write_tar(tmp_path / "json.tar", files)).classes == ()
 
 
 def test_archives_without_labels_or_folders_have_no_classes(tmp_path: Path) -> None:

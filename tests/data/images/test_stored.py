@@ -75,3 +75,46 @@ def test_a_file_that_has_changed_is_refused_open_or_not(tmp_path: Path) -> None:
         stored.read_span(span)
     with pytest.raises(UserError, match="has changed"):
         Window(span).read(1)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_file_that_was_written_anew_with_its_size_is_refused(
+    tmp_path: Path, is_open: bool
+) -> None:
+    span = part(tmp_path / "a", b"abc")
+    if is_open:
+        assert stored.read_span(span) == b"abc"
+    part(tmp_path / "a", b"xyz")
+    os.utime(span.path, ns=(0, span.mtime_ns + 1))
+    with pytest.raises(UserError, match="has changed since"):
+        stored.read_span(span)
+    os.utime(span.path, ns=(0, span.mtime_ns))  # somebody wants it so
+    assert stored.read_span(span) == b"xyz"
+
+
+def test_what_was_read_last_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "_OPEN_AT_ONCE", 2)
+    spans = {name: part(tmp_path / name, name.encode()) for name in "abc"}
+    opened: list[str] = []
+    as_listed = stored._open_as_listed
+
+    def counted(span: Span) -> int:
+        opened.append(os.path.basename(span.path))
+        return as_listed(span)
+
+    monkeypatch.setattr(stored, "_open_as_listed", counted)
+    for name in "abacacb":
+        assert stored.read_span(spans[name]) == name.encode()
+    assert "".join(opened) == "abcb"
+
+
+def test_a_read_that_gives_less_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of more than 2 GiB, and when a signal comes."""
+    pread, content = os.pread, bytes(range(100))
+    span = part(tmp_path / "a", content)
+    monkeypatch.setattr(os, "pread", lambda file, size, place: pread(file, min(size, 7), place))
+    assert stored.read_span(span) == content
+    with pytest.raises(EOFError, match="ends after 500 of its 2,000 bytes"):
+        stored.read_span(Span(span.path, 600, 2000, span.length, span.mtime_ns))

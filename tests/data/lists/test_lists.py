@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -50,6 +51,21 @@ def opened(path, split="train", **options):
         ("label;file\ncat;a.png\n", ["a.png"], ["cat"], [2]),
         ("n01/x 1.JPEG 0\nn02/y.JPEG 12\n", ["n01/x 1.JPEG", "n02/y.JPEG"], ["0", "12"], [1, 2]),
         ("path\na.jpg,1.jpg\n", ["a.jpg,1.jpg"], [], [2]),
+        ('"a b.jpg" 3\nc.jpg 4\n', ["a b.jpg", "c.jpg"], ["3", "4"], [1, 2]),
+        (
+            'a.jpg 3\n"b ""c"", d.jpg" "big cat"\n',
+            ["a.jpg", 'b "c", d.jpg'],
+            ["3", "big cat"],
+            [1, 2],
+        ),
+        ('"a, b.jpg" cat\n', ["a, b.jpg"], ["cat"], [1]),
+        ('image,class\n"a.jpg", "b, c"\n', ["a.jpg"], ["b, c"], [2]),
+        (
+            "path label\nmy cat.jpg 3\nmy dir/file 4\n",
+            ["my cat.jpg", "my dir/file"],
+            ["3", "4"],
+            [2, 3],
+        ),
         ("deadbeef,3\n", ["deadbeef"], ["3"], [1]),
         ("caf\udce9.jpg,1\n", ["caf\udce9.jpg"], ["1"], [1]),
     ],
@@ -306,6 +322,17 @@ def test_a_kept_list_that_is_damaged_is_made_anew(root):
             tables.unpack(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
             is None
         )
+
+
+def test_a_kept_list_that_leads_out_of_its_ranges_is_none(root):
+    found = tables.make_table(
+        str(written(root / "l.csv", "train/cat/1.png,1", "val/dog/1.png,0")), called="l"
+    )
+    assert tables.unpack(tables.pack(found)) is not None
+    for column, value in (("labels", 2), ("labels", -1), ("directory", 2), ("directory", -1)):
+        values = getattr(found, column).copy()
+        values[1] = value
+        assert tables.unpack(tables.pack(replace(found, **{column: values}))) is None
 
 
 def test_a_share_and_classes_of_a_list(root):

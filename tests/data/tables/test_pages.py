@@ -141,6 +141,66 @@ def test_what_is_not_compressed_is_a_part_of_its_file(tmp_path, monkeypatch, ver
     assert path.read_bytes()[span.offset : span.offset + span.size] == values[4]
 
 
+def page(**told):
+    usual = {"offset": 0, "stored": 0, "size": 0, "first": 0, "rows": 1, "encoding": 0,
+             "levels": 0, "compressed": False}  # fmt: skip
+    return pages.Page(**usual | told)
+
+
+def test_a_value_of_a_dictionary_costs_the_dictionary_as_well():
+    found = pages.ChunkPages(page(stored=100), (page(stored=10), page(stored=20, encoding=8)))
+    assert [found.read_for(one) for one in found.data] == [10, 120]
+
+
+@pytest.mark.parametrize("length", [3, 4, 5])
+def test_a_value_that_leads_out_of_its_page_is_damage(length):
+    data = length.to_bytes(4, "little") + b"abcd"
+
+    def values():
+        return pages.read_values(
+            page(stored=len(data), size=len(data)),
+            data,
+            decompress=lambda one, _: one,
+            max_level=0,
+            dictionary=list,
+        )
+
+    if length > 4:
+        with pytest.raises(ValueError, match="a page ends too soon"):
+            values()
+    else:
+        assert bytes(values().value(0)) == b"abcd"[:length]
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_an_index_that_leads_out_of_its_dictionary_is_damage(index):
+    known = pages.Values(b"abc", np.array([0, 1]), np.array([1, 2]))
+    data = bytes([2, 1 << 1, index])  # numbers of two bits; a run of one
+
+    def values():
+        return pages.read_values(
+            page(stored=3, size=3, encoding=8),
+            data,
+            decompress=lambda one, _: one,
+            max_level=0,
+            dictionary=lambda: known,
+        )
+
+    if index > 1:
+        with pytest.raises(ValueError, match="leads out of its dictionary"):
+            values()
+    else:
+        assert bytes(values().value(0)) == (b"a", b"bc")[index]
+
+
+def test_an_empty_value_is_empty_wherever_it_lies(tmp_path):
+    values = [jpeg(1), b"", jpeg(2), b""]
+    for codec in ("NONE", "SNAPPY"):
+        how = {"compression": codec, "use_dictionary": False}
+        _, found = bytes_of(values, tmp_path / f"{codec}.parquet", **how)
+        assert found == dict(enumerate(values))
+
+
 def test_what_is_kept_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(chunks, "_DECODED", 20_000)
     monkeypatch.setattr(chunks, "_TABLES", 3)

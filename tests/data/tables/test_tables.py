@@ -231,6 +231,23 @@ def test_without_labels(tmp_path, images):
     assert source.identifier(3) == "train_003.JPEG"
 
 
+def test_a_path_with_folders_is_the_name_as_it_is(tmp_path, images):
+    rows = [(f"deep/er/{name}", label, data) for name, label, data in images["train"]]
+    rows[0] = ("alone.JPEG", *rows[0][1:])
+    pq.write_table(table(rows), tmp_path / "x.parquet")
+    source = opened(tmp_path / "x.parquet")
+    ids = {source.identifier(index) for index in range(len(source))}
+    assert ids == {f"{CLASSES[rows[0][1]]}/alone.JPEG", *(name for name, *_ in rows[1:])}
+
+
+def test_a_files_own_name_tells_more_than_its_folders(tmp_path, images):
+    for split, name in (("train", "train"), ("val", "validation")):
+        place = tmp_path / "set" / "train-2012" / f"{name}-00000-of-00001.parquet"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table(images[split]), place)
+    assert (len(opened(tmp_path / "set")), len(opened(tmp_path / "set", "val"))) == (30, 12)
+
+
 def test_paths_that_do_not_tell_images_apart(tmp_path):
     """Twice one name in a class: rows tell; once in each class, the class does."""
     rows = [("a.jpg", 0, jpeg(0)), ("a.jpg", 1, jpeg(1)), ("b.jpg", 0, jpeg(2))]
