@@ -117,7 +117,13 @@ class StepTimer:
         accumulate = recipe.train.accumulate
         self.gradients = Gradients(self.objective, accumulate=accumulate, autocast=runtime.autocast)
         self.make_views = ViewMaker(
-            recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
+            recipe.views,
+            plan,
+            self.part,
+            seed=recipe.seed,
+            mean=recipe.data.mean,
+            std=recipe.data.std,
+            prepare=self.objective.prepare,
         )
         if compiled:
             compile_step(

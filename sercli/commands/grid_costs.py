@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sercli.commands.printing import print_table
+from sercli.errors import UserError
 from sercli.visible import duration, say
 
 if TYPE_CHECKING:
     from sercli.grids.costs import Counter, Speed
     from sercli.grids.jobs import Job, Places, Plan
     from sercli.grids.standing import Standings
+    from sercli.recipe.files import Resolved
 
 
 def show_costs(plan: Plan, places: Places, standings: Standings, bench: Path | None) -> None:
@@ -71,12 +73,16 @@ def _print_totals(totals: Mapping[str, Sequence[float]], speed: Speed | None) ->
 
 def counter_of(plan: Plan, places: Places, standings: Standings) -> Counter:
     """What counts the FLOPs of a plan's jobs."""
+    from sercli.engine.beginning import beginning_of
     from sercli.grids.costs import Counter
 
-    return Counter(
-        {
-            job.directory.name: standings.recipe_of(job, places.data)
-            for job in plan.jobs
-            if job.is_training
-        }
-    )
+    recipes: dict[str, Resolved] = {}
+    for job in plan.jobs:
+        if job.is_training:
+            resolved = standings.recipe_of(job, places.data)
+            try:
+                beginning = beginning_of(resolved)
+            except UserError:  # weights that are not there yet: what they are is not known
+                continue
+            recipes[job.directory.name] = resolved if beginning is None else beginning.resolved
+    return Counter(recipes)

@@ -80,6 +80,15 @@ class NewRun:
             metavar="RUNDIR", help="Run directory to make.", show_default="runs/RECIPE, -2, -3…"
         ),
     ] = None
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Begin from these: a run directory, a checkpoint file or `timm:NAME`. The "
+            "architecture and the images' mean and std are then theirs; heads are new.",
+            show_default="none: drawn by the seed",
+        ),
+    ] = None
     seed: Annotated[int | None, typer.Option(help="Seed of the run.", show_default="0")] = None
     set_: Settings = None
     plugin: Plugins = None
@@ -93,6 +102,7 @@ class NewRun:
             "addon.layer": self.layer,
             "views.setting": self.views,
             "data.path": place_of(self.data),
+            "model.weights": self.weights,
             "seed": self.seed,
         }
         return {key: value for key, value in values.items() if value is not None}
@@ -270,12 +280,14 @@ def _resolve_early(
     """
     from sercli.data import has_split
     from sercli.data.cores import require_loaders
+    from sercli.encoders.asked import require_weights
     from sercli.families import resolve
     from sercli.runs.places import refuse_existing
 
     refuse_existing(out)
     resolved = resolve(name, settings, flags, plugins=plugins)
     require_loaders(resolved.recipe.data.workers, "data.workers")
+    require_weights(resolved.recipe.model)
     has_split(resolved.recipe.data.path, "train")
     return resolved
 

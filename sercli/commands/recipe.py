@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -243,7 +244,11 @@ def _resolve(
     )
     for note in resolved.notes:
         say(note, err=True)
-    return resolved
+    if resolved.recipe.model.weights is None:
+        return resolved
+    from sercli.engine.beginning import completed
+
+    return completed(resolved, tolerant=tolerant, say=partial(say, err=True))
 
 
 def _is_nominal(recipe: Recipe) -> bool:

@@ -233,7 +233,7 @@ def _require_usable(plan: Plan, places: Places, standings: Standings) -> None:
     for job in plan.jobs:
         try:
             if job.is_training:
-                standings.recipe_of(job, places.data)
+                standings.require_weights(job, places)
             else:
                 words = tuple(word.replace(job.directory.name, "") for word in job.words)
                 if words not in read:

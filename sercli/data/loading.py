@@ -21,10 +21,9 @@ from sercli.data.cores import cores
 from sercli.data.ring import Column, Ring, Row
 from sercli.data.source import ImageSource
 from sercli.data.workers import InProcesses, InThisProcess, Workers
+from sercli.recipe.values import IMAGENET_MEAN as IMAGENET_MEAN
+from sercli.recipe.values import IMAGENET_STD as IMAGENET_STD
 from sercli.transfer import constant
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)

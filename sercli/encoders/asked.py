@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from sercli.errors import UserError
-from sercli.recipe.schema import PosResize
+from sercli.recipe.model import Model, PosResize, WeightsAs
 from sercli.runs.places import require_place
 from sercli.runs.run_dir import RunDir
 
@@ -56,6 +57,43 @@ class Hints:
             raise UserError(
                 f"{self.given} with {name}", "that is known of it; it goes with others' files"
             )
+
+
+_OPTIONS = re.compile(r"(add )?--(num-heads|cls-after|key|positions|teacher)\b(?(1)( [^ ,;]+)?)")
+
+
+def as_recipe_keys(message: str) -> str:
+    """A message that names options of evaluators, for a run that begins from such an encoder.
+
+    "add --num-heads N" becomes "add --set model.weights_as.num_heads=N".
+    """
+
+    def spelt(match: re.Match[str]) -> str:
+        add, option, value = match[1], match[2], match[3]
+        key = f"model.weights_as.{option.replace('-', '_')}"
+        if not add:
+            return key
+        if option == "teacher":
+            return f"add --set {key}=true{value or ''}"
+        return f"add --set {key}" + (f"={value.strip()}" if value else "")
+
+    return _OPTIONS.sub(spelt, message)
+
+
+def require_weights(model: Model) -> None:
+    """Refuse weights to begin from that are not there.
+
+    Raises:
+        UserError: They are not, or are said to be what they cannot be.
+    """
+    if model.weights is None:
+        return
+    said = (model.weights_as or WeightsAs()).model_dump()
+    try:
+        teacher = said.pop("teacher")
+        require_source(model.weights, teacher=teacher, random_init=False, hints=Hints(**said))
+    except UserError as error:
+        raise UserError(as_recipe_keys(str(error))) from error
 
 
 def require_source(name: str, *, teacher: bool, random_init: bool, hints: Hints) -> None:

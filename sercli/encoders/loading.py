@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -40,7 +40,7 @@ from sercli.encoders.foreign import num_heads as heads_of
 from sercli.encoders.foreign import read as read_foreign
 from sercli.encoders.sizes import size_of
 from sercli.encoders.timm_vit import SerVit
-from sercli.encoders.timm_weights import create_timm
+from sercli.encoders.timm_weights import create_timm, local_file
 from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
 from sercli.recipe.schema import Model, PosResize
@@ -74,6 +74,9 @@ class LoadedEncoder:
         place: Where in a file of that layout it was, "" for the file itself.
         usual_heads: Attention heads that the layout's own code gives such a ViT, if it is known.
         assumed: Whether nothing says how its own code resamples positions: timm's way is taken.
+        file: What it was read from; None: a model of timm's.
+        left: What else is there and was not taken, such as heads: the names of tensors, or of
+            what holds them.
     """
 
     encoder: Encoder
@@ -88,6 +91,8 @@ class LoadedEncoder:
     place: str = ""
     usual_heads: int | None = None
     assumed: bool = False
+    file: Path | None = None
+    left: tuple[str, ...] = ()
 
     @property
     def num_heads(self) -> int | None:
@@ -201,7 +206,7 @@ def _read_run(run: RunDir, name: str, key: str) -> LoadedEncoder:
         header, stored = read_safetensors(run.encoder)
         tensors = _only(stored, "teacher.", key == "teacher")
         if tensors:
-            return _build(header, tensors, name, key)
+            return _ours(header, stored, name, key, run.encoder)
     for step in reversed(run.checkpoint_steps()):
         if run.checkpoint_verifies(step):
             _say_what_stands_in(run, step, key)
@@ -227,11 +232,11 @@ def _read_file(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
         header, stored = read_safetensors(path)
         if header.get("format") == _FORMAT or header.keys() >= _OUR_HEADER:
             hints.refuse(name)
-            return _build(header, _only(stored, "teacher.", key == "teacher"), name, key)
+            return _ours(header, stored, name, key, path)
         if header.get("layout") == EXPORT_LAYOUT and "settings" in header:
             hints.refuse(name)
-            return _read_exported(header, stored, name, key)
-        return _read_foreign(stored, header, name, key, hints)
+            return replace(_read_exported(header, stored, name, key), file=path)
+        return _read_foreign(stored, header, name, key, hints, path)
     require_regular(path)
     if hash_of(path).is_file() and not verifies(path):
         raise UserError(
@@ -246,7 +251,7 @@ def _read_torch(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
     state = load_torch_file(path)
     metadata = state.get("encoder")
     if not isinstance(metadata, Mapping) or "objective" not in state:
-        return _read_foreign(state, {}, name, key, hints)
+        return _read_foreign(state, {}, name, key, hints, path)
     hints.refuse(name)
     prefix = f"{key}.encoder."
     stored = state["objective"]
@@ -257,11 +262,17 @@ def _read_torch(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
             f"{path} is no checkpoint of ser", "its `objective` must hold tensors by name"
         )
     tensors = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
-    return _build(metadata, tensors, name, key)
+    left = tuple(one for one in stored if not one.startswith(prefix))
+    return replace(_build(metadata, tensors, name, key), file=path, left=left)
 
 
 def _read_foreign(
-    state: Mapping[str, Any], header: Mapping[str, str], name: str, key: str, hints: Hints
+    state: Mapping[str, Any],
+    header: Mapping[str, str],
+    name: str,
+    key: str,
+    hints: Hints,
+    path: Path,
 ) -> LoadedEncoder:
     found = read_foreign(state, name, teacher=key == "teacher", hints=hints, header=header)
     encoder = found.encoder.eval().requires_grad_(False)
@@ -278,7 +289,19 @@ def _read_foreign(
         found.place,
         found.usual_heads,
         found.assumed,
+        path,
+        found.left,
     )
+
+
+def _ours(
+    header: Mapping[str, Any], stored: dict[str, Tensor], name: str, key: str, path: Path
+) -> LoadedEncoder:
+    """One of the encoders that a safetensors file of ours holds."""
+    teacher = key == "teacher"
+    loaded = _build(header, _only(stored, "teacher.", teacher), name, key)
+    left = tuple(_only(stored, "teacher.", not teacher))
+    return replace(loaded, file=path, left=left)
 
 
 def _read_exported(
@@ -385,8 +408,9 @@ def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
     mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
     key = "random" if random_init else "timm"
     return LoadedEncoder(
-        encoder, name, key, count, count, size, tuple(mean), tuple(std), layout="timm"
-    )
+        encoder, name, key, count, count, size, tuple(mean), tuple(std), layout="timm",
+        file=local_file(name),
+    )  # fmt: skip
 
 
 def _stated_positions(name: str) -> PosResize | None:
@@ -401,16 +425,31 @@ def _stated_positions(name: str) -> PosResize | None:
 # -- Writing --------------------------------------------------------------------------------------
 
 
-def encoder_metadata(model: Model, encoder: Encoder, *, step: int) -> dict[str, str]:
-    """The header of our files: enough to build the encoder again."""
+def encoder_metadata(
+    model: Model,
+    encoder: Encoder,
+    *,
+    step: int,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> dict[str, str]:
+    """The header of our files: enough to build the encoder again.
+
+    Args:
+        model: Of the recipe; what it began from is left out, as the file has its own weights.
+        encoder: What is written.
+        step: After which.
+        mean, std: What its images were normalised by.
+    """
+    began = dict.fromkeys(("weights", "weights_sha256", "weights_as"))
     return {
         "format": _FORMAT,
-        "model": model.model_dump_json(),
+        "model": model.model_copy(update=began).model_dump_json(),
         "image_size": str(encoder.grid[0] * encoder.patch_size),
         "cls_after": str(encoder.cls_after or 0),
         "positions": encoder.pos_resize,
-        "mean": json.dumps(IMAGENET_MEAN),
-        "std": json.dumps(IMAGENET_STD),
+        "mean": json.dumps(mean),
+        "std": json.dumps(std),
         "step": str(step),
     }
 

@@ -11,6 +11,16 @@ from sercli.errors import UserError
 from sercli.randomness import seeded
 
 _LOCAL = "local-dir:"
+_FILES = ("model.safetensors", "pytorch_model.bin")  # as the Hub names weights
+
+
+def local_file(name: str) -> Path | None:
+    """The file of weights that `timm:local-dir:DIR` is read from; None for other models."""
+    stem = name.removeprefix("timm:")
+    if not stem.startswith(_LOCAL):
+        return None
+    files = (Path(stem.removeprefix(_LOCAL)) / file for file in _FILES)
+    return next((file for file in files if file.is_file()), None)
 
 
 def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:

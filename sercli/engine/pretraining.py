@@ -18,6 +18,7 @@ from sercli.data.cores import most_loaders, require_loaders
 from sercli.data.registry import rendering_kind
 from sercli.data.source import ImageSource
 from sercli.engine import runtime as runtimes
+from sercli.engine.beginning import Beginning, beginning_of
 from sercli.engine.bottleneck import advice
 from sercli.engine.flops import count_flops
 from sercli.engine.memory import count_memory, most_resident
@@ -30,6 +31,7 @@ from sercli.engine.stops import stopped_outside, stops_recorded
 from sercli.engine.tracking import require_tensorboard
 from sercli.engine.trainer import Monitor, Trainer
 from sercli.engine.watch import naming_who_is_gone
+from sercli.engine.weights import moved
 from sercli.families import title_of
 from sercli.families.plugins import copies_for_run
 from sercli.recipe.files import Resolved
@@ -109,6 +111,8 @@ def prepare(
     if resolved.recipe.train.tensorboard:
         require_tensorboard()
     require_loaders(resolved.recipe.data.workers, "data.workers")
+    beginning = beginning_of(resolved)
+    resolved = resolved if beginning is None else beginning.resolved
     source = training_source(resolved.recipe)
     plan = make_plan(resolved.recipe, source, processes=processes)
     with contextlib.ExitStack() as prepared:
@@ -122,11 +126,27 @@ def prepare(
             say(note)
         if not plan.labelled and resolved.recipe.train.monitor_epochs:
             say(f"note: {source.name} has no labels: the monitor watches for collapse, not kNN")
+        if beginning is not None:
+            _announce_weights(run, beginning, plan, source, device or torch.device("cpu"))
         flops = count_flops(resolved.recipe, plan.objective)  # a first pass through the loss
         run.update_run(flops=flops.to_json())
         print_flops(resolved.recipe, flops, console)
         _announce_memory(run, resolved.recipe, plan, processes, device or torch.device("cpu"))
     return Prepared(run, resolved.recipe, source)
+
+
+def _announce_weights(
+    run: RunDir, beginning: Beginning, plan: Plan, source: ImageSource, device: torch.device
+) -> None:
+    """Say what is begun from, and how far a delayed [CLS] leads from it; note it in run.json."""
+    say(beginning.line)
+    told = beginning.record()
+    loaded = beginning.weights.loaded
+    change = moved(loaded, beginning.recipe, plan.cls_after, source, device)
+    if change is not None:
+        say(change.line)
+        told["moved"] = change.record()
+    run.update_run(weights=told)
 
 
 def _announce_memory(

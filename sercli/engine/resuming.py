@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sercli.data import open_source
@@ -20,13 +22,17 @@ from sercli.errors import UserError
 from sercli.families import resolve
 from sercli.recipe.files import Resolved, flatten
 from sercli.recipe.keys import WITHOUT_EFFECT
+from sercli.recipe.model import Model
 from sercli.recipe.schema import Recipe
+from sercli.runs.files import file_sha256
+from sercli.runs.reading import shown
 from sercli.runs.result import now
 from sercli.runs.run_dir import RunDir
 from sercli.visible import counted
 
 _NAMED = 4  # changes in an error line
 _LONGEST = 60  # characters of a value in a line
+_DIGITS = 12  # of a hash in a line
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,8 @@ def compare(
     """
     told = run.read_run()
     record = record_of(recipe, run.recipe.read_bytes(), source)
-    changes, notes = [], []
+    changes: list[str] = []
+    notes: list[str] = []
     if told.get("recipe_sha256") not in (None, record["recipe_sha256"]):
         edited = dict(edits(told.get("recipe"), record["recipe"]))
         changes += [text for key, text in edited.items() if key not in WITHOUT_EFFECT]
@@ -162,6 +169,8 @@ def compare(
             for key, text in edited.items()
             if key in WITHOUT_EFFECT
         ]
+    others, gone = _other_weights(told.get("weights"), recipe.model)
+    changes, notes = changes + others, notes + gone
     changes += _other_images(told.get("data"), record["data"], recipe.data.path)
     before = told.get("world_size")
     if isinstance(before, int) and before != processes:
@@ -181,6 +190,25 @@ def compare(
     if isinstance(told.get("changed"), list):
         record["changed"] = told["changed"]
     return Comparison(record, tuple(changes), tuple(notes))
+
+
+def _other_weights(told: object, model: Model) -> tuple[list[str], list[str]]:
+    """What makes other weights of those that it began from, and what there is to note of them.
+
+    They are in its checkpoints by now: it goes on without them. Where another file is in their
+    place, what the recipe says is no longer so.
+    """
+    file = told.get("file") if isinstance(told, Mapping) else None
+    if model.weights is None or model.weights_sha256 is None or not isinstance(file, str):
+        return [], []
+    path = Path(file)
+    if not os.path.isfile(path):
+        return [], [f"note: {file} is gone, which the run began from: it goes on without it"]
+    found = file_sha256(path)
+    if found == model.weights_sha256:
+        return [], []
+    was = shown(model.weights_sha256[:_DIGITS])
+    return [f"{file} was replaced (its SHA-256 was {was}…, is {found[:_DIGITS]}…)"], []
 
 
 def edits(before: object, after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from sercli.engine.momentum import Momentum
 from sercli.engine.optimiser import MOMENTS
 from sercli.engine.runtime import decided_by_first
 from sercli.engine.stepper import Position
+from sercli.engine.weights import begin
 from sercli.errors import UserError
 from sercli.objective import Objective
 from sercli.recipe.schema import Recipe
@@ -77,7 +78,7 @@ class PretrainingState:
         self.objective, self.optimiser = objective, optimiser
 
     def load(self, say: Callable[[str], None]) -> Position | None:
-        """Take up the last checkpoint that verifies.
+        """Take up the last checkpoint that verifies; without one, the weights of the recipe.
 
         Args:
             say: Shows a line: which checkpoints are damaged.
@@ -92,6 +93,7 @@ class PretrainingState:
         state = checkpoint.load_latest(self.run, say)
         if state is None:
             decided_by_first(lambda: _require_none_yet(self.run, say))
+            begin(self.objective, self.recipe)
             return None
         name = str(self.run.checkpoints)
         typed = require(_Pretraining, state, name, _EARLIER)
@@ -111,7 +113,10 @@ class PretrainingState:
     def save(self, position: Position) -> None:
         """Write a checkpoint and the encoder."""
         encoder = self.objective.encoder
-        metadata = encoder_metadata(self.recipe.model, encoder, step=position.step)
+        data = self.recipe.data
+        metadata = encoder_metadata(
+            self.recipe.model, encoder, step=position.step, mean=data.mean, std=data.std
+        )
         state = {
             "step": position.step,
             "train_seconds": position.train_seconds,

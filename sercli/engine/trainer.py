@@ -70,7 +70,13 @@ class Trainer:
             source, recipe.views, plan, seed=recipe.seed, decoder=recipe.data.decoder
         )
         self.make_views = ViewMaker(
-            recipe.views, plan, self.part, seed=recipe.seed, prepare=self.objective.prepare
+            recipe.views,
+            plan,
+            self.part,
+            seed=recipe.seed,
+            mean=recipe.data.mean,
+            std=recipe.data.std,
+            prepare=self.objective.prepare,
         )
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.parameters = [p for g in self.optimiser.param_groups for p in g["params"]]

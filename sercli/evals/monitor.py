@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sercli.data import has_split, open_source
-from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD, evaluation_batches
+from sercli.data.loading import evaluation_batches
 from sercli.data.source import ImageSource
 from sercli.encoders.vit import Encoder
 from sercli.engine.runtime import Runtime
@@ -52,8 +52,8 @@ def training_monitor(recipe: Recipe, source: ImageSource, runtime: Runtime) -> M
             image_size=recipe.data.image_size,
             indices=indices,
             batch_size=_BATCH,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
+            mean=recipe.data.mean,
+            std=recipe.data.std,
             device=runtime.device,
             workers=0,
         )

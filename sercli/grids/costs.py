@@ -35,7 +35,7 @@ class Counter:
     """Counts FLOPs of jobs, each recipe's once.
 
     Attributes:
-        recipes: Run directory's name → its recipe.
+        recipes: Run directory's name → its recipe, where that is known.
         assumed: Folders that are not here, of which the numbers of ImageNet's images are taken.
     """
 
@@ -53,7 +53,10 @@ class Counter:
         """
         if not job.run:
             return None
-        recipe = self.recipes[job.directory.name].recipe
+        resolved = self.recipes.get(job.directory.name)
+        if resolved is None:
+            return None
+        recipe = resolved.recipe
         if job.is_training:
             return self._of_training(recipe)
         images = self._images(job, recipe)

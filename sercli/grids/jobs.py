@@ -21,6 +21,7 @@ from sercli.errors import UserError
 from sercli.grids.reading import suggestion
 from sercli.grids.schema import Evaluation, Grid, Preparation
 from sercli.recipe.files import flatten
+from sercli.recipe.keys import WEIGHTS
 from sercli.runs.text import parse_yaml
 
 TRAINING = "pretrain"
@@ -187,6 +188,8 @@ def plan_jobs(grid: Grid, places: Places) -> Plan:
 def _training(grid: Grid, run: str, seed: int, places: Places) -> Job:
     one = grid.runs[run]
     told = {**dict(flatten(grid.set)), **dict(flatten(one.set))}
+    if isinstance(weights := told.get(WEIGHTS), str):
+        told[WEIGHTS] = _Filled(grid, places, seed).text(weights)
     settings = tuple(f"{key}={_as_yaml(value)}" for key, value in told.items())
     directory = places.run(run, seed)
     data = () if places.data is None else ("--data", places.data)

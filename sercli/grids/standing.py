@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sercli.encoders.asked import require_weights
 from sercli.engine.resuming import edits
 from sercli.errors import SerError, UserError
 from sercli.families import resolve
-from sercli.grids.jobs import Job
+from sercli.grids.jobs import Job, Places
 from sercli.recipe.files import Resolved
-from sercli.recipe.keys import WITHOUT_EFFECT
+from sercli.recipe.keys import FILLED_IN, WITHOUT_EFFECT
 from sercli.runs.lease import refuse_if_leased
 from sercli.runs.result import Result
 from sercli.runs.run_dir import RunDir
@@ -71,6 +72,18 @@ class Standings:
             flags = {"seed": job.seed, **({} if data is None else {"data.path": data})}
             self._recipes[job.name] = resolve(job.recipe, job.settings, flags)
         return self._recipes[job.name]
+
+    def require_weights(self, job: Job, places: Places) -> None:
+        """Refuse weights that a training cannot begin from; of this grid they may be made yet.
+
+        Raises:
+            UserError: They are not there, or its recipe cannot be used.
+        """
+        model = self.recipe_of(job, places.data).recipe.model
+        if model.weights is not None:
+            there = Path(os.path.abspath(model.weights))
+            if not there.is_relative_to(os.path.abspath(places.out)):
+                require_weights(model)
 
     def of(self, job: Job, data: str | None = None) -> Standing:
         """How a job stands now.
@@ -136,6 +149,13 @@ class Standings:
         return {**kept, "": words[0]}
 
 
+def _left_to_weights(resolved: Resolved) -> frozenset[str]:
+    """The keys that the weights which a recipe begins from fill in, as nobody set them."""
+    if resolved.recipe.model.weights is None:
+        return frozenset()
+    return FILLED_IN - {key for key, origin in resolved.origins.items() if origin != "default"}
+
+
 def _of_training(job: Job, resolved: Resolved) -> Standing:
     if not os.path.lexists(job.directory):
         return Standing("new")
@@ -147,7 +167,7 @@ def _of_training(job: Job, resolved: Resolved) -> Standing:
     changed = [
         text
         for key, text in edits(read_mapping(run.recipe), recipe)
-        if key not in WITHOUT_EFFECT - {"data.path"}
+        if key not in (WITHOUT_EFFECT - {"data.path"}) | _left_to_weights(resolved)
     ]
     if changed:
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sercli.errors import UserError
 from sercli.recipe.class_lists import read_class_list
-from sercli.recipe.keys import explain, refuse_unknown, text_keys
+from sercli.recipe.keys import explain, given_way, refuse_unknown, text_keys
 from sercli.recipe.model import ARCHITECTURE, TIMM
 from sercli.recipe.schema import AddonConfig, MethodConfig, Plugin, Recipe
 from sercli.recipe.training import OPTIMISERS_OWN, USUAL, Train
@@ -217,16 +217,17 @@ def _merge(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Later files win. Choosing another method or add-on drops the settings of the former one.
 
-    So does choosing another optimiser, of what is its own (rates and decay), and a ViT of timm's,
-    or another one behind it, of the architecture. A preset replaces what the files below say of the
-    keys it fills in. A flag drops nothing of `--set`: both are of one command line.
+    So does choosing another optimiser, of what is the optimiser's own: rates and decay; and a ViT
+    of timm's, another one behind it, or weights, of the architecture. A preset replaces what the
+    files below say of the keys it fills in. A flag drops nothing of `--set`: both are of one
+    command line.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
 
-    def without(prefix: str) -> dict[str, Any]:
-        kept = {k for k in values if not k.startswith(prefix) or origins[k] == "--set"}
-        return {k: v for k, v in values.items() if k in kept}
+    def without(prefix: str, keys: Container[str] = ()) -> dict[str, Any]:
+        dropped = {k for k in values if k in keys or (prefix and k.startswith(prefix))}
+        return {k: v for k, v in values.items() if k not in dropped or origins[k] == "--set"}
 
     for one in files:
         origin, told = one.origin, one.values
@@ -236,8 +237,8 @@ def _merge(
                 values = without(f"{section}.")
         chosen, before = told.get("model.name"), values.get("model.name")
         if chosen not in (None, before) and _is_timm(chosen, before):
-            for key in ARCHITECTURE:
-                values = without(f"model.{key}")
+            values = without("", {f"model.{key}" for key in ARCHITECTURE})
+        values = without("", given_way(told, values))
         setting = "views.setting"
         if setting in told and str(values.get(setting, "2")) != str(told[setting]):
             values = without("views.local")

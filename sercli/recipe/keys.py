@@ -30,6 +30,36 @@ WITHOUT_EFFECT = frozenset(
     }
 )
 
+# Of `model`, what a training chooses whatever it begins from; all else is of the weights.
+_OF_TRAINING = frozenset({"cls_after", "drop_path", "patch_embed"})
+_SAID_OF_WEIGHTS = frozenset({"weights_as", "weights_sha256"})
+WEIGHTS, SHA256, CLS_AFTER = "model.weights", "model.weights_sha256", "model.cls_after"
+FROM_WEIGHTS = frozenset(
+    f"model.{key}"
+    for key in Model.model_fields.keys() - _OF_TRAINING - _SAID_OF_WEIGHTS - {"weights"}
+) | {"data.mean", "data.std"}
+FILLED_IN = FROM_WEIGHTS | {CLS_AFTER, SHA256}
+
+
+def given_way(told: Mapping[str, Any], before: Mapping[str, Any]) -> frozenset[str]:
+    """The keys whose values of before give way where what is told names other weights.
+
+    What was said of the former weights, and, with new ones, whatever these say themselves.
+
+    Args:
+        told: Dotted key → value, of one file.
+        before: Likewise, of those that it extends.
+    """
+    if WEIGHTS not in told or told[WEIGHTS] == before.get(WEIGHTS):
+        return frozenset()
+    of_former = {key for key in before if _is_said_of_weights(key)}
+    return frozenset(of_former) | (FROM_WEIGHTS if told[WEIGHTS] is not None else frozenset())
+
+
+def _is_said_of_weights(key: str) -> bool:
+    section, _, rest = key.partition(".")
+    return section == "model" and rest.partition(".")[0] in _SAID_OF_WEIGHTS
+
 
 def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for key, info in section.model_fields.items():

@@ -37,6 +37,8 @@ _ADDED = frozenset(
     }
 )
 
+_OF_WEIGHTS = frozenset({"weights", "weights_sha256", "weights_as"})  # no earlier version had them
+
 # Settings that follow from a ViT of timm's: what it is, not how it is drawn and trained.
 ARCHITECTURE = _ADDED | {
     "patch_size",
@@ -57,8 +59,22 @@ class Initialiser(StrEnum):
     SER_MOCO = "ser-moco"
 
 
+class WeightsAs(Section):
+    """How the weights that a run begins from are read: what evaluators take as options."""
+
+    teacher: bool = Field(False, description="the momentum encoder, not the student")
+    key: str | None = Field(None, description="where in the file the encoder is")
+    num_heads: Count | None = Field(None, description="attention heads, if the file is silent")
+    cls_after: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="block after which [CLS] joined there, if the file is silent"
+    )
+    positions: PosResize | None = Field(
+        None, description="how its own code resamples positions, if the file is silent"
+    )
+
+
 class Model(Section):
-    """The ViT."""
+    """The ViT, and what it begins from."""
 
     name: str = Field(
         "vit_small",
@@ -131,6 +147,18 @@ class Model(Section):
         None, description="eva02: patches a side that places of any grid are scaled to"
     )
 
+    weights: str | None = Field(
+        None,
+        description="what it begins from: a run directory, a checkpoint file or timm:NAME; the "
+        "architecture is then that of the weights",
+    )
+    weights_sha256: str | None = Field(
+        None, description="what these must be, in hex; a run notes it when it begins"
+    )
+    weights_as: WeightsAs | None = Field(
+        None, description="how they are read, where their file does not say it"
+    )
+
     @property
     def has_cls(self) -> bool:
         """Whether there is a [CLS] token."""
@@ -153,13 +181,24 @@ class Model(Section):
             raise ValueError("model.rope_grid is of model.rope=eva02 only")
         return self
 
+    @model_validator(mode="after")
+    def _are_said_of_weights(self) -> Self:
+        for key in ("weights_sha256", "weights_as"):
+            if self.weights is None and getattr(self, key) is not None:
+                raise ValueError(
+                    f"model.{key} without model.weights: it says what these are; leave it out, or "
+                    "name them (--weights MODEL)"
+                )
+        return self
+
     @model_serializer(mode="wrap")
     def _without_what_earlier_versions_had_no_word_for(
         self, default: SerializerFunctionWrapHandler
     ) -> dict[str, Any]:
         usual, by_name = type(self).model_fields, self.name.startswith(TIMM)
+        added = _OF_WEIGHTS if by_name else _ADDED | _OF_WEIGHTS
         return {
             key: value
             for key, value in default(self).items()
-            if by_name or key not in _ADDED or getattr(self, key) != usual[key].default
+            if key not in added or getattr(self, key) != usual[key].default
         }

@@ -27,6 +27,9 @@ from sercli.recipe.model import Model as Model
 from sercli.recipe.model import PosResize as PosResize
 from sercli.recipe.training import Train as Train
 from sercli.recipe.values import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Colour,
     Count,
     NotNegative,
     Places,
@@ -34,6 +37,7 @@ from sercli.recipe.values import (
     Range,
     Section,
     Share,
+    Spread,
 )
 from sercli.runs.text import dump_yaml
 
@@ -75,6 +79,17 @@ class Data(Section):
     decoder: Decoder = Field(
         "pil", description="pil; fast: libjpeg-turbo and torch, equal to a level of 255"
     )
+    mean: Colour = Field(
+        IMAGENET_MEAN, description="subtracted from RGB in 0…1; default: of model.weights"
+    )
+    std: Spread = Field(IMAGENET_STD, description="what that is divided by, likewise")
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_colours(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}  # of all runs of earlier versions
+        return {
+            k: v for k, v in default(self).items() if k not in usual or getattr(self, k) != usual[k]
+        }
 
     @field_validator("classes")
     @classmethod

@@ -21,6 +21,12 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Range = tuple[Positive, Positive]
+Colour = tuple[float, float, float]
+Spread = tuple[Positive, Positive, Positive]
+
+# What nearly all encoders normalise their images by: RGB in 0…1.
+IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
+IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
 
 
 def _as_one(given: Any) -> Any:

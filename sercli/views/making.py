@@ -96,6 +96,7 @@ class ViewMaker:
         plan: Which views there are.
         part: Which rows of the global batch this rank holds, and which of them are b₂.
         seed: What the elements of b₂ are drawn from, with the step.
+        mean, std: What views are normalised by, RGB in 0…1.
         prepare: Makes what else of a step is to travel with the views: tensors on the CPU, by
             name. They come out as `Views.sent`.
 
@@ -110,12 +111,15 @@ class ViewMaker:
         part: Partition,
         *,
         seed: int,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         prepare: Prepare = lambda _record: {},
     ) -> None:
         self.hflip_p = config.hflip_p
         self.plan = plan
         self.part = part
         self.seed = seed
+        self.mean, self.std = mean, std
         self.prepare = prepare
         self.passes = EAGER
 
@@ -157,7 +161,10 @@ class ViewMaker:
         made: dict[int, tuple[Tensor, ...]] = {}
         for index, one in enumerate(sizes):
             one.elements.sent(parcels[f"elements {index}"], device)
-            made |= one.make(samples, record, parcels[f"colours {index}"], self.passes, device)
+            sent = parcels[f"colours {index}"]
+            made |= one.make(
+                samples, record, sent, self.passes, device, mean=self.mean, std=self.std
+            )
         views = [made[view] for view in range(self.plan.num_views)]
         return Views(
             **{f.name: getattr(record, f.name) for f in fields(record)},
@@ -269,14 +276,15 @@ class _OfOneSize:
         sent: Mapping[str, Tensor],
         passes: Passes,
         device: torch.device,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
     ) -> dict[int, tuple[Tensor, ...]]:
         """b₁, and b₂ where there is one, of each view."""
         split, patch = record.part.num_standard, record.plan.patch_size
         crops = [samples.crops[crop].to(device, non_blocking=True) for crop in self.crops]
         pixels = torch.cat([crop[:split] for crop in crops] + [crop[split:] for crop in crops])
-        images = photometrics.carry_out(
-            self.work, pixels, sent, mean=IMAGENET_MEAN, std=IMAGENET_STD, by=passes
-        )
+        images = photometrics.carry_out(self.work, pixels, sent, mean=mean, std=std, by=passes)
         cut_at = split * len(crops)
         standard = images[:cut_at]
         place = [self.crops.index(record.plan.specs[view].crop) for view in self.views]
@@ -302,6 +310,8 @@ def replay(
     patch: int,
     interpolation: str = "bilinear",
     grid: Grid | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
     """Make a view again from its record.
 
@@ -313,6 +323,7 @@ def replay(
         patch: Side of a patch, pixels.
         interpolation: Of the crop, `views.interpolation`.
         grid: Of the view's action, for b₂; None: no scaling.
+        mean, std: What it was normalised by.
 
     Returns:
         float32 [3, H, W], normalised.
@@ -321,9 +332,7 @@ def replay(
     x, y, w, h = (round(float(b) * s) for b, s in zip(parameters.box[row], sides, strict=True))
     crop = image_to_tensor(cut(image, (x, y, w, h), size, interpolation))
     rows = slice(row, row + 1)
-    pixels = photometrics.apply(
-        crop[None], parameters.colours.take(rows), mean=IMAGENET_MEAN, std=IMAGENET_STD
-    )
+    pixels = photometrics.apply(crop[None], parameters.colours.take(rows), mean=mean, std=std)
     grid = grid or (size // patch, size // patch)
     action = GeometricAction(parameters.hflip[rows], parameters.rot90[rows], grid)
     return action.on_image(pixels, patch=patch)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,7 @@ class ForeignEncoder:
         mean, std: Normalisation of its input, RGB in 0…1.
         usual_heads: Attention heads that the layout's own code gives such a ViT, if it is known.
         assumed: Whether nothing says how its code resamples positions.
+        left: What else the file holds, and was not taken: tensors' names, places of other ViTs.
     """
 
     encoder: Encoder
@@ -83,6 +84,7 @@ class ForeignEncoder:
     std: Colour
     usual_heads: int | None
     assumed: bool
+    left: tuple[str, ...]
 
 
 def read(
@@ -125,7 +127,16 @@ def read(
         facts.std,
         architecture.usual_heads,
         architecture.assumed,
+        _left(found, candidates),
     )
+
+
+def _left(found: Candidate, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """What was not taken of a file."""
+    inside = (found.layout or UNKNOWN).inside
+    own = [key for key in found.tensors if re.match(inside, key)]
+    others = [one.place for one in candidates if one is not found]
+    return (*own, *found.beside, *others)
 
 
 def _build(
