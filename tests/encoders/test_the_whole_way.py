@@ -1,0 +1,253 @@
+"""Others' ViTs on the whole way: read, begun from, trained, resumed, exported, and read again.
+
+Made and saved by timm, and under the names of their authors (`support/families`); small ones here,
+of their true sizes with `-m slow`. What the authors' own code gives is in `foreign/test_families`.
+"""
+
+import functools
+import json
+import shutil
+
+import pytest
+import timm
+import torch
+
+from sercli.commands.pretrain import NewRun
+from sercli.encoders.describing import model_of
+from sercli.encoders.export.writing import export
+from sercli.encoders.loading import load_encoder, read_encoder
+from sercli.engine import pretraining
+from sercli.engine import weights as begun_from
+from sercli.engine.beginning import beginning_of
+from sercli.families import resolve
+from sercli.objective import Objective
+from tests.support.command_line import run_in_process
+from tests.support.families import FAMILIES, authors_file, built, hub_folder
+from tests.support.families import our_outputs, timms_outputs  # isort: skip
+from tests.support.encoder_files import equal
+from tests.support.recipes import METHODS
+from tests.support.refusals import refused
+from tests.support.training import interrupt_after, losses, train, weights
+
+SIZES = [
+    pytest.param(True, id="narrow"),
+    pytest.param(False, id="true-size", marks=pytest.mark.slow),
+]
+OBJECTIVES = ("moco", "dino", "barlow-twins")
+FORMS = ("hub", "timm", "authors")
+RUN = (
+    "data.num_train=16", "data.num_val=8", "data.workers=0", "addon.projector_width=16",
+    "addon.fraction=0.5", "train.batch_size=4", "train.epochs=2", "train.warmup_epochs=0",
+    "train.lr=0.01", "train.log_steps=1", "train.checkpoint_epochs=1", "train.monitor_epochs=0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("families")
+
+
+@pytest.fixture(scope="module")
+def saved(place):
+    """A family's ViT, and what there is of it: MODEL and what has to be said, by form."""
+
+    @functools.cache
+    def made(name, narrow):
+        family = FAMILIES[name]
+        vit = built(family, narrow=narrow)
+        where = place / f"{name}-{narrow}"
+        folder = hub_folder(family, vit, where, narrow=narrow)
+        said = family.heads(narrow=narrow)
+        return vit, {
+            "hub": (f"timm:local-dir:{folder}", {}),
+            "timm": (str(folder / "model.safetensors"), {}),
+            "authors": (
+                str(authors_file(name, vit, where / "theirs.pth")), {**said, **family.hints},
+            ),
+        }  # fmt: skip
+
+    return made
+
+
+def settings(name, narrow, objective, said, *more):
+    """What a run of a family is told."""
+    own = {f"method.{key}": value for key, value in METHODS[objective].items()}
+    side = FAMILIES[name].patch * (4 if narrow else 8)
+    heard = {f"model.weights_as.{key}": value for key, value in said.items()}
+    told = {**own, **heard, "data.image_size": side, "addon.layer": 2 if narrow else 3}
+    return (*RUN, *(f"{key}={value}" for key, value in told.items()), *more)
+
+
+def resolved(saved, name, narrow, objective="moco", *more, form="authors"):
+    model, said = saved(name, narrow)[1][form]
+    told = settings(name, narrow, objective, said, *more)
+    return resolve(f"shapes/{objective}-ser", told, {"model.weights": model})
+
+
+# -- read -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("narrow", SIZES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tokens_and_cls_are_timms_at_its_own_size_and_another(saved, name, form, narrow):
+    family = FAMILIES[name]
+    vit, forms = saved(name, narrow)
+    model, said = forms[form]
+    loaded = read_encoder(model, **said)
+    own, other = family.sides(narrow=narrow)
+    assert loaded.encoder.cls_after == 0
+    assert loaded.encoder.grid == (own // family.patch,) * 2
+    # DINOv2's authors resample otherwise than timm, see foreign/test_positions.py
+    sizes = [(own, own)] if (name, form) == ("dinov2", "authors") else [(own, own), other]
+    for size in sizes:
+        images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(5))
+        theirs = timms_outputs(vit, images, family.prefix)
+        for found, expected in zip(our_outputs(loaded.encoder, images), theirs, strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        summary = loaded.encoder(images).cls
+        expected = theirs[0] if form == "authors" else vit(images)
+        torch.testing.assert_close(summary, expected, rtol=0, atol=1e-5)
+
+
+# -- begun from, and trained ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_step_zero_is_the_file_to_the_bit(saved, name, form):
+    begun = beginning_of(resolved(saved, name, True, "moco", "model.cls_after=0", form=form))
+    objective = Objective(begun.recipe)
+    begun_from.begin(objective, begun.recipe)
+    model, said = saved(name, True)[1][form]
+    source = load_encoder(model, **said)
+    images = torch.randn(2, 3, *(side * source.patch_size for side in source.grid), generator=torch.Generator().manual_seed(6))
+    for encoder in (objective.encoder.eval(), objective.teacher.encoder.eval()):
+        assert equal(encoder, source)
+        for found, expected in zip(
+            our_outputs(encoder, images), our_outputs(source, images), strict=True
+        ):
+            assert torch.equal(found, expected)
+    assert model_of(objective.encoder) == model_of(source)
+
+
+@pytest.fixture(scope="module")
+def trained(saved, place):
+    """A run of two steps from a family's file; [CLS] stays where it was with MoCo-v3."""
+
+    @functools.cache
+    def made(name, narrow, objective):
+        more = ("train.max_steps=2", *(["model.cls_after=0"] if objective == "moco" else []))
+        out = place / f"{name}-{narrow}-{objective}"
+        run = pretraining.prepare(resolved(saved, name, narrow, objective, *more), out=out).run
+        train(run)
+        return run
+
+    return made
+
+
+def vector(encoder):
+    return torch.cat([tensor.flatten().double() for tensor in encoder.state_dict().values()])
+
+
+@pytest.mark.parametrize("narrow", SIZES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_two_steps_move_the_student_and_the_teacher_follows(
+    saved, trained, name, objective, narrow
+):
+    run = trained(name, narrow, objective)
+    rows = losses(run)
+    assert [row["step"] for row in rows] == [1, 2]
+    values = torch.tensor([v for row in rows for v in row.values()])
+    assert bool(torch.isfinite(values).all())
+    recipe = pretraining.read_recipe(run)
+    start = Objective(recipe)
+    begun_from.begin(start, recipe)
+    student = load_encoder(run.path)
+    before, after = vector(start.encoder), vector(student)
+    assert bool(torch.isfinite(after).all())
+    moved = after - before
+    assert 0 < float(moved.norm()) < float(before.norm())
+    assert student.cls_after == (0 if objective == "moco" else 2 if narrow else 3)
+    if start.teacher is not None:
+        followed = vector(load_encoder(run.path, teacher=True)) - before
+        assert 0 < float(followed.norm()) < float(moved.norm())
+        assert float(followed @ moved) > 0
+
+
+# -- exported, and read again ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("narrow", SIZES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("form", ["timm", "hf"])
+def test_what_was_trained_goes_to_timm_and_comes_back(
+    trained, tmp_path, name, objective, form, narrow
+):
+    loaded = read_encoder(trained(name, narrow, objective).path)
+    out = tmp_path / ("out.safetensors" if form == "timm" else "out")
+    exported = export(loaded, out, form=form)
+    scope = {}
+    exec(exported.code, scope)
+    vit = scope["model"]
+    images = torch.randn(3, 3, *(2 * [loaded.image_size]))
+    ours = our_outputs(loaded.encoder, images)
+    number = ours[1].shape[1]
+    with torch.no_grad():
+        tokens = vit.eval().forward_features(images)
+        summary = loaded.encoder(images).cls
+        torch.testing.assert_close(vit(images), summary, rtol=0, atol=1e-5)
+    torch.testing.assert_close(tokens[:, 0], ours[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(tokens[:, -number:], ours[1], rtol=0, atol=1e-5)
+    told = timm.data.resolve_model_data_config(vit)
+    assert told["input_size"] == (3, loaded.image_size, loaded.image_size)
+    assert (told["mean"], told["std"]) == (loaded.mean, loaded.std)
+    assert ("ser_vit" in exported.code or (tmp_path / "out").is_dir()) or objective == "moco"
+    # Read back.
+    again = read_encoder(out if form == "timm" else f"timm:local-dir:{out}")
+    assert model_of(again.encoder) == model_of(loaded.encoder)
+    assert (again.mean, again.std, again.image_size) == (
+        loaded.mean, loaded.std, loaded.image_size,
+    )  # fmt: skip
+    assert again.encoder.cls_after == loaded.encoder.cls_after
+    for sides in (images.shape[2:], (3 * loaded.encoder.patch_size, 5 * loaded.encoder.patch_size)):
+        images = torch.randn(2, 3, *sides)
+        for found, expected in zip(
+            our_outputs(again.encoder, images), our_outputs(loaded.encoder, images), strict=True
+        ):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_was_trained_is_an_onnx_graph(trained, tmp_path, name):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    loaded = read_encoder(trained(name, True, "dino").path)
+    export(loaded, tmp_path / "out.onnx", form="onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"))
+    for number in (1, 3):
+        images = torch.randn(number, 3, *(2 * [loaded.image_size]))
+        summary, patches = map(torch.from_numpy, session.run(None, {"images": images.numpy()}))
+        _, expected = our_outputs(loaded.encoder, images)
+        torch.testing.assert_close(patches, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(summary, loaded.encoder(images).cls, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("dinov2", "LayerScale"),
+        ("dinov2-reg4", "registers"),
+        ("dinov3", "rotary positions"),
+        ("clip", "a norm before its blocks"),
+        ("deit-iii", "LayerScale"),
+    ],
+)
+def test_what_torchvision_cannot_be_is_refused_in_words(trained, tmp_path, name, what):
+    loaded = read_encoder(trained(name, True, "moco").path)
+    refused(
+        lambda: export(loaded, tmp_path / "out.pth", form="torchvision"), "torchvision", what
+    )
+    assert list(tmp_path.iterdir()) == []
