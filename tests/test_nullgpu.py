@@ -46,7 +46,7 @@ from sercli.report.figures import equivariance as figures
 from sercli.runs.run_dir import RunDir
 from sercli.signals import StopRequest
 from sercli.views.reading import Samples, TrainingImages, batches
-from tests.support import detection, recipes
+from tests.support import architectures, detection, recipes
 from tests.support.mixed_precision import OBJECTIVES, operators_of
 from tests.support.paths import ROOT
 from tests.support.pictures import Pictures
@@ -132,6 +132,11 @@ MATRIX = {
        for c in ("global", "each")},
     "no clip": ("moco", "ser", {"train": {"clip_norm": None}}),
     "decay of weights": ("moco", "ser", {"train": {"decay": "weights"}}),
+    "lars": ("barlow-twins", "ser", {"train": {"optimiser": "lars"}}),
+    "sgd": ("dino", "ser", {"train": {"optimiser": "sgd", "clip": "each"}}),
+    "lars, layer decay, micro-batches": (
+        "moco", "ser", {"train": {"optimiser": "lars", "layer_decay": 0.75, "accumulate": 2}}
+    ),
     "micro-batches": ("dino", "ser", {"train": {"accumulate": 3}, "setting": "2+4-crops"}),
     "micro-batches of views of the add-on": ("moco", "essl", {"train": {"accumulate": 2}}),
     "checkpointing": ("moco", "ser", {"train": {"checkpointing": "blocks"}}),
@@ -149,6 +154,12 @@ MATRIX = {
         "ser",
         {"model": {"pos_embed": "sincos", "patch_embed": "frozen", "init": "moco-v3"}},
     ),
+    # Architectures
+    **{
+        f"{m} {architecture}": (m, "ser", {"model": architectures.SETTINGS[architecture]})
+        for m in recipes.METHODS for architecture in ("reg4", "dinov3", "eva02", "mean")
+    },
+    "clip": ("dino", "ser", {"model": architectures.SETTINGS["clip"], "setting": "2+4-crops"}),
     "prototypes of any length": ("dino", "ser", {"method": {"norm_last_layer": False}}),
 }  # fmt: skip
 

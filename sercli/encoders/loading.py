@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import ConfigDict, Field, Json
@@ -26,9 +26,8 @@ from torch import Tensor
 from sercli import distributed
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
 from sercli.encoders.asked import Hints, require_source
-from sercli.encoders.export.timm_naming import OURS, our_tensors
+from sercli.encoders.export.reading import as_ours, says_all, stated_positions
 from sercli.encoders.files import (
-    header_of,
     is_plain,
     load_torch_file,
     read_safetensors,
@@ -233,9 +232,12 @@ def _read_file(path: Path, name: str, key: str, hints: Hints) -> LoadedEncoder:
         if header.get("format") == _FORMAT or header.keys() >= _OUR_HEADER:
             hints.refuse(name)
             return _ours(header, stored, name, key, path)
-        if header.get("layout") == EXPORT_LAYOUT and "settings" in header:
+        if says_all(header):
             hints.refuse(name)
-            return replace(_read_exported(header, stored, name, key), file=path)
+            metadata, tensors, held = as_ours(header, stored, name, key)
+            role = held if held in ("student", "teacher") else "encoder"
+            built = _build({**metadata, "format": _FORMAT}, tensors, name, role)
+            return replace(built, layout=EXPORT_LAYOUT, file=path)
         return _read_foreign(stored, header, name, key, hints, path)
     require_regular(path)
     if hash_of(path).is_file() and not verifies(path):
@@ -302,24 +304,6 @@ def _ours(
     loaded = _build(header, _only(stored, "teacher.", teacher), name, key)
     left = tuple(_only(stored, "teacher.", not teacher))
     return replace(loaded, file=path, left=left)
-
-
-def _read_exported(
-    header: Mapping[str, str], stored: dict[str, Tensor], name: str, key: str
-) -> LoadedEncoder:
-    """What `ser export` wrote for timm: by the settings in its header."""
-    held = header.get("weights", "encoder")
-    if key == "teacher" != held:
-        raise UserError(f"{name} holds no teacher (it holds the {shown(held)})")
-    try:
-        model = Model.model_validate_json(header["settings"])
-        ours = header.get("architecture") == OURS
-        tensors = our_tensors(stored, model, ours=ours)
-    except ValueError as error:
-        raise UserError(f"{name}: its header says no encoder", _REWRITE) from error
-    metadata = {**header, "format": _FORMAT, "model": header["settings"]}
-    known = held if held in ("student", "teacher") else "encoder"
-    return replace(_build(metadata, tensors, name, known), layout=EXPORT_LAYOUT)
 
 
 def _only(tensors: dict[str, Tensor], prefix: str, inside: bool) -> dict[str, Tensor]:
@@ -401,7 +385,7 @@ def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
         encoder = vit.encoder().eval().requires_grad_(False)
     else:
         encoder = Encoder.from_timm(vit).eval().requires_grad_(False)
-        encoder.pos_resize = _stated_positions(name) or encoder.pos_resize
+        encoder.pos_resize = stated_positions(name) or encoder.pos_resize
     config = vit.pretrained_cfg or {}
     count = len(encoder.state_dict())
     size = encoder.grid[0] * encoder.patch_size
@@ -411,15 +395,6 @@ def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
         encoder, name, key, count, count, size, tuple(mean), tuple(std), layout="timm",
         file=local_file(name),
     )  # fmt: skip
-
-
-def _stated_positions(name: str) -> PosResize | None:
-    """How positions are resampled by the model in a folder that `ser export` wrote."""
-    folder = name.removeprefix("timm:local-dir:")
-    if folder == name:
-        return None
-    told = header_of(Path(folder) / "model.safetensors").get("positions")
-    return next((way for way in get_args(PosResize) if way == told), None)
 
 
 # -- Writing --------------------------------------------------------------------------------------

@@ -96,7 +96,10 @@ def _rotary(vit: Any) -> RotaryPositions | None:
             return RotaryPositions("dinov3", head_dim=head_dim, base=float(base))
         reference = getattr(theirs, "ref_feat_shape", None)
         square = reference is None or reference[0] == reference[1]
-        by_index = not theirs.in_pixels and getattr(theirs, "grid_type", "index") == "index"
+        by_index = (
+            not getattr(theirs, "in_pixels", True)
+            and getattr(theirs, "grid_type", "index") == "index"
+        )
         if kind == "RotaryEmbeddingCat" and not halves and by_index and square:
             grid = None if reference is None else int(reference[0])
             return RotaryPositions("eva02", head_dim=head_dim, base=float(base), grid=grid)

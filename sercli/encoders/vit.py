@@ -287,8 +287,8 @@ class Encoder(nn.Module):
             rotary=self.rope,
         )
         embedded = self.patch_embed(views)
-        if self.pos_embed is None:
-            return embedded, layout
+        if self.pos_embed is None:  # whose sum is as wide as they are, under autocast too
+            return embedded.to(self.patch_embed.proj.weight.dtype), layout
         places = {grid: self.positions(grid) for grid in dict.fromkeys(grids)}
         pieces = [
             (tokens + places[grid]).flatten(0, 1)

@@ -66,7 +66,7 @@ REFUSED = {
     "coco-detect weights.pth --coco shapes --lr 2": "--lr 2; it must be above 0 and below 1",
     "robustness timm:vit --head own --data shapes --teacher": "with --head own",
     "robustness weights.pth --data shapes --alexnet-p x": "--alexnet-p without ImageNet-P",
-    "export weights.pth out.bin": "its name must end in .safetensors",
+    "export weights.pth out.bin": "its name must end in one of .safetensors (timm), .pth",
     "pretrain --views 4": "2+4-crops",
     "pretrain --resume hollow --seed 1": "leave out all but --device, --nproc, --bounds",
     "knn weights.pth --data shapes --device mps": "--device mps; it has no float64",

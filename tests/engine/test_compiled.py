@@ -11,6 +11,7 @@ from sercli.engine.compiling import compile_passes, compile_step
 from sercli.engine.runtime import runtime_for
 from sercli.recipe.schema import Photometrics
 from sercli.views.passes import Passes
+from tests.support.architectures import SETTINGS
 from tests.support.recipes import recipe_of
 
 
@@ -35,6 +36,7 @@ RECIPES = {
         dict(model={"patch_embed": "frozen", "pos_embed": "sincos"}),
     ),
     "no teacher": ("barlow-twins", "essl", {}),
+    "rotary positions": ("dino", "ser", dict(model={"num_heads": 4, **SETTINGS["dinov3"]})),
     "saved memory": ("dino", "ser", dict(setting="2+4-crops", model={"drop_path": 0.1})),
 }
 SAVING = {"saved memory": {"accumulate": 3, "checkpointing": "blocks"}}  # fmt: skip
@@ -61,7 +63,13 @@ def compiled(stepper, backend, say=lambda _: None):
 
 @pytest.mark.parametrize(
     ("name", "graphs"),
-    [("multi-crop", 4), ("a frozen embedding", 6), ("no teacher", 2), ("saved memory", 6)],
+    [
+        ("multi-crop", 4),
+        ("a frozen embedding", 6),
+        ("no teacher", 2),
+        ("rotary positions", 4),
+        ("saved memory", 6),
+    ],
 )
 def test_nothing_is_traced_after_the_start_whatever_the_grids(name, graphs):
     """Two parts for all blocks of the student, two of the teacher; two behind frozen embeddings.
@@ -84,7 +92,7 @@ def test_nothing_is_traced_after_the_start_whatever_the_grids(name, graphs):
     assert found == [graphs] * 4
 
 
-@pytest.mark.parametrize("name", ["multi-crop", "saved memory"])
+@pytest.mark.parametrize("name", ["multi-crop", "rotary positions", "saved memory"])
 def test_compiling_changes_neither_values_nor_names(name):
     found = []
     for backend in (None, "aot_eager"):

@@ -10,6 +10,7 @@ from sercli.engine.accumulation import Gradients
 from sercli.losses import patch_nt_xent
 from sercli.objective import Objective
 from sercli.recipe.schedule import START
+from tests.support.architectures import SETTINGS
 from tests.support.recipes import recipe_of
 
 CASES = {
@@ -26,6 +27,10 @@ CASES = {
     ),
     "stochastic depth": ("dino", "augself", 2, {"model": {"drop_path": 0.3}}),
     "no add-on": ("barlow-twins", "none", None, {}),
+    **{
+        architecture: ("moco", "ser", 2, {"model": {"num_heads": 4, **SETTINGS[architecture]}})
+        for architecture in SETTINGS
+    },
 }  # fmt: skip
 
 
@@ -59,7 +64,7 @@ def test_products_of_the_patch_loss_are_counted_though_they_are_added_in_place()
 
 
 # Counting a whole step on meta takes a second or more: by default only what differs most.
-QUICK = ("ser", "views of the add-on alone", "no add-on")
+QUICK = ("ser", "views of the add-on alone", "no add-on", "eva02")
 EVERY = [case if case in QUICK else pytest.param(case, marks=pytest.mark.run) for case in CASES]
 
 

@@ -13,6 +13,7 @@ from sercli.objective import Objective
 from sercli.runs.run_dir import RunDir
 from sercli.signals import StopRequest
 from tests.support import workers
+from tests.support.architectures import SETTINGS
 from tests.support.pictures import Pictures
 from tests.support.recipes import BATCH, recipe_of
 
@@ -24,8 +25,8 @@ COMBINATIONS += [(m, "none", None) for m in METHODS]
 # A bias whose shift is the same for every image, in front of a batch norm, which takes it away.
 # AugSelf's heads and EquiMod's projector begin so; STL also takes the vectors as they are.
 NO_GRADIENT = {
-    "moco": {"encoder.norm.bias"},
-    "barlow-twins": {"encoder.norm.bias"},
+    "moco": {"encoder.norm.bias", "encoder.fc_norm.bias"},
+    "barlow-twins": {"encoder.norm.bias", "encoder.fc_norm.bias"},
     "augself": {"addon.tap.norm.bias"},
     "equimod": {"addon.tap.norm.bias"},
 }
@@ -170,6 +171,19 @@ def test_two_steps_with_a_frozen_patch_embedding(tmp_path, method):
     patches = "encoder.patch_embed.proj"
     frozen = {f"{patches}.weight", f"{patches}.bias", "encoder.pos_embed"}
     Audit(tmp_path / "run", recipe, frozen=frozen).run()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("architecture", ["reg4", "dinov3", "eva02", "mean"])
+def test_two_steps_of_every_architecture(tmp_path, method, architecture):
+    """What is drawn tiny (registers) has gradient, too; no parameter is without a use."""
+    settings = {"num_heads": 4, **SETTINGS[architecture]}
+    recipe = recipe_of(method, "ser", 3, depth=4, model=settings)
+    audit = Audit(tmp_path / "run", recipe)
+    bare = architecture == "mean"
+    assert audit.objective.encoder.cls_after == (None if bare else 3)
+    rows = audit.run()
+    assert all(math.isfinite(row["loss_equiv"]) for row in rows)
 
 
 def test_two_steps_with_prototypes_of_length_1(tmp_path):

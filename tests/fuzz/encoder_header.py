@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 
-from sercli.encoders.export import export
+from sercli.encoders.export.writing import export
 from sercli.encoders.files import safetensors_bytes
 from sercli.encoders.loading import encoder_metadata, read_encoder
 from tests.support.encoder_files import MODEL, small
@@ -40,7 +40,7 @@ def _exported() -> bytes:
     student = small(0)
     metadata = encoder_metadata(MODEL, student, step=7)
     written.write_bytes(safetensors_bytes(student.state_dict(), metadata))
-    export(read_encoder(written), out, facts={}, force=True)
+    export(read_encoder(written), out, force=True)
     return out.read_bytes()
 
 

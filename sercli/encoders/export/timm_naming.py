@@ -1,4 +1,4 @@
-"""Which model of timm's an encoder is, what it is told, and what its tensors are called there.
+"""Which model of timm's an encoder is, and what it is told.
 
 timm has two classes of ViT: `VisionTransformer`, and `Eva` for those with rotary positions. What
 neither can be, a delayed [CLS] above all, is `ser_vit`, which `import sercli` adds to timm.
@@ -6,7 +6,6 @@ neither can be, a delayed [CLS] above all, is `ser_vit`, which `import sercli` a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sercli.encoders.rotary import RotaryPositions
+from sercli.encoders.export.timm_tensors import usual_periods
 from sercli.encoders.sizes import mlp_width_of, rope_base_of, size_of
 from sercli.recipe.model import Model
 
-OURS = "ser_vit"
+OURS = "ser_vit"  # in timm
 _PLAIN = "vit_small_patch16_224"
 # timm's own sizes at 224 px: (patch, width, depth, heads).
 _BY_SIZE = {
@@ -85,7 +84,6 @@ _EVA: Mapping[str, Any] = {
 }
 # What timm's entries of that name change of these; ε of a norm and kinds of MLP can be told by a
 # name alone, as they are classes. What is None cannot be told: timm takes that for nothing said.
-_CLIP = {"norm_eps": 1e-5, "pre_norm": True}  # vit_base_patch16_clip_224
 _GIANT = {  # vit_giant_patch14_dinov2
     "img_size": 518,
     "patch_size": 14,
@@ -223,6 +221,7 @@ def _ratio(hidden: int, width: int) -> float:
 def _vit(model: Model, image_size: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Of class `VisionTransformer`: an entry's name, what it does as it is, and what is wanted."""
     told = _common(model, image_size)
+    usual: dict[str, Any]
     gated = model.mlp == "swiglu"
     if gated:
         hidden = 2 * mlp_width_of(model, told["embed_dim"])
@@ -257,6 +256,7 @@ def _vit(model: Model, image_size: int) -> tuple[str, dict[str, Any], dict[str, 
 def _eva(model: Model, image_size: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Of class `Eva`, likewise."""
     told = _common(model, image_size)
+    usual: dict[str, Any]
     if model.mlp not in ("gelu", "swiglu") or model.qk_norm:
         raise _Strange(f"rotary positions with {'qk_norm' if model.qk_norm else model.mlp}")
     if model.norm_eps == 1e-5:
@@ -288,94 +288,3 @@ def _eva(model: Model, image_size: int) -> tuple[str, dict[str, Any], dict[str, 
     if model.rope_grid is not None:
         told["ref_feat_shape"] = [model.rope_grid] * 2
     return name, {**_EVA, **usual}, told
-
-
-def usual_periods(model: Model) -> Tensor:
-    """Those of rotary positions, as their settings say."""
-    assert model.rope is not None
-    size = size_of(model)
-    head_dim = size.width // size.num_heads
-    return RotaryPositions(model.rope, head_dim=head_dim, base=rope_base_of(model)).periods
-
-
-# -- Tensors --------------------------------------------------------------------------------------
-
-_BIAS = re.compile(r"(blocks\.\d+\.attn\.)qkv\.bias")
-_SCALE = re.compile(r"(blocks\.\d+\.)ls([12])\.gamma")
-_GATED = re.compile(r"(blocks\.\d+\.mlp\.)fc1\.(weight|bias)")
-
-
-def _slots(model: Model) -> int:
-    """Places for [CLS] in a `VisionTransformer`'s positions."""
-    return int(model.has_cls and not model.registers and model.pos_embed != "none")
-
-
-def timm_tensors(
-    tensors: Mapping[str, Tensor], model: Model, timms: TimmModel
-) -> dict[str, Tensor]:
-    """Our tensors as timm's; where timm has a position for [CLS], or a bias of keys, it is zero."""
-    found = dict(tensors)
-    if timms.name == OURS:
-        return found
-    found.pop("rope.periods", None)
-    if model.rope is None:
-        if _slots(model):
-            position = found["pos_embed"]
-            found["pos_embed"] = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
-        if model.qkv_bias == "qv":
-            for name in filter(_BIAS.fullmatch, list(found)):
-                query, value = found[name].chunk(2)
-                found[name] = torch.cat([query, torch.zeros_like(query), value])
-        return found
-    separate = model.mlp == "swiglu" and model.mlp_norm
-    for name in list(found):
-        if match := _SCALE.fullmatch(name):
-            found[f"{match[1]}gamma_{match[2]}"] = found.pop(name)
-        elif model.qkv_bias == "qv" and (match := _BIAS.fullmatch(name)):
-            query, value = found.pop(name).chunk(2)
-            found |= {f"{match[1]}q_bias": query, f"{match[1]}v_bias": value}
-        elif separate and (match := _GATED.fullmatch(name)):
-            gate, value = found.pop(name).chunk(2)
-            found |= {f"{match[1]}fc1_g.{match[2]}": gate, f"{match[1]}fc1_x.{match[2]}": value}
-    return found
-
-
-def our_tensors(tensors: Mapping[str, Tensor], model: Model, *, ours: bool) -> dict[str, Tensor]:
-    """The inverse of `timm_tensors`, of tensors that may be any.
-
-    Args:
-        tensors: Of a file.
-        model: What its header says it is.
-        ours: Whether they are `ser_vit`'s.
-    """
-    found = dict(tensors)
-    if ours:
-        return found
-    if model.rope is None:
-        if _slots(model) and "pos_embed" in found and found["pos_embed"].ndim == 3:
-            position = found["pos_embed"]
-            found["pos_embed"] = position[:, 1:].contiguous()
-            if "cls_token" in found and found["cls_token"].shape == position[:, :1].shape:
-                found["cls_token"] = found["cls_token"] + position[:, :1]
-        if model.qkv_bias == "qv":
-            for name in filter(_BIAS.fullmatch, list(found)):
-                parts = found[name].chunk(3)
-                found[name] = torch.cat([parts[0], parts[-1]])
-        return found
-    for name in list(found):
-        if match := re.fullmatch(r"(blocks\.\d+\.)gamma_([12])", name):
-            found[f"{match[1]}ls{match[2]}.gamma"] = found.pop(name)
-        for first, second, whole in (
-            ("q_bias", "v_bias", "qkv.bias"),
-            ("fc1_g.weight", "fc1_x.weight", "fc1.weight"),
-            ("fc1_g.bias", "fc1_x.bias", "fc1.bias"),
-        ):
-            stem = name.removesuffix(first)
-            if stem != name and stem + second in found:
-                pair = [found.pop(stem + first), found.pop(stem + second)]
-                if pair[0].shape == pair[1].shape and pair[0].ndim:
-                    found[stem + whole] = torch.cat(pair)
-    first = found.get("patch_embed.proj.weight")
-    if first is not None and first.ndim and first.shape[0] == size_of(model).width:
-        found["rope.periods"] = usual_periods(model)
-    return found

@@ -30,7 +30,8 @@ from tests.support.refusals import refused
 os.environ["LIGHTLY_DID_VERSION_CHECK"] = "True"
 from lightly.models.modules import MaskedVisionTransformerTIMM
 
-from sercli.encoders.export import export, timm_model
+from sercli.encoders.export.timm_naming import timm_model
+from sercli.encoders.export.writing import export
 from sercli.encoders.loading import (
     encoder_metadata,
     encoder_sha256,
@@ -392,9 +393,10 @@ def test_an_exported_file_says_it(tmp_path):
         path = tmp_path / "encoder.safetensors"
         header = encoder_metadata(model_of(), encoder.initialise(0), step=1)
         write_encoder(path, header, student=encoder, teacher=None)
-        exported = export(read_encoder(path), tmp_path / f"{cls_after}.safetensors", facts={})
+        exported = export(read_encoder(path), tmp_path / f"{cls_after}.safetensors")
         assert load_encoder(exported.path).pos_resize == "bicubic-offset"
-        name, options = timm_model(encoder)
+        timms = timm_model(model_of(), image_size=32, cls_after=cls_after)
+        name, options = timms.name, timms.options
         assert options.get("pos_resize") == ("bicubic-offset" if cls_after else None)
         if cls_after:
             model = timm.create_model(name, checkpoint_path=str(exported.path), **options).eval()

@@ -1,1 +1,1 @@
-"""A form that encoders are written in, a file each: `prepare` a `Subject`; `asked` lists them."""
+"""A form that encoders are written in, a file each, whose `prepare` takes a `Subject`."""

@@ -51,7 +51,7 @@ class HubFolder(TimmFile):
             huggingface_hub.constants.HF_HUB_OFFLINE = before
         told = timm.data.resolve_model_data_config(model)
         for key, value in self.subject.input_config.items():
-            if key in told and told[key] != (tuple(value) if isinstance(value, list) else value):
+            if key in told and (list(told[key]) if isinstance(value, list) else told[key]) != value:
                 raise RunFailed(
                     f"timm reads {key} {told[key]} of the folder, not {value}; nothing is written"
                 )

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from sercli import __version__
 from sercli.encoders.export.subject import Opened, Outputs, Prepared, Subject
-from sercli.encoders.export.timm_naming import OURS, TimmModel, timm_model, timm_tensors
+from sercli.encoders.export.timm_naming import OURS, TimmModel, timm_model
+from sercli.encoders.export.timm_tensors import timm_tensors
 from sercli.encoders.files import safetensors_bytes
 from sercli.encoders.foreign import EXPORT_LAYOUT
 from sercli.errors import UserError
@@ -42,8 +43,9 @@ class TimmFile(Prepared):
             cls_after=subject.cls_after,
             periods=None if rope is None else rope.periods,
         )
-        self.tensors: dict[str, Tensor] = timm_tensors(
-            subject.encoder.state_dict(), subject.model, self.timms
+        own = subject.encoder.state_dict()
+        self.tensors: dict[str, Tensor] = (
+            dict(own) if self.timms.name == OURS else timm_tensors(own, subject.model)
         )
 
     @property

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from sercli.encoders.export.subject import Opened, Outputs, Prepared, Subject
-from sercli.encoders.export.timm_naming import TimmModel, timm_tensors
+from sercli.encoders.export.timm_tensors import timm_tensors
 from sercli.encoders.sizes import mlp_width_of, size_of
 from sercli.errors import UserError
 from sercli.recipe.model import Model
@@ -89,7 +89,7 @@ class TorchvisionFile(Prepared):
             "hidden_dim": size.width,
             "mlp_dim": mlp_width_of(model, size.width),
         }
-        like_timms = timm_tensors(subject.encoder.state_dict(), model, TimmModel("", {}))
+        like_timms = timm_tensors(subject.encoder.state_dict(), model)
         self.state: dict[str, Tensor] = {
             _renamed(name): tensor.detach().clone() for name, tensor in like_timms.items()
         }
