@@ -76,6 +76,10 @@ class Several(ImageSource):
         _, source, own = self._whose(index)
         return source.file_size(own)
 
+    def beginning(self, index: int) -> bytes | None:
+        _, source, own = self._whose(index)
+        return source.beginning(own)
+
     def made_of(self) -> dict[str, object]:
         made = {
             called: source.made_of()

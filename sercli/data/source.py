@@ -13,6 +13,7 @@ from PIL import Image
 
 from sercli.errors import SerError, UserError
 
+_READ = 32  # images whose bytes tell the same
 _SIZED = 10_000  # files whose size tells whether they are the same
 
 
@@ -85,6 +86,11 @@ class ImageSource(abc.ABC):
         del index
         return None
 
+    def beginning(self, index: int) -> bytes | None:
+        """What an image is stored as, its first MiB; None: it is rendered, or cannot be read."""
+        del index
+        return None
+
     def made_of(self) -> dict[str, object]:
         """What else tells its images from others with the same identifiers, as JSON has it."""
         return {}
@@ -133,18 +139,28 @@ def no_labels(name: str, wanted_for: str) -> UserError:
 
 
 def contents(source: ImageSource) -> dict[str, int | str]:
-    """What tells a set of images from another: `images`, `classes`, and a `sha256`.
+    """What tells a set of images from another: `images`, `classes`, a `sha256` and a `sample`.
 
-    Hashed are the classes' names, each image's identifier and class, and file sizes: of all images,
-    or of ten thousand spread evenly over more, as looking at a million takes a network disk long.
-    Where the set lies is not.
+    `sample` is a hash of the bytes of a few images, spread evenly over all; a set that is rendered
+    has none. Hashed for `sha256` are the classes' names, each image's identifier and class, and
+    file sizes: of all images, or of ten thousand spread evenly over more, as looking at a million
+    takes a network disk long. Where the set lies is not.
     """
     digest = hashlib.sha256(json.dumps(source.made_of(), sort_keys=True).encode())
     for name in source.classes:
         digest.update(f"{name}\n".encode())
     for index, label in enumerate(source.labels.tolist()):
         digest.update(f"{source.identifier(index)} {label}\n".encode())
-    number = len(source)
-    for index in np.linspace(0, number - 1, min(number, _SIZED)).astype(int).tolist():
+    for index in _evenly(len(source), _SIZED):
         digest.update(f"{source.file_size(index)}\n".encode())
-    return {"images": number, "classes": len(source.classes), "sha256": digest.hexdigest()}
+    told = {"images": len(source), "classes": len(source.classes), "sha256": digest.hexdigest()}
+    read = [source.beginning(index) for index in _evenly(len(source), _READ)]
+    if any(one is not None for one in read):
+        digests = (hashlib.sha256(one or b"").digest() for one in read)
+        told["sample"] = hashlib.sha256(b"".join(digests)).hexdigest()
+    return told
+
+
+def _evenly(number: int, most: int) -> list[int]:
+    """Some of so many indices, spread evenly over all."""
+    return list(map(int, np.linspace(0, number - 1, min(number, most)).astype(int)))

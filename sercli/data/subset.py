@@ -62,6 +62,9 @@ class Subset(ImageSource):
     def file_size(self, index: int) -> int | None:
         return self._source.file_size(self._whose(index))
 
+    def beginning(self, index: int) -> bytes | None:
+        return self._source.beginning(self._whose(index))
+
     def made_of(self) -> dict[str, object]:
         return self._source.made_of()
 

@@ -70,14 +70,14 @@ def _decays(name: str, parameter: nn.Parameter, train: Train) -> bool:
     return not (train.decay == "weights" and name.rpartition(".")[2] in tokens)
 
 
-def depths(encoder: Encoder) -> dict[nn.Parameter, int]:
+def depths(encoder: Encoder) -> dict[Tensor, int]:
     """Where in the encoder each of its parameters works, for `train.layer_decay`.
 
     0 is what makes tokens of patches and positions, l is block l, depth + 1 the final norm: BEiT's
     and MAE's count. [CLS] and registers count as the block after which they join: 0 as there,
     unless they are delayed, one less than the block that first sees them in any case.
     """
-    found = dict.fromkeys(encoder.parameters(), 0)
+    found: dict[Tensor, int] = dict.fromkeys(encoder.parameters(), 0)
     for token in (encoder.cls_token, encoder.reg_token):
         if token is not None:
             found[token] = encoder.cls_after or 0

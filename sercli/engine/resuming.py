@@ -25,6 +25,7 @@ from sercli.recipe.keys import WITHOUT_EFFECT
 from sercli.recipe.model import Model
 from sercli.recipe.schema import Recipe
 from sercli.runs.files import file_sha256
+from sercli.runs.places import parted
 from sercli.runs.reading import shown
 from sercli.runs.result import now
 from sercli.runs.run_dir import RunDir
@@ -119,11 +120,27 @@ def examine(run: RunDir, *, processes: int, allow_changed: bool) -> GoingOn:
         UserError: It cannot be gone on with; nothing was changed.
     """
     resolved = read_resolved(run)
+    _require_images(run, resolved.recipe.data.path)
     source = training_source(resolved.recipe)
     comparison = compare(
         run, resolved.recipe, source, processes=processes, allow_changed=allow_changed
     )
     return GoingOn(resolved, source, comparison)
+
+
+def _require_images(run: RunDir, path: str) -> None:
+    """Refuse a path that is gone, and say how a run follows its images.
+
+    Raises:
+        UserError: It is.
+    """
+    gone = [one for one in parted(path) if find_kind(one) is None and not os.path.lexists(one)]
+    if gone:
+        raise UserError(
+            f"{gone[0]} does not exist",
+            f"the images of {run.path} were there",
+            f"where they were moved, write their new path as data.path into {run.recipe}",
+        )
 
 
 def record_of(recipe: Recipe, text: bytes, source: ImageSource) -> dict[str, Any]:
@@ -242,8 +259,12 @@ def _short(value: object) -> str:
 
 
 def _other_images(before: object, after: Mapping[str, Any], path: str) -> list[str]:
-    if not isinstance(before, Mapping) or before.get("sha256") in (None, after["sha256"]):
+    if not isinstance(before, Mapping) or before.get("sha256") is None:
         return []
+    if before["sha256"] == after["sha256"]:
+        if before.get("sample", after.get("sample")) == after.get("sample"):
+            return []
+        return [f"images of {path} hold other bytes, under the same names"]
     then, there = before.get("images"), after["images"]
     if then == there:
         return [f"the {there} images of {path} are others (names, classes or sizes of files)"]

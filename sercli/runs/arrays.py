@@ -19,6 +19,7 @@ from sercli.runs.reading import MIB, open_regular, require_regular, shown
 
 LARGEST = 128 * MIB  # of one array, unpacked: ids, labels and predictions of a million images
 _HEADER = 16_384
+_BLOCK = 65_536
 _REMEDY = "repeat the evaluation, or remove the file"
 
 
@@ -67,7 +68,10 @@ def read_arrays(
 
 
 def _sha256(file: BinaryIO) -> str:
-    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    digest = hashlib.sha256()  # `file_digest` makes a buffer of 256 KiB for each file
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:

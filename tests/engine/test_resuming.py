@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 
 import pytest
 import torch
@@ -272,6 +273,49 @@ def test_other_images_are_another_run(of_files):
     added.unlink()
     files[0].rename(files[0].with_name("renamed.png"))
     refused(lambda: look(run), "the 12 images of", "are others")
+
+
+@pytest.mark.parametrize("form", ["folders", "tar", "two", "share"])
+def test_other_bytes_of_the_same_sizes_are_another_run(of_files, tmp_path, form):
+    """An archive that was written anew is the same set if its images are, whatever its time."""
+    before, folder = of_files
+    settings = [one for one in SER if not one.startswith("data.num")]
+    path = tmp_path / "set.tar" if form == "tar" else folder
+
+    def write():
+        if form == "tar":
+            with tarfile.open(path, "w") as archive:
+                archive.add(folder, ".")
+
+    write()
+    if form == "two":
+        shutil.copytree(folder, tmp_path / "more")
+        path = json.dumps([str(folder), str(tmp_path / "more")])
+    resolved = resolve(
+        "shapes/moco-ser",
+        (*settings, f"data.path={path}", "data.num_train=null", "data.num_val=null",
+         f"data.share={0.5 if form == 'share' else 1}", "train.batch_size=4", "addon.fraction=0.5"),
+        {},
+    )  # fmt: skip
+    run = pretraining.prepare(resolved, out=tmp_path / "other").run
+    write()
+    assert look(run).changes == ()
+    for file in folder.rglob("*.png"):
+        data = file.read_bytes()
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    write()
+    refused(lambda: look(run), "hold other bytes, under the same names", "--allow-changed")
+    told = run.read_run()
+    del told["data"]["sample"]  # of a version that had none
+    run.run.write_text(json.dumps(told))
+    assert look(run).changes == ()
+    del before
+
+
+def test_images_that_are_gone_say_how_to_follow_them(of_files):
+    run, folder = of_files
+    folder.rename(folder.with_name("moved"))
+    refused(lambda: look(run), f"{folder} does not exist", f"data.path into {run.recipe}")
 
 
 def test_images_may_move(of_files):

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sercli.data.images.folder import some
-from sercli.data.images.listing import added_as, has_suffix
+from sercli.data.images.listing import added_as
+from sercli.data.images.looking import look
 from sercli.data.images.splits import split_told
 from sercli.errors import UserError, from_os_error, shortened
 from sercli.runs.reading import NotRegular, open_regular
@@ -114,9 +115,8 @@ def is_set_of_archives(path: str) -> bool:
         if not os.path.isdir(path):
             return os.path.isfile(path) and (_is_named_as_archive(path) or _is_tar(path))
         inner = [path, *_folders_to_look_into(path)]
-        if not any(True for folder in inner for _ in _archives_in(folder, Counter())):
-            return False
-        return not _holds_images(path)
+        names = (os.fsdecode(name) for folder in inner for name in look(folder).files)
+        return any(map(_may_hold_images, names)) and not _holds_images(path)
     except (OSError, UserError):
         return False  # who opens it says what is wrong
 
@@ -160,14 +160,8 @@ def find_archives(path: str) -> ArchiveSet:
 
 def _folders_to_look_into(root: str) -> list[str]:
     """Folders whose archives belong to a set at `root`: those of splits, and `data`."""
-    with os.scandir(root) as entries:
-        return sorted(
-            entry.path
-            for entry in entries
-            if (entry.name == "data" or split_told(entry.name))
-            and not added_as(os.fsencode(entry.name))
-            and entry.is_dir()
-        )
+    names = map(os.fsdecode, look(root).folders)
+    return [os.path.join(root, name) for name in names if name == "data" or split_told(name)]
 
 
 def _archives_in(folder: str, passed_over: Counter[str]) -> Iterator[str]:
@@ -177,7 +171,7 @@ def _archives_in(folder: str, passed_over: Counter[str]) -> Iterator[str]:
                 continue
             if (added := added_as(os.fsencode(entry.name))) is not None:
                 passed_over[added] += 1
-            elif _NO_IMAGES.match(entry.name):
+            elif not _may_hold_images(entry.name):
                 passed_over["archives without images by their names"] += 1
             else:
                 yield entry.path
@@ -187,17 +181,16 @@ def _holds_images(root: str) -> bool:
     """Whether an image lies in a directory or in folders below it; a few of these tell."""
     pending = [root]
     for folder in pending:  # grows
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = os.fsencode(entry.name)
-                if added_as(name) is not None:
-                    continue
-                if entry.is_dir():
-                    if len(pending) < _LOOKED_INTO:
-                        pending.append(entry.path)
-                elif has_suffix(name):
-                    return True
+        found = look(folder)
+        if found.images:
+            return True
+        room = max(0, _LOOKED_INTO - len(pending))
+        pending += [os.path.join(folder, os.fsdecode(name)) for name in found.folders[:room]]
     return False
+
+
+def _may_hold_images(name: str) -> bool:
+    return _is_named_as_archive(name) and not _NO_IMAGES.match(name)
 
 
 def _is_named_as_archive(name: str) -> bool:

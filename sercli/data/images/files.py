@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sercli.data.images.decode import Header, read_header, read_pixels, read_rgb
-from sercli.data.images.stored import Where
-from sercli.data.source import ImageSource
+from sercli.data.images.stored import Where, open_stored
+from sercli.data.source import ImageSource, UnreadableImage
+from sercli.runs.reading import MIB, NotRegular
 
 
 class StoredImages(ImageSource):
@@ -27,6 +28,13 @@ class StoredImages(ImageSource):
     def reading_order(self) -> NDArray[np.int64] | None:
         """int64 [N], in which all are read soonest; None: an image costs the same anywhere."""
         return None
+
+    def beginning(self, index: int) -> bytes | None:
+        try:
+            with open_stored(self.where(index)) as (file, _):
+                return file.read(MIB)
+        except (OSError, EOFError, NotRegular, UnreadableImage):
+            return None
 
     def load(self, index: int) -> Image.Image:
         return read_rgb(self.where(index), called=self.describe(index))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from sercli.data.images.files import StoredImages
 from sercli.data.images.listing import SUFFIXES, is_directory, list_directory, printable
+from sercli.data.images.looking import look
 from sercli.data.images.manifest import Fault, Manifest, read_manifest
-from sercli.errors import UserError
+from sercli.errors import UserError, from_os_error
 from sercli.runs.places import require_place
 
 _LAYOUT = "the layout is DIR/train/<class>/*.JPEG and DIR/val/<class>/*.JPEG, or DIR/<class>/*.JPEG"
@@ -147,7 +148,10 @@ def class_names(folder: Path) -> tuple[str, ...]:
     Raises:
         UserError: It cannot be listed.
     """
-    return tuple(printable(name) for name in list_directory(folder).folders)
+    try:
+        return tuple(printable(name) for name in look(folder).folders)
+    except OSError as error:
+        raise from_os_error(error, f"cannot list {folder}") from error
 
 
 def class_differences(train: tuple[str, ...], val: tuple[str, ...]) -> list[str]:

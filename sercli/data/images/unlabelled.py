@@ -6,13 +6,11 @@ folders, has no classes whatever it is called; likewise `train/` of one.
 
 from __future__ import annotations
 
-import functools
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from sercli.data.images.folder import ImageFolder, refuse_faults, split_folder
-from sercli.data.images.listing import Stamp, added_as, has_suffix, printable
+from sercli.data.images.looking import Look, look
 from sercli.data.lists.finding import PACKED, is_list_set
 from sercli.errors import UserError
 
@@ -35,40 +33,16 @@ def is_unlabelled(path: str) -> bool:
 def is_flat(folder: Path) -> bool:
     """Whether a directory has images, and no folders that could be classes.
 
-    What has folders is told by the first of them. Of a million files all names are looked at, once
-    while the directory stays as it is.
+    Of a million files all names are looked at, once while the directory stays as it is.
     """
     return _look(folder).flat
 
 
-@dataclass(frozen=True)
-class _Look:
-    """Whether a directory has images and no folders, and an archive or table in it, if any."""
-
-    flat: bool = False
-    packed: str | None = None
-
-
-def _look(folder: Path) -> _Look:
+def _look(folder: Path) -> Look:
     try:
-        return _look_at(str(folder), *Stamp.of(os.stat(folder)).row())
+        return look(folder)
     except OSError:
-        return _Look()  # who opens it says why
-
-
-@functools.lru_cache(maxsize=64)
-def _look_at(folder: str, *_stamp: int) -> _Look:
-    images, packed = False, None
-    with os.scandir(os.fsencode(folder)) as entries:
-        for entry in entries:
-            if added_as(entry.name) is not None:
-                continue
-            if entry.is_dir():
-                return _Look()
-            images = images or has_suffix(entry.name)
-            if packed is None and has_suffix(entry.name, PACKED):
-                packed = printable(entry.name)
-    return _Look(images, packed)
+        return Look()  # who opens it says why
 
 
 def require_alone(path: str) -> None:
@@ -78,11 +52,11 @@ def require_alone(path: str) -> None:
         UserError: They do, and the prefix does not say that the images are meant.
     """
     folder = None if path.startswith(PREFIX) else folder_of(path, "train")
-    if folder is not None and (packed := _look(folder).packed) is not None:
+    if folder is not None and (packed := _look(folder).with_suffix(*PACKED)):
         raise UserError(
-            f"{folder} holds images, and {packed} beside them",
+            f"{folder} holds images, and {packed[0]} beside them",
             "either may be the set",
-            f"name {folder / packed} or a pattern, or unlabelled:{path} for the images",
+            f"name {folder / packed[0]} or a pattern, or unlabelled:{path} for the images",
         )
 
 

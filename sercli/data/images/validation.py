@@ -6,7 +6,6 @@ then the set that class folders of them would be: the same order, labels and ide
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from sercli.data.images.folder import (
     refuse_faults,
     split_folder,
 )
-from sercli.data.images.listing import added_as, has_suffix
+from sercli.data.images.looking import look
 from sercli.data.images.manifest import Fault
 from sercli.data.images.order import numbered
 from sercli.data.images.unlabelled import is_flat
@@ -89,11 +88,7 @@ class FlatValidation(StoredImages):
 
 def are_validation_images(folder: Path) -> bool:
     """Whether a folder holds ImageNet's validation images without class folders, by the first."""
-    if not is_flat(folder):
-        return False
-    with os.scandir(os.fsencode(folder)) as entries:
-        images = (one.name for one in entries if has_suffix(one.name) and not added_as(one.name))
-        return validation_number(next(images, b"")) is not None
+    return is_flat(folder) and validation_number(look(folder).an_image) is not None
 
 
 def tells_classes(folder: Path) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from sercli.data.images.listing import list_directory
+from sercli.data.images.looking import Look, look
 from sercli.data.images.splits import split_told
-from sercli.errors import UserError
+from sercli.errors import UserError, from_os_error
 
 SUFFIXES = ("csv", "tsv", "txt")
 _STEMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
@@ -39,15 +39,14 @@ def is_list_set(path: str) -> bool:
         return path.lower().endswith(tuple(f".{suffix}" for suffix in SUFFIXES))
     if not os.path.isdir(path) or not any("train" in found for found in _found(path)):
         return False
-    if list_directory(path, suffixes=PACKED).files:
+    here = _looked_at(path)
+    if here.with_suffix(*PACKED):
         return False
-    folders = [os.fsdecode(name) for name in list_directory(path).folders]
+    folders = [os.fsdecode(name) for name in here.folders]
     if len([name for name in folders if split_told(name) is None]) > 1:
         return False
     return not any(
-        list_directory(os.path.join(path, name)).folders
-        for name in folders
-        if name in ("train", "val")
+        _looked_at(os.path.join(path, name)).folders for name in folders if name in ("train", "val")
     )
 
 
@@ -75,6 +74,13 @@ def find_lists(path: str) -> ListSet:
 
 def _found(path: str) -> list[dict[str, str]]:
     """Split → name, of each list in a directory."""
-    names = [os.fsdecode(name) for name in list_directory(path, suffixes=SUFFIXES).files]
+    names = _looked_at(path).with_suffix(*SUFFIXES)
     stems = [(os.path.splitext(name)[0].lower(), name) for name in names]
     return [{split: name} for stem, name in stems if (split := _STEMS.get(stem, stem)) in _SPLITS]
+
+
+def _looked_at(path: str) -> Look:
+    try:
+        return look(path)
+    except OSError as error:
+        raise from_os_error(error, f"cannot list {path}") from error

@@ -11,18 +11,17 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from sercli.data.archives.finding import expanded, is_pattern, matching
 from sercli.data.images.folder import some
-from sercli.data.images.listing import added_as, has_suffix, list_directory, printable
+from sercli.data.images.listing import list_directory, printable
+from sercli.data.images.looking import Look, look
 from sercli.data.images.splits import split_told
 from sercli.data.registry import SPLITS
 from sercli.errors import UserError
 
 _NUMBERED = re.compile(r"(?P<series>.*?)(?P<number>\d{4,6})-of-(?P<total>\d{4,6})(?P<rest>.*)")
-_LOOKED_AT = 64  # entries of a folder, to tell of what kind it is
 _FOLDERS = 8  # in which tables may lie, to tell the same
 _DEEP = 2
 
@@ -58,52 +57,36 @@ def names_tables(path: str, suffix: str) -> bool:
 
 
 def holds_tables(root: str, suffix: str) -> bool:
-    """Whether a folder is a set of tables, by the first entries of a few folders.
+    """Whether a folder is a set of tables, by what is in a few folders.
 
     Class folders stay such, whatever tables lie beside them: two folders of images are classes. One
     is some other folder where a table's name tells a split.
     """
-    here = _look(root, suffix)
-    if any(_look(os.path.join(root, one), suffix).folders for one in {*SPLITS} & {*here.folders}):
+    here = _look(root)
+    folders = [os.fsdecode(one) for one in here.folders]
+    if any(_look(root, one).folders for one in {*SPLITS} & {*folders}):
         return False  # train/<class>/
-    below = [_look(os.path.join(root, one), suffix) for one in here.folders[:_FOLDERS]]
-    if here.tables:
-        by_split = any(split_told(name) for name in here.tables)
+    below = [_look(root, one) for one in folders[:_FOLDERS]]
+    if tables := here.with_suffix(suffix):
+        by_split = any(split_told(name) for name in tables)
         return sum(one.images > 0 for one in below) <= by_split
-    if any(one.tables and not one.images for one in below):
+    if any(one.with_suffix(suffix) and not one.images for one in below):
         return True
     deeper = [
-        _look(os.path.join(root, one, inside), suffix)
-        for one, found in zip(here.folders, below, strict=False)
+        _look(root, one, os.fsdecode(inside))
+        for one, found in zip(folders, below, strict=False)
         for inside in found.folders[:_FOLDERS]
-        if split_told(inside)
+        if split_told(os.fsdecode(inside))
     ]
-    return any(one.tables and not one.images for one in deeper)
+    return any(one.with_suffix(suffix) and not one.images for one in deeper)
 
 
-@dataclass(frozen=True)
-class _Look:
-    tables: tuple[str, ...] = ()
-    folders: tuple[str, ...] = ()
-    images: int = 0
-
-
-def _look(folder: str, suffix: str) -> _Look:
-    tables, folders, images = [], [], 0
+def _look(*parts: str) -> Look:
+    """What is in a folder; nothing, where it cannot be listed: who opens it says why."""
     try:
-        with os.scandir(folder) as entries:
-            for entry in islice(entries, _LOOKED_AT):
-                if added_as(os.fsencode(entry.name)) is not None:
-                    continue
-                if entry.is_dir():
-                    folders.append(entry.name)
-                elif has_suffix(os.fsencode(entry.name), (suffix,)):
-                    tables.append(entry.name)
-                else:
-                    images += has_suffix(os.fsencode(entry.name))
+        return look(os.path.join(*parts))
     except OSError:
-        return _Look()
-    return _Look(tuple(tables), tuple(sorted(folders)), images)
+        return Look()
 
 
 def find_tables(path: str, suffix: str) -> Tables:

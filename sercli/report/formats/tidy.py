@@ -46,7 +46,9 @@ def _shown(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
     texts = [name for name, dtype in frame.dtypes.items() if str(dtype) == "string"]
     return frame.assign(
         **{
-            str(name): frame[name].map(lambda text: change(visible(text)), na_action="ignore")
+            str(name): frame[name].map(
+                {text: change(visible(text)) for text in frame[name].dropna().unique()}
+            )
             for name in texts
         }
     ).astype(dict.fromkeys(texts, frame.dtypes["run"]))

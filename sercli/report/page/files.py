@@ -61,9 +61,17 @@ class Folder:
         heads = (one.row_head, *(f"{one.column_head} {column}" for column in one.columns), "mean")
         rows = [(name, *values, mean) for name, values, mean in one.rows]
         if one.drawn is None:
-            return self._add(one.name, one.figure(), one.description, heads, rows)
+            return self._told(one.name, [*self._drawn(one), self._table(one.name, heads, rows)])
         copied = self._copied(one.name, (one.drawn, one.drawn.with_suffix(".svg")))
         return self._told(one.name, [*copied, self._table(one.name, heads, rows)])
+
+    def _drawn(self, one: HeatMap) -> list[str]:
+        """Draw a heat map that no evaluator left a picture of."""
+        picture, description = one.picture(), visible(one.description)
+        made = {"png": picture.png(description), "svg": picture.svg(description)}
+        for suffix, data in made.items():
+            write_atomic(self.path / f"{one.name}.{suffix}", partial(_write, data))
+        return [f"{one.name}.{suffix}" for suffix in made]
 
     def add_picture(self, one: Picture) -> list[str]:
         """Copy a picture of a run; its data are the run's own arrays."""

@@ -6,12 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from sercli.protocols import Reading, contract_of
 from sercli.report.compare.runs import Entry
-from sercli.report.figures.corruptions import CorruptionRow, corruption_figure
 from sercli.report.figures.curves import short
+from sercli.report.figures.tiles import Tiles, heat_tiles
 from sercli.report.page.measures import measured
 from sercli.runs.result import Result
 
@@ -41,13 +39,11 @@ class HeatMap:
     description: str
     drawn: Path | None = None
 
-    def figure(self) -> Figure:
+    def picture(self) -> Tiles:
         """The same as a picture."""
-        rows = [
-            CorruptionRow(short(name), "", False, values, mean, None)
-            for name, values, mean in self.rows
-        ]
-        return corruption_figure(rows, title=short(self.title, 80))
+        rows = [(short(name), values, mean) for name, values, mean in self.rows]
+        below = f"{self.column_head}; colours are top-1 accuracy (%)"
+        return heat_tiles(rows, self.columns, title=short(self.title, 80), below=below)
 
 
 def level(value: float | None) -> int | None:

@@ -362,6 +362,33 @@ def test_folders_called_by_numbers_are_in_the_order_of_folders(tmp_path: Path, w
     assert [source.identifier(i) for i in (0, 2, 7)] == ["1/1_0.png", "10/10_0.png", "2/2_1.png"]
 
 
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+def test_folders_within_a_class_are_in_the_order_of_scans(tmp_path: Path, write) -> None:
+    """Files of a directory come before those of folders in it, and a/ before a-/."""
+    names = ["x.png", "a/1.png", "a-b/1.png", "a/b/1.png", "a.png", "a b/1.png", "a/Z.png"]
+    files = {f"{label}/{name}": picture(k) for label in "cd" for k, name in enumerate(names)}
+    packed = opened(write(tmp_path / ("x.zip" if write is write_zip else "x.tar"), files))
+    folders = opened(write_folders(tmp_path / "folders", files))
+    ids = [[source.identifier(i) for i in range(len(source))] for source in (packed, folders)]
+    assert ids[0] == ids[1]
+    assert images_of(packed) == images_of(folders)
+
+
+def test_images_in_the_folder_of_a_split_have_no_classes(tmp_path: Path) -> None:
+    """`DIR/train/*.JPEG` is no class called train."""
+    files = {f"{split}/{k}.png": picture(k) for split in SPLITS for k in range(2)}
+    assert opened(write_tar(tmp_path / "both.tar", files), "val").classes == ()
+    train = {name: data for name, data in files.items() if name.startswith("train")}
+    assert opened(write_tar(tmp_path / "one.tar", train)).classes == ()
+    assert opened(write_folders(tmp_path / "folders", train)).classes == ()
+
+
+def test_digits_of_other_scripts_are_names(tmp_path: Path) -> None:
+    """Python takes them for digits; what they count, `int` does not always know."""
+    source = opened(labelled(tmp_path / "x.tar", "\u00b2", "10", "9"))
+    assert source.classes == ("10", "9", "\u00b2")
+
+
 def test_labels_called_by_numbers_are_in_their_order(tmp_path: Path) -> None:
     files = {f"{label}x.png": picture(label) for label in (2, 10, 1)}
     labels = {f"{label}x.cls": f"{label}\r\n".encode() for label in (2, 10, 1)}

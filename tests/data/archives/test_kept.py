@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -168,12 +169,30 @@ def test_the_bytes_of_a_list_give_it_back(tmp_path: Path) -> None:
     assert again is not None
     for name in ("stamps", "archive", "offset", "size", "labels", "names", "starts"):
         assert np.array_equal(getattr(again, name), getattr(found, name))
-    assert (again.classes, again.form, again.passed_over) == (
-        found.classes,
-        found.form,
-        found.passed_over,
-    )
+    for name in ("classes", "form", "passed_over", "beside", "by_index"):
+        assert getattr(again, name) == getattr(found, name)
+    assert found.by_index
     assert unpack(pack(found), found.files[1:]) is None
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("archive", 3), ("archive", -1), ("offset", -1), ("offset", 2**40), ("size", -1),
+     ("size", 2**40), ("labels", 3), ("labels", -1), ("starts", 0)],
+)  # fmt: skip
+def test_a_list_that_leads_out_of_its_archives_is_none(
+    tmp_path: Path, column: str, value: int
+) -> None:
+    found = list_split(find_archives(str(write_shards(tmp_path, "train"))), "train")
+    values = getattr(found, column).copy()
+    values[1] = value
+    assert unpack(pack(replace(found, **{column: values})), found.files) is None
+    end = found.stamps[found.archive[1], 2] - found.size[1]
+    for offset, whole in ((end, True), (end + 1, False)):
+        values = found.offset.copy()
+        values[1] = offset
+        again = unpack(pack(replace(found, offset=values)), found.files)
+        assert (again is not None) == whole
 
 
 def test_an_image_takes_less_than_a_hundred_bytes_of_memory(tmp_path: Path) -> None:
