@@ -6,6 +6,7 @@ What can be refused is, before torch is imported; see `require_usable`.
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from sercli.commands.options import MachineOptions, ModelOptions, RunOptions
@@ -132,7 +133,14 @@ def hints_of(model: ModelOptions) -> Hints:
     """What the user says of a file that does not say it itself."""
     from sercli.encoders.asked import Hints
 
-    return Hints(model.num_heads, model.cls_after, model.key, model.positions)
+    return Hints(
+        model.num_heads,
+        model.cls_after,
+        model.key,
+        model.positions,
+        model.arch,
+        model.activation,
+    )
 
 
 def read_model(model: ModelOptions) -> LoadedEncoder:
@@ -143,10 +151,7 @@ def read_model(model: ModelOptions) -> LoadedEncoder:
         model.source,
         teacher=model.teacher,
         random_init=model.random_init,
-        num_heads=model.num_heads,
-        cls_after=model.cls_after,
-        key=model.key,
-        positions=model.positions,
+        **asdict(hints_of(model)),
     )
 
 

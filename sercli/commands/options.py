@@ -175,6 +175,7 @@ Plugins = Annotated[
 ]
 # `recipe.schema.PosResize`, which takes a while to import; a test compares them.
 PositionsWay = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bicubic-aligned"]
+Activation = Literal["gelu", "gelu-tanh", "quick-gelu"]
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,21 @@ class ModelOptions:
             help="How a checkpoint file that does not say whose it is resamples positions at "
             "another size: bicubic-antialias as timm (assumed), bicubic-offset as DINO, bicubic as "
             "MAE and DeiT, bicubic-aligned as torchvision.",
+        ),
+    ] = None
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which of timm's ViTs a checkpoint file holds that does not say it, for instance "
+            "`vit_small_patch16_dinov3`: timm knows what its tensors do not show.",
+        ),
+    ] = None
+    activation: Annotated[
+        Activation | None,
+        typer.Option(
+            help="In the MLPs of a CLIP's or SigLIP's checkpoint file that does not say it: "
+            "OpenAI's CLIPs have quick-gelu.",
         ),
     ] = None
 

@@ -245,7 +245,7 @@ def _refuse_unusable(
     if own_head:
         if model.teacher or hints_of(model) != Hints():
             raise UserError(
-                "--teacher, --num-heads, --cls-after, --key or --positions with --head own",
+                "--teacher or what is said of a file (--num-heads, --key, …) with --head own",
                 "they tell how to read a checkpoint, timm's classifiers are whole",
                 "leave them out",
             )

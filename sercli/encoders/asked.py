@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TypedDict, get_args
 
 from sercli.errors import UserError
 from sercli.recipe.model import Model, PosResize, WeightsAs
 from sercli.runs.places import require_place
 from sercli.runs.run_dir import RunDir
 
+ACTIVATIONS = ("gelu", "gelu-tanh", "quick-gelu")
 
-@dataclass(frozen=True)
-class Hints:
+
+class Said(TypedDict, total=False):
     """What the user says of a file that does not say it itself.
 
     Attributes:
@@ -23,15 +24,33 @@ class Hints:
         key: Where the encoder is, as the message that asks for it names it; what is usual of such
             encoders is then not insisted on.
         positions: How its own code resamples positions, see `Encoder.positions`.
+        arch: The name that timm has for it, which says all that tensors do not.
+        activation: Between the two layers of its MLPs.
     """
+
+    num_heads: int | None
+    cls_after: int | None
+    key: str | None
+    positions: str | None
+    arch: str | None
+    activation: str | None
+
+
+@dataclass(frozen=True)
+class Hints:
+    """The same, looked at; None is what is not said. Attributes are those of `Said`."""
 
     num_heads: int | None = None
     cls_after: int | None = None
     key: str | None = None
     positions: str | None = None
+    arch: str | None = None
+    activation: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a way to resample positions that there is not."""
+        """Refuse a way to resample positions, or an activation, that there is not."""
+        if self.activation not in (None, *ACTIVATIONS):
+            raise UserError(f"--activation {self.activation}", f"known: {', '.join(ACTIVATIONS)}")
         if self.positions not in (None, *get_args(PosResize)):
             known = ", ".join(get_args(PosResize))
             raise UserError(f"--positions {self.positions}", f"known: {known}")
@@ -44,6 +63,8 @@ class Hints:
             "--cls-after": self.cls_after,
             "--key": self.key,
             "--positions": self.positions,
+            "--arch": self.arch,
+            "--activation": self.activation,
         }
         return next((name for name, value in options.items() if value is not None), None)
 
@@ -59,7 +80,9 @@ class Hints:
             )
 
 
-_OPTIONS = re.compile(r"(add )?--(num-heads|cls-after|key|positions|teacher)\b(?(1)( [^ ,;]+)?)")
+_OPTIONS = re.compile(
+    r"(add )?--(num-heads|cls-after|key|positions|arch|activation|teacher)\b(?(1)( [^ ,;]+)?)"
+)
 
 
 def as_recipe_keys(message: str) -> str:

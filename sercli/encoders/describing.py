@@ -66,6 +66,24 @@ def model_of(encoder: Encoder) -> Model:
     return model
 
 
+# Settings that no tensor's name or shape shows, beside heads and what is told of positions.
+HIDDEN = ("norm_eps", "mlp", "rope", "rope_base", "rope_grid", "pool")
+
+
+def hidden_settings(encoder: Encoder) -> dict[str, Any]:
+    """Of `HIDDEN`, those that are not the usual ones; none of an encoder that has no settings."""
+    try:
+        settings = _settings(encoder)
+    except _Strange:
+        return {}
+    usual = Model.model_fields
+    return {
+        name: settings[name]
+        for name in HIDDEN
+        if settings.get(name, usual[name].default) != usual[name].default
+    }
+
+
 def _settings(encoder: Encoder) -> dict[str, Any]:
     """Every setting, defaults too where they do not go by the name."""
     if encoder.grid[0] != encoder.grid[1]:

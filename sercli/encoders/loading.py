@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Unpack
 
 import torch
 from pydantic import ConfigDict, Field, Json
@@ -25,7 +25,8 @@ from torch import Tensor
 
 from sercli import distributed
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
-from sercli.encoders.asked import Hints, require_source
+from sercli.encoders.asked import Hints, Said, require_source
+from sercli.encoders.describing import hidden_settings
 from sercli.encoders.export.reading import as_ours, says_all, stated_positions
 from sercli.encoders.files import (
     is_plain,
@@ -34,10 +35,12 @@ from sercli.encoders.files import (
     require_finite,
     safetensors_bytes,
 )
-from sercli.encoders.foreign import EXPORT_LAYOUT, Colour
+from sercli.encoders.foreign import ATTENTION_POOL, EXPORT_LAYOUT, Colour, read_beside
 from sercli.encoders.foreign import num_heads as heads_of
 from sercli.encoders.foreign import read as read_foreign
+from sercli.encoders.loaded import LoadedEncoder as LoadedEncoder
 from sercli.encoders.sizes import size_of
+from sercli.encoders.taking import pools_by_attention
 from sercli.encoders.timm_vit import SerVit
 from sercli.encoders.timm_weights import create_timm, local_file
 from sercli.encoders.vit import Encoder
@@ -56,102 +59,12 @@ _LARGEST_IMAGE = 1 << 14
 _OUR_HEADER = {"model", "step"}
 
 
-@dataclass(frozen=True)
-class LoadedEncoder:
-    """An encoder and where it comes from.
-
-    Attributes:
-        encoder: In evaluation mode, on the CPU.
-        source: What was asked for (a path, or `timm:NAME`).
-        key: Which weights were taken: "student", "teacher", "encoder" (a file with one that is
-            neither), "timm" or "random".
-        matched: Tensors taken from the source.
-        expected: Tensors the encoder has.
-        image_size: Side of the images it was trained on, pixels.
-        mean, std: Normalisation of its input, RGB in 0…1.
-        layout: "ser", "timm" (also of timm:NAME), or the name of a layout of `sercli.foreign`.
-        place: Where in a file of that layout it was, "" for the file itself.
-        usual_heads: Attention heads that the layout's own code gives such a ViT, if it is known.
-        assumed: Whether nothing says how its own code resamples positions: timm's way is taken.
-        file: What it was read from; None: a model of timm's.
-        left: What else is there and was not taken, such as heads: the names of tensors, or of
-            what holds them.
-    """
-
-    encoder: Encoder
-    source: str
-    key: str
-    matched: int
-    expected: int
-    image_size: int
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    layout: str = "ser"
-    place: str = ""
-    usual_heads: int | None = None
-    assumed: bool = False
-    file: Path | None = None
-    left: tuple[str, ...] = ()
-
-    @property
-    def num_heads(self) -> int | None:
-        """Attention heads (None for blocks of an unusual kind)."""
-        return heads_of(self.encoder)
-
-    def at(self, image_size: int | None) -> LoadedEncoder:
-        """The same encoder for images of another side; None: as it is.
-
-        Raises:
-            UserError: It is no multiple of the patch.
-        """
-        if image_size is None:
-            return self
-        if image_size % self.encoder.patch_size:
-            raise UserError(
-                f"--image-size {image_size}",
-                f"it must be a multiple of the patch, which is {self.encoder.patch_size} px",
-            )
-        return replace(self, image_size=image_size)
-
-    def describe(self) -> dict[str, Any]:
-        """The `model` field of a result."""
-        return {
-            "source": self.source,
-            "key": self.key,
-            "matched": self.matched,
-            "expected": self.expected,
-            "layout": self.layout,
-            "place": self.place,
-            "num_heads": self.num_heads,
-            "cls_after": self.encoder.cls_after,
-            "positions": self.encoder.pos_resize,
-        }
-
-    @property
-    def summary(self) -> str:
-        """What was read, in one line."""
-        encoder, place = self.encoder, f" at {self.place}" if self.place else ""
-        joins = f", [CLS] joins after block {encoder.cls_after}" if encoder.cls_after else ""
-        usual = self.usual_heads
-        asked = "" if usual in (None, self.num_heads) else f" (its own code gives it {usual})"
-        return (
-            f"{self.source}: {self.key}{place}, layout {self.layout}, {self.matched} of "
-            f"{self.expected} tensors; {encoder.depth} blocks, {encoder.dim} wide, "
-            f"{self.num_heads} heads{asked}, patch {encoder.patch_size}, "
-            f"{self.image_size} px{joins}; at another size positions go by {encoder.pos_resize}"
-            + (" (assumed, see --positions)" if self.assumed else "")
-        )
-
-
 def load_encoder(
     source: str | Path,
     *,
     teacher: bool = False,
     random_init: bool = False,
-    num_heads: int | None = None,
-    cls_after: int | None = None,
-    key: str | None = None,
-    positions: str | None = None,
+    **said: Unpack[Said],
 ) -> Encoder:
     """The encoder of a run directory, a checkpoint file, or `timm:NAME`, in evaluation mode.
 
@@ -159,23 +72,12 @@ def load_encoder(
         source: Run directory, file, or `timm:NAME`.
         teacher: The momentum encoder instead of the student.
         random_init: Random weights for `timm:NAME` (otherwise weights cached on this machine).
-        num_heads: Attention heads, for a file that does not say how many.
-        cls_after: Block after which [CLS] joins, for a file that does not say it.
-        key: Where in the file the encoder is, for a layout that is not known.
-        positions: How they are resampled at another size, for a file that does not say whose it is.
+        said: What a file does not say itself, see `Said`.
 
     Raises:
         UserError: Nothing there, an unknown layout, or tensors that do not match.
     """
-    return read_encoder(
-        source,
-        teacher=teacher,
-        random_init=random_init,
-        num_heads=num_heads,
-        cls_after=cls_after,
-        key=key,
-        positions=positions,
-    ).encoder
+    return read_encoder(source, teacher=teacher, random_init=random_init, **said).encoder
 
 
 def read_encoder(
@@ -183,14 +85,11 @@ def read_encoder(
     *,
     teacher: bool = False,
     random_init: bool = False,
-    num_heads: int | None = None,
-    cls_after: int | None = None,
-    key: str | None = None,
-    positions: str | None = None,
+    **said: Unpack[Said],
 ) -> LoadedEncoder:
     """`load_encoder` with where the weights come from."""
     name = str(source)
-    hints = Hints(num_heads, cls_after, key, positions)
+    hints = Hints(**said)
     require_source(name, teacher=teacher, random_init=random_init, hints=hints)
     if name.startswith("timm:"):
         return _read_timm(name, random_init=random_init)
@@ -276,7 +175,9 @@ def _read_foreign(
     hints: Hints,
     path: Path,
 ) -> LoadedEncoder:
-    found = read_foreign(state, name, teacher=key == "teacher", hints=hints, header=header)
+    found = read_foreign(
+        state, name, teacher=key == "teacher", hints=hints, header=header, beside=read_beside(path)
+    )
     encoder = found.encoder.eval().requires_grad_(False)
     return LoadedEncoder(
         encoder,
@@ -293,6 +194,7 @@ def _read_foreign(
         found.assumed,
         path,
         found.left,
+        found.note,
     )
 
 
@@ -368,11 +270,13 @@ def _shapes(model: Model, image_size: int, cls_after: int, name: str) -> dict[st
 def encoder_sha256(encoder: Encoder) -> str:
     """The SHA-256 over names and bytes of all parameters and buffers, in hex.
 
-    What no tensor shows is hashed too: attention heads, the block after which [CLS] joins, and how
-    positions are resampled (the plain way not, as hashes from before there was another hold).
+    What no tensor shows is hashed too: attention heads, the block after which [CLS] joins, how
+    positions are resampled, and `hidden_settings` (usual ones not, as hashes from before there were
+    others hold).
     """
     resized = "" if encoder.pos_resize == "bicubic" else f"{encoder.pos_resize} "
-    digest = hashlib.sha256(f"{heads_of(encoder)} {encoder.cls_after} {resized}".encode())
+    hidden = "".join(f"{name}={value} " for name, value in hidden_settings(encoder).items())
+    digest = hashlib.sha256(f"{heads_of(encoder)} {encoder.cls_after} {resized}{hidden}".encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -381,9 +285,11 @@ def encoder_sha256(encoder: Encoder) -> str:
 
 def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
     vit = create_timm(name, random_init=random_init, num_classes=0)
+    note = ""
     if isinstance(vit, SerVit):
         encoder = vit.encoder().eval().requires_grad_(False)
     else:
+        note = ATTENTION_POOL if pools_by_attention(vit) else ""
         encoder = Encoder.from_timm(vit).eval().requires_grad_(False)
         encoder.pos_resize = stated_positions(name) or encoder.pos_resize
     config = vit.pretrained_cfg or {}
@@ -393,7 +299,7 @@ def _read_timm(name: str, *, random_init: bool) -> LoadedEncoder:
     key = "random" if random_init else "timm"
     return LoadedEncoder(
         encoder, name, key, count, count, size, tuple(mean), tuple(std), layout="timm",
-        file=local_file(name),
+        file=local_file(name), note=note,
     )  # fmt: skip
 
 

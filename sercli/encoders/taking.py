@@ -22,16 +22,16 @@ from sercli.errors import UserError
 def parts_of_timm(vit: Any) -> dict[str, Any]:
     """The arguments of `Encoder` for a ViT of timm's; modules are taken over, not copied.
 
-    Positions of [CLS] and registers, which are constants, are folded into those tokens. Maps of an
-    `Eva` are joined where ours are one.
+    Pooling by attention (SigLIP) is not taken: a mean stands in its place, see
+    `pools_by_attention`. Positions of [CLS] and registers, which are constants, are folded into
+    those tokens. Maps of an `Eva` are joined where ours are one.
 
     Raises:
         UserError: Another model, or one that our pass does not compute.
     """
     plain = (
         type(vit) in (VisionTransformer, Eva)
-        and vit.attn_pool is None
-        and vit.global_pool in ("", "token", "avg")
+        and vit.global_pool in ("", "token", "avg", "map")
         and not (vit.global_pool == "avg" and getattr(vit, "pool_include_prefix", False))
         and has_square_patches(vit.patch_embed)
     )
@@ -65,10 +65,15 @@ def parts_of_timm(vit: Any) -> dict[str, Any]:
         "reg_token": reg_token,
         "norm_pre": vit.norm_pre,
         "fc_norm": vit.fc_norm,
-        "pools_mean": vit.global_pool == "avg",
+        "pools_mean": vit.global_pool in ("avg", "map"),
         "pos_resize": "bicubic-antialias",  # timm's own, where `dynamic_img_size` is asked for
         "rope": rope,
     }
+
+
+def pools_by_attention(vit: Any) -> bool:
+    """Whether a ViT of timm's has a pool that is not taken."""
+    return getattr(vit, "attn_pool", None) is not None
 
 
 def _rotary(vit: Any) -> RotaryPositions | None:

@@ -71,6 +71,10 @@ class WeightsAs(Section):
     positions: PosResize | None = Field(
         None, description="how its own code resamples positions, if the file is silent"
     )
+    arch: str | None = Field(None, description="its name in timm, if the file is silent")
+    activation: Literal["gelu", "gelu-tanh", "quick-gelu"] | None = Field(
+        None, description="in its MLPs, of a CLIP or SigLIP whose file is silent"
+    )
 
 
 class Model(Section):

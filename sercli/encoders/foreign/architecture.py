@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,14 +16,17 @@ from sercli.encoders.foreign.layouts import (
     AGREED_HEADS,
     EXPORT_LAYOUT,
     SOLO_FIXED_HEADS,
+    TIMM_HEADS,
     USUAL_DEPTHS,
     Heads,
     Layout,
 )
+from sercli.encoders.sizes import OTHER
 from sercli.errors import UserError
-from sercli.recipe.schema import PosResize
+from sercli.recipe.model import Initialiser, Model, PosResize
 
-Positions = Literal["moco-v3", "mae", "learned"]
+Positions = Literal["moco-v3", "mae", "learned", "none"]
+_USUAL_SIDE = 224  # pixels, of the images that a ViT without positions to be counted is for
 
 
 @dataclass(frozen=True)
@@ -48,20 +51,18 @@ class Shape:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What they do not show.
+    """Which ViT it is, by what they show and what they do not.
 
     Attributes:
-        num_heads: Attention heads.
-        usual_heads: Those that the layout's own code gives such a ViT, if it is known.
+        model: Its settings.
+        usual_heads: Attention heads that the layout's own code gives it, if it is known.
         cls_after: Block after which [CLS] joins.
-        pos_resize: How positions are resampled, see `Encoder.positions`.
-        assumed: Whether nothing says whose code that is, so that timm's is taken.
+        assumed: Whether nothing says whose code resamples positions, so that timm's is taken.
     """
 
-    num_heads: int
+    model: Model
     usual_heads: int | None
     cls_after: int
-    pos_resize: PosResize
     assumed: bool = False
 
 
@@ -87,7 +88,14 @@ def shape_of(given: Mapping[str, Tensor], facts: Facts, hints: Hints, name: str)
     if depth > len(given):
         raise UserError(f"{name} numbers its blocks up to {depth - 1}", "most of them are missing")
     _require_depth(depth, width, facts, hints, name)
+    if "pos_embed" not in given:
+        side = max(1, (facts.image_size or _USUAL_SIDE) // patch_size)
+        return Shape(width, depth, patch_size, side, 0, "none")
     side, slots = _grid(given, width, name)
+    if slots and "cls_token" not in given:
+        raise UserError(
+            f"{name} has no cls_token", "its positional embedding has a place for [CLS]"
+        )
     return Shape(width, depth, patch_size, side, slots, _kind(given["pos_embed"][:, slots:], side))
 
 
@@ -119,7 +127,7 @@ def _require_depth(depth: int, width: int, facts: Facts, hints: Hints, name: str
     if facts.layout == EXPORT_LAYOUT or hints.key is not None:
         return
     usual = facts.depth or USUAL_DEPTHS.get(width, 0)
-    if usual // 2 < depth < usual or depth > (facts.depth or depth):
+    if usual // 2 < depth < usual or depth != (facts.depth or depth):
         whose = facts.named or f"a ViT {width} wide"
         raise UserError(
             f"{name} has {depth} blocks, {whose} has {usual}",
@@ -198,15 +206,87 @@ def architecture_of(
     Raises:
         UserError: Two of these contradict each other, or something must be asked for.
     """
-    usual_heads = _table(layout, shape.positions).get((shape.width, shape.depth))
+    table = _table(layout, shape.positions)
+    if table is AGREED_HEADS and ("reg_token" in given or "blocks.0.ls1.gamma" in given):
+        table = TIMM_HEADS  # MoCo-v3, which has twice as many, has neither
+    usual_heads = table.get((shape.width, shape.depth))
+    shown_heads = _heads_shown(shape, given)
     said = _pos_resize(shape, "reg_token" in given, layout, facts, hints)
+    heads = _heads(usual_heads, shown_heads, facts, hints, (shape.width, shape.depth), name)
+    settings = settings_of(shape, given, layout, facts, hints)
     return Architecture(
-        num_heads=_heads(usual_heads, facts, hints, (shape.width, shape.depth), name),
+        model=Model(**settings, num_heads=heads, pos_resize=said or "bicubic-antialias"),
         usual_heads=usual_heads,
         cls_after=_cls_after(given, facts, hints, shape.slots, shape.depth, name),
-        pos_resize=said or "bicubic-antialias",
-        assumed=said is None,
+        assumed=said is None and shape.positions != "none",
     )
+
+
+def settings_of(
+    shape: Shape, given: Mapping[str, Tensor], layout: Layout, facts: Facts, hints: Hints
+) -> dict[str, Any]:
+    """The settings of a ViT but for its heads: what its tensors show, and what is said of the rest.
+
+    Args:
+        shape, given, layout, facts, hints: As of `architecture_of`.
+    """
+    first = "blocks.0."
+    width = shape.width
+    inside = _size(given.get(f"{first}mlp.fc2.weight"), 1, 4 * width)
+    gated = _size(given.get(f"{first}mlp.fc1.weight"), 0, inside) == 2 * inside
+    bias = given.get(f"{first}attn.qkv.bias")
+    pre_norm = "norm_pre.weight" in given
+    eps = 1e-5 if pre_norm else layout.norm_eps  # as all of CLIP's, under timm's names too
+    told = {"norm_eps": eps, "rope": layout.rope, **(facts.hidden or {})}
+    mlp, rope, pool = told.get("mlp", "gelu"), told["rope"], told.get("pool")
+    has_cls = "cls_token" in given
+    pooled = "norm.weight" not in given and "fc_norm.weight" in given  # as timm's and MAE's
+    mean = pooled or not has_cls or pool == "mean"
+    return {
+        "name": OTHER,
+        "patch_size": shape.patch_size,
+        "width": width,
+        "depth": shape.depth,
+        "pos_embed": {"learned": "learned", "none": "none"}.get(shape.positions, "sincos"),
+        "init": Initialiser.MOCO_V3 if shape.positions == "moco-v3" else Initialiser.TIMM,
+        "registers": _size(given.get("reg_token"), 1, 0),
+        "pool": "mean" if mean else "cls",
+        "cls_token": has_cls if mean else None,
+        "final_norm": "pooled" if pooled else "tokens",
+        "layer_scale": 1e-5 if f"{first}ls1.gamma" in given else None,
+        "mlp": "swiglu" if gated else hints.activation or mlp,
+        "mlp_width": inside,
+        "mlp_norm": f"{first}mlp.norm.weight" in given,
+        "qk_norm": f"{first}attn.q_norm.weight" in given,
+        "attn_norm": f"{first}attn.norm.weight" in given,
+        "qkv_bias": bias is not None and ("qv" if len(bias) == 2 * width else True),
+        "patch_bias": "patch_embed.proj.bias" in given,
+        "norm_eps": told["norm_eps"],
+        "pre_norm": pre_norm,
+        "rope": rope,
+        "rope_base": told.get("rope_base") or _base_shown(given.get("rope.periods")),
+        "rope_grid": told.get("rope_grid", 16 if rope == "eva02" else None),
+    }
+
+
+def _size(tensor: Tensor | None, side: int, otherwise: int) -> int:
+    return otherwise if tensor is None or tensor.ndim < 2 else int(tensor.shape[side])
+
+
+def _base_shown(periods: Tensor | None) -> float | None:
+    """Longest period over shortest, of periods base^(k/n); in half precision too."""
+    if periods is None or len(periods) < 2:
+        return None
+    last = len(periods) - 1
+    base = float(periods[last].double() ** ((last + 1) / last))
+    return None if abs(base / 100 - 1) < 0.02 else base
+
+
+def _heads_shown(shape: Shape, given: Mapping[str, Tensor]) -> int | None:
+    """Heads, where something that is as wide as one is among the tensors."""
+    periods, norm = given.get("rope.periods"), given.get("blocks.0.attn.q_norm.weight")
+    each = 4 * len(periods) if periods is not None else 0 if norm is None else len(norm)
+    return shape.width // each if each and shape.width % each == 0 else None
 
 
 def _pos_resize(
@@ -239,16 +319,27 @@ def _table(layout: Layout, kind: Positions) -> Heads:
     return layout.num_heads
 
 
-def _heads(usual: int | None, facts: Facts, hints: Hints, shape: tuple[int, int], name: str) -> int:
+def _heads(
+    usual: int | None,
+    shown: int | None,
+    facts: Facts,
+    hints: Hints,
+    shape: tuple[int, int],
+    name: str,
+) -> int:
     width, depth = shape
-    asked = hints.num_heads
-    if asked is not None and facts.num_heads not in (None, asked):
-        raise UserError(f"--num-heads {asked} with {name}", f"it says {facts.num_heads}")
+    asked, said = hints.num_heads, facts.num_heads or shown
+    if asked is not None and said not in (None, asked):
+        raise UserError(f"--num-heads {asked} with {name}", f"it says {said}")
+    if None not in (facts.num_heads, shown) and facts.num_heads != shown:
+        raise UserError(
+            f"{name} has {shown} heads, {facts.named} has {facts.num_heads}", "both must agree"
+        )
     if asked is not None and (asked < 1 or width % asked):
         raise UserError(
             f"--num-heads {asked} with {name}, which is {width} wide", "heads must divide the width"
         )
-    heads = asked or facts.num_heads or usual
+    heads = asked or said or usual
     if heads is None:
         both = ": 6 in DINO, DeiT and timm, 12 in MoCo-v3" if shape == (384, 12) else ""
         raise UserError(
@@ -265,9 +356,18 @@ def _cls_after(
     given: Mapping[str, Tensor], facts: Facts, hints: Hints, slots: int, depth: int, name: str
 ) -> int:
     asked, said = hints.cls_after, facts.cls_after
+    if "cls_token" not in given:
+        if asked:
+            raise UserError(f"--cls-after {asked} with {name}", "it has no [CLS]")
+        return 0
     if slots and facts.layout != EXPORT_LAYOUT:
         said = 0
-    elif "reg_token" in given or "blocks.0.ls1.gamma" in given or facts.num_heads is not None:
+    elif (
+        "reg_token" in given
+        or "blocks.0.ls1.gamma" in given
+        or facts.num_heads is not None
+        or "pos_embed" not in given
+    ):
         said = said or 0  # timm's no_embed_class: an ordinary ViT, which no delayed one is like
     if asked is not None and said not in (None, asked):
         where = "its positional embedding has a place for [CLS]" if slots else f"it says {said}"

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, get_args
 
 import timm
 import torch
 from pydantic import ConfigDict, Field, Json, TypeAdapter, ValidationError
-from timm.layers import Mlp
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from sercli.data.loading import IMAGENET_MEAN, IMAGENET_STD
+from sercli.encoders.asked import Hints
+from sercli.encoders.describing import HIDDEN, model_of
+from sercli.encoders.foreign.beside import Beside
 from sercli.encoders.foreign.finding import Candidate, stored_arguments
-from sercli.encoders.foreign.layouts import EXPORT_LAYOUT, UNKNOWN, Role
+from sercli.encoders.foreign.layouts import (
+    CLIPS,
+    EXPORT_LAYOUT,
+    IMAGENET,
+    SATELLITES,
+    SIGLIPS,
+    UNKNOWN,
+    Colours,
+    Layout,
+    Role,
+)
+from sercli.encoders.vit import Encoder
 from sercli.errors import UserError
-from sercli.recipe.schema import PosResize
+from sercli.recipe.model import PosResize
 from sercli.runs.reading import shown
 from sercli.runs.stored import Stored, require
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 Colour = tuple[_Finite, _Finite, _Finite]
+# Layouts whose files may name a model of timm's, or be one's.
+_NAMED_BY_TIMM = ("timm", "clip", "open_clip", "deit-iii", "eva02")
+# As OpenAI calls its CLIPs, all of which have QuickGELU.
+_OPENAIS = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
 
 
 @dataclass(frozen=True)
@@ -36,11 +52,12 @@ class Facts:
         patch_size: Side of a patch, in pixels.
         named: The model it says it is.
         width, depth: What that model has: numbers in a token, and blocks.
+        image_size: Side of the images it is for, where positions do not show it, in pixels.
         role: Whose encoder it is, where the place in the file does not tell.
         mean, std: Normalisation of its input, RGB in 0…1.
-        positions: How they are resampled, of an exported file.
-        norm_eps: ε of its LayerNorms.
-        activation: Between the two layers of its MLPs.
+        positions: How they are resampled.
+        hidden: Settings of the model that no tensor shows.
+        refused: Why the model that it says it is cannot be read, once its tensors do not tell.
     """
 
     layout: str
@@ -50,21 +67,30 @@ class Facts:
     named: str | None = None
     width: int | None = None
     depth: int | None = None
+    image_size: int | None = None
     role: Role | None = None
     mean: Colour = IMAGENET_MEAN
     std: Colour = IMAGENET_STD
     positions: PosResize | None = None
-    norm_eps: float = 1e-6  # of every layout in the table
-    activation: type[nn.Module] = nn.GELU
+    hidden: Mapping[str, Any] | None = None
+    refused: UserError | None = None
 
 
-def stated_facts(state: Mapping[str, Any], header: Mapping[str, str], found: Candidate) -> Facts:
+def stated_facts(
+    state: Mapping[str, Any],
+    header: Mapping[str, str],
+    found: Candidate,
+    beside: Beside | None,
+    hints: Hints,
+) -> Facts:
     """What a file says of one of its encoders, beside the tensors.
 
     Args:
         state: All that the file holds, its arguments and settings too.
         header: Metadata of a safetensors file; that of `ser export` says everything.
         found: The encoder among what it holds.
+        beside: What the file that lies beside it says.
+        hints: What the user says.
 
     Raises:
         UserError: The header of an exported file cannot be read.
@@ -74,49 +100,91 @@ def stated_facts(state: Mapping[str, Any], header: Mapping[str, str], found: Can
     layout = found.layout or UNKNOWN
     arguments = stored_arguments(state)
     patch_size = _number(arguments.get("patch_size"))
-    name = "torchvision" if "class_token" in found.tensors and layout.name == "timm" else None
+    mean, std = _colours(found, layout)
+    facts = Facts(layout.name, patch_size=patch_size, mean=mean, std=std)
     if layout.name == "ser-authors":
         delayed = "erl" in str(arguments.get("equiv_mode", "erl"))
         layer = _number(arguments.get("equiv_layer"))
-        return Facts(layout.name, None, layer if delayed else None, patch_size)
-    if layout.name != "timm":
-        return Facts(layout.name, patch_size=patch_size)
+        return replace(facts, cls_after=layer if delayed else None)
     said = [state.get("arch"), arguments.get("model"), arguments.get("arch")]
-    for architecture in (*said, header.get("architecture")):
-        if isinstance(architecture, str) and timm.is_model(architecture):
-            return _of_timm(architecture, arguments, layout.name, patch_size)
-    return Facts(name or layout.name, patch_size=patch_size)
+    said.append(header.get("architecture"))
+    if hints.arch is not None and found.family != "transformers":
+        return _of_timm(hints.arch, {}, facts)
+    if beside is not None and beside.family == found.family:
+        return _of_beside(beside, facts)
+    if layout.name in _NAMED_BY_TIMM:
+        for architecture in said:
+            if isinstance(architecture, str) and timm.is_model(architecture):
+                return _of_timm(architecture, arguments, facts)
+    if found.family == "torchvision" and layout.name == "timm":
+        return replace(facts, layout="torchvision")
+    if layout.name == "clip" and ("input_resolution" in state or said[0] in _OPENAIS):
+        return replace(facts, hidden={"mlp": "quick-gelu"})
+    return facts
 
 
-def _of_timm(
-    architecture: str, arguments: Mapping[str, Any], layout: str, patch_size: int | None
-) -> Facts:
-    """What timm knows of a model of its own that a file names."""
+def _colours(found: Candidate, layout: Layout) -> Colours:
+    """Mean and std of its input, where nothing says them: by whose ViT it is."""
+    if layout.name == "dinov3":
+        large = found.tensors["patch_embed.proj.weight"].shape[:1] == (1024,)
+        return SATELLITES if large and "local_cls_norm.weight" in found.tensors else IMAGENET
+    if any(key.startswith("attn_pool.") for key in found.tensors):
+        return SIGLIPS
+    clips = "norm_pre.weight" in found.tensors or layout.name == "open_clip"
+    return CLIPS if clips else layout.colours
+
+
+def _of_beside(beside: Beside, facts: Facts) -> Facts:
+    """What a folder's other file says, as Hugging Face's Hub has them."""
+    if beside.timm is not None:
+        facts = _of_timm(beside.timm, {}, facts)
+    return replace(
+        facts,
+        num_heads=beside.num_heads or facts.num_heads,
+        width=beside.width or facts.width,
+        depth=beside.depth or facts.depth,
+        patch_size=beside.patch_size or facts.patch_size,
+        image_size=beside.image_size or facts.image_size,
+        named=beside.named or facts.named,
+        mean=beside.mean or facts.mean,
+        std=beside.std or facts.std,
+        hidden={**(facts.hidden or {}), **beside.hidden},
+    )
+
+
+def _of_timm(architecture: str, arguments: Mapping[str, Any], facts: Facts) -> Facts:
+    """What timm knows of a model of its own that a file names.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    if not timm.is_model(architecture):
+        raise UserError(f"timm knows no model {shown(architecture)}", "the name of one is needed")
     with torch.device("meta"):
         vit = timm.create_model(architecture, num_classes=0)
     config = vit.pretrained_cfg or {}
     weight = vit.state_dict().get("patch_embed.proj.weight")
-    block = next((module for module in vit.modules() if isinstance(module, Block)), None)
-    return Facts(
-        layout,
-        num_heads=num_heads(vit),
-        patch_size=patch_size or (None if weight is None else int(weight.shape[-1])),
+    blocks = getattr(vit, "blocks", None)
+    told = replace(
+        facts,
+        patch_size=facts.patch_size or (None if weight is None else int(weight.shape[-1])),
+        layout="timm" if facts.layout in ("deit-iii", "eva02") else facts.layout,
+        positions="bicubic-antialias",
         named=architecture,
         width=None if weight is None else int(weight.shape[0]),
-        depth=len(vit.blocks) if isinstance(vit, VisionTransformer) else None,
-        mean=_colour(arguments.get("mean") or config.get("mean"), IMAGENET_MEAN, "mean"),
-        std=_colour(arguments.get("std") or config.get("std"), IMAGENET_STD, "std"),
-        **({} if block is None else _inside(block)),
+        depth=len(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) else None,
+        image_size=int(config["input_size"][-1]) if config.get("input_size") else None,
+        mean=_colour(arguments.get("mean") or config.get("mean"), facts.mean, "mean"),
+        std=_colour(arguments.get("std") or config.get("std"), facts.std, "std"),
     )
-
-
-def _inside(block: Block) -> dict[str, Any]:
-    """What no tensor shows of a block: CLIP's differ from everybody else's."""
-    norm, mlp = block.norm1, block.mlp
-    return {
-        **({"norm_eps": norm.eps} if isinstance(norm, nn.LayerNorm) else {}),
-        **({"activation": type(mlp.act)} if isinstance(mlp, Mlp) else {}),
-    }
+    try:
+        with torch.device("meta"):
+            encoder = Encoder.from_timm(vit)
+            model = model_of(encoder)
+    except UserError as refused:
+        return replace(told, num_heads=num_heads(vit), refused=refused)
+    hidden = {name: getattr(model, name) for name in HIDDEN}
+    return replace(told, num_heads=num_heads(encoder), hidden=hidden)
 
 
 class ExportHeader(Stored):

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sercli.encoders.files import is_plain
 from sercli.encoders.foreign.layouts import LAYOUTS, Layout, Role
+from sercli.encoders.foreign.names import Family, stem_of
 from sercli.errors import UserError
 
-_STEM = re.compile(r"^(.*?)(?:patch_embed\.proj|conv_proj)\.(?:\d+\.)*weight$")
 # What DDP, FSDP and torch.compile put into names, around the whole or around a part of it.
 _WRAPPERS = re.compile(
     r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
@@ -28,6 +28,7 @@ class Candidate:
     """A ViT in a file: where it is, what it is, its tensors, and names found beside it."""
 
     place: str
+    family: Family
     layout: Layout | None
     role: Role
     tensors: dict[str, Tensor]
@@ -60,11 +61,7 @@ def find_candidates(state: Mapping[str, Any]) -> list[Candidate]:
     marks = [f".{key}" for key in state]
     marks += [f".args.{key}" for key in stored_arguments(state)]
     marks += [f".{name}" for table in tables for name in table.stored]
-    return [
-        _candidate(table, prefix, stem, marks)
-        for table in tables
-        for prefix, stem in table.stems.items()
-    ]
+    return [_candidate(table, prefix, marks) for table in tables for prefix in table.stems]
 
 
 @dataclass(frozen=True)
@@ -76,18 +73,19 @@ class _Table:
         tensors: By the names in the file.
         stored: Name without wrappers → the name in the file.
         stems: What stands in front of a ViT's names (both without wrappers) → the name of its
-            patch embedding.
+            patch embedding, and whose names they are.
     """
 
     place: str
     tensors: Mapping[str, Tensor]
     stored: Mapping[str, str]
-    stems: Mapping[str, str]
+    stems: Mapping[str, tuple[str, Family]]
 
     @classmethod
     def of(cls, place: str, tensors: Mapping[str, Tensor]) -> _Table:
         stored = {_WRAPPERS.sub("", key): key for key in tensors}
-        stems = {match[1]: name for name in stored if (match := _STEM.match(name))}
+        found = [(name, stem) for name in stored if (stem := stem_of(name, stored))]
+        stems = {prefix: (name, family) for name, (prefix, family) in found}
         return cls(place, tensors, stored, stems)
 
     def own(self, prefix: str) -> list[str]:
@@ -101,17 +99,20 @@ class _Table:
         ours = tuple(self.stems)
         return tuple(name for name in self.stored if not name.startswith(ours))
 
-    def place_of(self, prefix: str, stem: str) -> str:
+    def place_of(self, prefix: str) -> str:
         """The keys that lead to a ViT, with the wrappers' names, as the user would give them."""
+        stem, _ = self.stems[prefix]
         original = self.stored[stem]
         beginning = original[: len(original) - len(stem) + len(prefix)].rstrip(".")
         return ".".join(part for part in (self.place, beginning) if part)
 
 
-def _candidate(table: _Table, prefix: str, stem: str, marks: Sequence[str]) -> Candidate:
-    layout, role = _classify(table.place, prefix, marks)
+def _candidate(table: _Table, prefix: str, marks: Sequence[str]) -> Candidate:
+    family = table.stems[prefix][1]
+    layout, role = _classify(table.place, prefix, family, marks)
     return Candidate(
-        place=table.place_of(prefix, stem),
+        place=table.place_of(prefix),
+        family=family,
         layout=layout,
         role=role,
         tensors={
@@ -122,11 +123,16 @@ def _candidate(table: _Table, prefix: str, stem: str, marks: Sequence[str]) -> C
     )
 
 
-def _classify(place: str, prefix: str, facts: Sequence[str]) -> tuple[Layout | None, Role]:
+def _classify(
+    place: str, prefix: str, family: Family, facts: Sequence[str]
+) -> tuple[Layout | None, Role]:
     for layout in LAYOUTS:
-        marked = not layout.marks or any(
-            all(any(f".{mark}" in fact for fact in facts) for mark in group)
-            for group in layout.marks
+        marked = family in layout.families and (
+            not layout.marks
+            or any(
+                all(any(f".{mark}" in fact for fact in facts) for mark in group)
+                for group in layout.marks
+            )
         )
         for container, beginning, role in layout.places:
             if marked and prefix == beginning and fnmatchcase(place, container):
@@ -222,15 +228,8 @@ def _no_vit(state: Mapping[str, Any], name: str) -> UserError:
     names = [key for _, tensors in _containers(state) for key in tensors]
     if any(_RESNET.search(key) for key in names):
         return UserError(f"{name} holds a ResNet", "a ViT is needed: ser's measures are on tokens")
-    if any("patch_embeddings.projection" in key for key in names):
-        return UserError(
-            f"{name} has the layout of Hugging Face's transformers",
-            "that is not read (its LayerNorm and heads are in another file)",
-            "take timm's version of the model, timm:NAME",
-        )
     found = ", ".join([*names, *map(str, state)][:4]) or "nothing"
     return UserError(
         f"{name} holds no ViT that ser knows (it holds {found})",
-        "a checkpoint of ser, moco-v3, DINO, Barlow Twins, the SER authors, dinov2, timm, lightly "
-        "or solo-learn is needed",
+        "a checkpoint of one of the projects in the README of encoders is needed",
     )

@@ -555,7 +555,7 @@ def without(state, *names):
         ),
         (
             lambda _: {"vit.embeddings.patch_embeddings.projection.weight": torch.ones(2)},
-            ["transformers", "timm:NAME"],
+            ["transformers", "config.json"],
         ),
         (lambda _: {}, ["no ViT", "nothing"]),
         (lambda _: {"epoch": 3}, ["no ViT", "epoch"]),
@@ -591,8 +591,13 @@ def test_clips_vit_where_the_file_names_it(tmp_path, monkeypatch, act):
     assert loaded.mean == (0.48145466, 0.4578275, 0.40821073)
     assert loaded.matched == loaded.expected == len(model.state_dict())
     bare = saved(tmp_path, named(model.float()), "bare.pth")
-    refused(lambda: load_encoder(bare), "CLIP", "GELU or QuickGELU", "arch")
+    refused(lambda: load_encoder(bare), "CLIP", "GELU or QuickGELU", "--activation")
     refused(lambda: load_encoder(bare, num_heads=2), "CLIP")
+    for said in ({"arch": arch}, {"activation": "quick-gelu" if act else "gelu"}):
+        told = read_encoder(bare, **said, **({} if "arch" in said else {"num_heads": 2}))
+        assert told.encoder.norm.eps == 1e-5
+        assert torch.equal(told.encoder.double()(images.double()).cls, ours.cls)
+        assert told.mean == loaded.mean
 
 
 @torch.no_grad()
@@ -613,17 +618,16 @@ def test_deit_iiis_layer_scale(tmp_path):
     }
     loaded = read_encoder(saved(tmp_path, {"model": state}), num_heads=4)
     assert same(loaded, model)
-    assert (loaded.encoder.cls_after, loaded.encoder.pos_resize) == (0, "bicubic-antialias")
+    assert (loaded.encoder.cls_after, loaded.encoder.pos_resize) == (0, "bicubic")
+    assert loaded.layout == "deit-iii"
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("eva02_tiny_patch14_224", ["blocks hold attn.q_bias", "EVA-02"]),
-        ("eva02_base_patch14_224", ["blocks hold attn.k_proj.weight", "EVA-02"]),
         ("cait_xxs24_224", ["blocks hold attn.proj_l", "CaiT"]),
         ("xcit_nano_12_p16_224", ["convolutional stem"]),
-        ("beit_base_patch16_224", ["no pos_embed"]),
+        ("beit_base_patch16_224", ["no pos_embed", "rotary"]),
         ("vit_relpos_small_patch16_224", ["no pos_embed"]),
     ],
 )

@@ -62,7 +62,7 @@ def weights(name, shape, role):
         value = 1 + 0.2 * value
     else:
         value = 0.3 * value
-    return torch.from_numpy(value.astype(np.float32))
+    return torch.from_numpy(np.asarray(value, np.float32))
 
 
 def images(size):
