@@ -58,9 +58,7 @@ FAMILIES = {
     "dinov2": Family("vit_small_patch14_dinov2", 14, places=37),
     "dinov2-reg4": Family("vit_small_patch14_reg4_dinov2", 14, prefix=5, places=37),
     "dinov3": Family("vit_small_patch16_dinov3", 16, prefix=5, places=16),
-    "clip": Family(
-        "vit_base_patch16_clip_quickgelu_224", 16, hints={"activation": "quick-gelu"}
-    ),
+    "clip": Family("vit_base_patch16_clip_quickgelu_224", 16, hints={"activation": "quick-gelu"}),
     "deit-iii": Family("deit3_small_patch16_224", 16),
 }
 
