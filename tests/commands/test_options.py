@@ -13,8 +13,15 @@ import typer
 from typer.testing import CliRunner
 
 from sercli.cli import app
-from sercli.commands.options import ModelOptions, PositionsWay, RunOptions, option_objects
+from sercli.commands.options import (
+    Activation,
+    ModelOptions,
+    PositionsWay,
+    RunOptions,
+    option_objects,
+)
 from sercli.commands.pretrain import ViewsChoice
+from sercli.encoders.asked import ACTIVATIONS
 from sercli.errors import UserError
 from sercli.evals.detection import options as detection
 from sercli.evals.linear import options as linear
@@ -76,6 +83,7 @@ def test_every_evaluator_has_the_shared_options(command: str) -> None:
 
 def test_choices_are_those_of_the_code_that_takes_them() -> None:
     assert set(get_args(PositionsWay)) == set(get_args(PosResize))
+    assert get_args(Activation) == ACTIVATIONS
     assert get_args(ViewsChoice) == get_args(ViewSetting)
     assert get_args(linear.PresetName) == tuple(linear.PRESETS)
     assert get_args(detection.PresetName) == tuple(detection.PRESETS)
