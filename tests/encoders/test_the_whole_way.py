@@ -344,3 +344,61 @@ def test_a_file_that_was_replaced_is_refused_and_nothing_changes(
     assert status == 2
     assert "theirs.pth was replaced (its SHA-256 was " in err
     assert contents(run.path) == before
+
+
+# -- what is no beginning -------------------------------------------------------------------------
+
+
+def cut(path, to):
+    to.write_bytes(path.read_bytes()[:-2000])
+
+
+RESNET = {"conv1.weight": (8, 3, 7, 7), "bn1.weight": (8,), "layer1.0.conv1.weight": (8, 8, 3, 3)}
+NO_BEGINNING = {
+    "heads that do not divide": (
+        "theirs.pth",
+        ["model.weights_as.num_heads=3"],
+        "divide the width",
+    ),
+    "heads not said": ("theirs.pth", [], "add --set model.weights_as.num_heads=N"),
+    "patches that do not fit": (
+        "theirs.pth",
+        ["model.weights_as.num_heads=2", "data.image_size=48"],
+        "use 42 or 56",
+    ),
+    "another name": (
+        "theirs.pth",
+        ["model.weights_as.num_heads=2", "model.name=timm:vit_small_patch14_dinov2"],
+        "leave model.name out",
+    ),
+    "a ResNet": ("resnet.pth", [], "holds a ResNet"),
+    "a text": ("[bold]é\n.pth", [], "no checkpoint that can be read"),
+    "a directory": ("folder", [], "has no run.json"),
+    "cut short": ("cut.pth", [], "no checkpoint that can be read"),
+    "nothing": ("\x1b[31mnone", [], "no model at \\x1b[31mnone"),
+    "timm's, not here": ("timm:vit_small_patch14_dinov2", [], "model.name=timm:NAME"),
+}
+
+
+@pytest.mark.parametrize("what", NO_BEGINNING)
+def test_what_is_no_beginning_is_refused_in_a_line(saved, tmp_path, monkeypatch, capsys, what):
+    name, more, words = NO_BEGINNING[what]
+    model, _ = saved("dinov2", True)[1]["authors"]
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model, "theirs.pth")
+    torch.save({key: torch.zeros(shape) for key, shape in RESNET.items()}, "resnet.pth")
+    (tmp_path / "[bold]é\n.pth").write_text("no weights\n")
+    (tmp_path / "folder").mkdir()
+    cut(tmp_path / "theirs.pth", tmp_path / "cut.pth")
+    told = settings("dinov2", True, "moco", {}, *more)
+    options = [word for one in told for word in ("--set", one)]
+    status, err = run_in_process(
+        ["pretrain", "--recipe", "shapes/moco-ser", "--weights", name, "--out", "never", *options],
+        monkeypatch,
+        capsys,
+    )
+    assert status == 2
+    assert words in err
+    (line,) = (line for line in err.splitlines() if line.strip())
+    assert line.startswith("ser: ")
+    assert not (tmp_path / "never").exists()
