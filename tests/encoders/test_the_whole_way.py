@@ -5,6 +5,7 @@ of their true sizes with `-m slow`. What the authors' own code gives is in `fore
 """
 
 import functools
+import re
 import shutil
 
 import pytest
@@ -19,6 +20,7 @@ from sercli.engine import weights as begun_from
 from sercli.engine.beginning import beginning_of
 from sercli.families import resolve
 from sercli.objective import Objective
+from tests.encoders.foreign import test_families, test_positions
 from tests.support.command_line import run_in_process
 from tests.support.encoder_files import equal
 from tests.support.families import (
@@ -191,6 +193,53 @@ def test_two_steps_move_the_student_and_the_teacher_follows(trained, name, objec
         followed = vector(load_encoder(run.path, teacher=True)) - before
         assert 0 < float(followed.norm()) < float(moved.norm())
         assert float(followed @ moved) > 0
+
+
+GOLDEN = {
+    "weights_dinov2": "dinov2",
+    "weights_dinov2_reg": "dinov2_reg",
+    **{f"encoders/{name}": name for name in ("dinov3", "clip_openai", "deit_iii")},
+}
+
+
+@pytest.mark.parametrize("golden", GOLDEN)
+def test_a_run_begins_where_the_code_of_the_authors_is_and_goes_on(tmp_path, golden):
+    """At every size that their code was asked at, then two steps, an export, and back."""
+    name = GOLDEN[golden]
+    older = golden.startswith("weights")
+    path, theirs = (test_positions if older else test_families).authors_file(name, tmp_path)
+    said = {"num_heads": 2} if older else {**test_families.options(name), "teacher": False}
+    own = {f"model.weights_as.{key}": value for key, value in said.items()}
+    own |= {f"method.{key}": value for key, value in METHODS["moco"].items()}
+    own |= {"data.image_size": 32, "addon.layer": 1, "train.max_steps": 2, "model.cls_after": 0}
+    told = resolve(
+        "shapes/moco-ser",
+        (*RUN, *(f"{key}={value}" for key, value in own.items())),
+        {"model.weights": str(path)},
+    )
+    run = pretraining.prepare(told, out=tmp_path / "run").run
+    recipe = pretraining.read_recipe(run)
+    objective = Objective(recipe)
+    begun_from.begin(objective, recipe)
+    sizes = {key.split("/")[1] for key in theirs.files if re.search(r"\d+x\d+", key)}
+    assert len(sizes) > 1
+    for size in sizes:
+        sides = tuple(map(int, size.split("x")))
+        keys = [f"encoder/{size}/cls", f"encoder/{size}/patches"]
+        keys = keys if older else [f"cls/{size}", f"tokens/{size}"]
+        found = test_positions.outputs(objective.encoder.eval(), sides)
+        for tensor, key in zip(found, keys, strict=True):
+            expected = torch.from_numpy(theirs[key]).double()
+            torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-5)
+    train(run)
+    loaded = read_encoder(run.path)
+    back = read_encoder(export(loaded, tmp_path / "out.safetensors", form="timm").path)
+    assert model_of(back.encoder) == model_of(loaded.encoder)
+    images = torch.randn(2, 3, 40, 48)
+    for tensor, expected in zip(
+        our_outputs(back.encoder, images), our_outputs(loaded.encoder, images), strict=True
+    ):
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-5)
 
 
 # -- exported, and read again ---------------------------------------------------------------------
