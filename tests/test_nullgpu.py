@@ -47,6 +47,7 @@ from sercli.runs.run_dir import RunDir
 from sercli.signals import StopRequest
 from sercli.views.reading import Samples, TrainingImages, batches
 from tests.support import architectures, detection, recipes
+from tests.support.encoder_files import small_vit
 from tests.support.families import FAMILIES, authors_file, built
 from tests.support.mixed_precision import OBJECTIVES, operators_of
 from tests.support.paths import ROOT
@@ -238,6 +239,22 @@ def test_two_steps_from_weights_of_others(tmp_path, name, method):
         assert parameter.grad is not None
         assert parameter.grad.device == parameter.device == CUDA
         assert parameter.grad.dtype == parameter.dtype == torch.float32
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_two_steps_from_weights(tmp_path, precision):
+    """Read on the CPU, put in on the device; [CLS] is delayed, positions are resampled."""
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": small_vit().state_dict()}, path)
+    left = ("model.patch_size", "model.width", "model.depth", "model.num_heads")
+    settings = [one for one in STEPS if not one.startswith(left)]
+    settings += ["model.weights_as.num_heads=2", f"train.precision={precision}", "addon.layer=2"]
+    resolved = resolve("shapes/moco-ser", tuple(settings), {"model.weights": str(path)})
+    run = pretraining.prepare(resolved, out=tmp_path / "run", device=CUDA).run
+    assert run.read_run()["weights"]["moved"]["cls_after"] == 2
+    pretraining.train(run, device=CUDA, make_monitor=no_monitor)
+    assert run.read_run()["timings"]["steps"] == 4
 
 
 # -- What a step costs ----------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import torch
 from sercli import cli
 from sercli.commands.pretrain import NewRun
 from sercli.data.loading import evaluation_batches
+from sercli.encoders import loading
 from sercli.encoders.asked import as_recipe_keys
-from sercli.encoders.loading import load_encoder, read_encoder
+from sercli.encoders.loading import encoder_sha256, load_encoder, read_encoder
 from sercli.encoders.vit import Encoder
 from sercli.engine import beginning, pretraining
 from sercli.engine import weights as begun_from
@@ -29,8 +30,8 @@ from sercli.randomness import numpy_generator
 from sercli.runs.files import file_sha256
 from sercli.runs.lease import leased
 from sercli.runs.run_dir import RunDir
-from tests.support.command_line import run_in_process
-from tests.support.encoder_files import equal
+from tests.support.command_line import run_in_process, ser
+from tests.support.encoder_files import equal, small_vit
 from tests.support.refusals import refused
 from tests.support.signals import handled
 from tests.support.training import SER, interrupt_after, losses, start, train, weights
@@ -44,20 +45,11 @@ HEADS = (
 )  # fmt: skip
 
 
-def small_timm(**options):
-    sizes = {"img_size": 24, "patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2}
-    torch.manual_seed(0)
-    vit = timm.models.VisionTransformer(**{**sizes, "num_classes": 3, **options})
-    with torch.no_grad():
-        vit.cls_token.normal_()
-    return vit.eval()
-
-
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """A plain ViT of timm's with a head, as timm's own script saves it, at 24 pixels."""
     path = tmp_path_factory.mktemp("weights") / "theirs.pth"
-    torch.save({"state_dict": small_timm().state_dict()}, path)
+    torch.save({"state_dict": small_vit().state_dict()}, path)
     return path
 
 
@@ -374,7 +366,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_without_the_file(file, stopped, 
 def test_a_replaced_file_is_refused_by_its_hash(stopped):
     copy, run = stopped
     assert examine(run, processes=1, allow_changed=False).comparison.changes == ()
-    torch.save({"state_dict": small_timm(num_classes=4).state_dict()}, copy)
+    torch.save({"state_dict": small_vit(num_classes=4).state_dict()}, copy)
     refused(
         lambda: examine(run, processes=1, allow_changed=False),
         "copy.pth was replaced",
@@ -389,7 +381,7 @@ def test_a_run_without_a_checkpoint_begins_from_the_file_or_not_at_all(file, tmp
     copy = tmp_path / "copy.pth"
     shutil.copy(file, copy)
     run = pretraining.prepare(resolved(copy, "train.max_steps=2"), out=tmp_path / "run").run
-    torch.save({"state_dict": small_timm(num_classes=4).state_dict()}, copy)
+    torch.save({"state_dict": small_vit(num_classes=4).state_dict()}, copy)
     refused(lambda: train(run), "is not what it was", "SHA-256")
     copy.unlink()
     refused(lambda: train(run), "no model at")
@@ -415,25 +407,100 @@ def test_a_checkpoint_of_a_run_is(ours):
     assert equal(begun(recipe).encoder, load_encoder(ours.path))
 
 
-def test_a_model_of_timm_s_has_the_hash_of_its_encoder(tmp_path):
-    from sercli.encoders.timm_weights import create_timm
-
-    with pytest.raises(UserError):
-        create_timm("timm:vit_tiny_patch16_224", random_init=False)  # nothing is downloaded
-    folder = tmp_path / "hub"
+def hub(folder, mean=0.5, **options):
+    """A folder with a small ViT of timm's, as the Hub has them."""
     folder.mkdir()
-    vit = small_timm(num_classes=0)
+    sizes = {"img_size": 24, "patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2}
+    arguments = {**sizes, "num_classes": 0, **options}
+    name = "vit_tiny_patch16_224"
+    torch.manual_seed(1)
+    vit = timm.create_model(name, pretrained=False, **arguments)
     torch.save(vit.state_dict(), folder / "pytorch_model.bin")
-    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 0, "model_args": {
-        "img_size": 24, "patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2,
-        "num_classes": 0}, "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
-        "input_size": [3, 24, 24]}}  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
-    name = f"timm:local-dir:{folder}"
-    begun = beginning_of(resolve("shapes/moco-ser", HEADS, {"model.weights": name}))
-    assert begun.recipe.model.weights_sha256 == file_sha256(folder / "pytorch_model.bin")
-    assert begun.recipe.data.mean == (0.5, 0.5, 0.5)
-    assert begun.recipe.model.num_heads == 2
+    told = {"mean": [mean] * 3, "std": [0.5] * 3, "input_size": [3, 24, 24]}
+    config = {"architecture": name, "num_classes": 0, "model_args": arguments}
+    (folder / "config.json").write_text(json.dumps({**config, "pretrained_cfg": told}))
+    return f"timm:local-dir:{folder}", vit.eval()
+
+
+def test_a_folder_of_timm_s_has_the_hash_of_its_file(tmp_path):
+    name, _ = hub(tmp_path / "hub")
+    begins = beginning_of(resolve("shapes/moco-ser", HEADS, {"model.weights": name}))
+    assert begins.recipe.model.weights_sha256 == file_sha256(tmp_path / "hub/pytorch_model.bin")
+    assert begins.recipe.data.mean == (0.5, 0.5, 0.5)
+    assert begins.recipe.model.num_heads == 2
+
+
+def test_a_model_of_timm_s_name_has_that_of_its_encoder(tmp_path, monkeypatch):
+    name, vit = hub(tmp_path / "hub")
+    monkeypatch.setattr(loading, "create_timm", lambda *_, **__: vit)
+    begins = beginning_of(
+        resolve("shapes/moco-ser", HEADS, {"model.weights": "timm:vit_tiny_patch16_224"})
+    )
+    theirs = read_encoder(name).encoder
+    assert begins.recipe.model.weights_sha256 == encoder_sha256(theirs)
+    assert equal(begun(begins.recipe).encoder.blocks, theirs.blocks)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reg_tokens": 2, "init_values": 1e-2, "no_embed_class": True},
+        {"class_token": False, "global_pool": "avg"},
+        {"qk_norm": True, "pre_norm": True},
+    ],
+)
+def test_other_architectures_are_begun_from_and_trained(tmp_path, options):
+    name, vit = hub(tmp_path / "hub", **options)
+    settings = (*HEADS, "addon.layer=2", "train.max_steps=2")
+    at_once = () if "class_token" in options else ("model.cls_after=0",)
+    found = resolve("shapes/moco-ser", (*settings, *at_once), {"model.weights": name})
+    recipe = beginning_of(found).recipe
+    native = recipe.model_copy(update={"data": recipe.data.model_copy(update={"image_size": 24})})
+    images = torch.randn(2, 3, 24, 24)
+    with torch.no_grad():
+        mine = begun(native).encoder.eval()(images).cls
+        torch.testing.assert_close(mine, vit(images), rtol=0, atol=1e-5)
+    run = pretraining.prepare(
+        resolve("shapes/moco-ser", settings, {"model.weights": name}), out=tmp_path / "run"
+    ).run
+    assert ("moved" in run.read_run()["weights"]) == ("class_token" not in options)
+    train(run)
+    assert load_encoder(run.path).depth == 4
+
+
+# -- several processes ----------------------------------------------------------------------------
+
+
+def among(monkeypatch, *others):
+    """As if other processes had found these."""
+    monkeypatch.setattr("sercli.distributed.active", lambda: True)
+    monkeypatch.setattr("sercli.distributed.gather_objects", lambda mine: [mine, *others])
+
+
+def test_all_processes_must_have_read_the_same(file, monkeypatch):
+    recipe = beginning_of(resolved(file)).recipe
+    among(monkeypatch, (recipe.model.weights_sha256, 0))
+    assert begun(recipe)
+    among(monkeypatch, ("another", 0))
+    refused(lambda: begun(recipe), "is not the same for all processes")
+    among(monkeypatch, (None, 2))
+    with pytest.raises(SystemExit) as left:
+        begun(recipe)
+    assert left.value.code == 2
+
+
+@pytest.mark.run
+def test_two_processes_begin_as_one(file, tmp_path):
+    settings = (*HEADS, "model.weights_as.num_heads=2", "train.max_steps=4")
+    words = [word for setting in settings for word in ("--set", setting)]
+    for out, more in (("one", ()), ("two", ("--nproc", "2"))):
+        done = ser("pretrain", "--weights", str(file), "--out", out, *words, *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"weights: {file} (SHA-256 " in done.stdout
+    one, two = (RunDir(tmp_path / out) for out in ("one", "two"))
+    assert one.recipe.read_text() == two.recipe.read_text()
+    for row, other in zip(losses(one), losses(two), strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
 # -- who else reads recipes -----------------------------------------------------------------------
@@ -487,7 +554,7 @@ def test_weights_that_are_not_there_are_refused_before_torch(monkeypatch, capsys
 
 
 def test_an_encoder_that_settings_do_not_describe_is_no_beginning():
-    vit = small_timm()
+    vit = small_vit()
     vit.blocks[1].norm1.eps = 1e-3  # as no file of plain tensors shows
     with pytest.raises(UserError, match="cannot be trained"):
         beginning.model_of(Encoder.from_timm(vit))
