@@ -48,6 +48,7 @@ from sercli.signals import StopRequest
 from sercli.views.reading import Samples, TrainingImages, batches
 from tests.support import architectures, detection, recipes
 from tests.support.encoder_files import small_vit
+from tests.support.families import FAMILIES, authors_file, built
 from tests.support.mixed_precision import OBJECTIVES, operators_of
 from tests.support.paths import ROOT
 from tests.support.pictures import Pictures
@@ -202,6 +203,42 @@ def test_two_steps(tmp_path, name, precision):
     moments = [v for state in trainer.optimiser.state.values() for v in state.values()]
     assert moments
     assert all(moment.device == CUDA for moment in moments)
+
+
+OTHERS = (
+    "data.image_size={side}", "data.num_train=16", "data.num_val=8", "data.workers=0",
+    "addon.layer=2", "addon.projector_width=16", "addon.fraction=0.5", "train.precision=bf16",
+    "train.batch_size=4", "train.max_steps=2", "train.warmup_epochs=0", "train.log_steps=1",
+    "train.monitor_epochs=0", "train.compile=off", "model.weights_as.num_heads=2",
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("method", recipes.METHODS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_two_steps_from_weights_of_others(tmp_path, name, method):
+    """Registers, LayerScale, rotary positions and norms in front, in bf16."""
+    family = FAMILIES[name]
+    path = authors_file(name, built(family), tmp_path / "theirs.pth")
+    said = {f"model.weights_as.{key}": value for key, value in family.hints.items()}
+    said |= {f"method.{key}": value for key, value in recipes.METHODS[method].items()}
+    settings = [one.format(side=4 * family.patch) for one in OTHERS]
+    settings += [f"{key}={value}" for key, value in said.items()]
+    resolved = resolve(f"shapes/{method}-ser", tuple(settings), {"model.weights": str(path)})
+    run = pretraining.prepare(resolved, out=tmp_path / "run", device=CUDA).run
+    recipe = pretraining.read_recipe(run)
+    runtime = runtime_for(CUDA, "bf16")
+    source = pretraining.training_source(recipe)
+    trainer = Trainer(run, recipe, source, runtime, monitor=lambda _: {})
+    trainer.resume(pytest.fail)
+    with TrainingProgress(2, quiet=True) as progress:
+        trainer.train(StopRequest(), progress)
+    assert trainer.step == 2
+    assert trainer.objective.encoder.cls_after == 2
+    for parameter in trainer.objective.encoder.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.device == parameter.device == CUDA
+        assert parameter.grad.dtype == parameter.dtype == torch.float32
 
 
 @pytest.mark.usefixtures("launches")

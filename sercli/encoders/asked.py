@@ -83,6 +83,7 @@ class Hints:
 _OPTIONS = re.compile(
     r"(add )?--(num-heads|cls-after|key|positions|arch|activation|teacher)\b(?(1)( [^ ,;]+)?)"
 )
+_RANDOM = "--set model.name=timm:NAME in place of model.weights"
 
 
 def as_recipe_keys(message: str) -> str:
@@ -101,7 +102,7 @@ def as_recipe_keys(message: str) -> str:
             return f"add --set {key}=true{value or ''}"
         return f"add --set {key}" + (f"={value.strip()}" if value else "")
 
-    return _OPTIONS.sub(spelt, message)
+    return _OPTIONS.sub(spelt, message).replace("--random-init", _RANDOM)
 
 
 def require_weights(model: Model) -> None:

@@ -188,6 +188,9 @@ def test_a_message_names_recipe_keys():
         "one must be chosen; add --set model.weights_as.key, for instance model.weights_as.key "
         "state_dict.net"
     )
+    assert as_recipe_keys("use --random-init for random weights") == (
+        "use --set model.name=timm:NAME in place of model.weights for random weights"
+    )
     assert as_recipe_keys("add --teacher for the other") == (
         "add --set model.weights_as.teacher=true for the other"
     )

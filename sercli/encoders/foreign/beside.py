@@ -46,6 +46,7 @@ class Beside:
         family: Whose names the weights have.
         named: The model that it says it is, for messages.
         timm: Its name in timm, which knows the rest.
+        told: What timm is told of it beside the name.
         num_heads, width, depth, patch_size, image_size: Of that model.
         mean, std: Normalisation of its input.
         hidden: Settings of the model that no tensor shows.
@@ -54,6 +55,7 @@ class Beside:
     family: Family
     named: str | None = None
     timm: str | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
     num_heads: int | None = None
     width: int | None = None
     depth: int | None = None
@@ -67,6 +69,7 @@ class Beside:
 class _Timm(Stored):
     architecture: str
     pretrained_cfg: Mapping[str, Any] = {}
+    model_args: Mapping[str, Any] = {}
 
 
 class _OpenClipsTower(Stored):
@@ -166,7 +169,8 @@ def read_beside(path: Path) -> Beside | None:
         return _of_open_clip(_typed(_OpenClip, tree, name), name)
     if "architecture" in tree:
         told = _typed(_Timm, tree, name)
-        return _with_colours(Beside("timm", timm=told.architecture), told.pretrained_cfg)
+        beside = Beside("timm", timm=told.architecture, told=told.model_args)
+        return _with_colours(beside, told.pretrained_cfg)
     if "model_type" in tree:
         return _of_transformers(tree, name, _read(path.parent / "preprocessor_config.json") or {})
     return None

@@ -39,6 +39,10 @@ Colour = tuple[_Finite, _Finite, _Finite]
 _NAMED_BY_TIMM = ("timm", "clip", "open_clip", "deit-iii", "eva02")
 # As OpenAI calls its CLIPs, all of which have QuickGELU.
 _OPENAIS = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
+_NONE: Mapping[str, Any] = {}
+# Whatever else timm is told, it takes no weights, and nothing from the network.
+_WITHOUT_WEIGHTS = {"num_classes": 0, "pretrained": False, "checkpoint_path": "", "cache_dir": None}
+_LARGEST = 1 << 14  # of a number that a model is told: blocks, widths, sides
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def _colours(found: Candidate, layout: Layout) -> Colours:
 def _of_beside(beside: Beside, facts: Facts) -> Facts:
     """What a folder's other file says, as Hugging Face's Hub has them."""
     if beside.timm is not None:
-        facts = _of_timm(beside.timm, {}, facts)
+        facts = _of_timm(beside.timm, {}, facts, beside.told)
     return replace(
         facts,
         num_heads=beside.num_heads or facts.num_heads,
@@ -152,20 +156,36 @@ def _of_beside(beside: Beside, facts: Facts) -> Facts:
     )
 
 
-def _of_timm(architecture: str, arguments: Mapping[str, Any], facts: Facts) -> Facts:
+def _of_timm(
+    architecture: str, arguments: Mapping[str, Any], facts: Facts, told: Mapping[str, Any] = _NONE
+) -> Facts:
     """What timm knows of a model of its own that a file names.
 
+    Args:
+        architecture: Its name.
+        arguments: Of the script that wrote the file.
+        facts: What else is known.
+        told: What timm is told beside the name.
+
     Raises:
-        UserError: There is none of that name.
+        UserError: There is none of that name, or none that can be told so.
     """
     if not timm.is_model(architecture):
         raise UserError(f"timm knows no model {shown(architecture)}", "the name of one is needed")
-    with torch.device("meta"):
-        vit = timm.create_model(architecture, num_classes=0)
+    if huge := [key for key, v in told.items() if isinstance(v, int) and v > _LARGEST]:
+        raise UserError(f"{shown(huge[0])} {told[huge[0]]}", f"at most {_LARGEST} is known")
+    try:
+        with torch.device("meta"):
+            vit = timm.create_model(architecture, **{**told, **_WITHOUT_WEIGHTS})
+    except Exception as error:  # whatever a model says of arguments that it does not have
+        reason = shown(" ".join(str(error).split())[:160])
+        raise UserError(
+            f"timm's {architecture} cannot be told {shown(dict(told))} ({reason})"
+        ) from error
     config = vit.pretrained_cfg or {}
     weight = vit.state_dict().get("patch_embed.proj.weight")
     blocks = getattr(vit, "blocks", None)
-    told = replace(
+    known = replace(
         facts,
         patch_size=facts.patch_size or (None if weight is None else int(weight.shape[-1])),
         layout="timm" if facts.layout in ("deit-iii", "eva02") else facts.layout,
@@ -182,9 +202,14 @@ def _of_timm(architecture: str, arguments: Mapping[str, Any], facts: Facts) -> F
             encoder = Encoder.from_timm(vit)
             model = model_of(encoder)
     except UserError as refused:
-        return replace(told, num_heads=num_heads(vit), refused=refused)
+        return replace(known, num_heads=num_heads(vit), refused=refused)
     hidden = {name: getattr(model, name) for name in HIDDEN}
-    return replace(told, num_heads=num_heads(encoder), hidden=hidden)
+    return replace(
+        known,
+        num_heads=num_heads(encoder),
+        image_size=encoder.grid[0] * encoder.patch_size if told else known.image_size,
+        hidden=hidden,
+    )
 
 
 class ExportHeader(Stored):

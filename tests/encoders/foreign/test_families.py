@@ -426,3 +426,35 @@ def test_evaluators_take_every_family(tmp_path, monkeypatch, capsys, name):
         line = [command, path, "--data", "shapes", "--device", "cpu", *more, *asked]
         status, error = run_in_process([*line, "--out", tmp_path / command], monkeypatch, capsys)
         assert status == 0, error
+
+
+def hub_like(tmp_path, **told):
+    """A small ViT of timm's as its saver writes it, with what it is told."""
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
+    vit = timm.create_model("vit_small_patch16_224", num_classes=0, **sizes).eval()
+    safetensors.torch.save_file(vit.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": "vit_small_patch16_224", "model_args": {**sizes, **told}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return vit, tmp_path / "model.safetensors"
+
+
+def test_what_timm_is_told_beside_the_name_is_of_the_model(tmp_path):
+    vit, path = hub_like(tmp_path)
+    loaded = read_encoder(path)  # three heads, which no tensor shows
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.encoder(images).cls, vit(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("told", "what"),
+    [({"depth": 10**9}, "1000000000"), ({"no_such": "[bold]\n"}, "no_such")],
+)
+def test_what_timm_cannot_be_told_is_one_line(tmp_path, told, what):
+    _, path = hub_like(tmp_path, **told)
+    refused(lambda: read_encoder(path), what)
+
+
+def test_a_config_brings_no_weights_of_its_own(tmp_path):
+    _, path = hub_like(tmp_path, pretrained=True, checkpoint_path="/nowhere/at/all.pth")
+    read_encoder(path)
