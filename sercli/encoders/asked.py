@@ -91,7 +91,6 @@ def as_recipe_keys(message: str) -> str:
 
     "add --num-heads N" becomes "add --set model.weights_as.num_heads=N".
     """
-    message = message.replace("use --random-init", "use --set model.name=timm:NAME")
 
     def spelt(match: re.Match[str]) -> str:
         add, option, value = match[1], match[2], match[3]
