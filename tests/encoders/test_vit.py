@@ -103,7 +103,6 @@ def test_what_is_no_plain_vit_is_refused():
     with pytest.raises(UserError):
         Encoder.from_timm(torch.nn.Linear(2, 2))
     for changes in (
-        {"global_pool": "map"},
         {"patch_size": (8, 4)},
         {"embed_layer": functools.partial(HybridEmbed, torch.nn.Conv2d(3, 8, 2, stride=2))},
     ):

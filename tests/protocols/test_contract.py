@@ -178,7 +178,7 @@ def test_a_report_names_no_protocol() -> None:
     named = {"published.py", "papers_tables.py"}
     for file in root.rglob("*.py"):
         if file.name not in named:
-            text = file.read_text()
+            text = file.read_text().replace("rich.segment", "")  # rich's, of a line of text
             # As a word of its own: "segmentation" is one of the language.
             found = [n for n in names if re.search(rf"(?<![a-z]){re.escape(n)}(?![a-z])", text)]
             assert not found, file
