@@ -125,7 +125,7 @@ def copy(tmp_path):
 
 def test_a_recipe_key_is_one_line(copy):
     copy.add_line(
-        "recipe/schema.py",
+        "recipe/training.py",
         after="    epochs: Positive = 100",
         line='    patience: Count = Field(7, description="epochs without progress")',
     )

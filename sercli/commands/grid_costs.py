@@ -38,7 +38,7 @@ def show_costs(plan: Plan, places: Places, standings: Standings, bench: Path | N
                 row[place] += value
     _print_totals(totals, speed)
     for path in sorted(counter.assumed):
-        say(f"There is no folder {path}: the numbers of ImageNet's images were assumed.", err=True)
+        say(f"There is no {path}: the numbers of ImageNet's images were assumed.", err=True)
 
 
 def _seconds(job: Job, flops: float | None, speed: Speed | None) -> float | None:
