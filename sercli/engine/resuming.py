@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sercli.data.registry import find_kind
 from sercli.data.source import ImageSource, contents
 from sercli.errors import UserError
 from sercli.families import resolve
-from sercli.recipe.files import Resolved, flatten
+from sercli.recipe.files import Resolved, flatten, from_mapping
 from sercli.recipe.keys import WITHOUT_EFFECT
 from sercli.recipe.model import Model
 from sercli.recipe.schema import Recipe
@@ -179,7 +180,7 @@ def compare(
     changes: list[str] = []
     notes: list[str] = []
     if told.get("recipe_sha256") not in (None, record["recipe_sha256"]):
-        edited = dict(edits(told.get("recipe"), record["recipe"]))
+        edited = dict(edits(told.get("recipe"), recipe))
         changes += [text for key, text in edited.items() if key not in WITHOUT_EFFECT]
         notes += [
             f"note: recipe.yaml was edited ({text}): it is the same run all the same"
@@ -228,18 +229,48 @@ def _other_weights(told: object, model: Model) -> tuple[list[str], list[str]]:
     return [f"{file} was replaced (its SHA-256 was {was}…, is {found[:_DIGITS]}…)"], []
 
 
-def edits(before: object, after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def edits(before: object, after: Recipe) -> Iterator[tuple[str, str]]:
     """Keys with other values, and a phrase for each.
 
-    What is not in the recipe of before came with a newer version, and is at its default.
+    What is not in the recipe of before was at its default: it came with a newer version, or is
+    written only where it is not what earlier versions had.
     """
     if not isinstance(before, Mapping):
         yield "", "its recipe.yaml was edited"
         return
-    was, now_ = (dict(flatten(_comparable(one))) for one in (before, after))
-    for key, value in was.items():
+    was, now_ = (dict(flatten(_comparable(one))) for one in (before, after.model_dump(mode="json")))
+    for key, value in (was | _unsaid(after, now_, was.keys())).items():
         if now_.get(key) != value:
             yield key, f"{key} was {_short(value)}, is {_short(now_.get(key))}"
+
+
+def _unsaid(recipe: Recipe, values: Mapping[str, Any], said: AbstractSet[str]) -> dict[str, Any]:
+    """What the values of a recipe that an earlier one does not say were there.
+
+    Args:
+        recipe: Of today.
+        values: Its values by dotted key.
+        said: The keys that the earlier one has.
+    """
+    keys = values.keys() - said
+    kept = {key: value for key, value in values.items() if key in said and key != "plugins"}
+    try:
+        usual = from_mapping(
+            kept,
+            methods={recipe.method.name: type(recipe.method)},
+            addons={recipe.addon.name: type(recipe.addon)},
+        ).recipe
+    except UserError:  # what is left makes no recipe: there was something else in their place
+        return dict.fromkeys(keys)
+    return {key: _value_of(usual, key) for key in keys}
+
+
+def _value_of(recipe: Recipe, key: str) -> Any:
+    """Of a dotted key, as JSON has it, be it written where it is as usual or not."""
+    value: Any = recipe
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    return json.loads(json.dumps(value, default=str))
 
 
 def _comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:

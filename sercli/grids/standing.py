@@ -163,10 +163,9 @@ def _of_training(job: Job, resolved: Resolved) -> Standing:
     record = run.read_run()
     if not run.recipe.is_file():
         raise UserError(f"{run.path} has no recipe.yaml", "it was not made by ser pretrain")
-    recipe = resolved.recipe.model_dump(mode="json")
     changed = [
         text
-        for key, text in edits(read_mapping(run.recipe), recipe)
+        for key, text in edits(read_mapping(run.recipe), resolved.recipe)
         if key not in (WITHOUT_EFFECT - {"data.path"}) | _left_to_weights(resolved)
     ]
     if changed:

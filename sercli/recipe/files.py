@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from sercli.errors import UserError
 from sercli.recipe.class_lists import read_class_list
-from sercli.recipe.keys import explain, given_way, refuse_unknown, text_keys
-from sercli.recipe.model import ARCHITECTURE, TIMM
+from sercli.recipe.keys import explain, given_way, is_timms, refuse_unknown, text_keys
+from sercli.recipe.model import ARCHITECTURE
 from sercli.recipe.schema import AddonConfig, MethodConfig, Plugin, Recipe
-from sercli.recipe.training import OPTIMISERS_OWN, USUAL, Train
+from sercli.recipe.training import USUAL, Train
 from sercli.recipe.values import Section
 from sercli.runs.places import require_place
 from sercli.runs.reading import shown
@@ -215,48 +215,19 @@ def plugins_of(given: Any, *, beside: Path) -> tuple[Plugin, ...]:
 def _merge(
     files: Sequence[RecipeFile], addons: Mapping[str, type[AddonConfig]]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Later files win. Choosing another method or add-on drops the settings of the former one.
+    """Later files win, and what was said of something else gives way, see `given_way`.
 
-    So does choosing another optimiser, of what is the optimiser's own: rates and decay; and a ViT
-    of timm's, another one behind it, or weights, of the architecture. A preset replaces what the
-    files below say of the keys it fills in. A flag drops nothing of `--set`: both are of one
-    command line.
+    A flag drops nothing of `--set`: both are of one command line.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-
-    def without(prefix: str, keys: Container[str] = ()) -> dict[str, Any]:
-        dropped = {k for k in values if k in keys or (prefix and k.startswith(prefix))}
-        return {k: v for k, v in values.items() if k not in dropped or origins[k] == "--set"}
-
     for one in files:
-        origin, told = one.origin, one.values
-        for section in ("method", "addon"):
-            name = f"{section}.name"
-            if name in told and values.get(name) not in (None, told[name]):
-                values = without(f"{section}.")
-        chosen, before = told.get("model.name"), values.get("model.name")
-        if chosen not in (None, before) and _is_timm(chosen, before):
-            values = without("", {f"model.{key}" for key in ARCHITECTURE})
-        values = without("", given_way(told, values))
-        setting = "views.setting"
-        if setting in told and str(values.get(setting, "2")) != str(told[setting]):
-            values = without("views.local")
-        optimiser = "train.optimiser"
-        if optimiser in told and values.get(optimiser, _OPTIMISER) != told[optimiser]:
-            own = {f"train.{key}" for key in OPTIMISERS_OWN}
-            values = {k: v for k, v in values.items() if k not in own}
-        addon = str(told.get("addon.name", values.get("addon.name")))
-        if "addon.preset" in told and addon in addons:
-            filled = {f"addon.{key}" for key in ("preset", *addons[addon].presets_fill)}
-            values = {k: v for k, v in values.items() if k not in filled}
-        values.update(told)
-        origins.update(dict.fromkeys(told, origin))
+        for key in given_way(one.values, values, addons):
+            if origins[key] != "--set":
+                del values[key]
+        values.update(one.values)
+        origins.update(dict.fromkeys(one.values, one.origin))
     return values, {key: origins[key] for key in values}
-
-
-def _is_timm(*names: Any) -> bool:
-    return any(isinstance(name, str) and name.startswith(TIMM) for name in names)
 
 
 def resolve(
@@ -304,7 +275,7 @@ def resolve(
         spellings |= {key: one.texts.get(key, value) for key, value in one.values.items()}
     vit = values.get("model.name")
     missing = [key for key in sorted(ARCHITECTURE) if f"model.{key}" not in values]
-    if timm_settings is not None and isinstance(vit, str) and _is_timm(vit) and missing:
+    if timm_settings is not None and isinstance(vit, str) and is_timms(vit) and missing:
         found = timm_settings(vit)
         values |= {f"model.{key}": found[key] for key in missing}
         origins |= {f"model.{key}": vit for key in missing}

@@ -9,7 +9,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from sercli.errors import UserError
+from sercli.recipe.model import ARCHITECTURE, TIMM
 from sercli.recipe.schema import AddonConfig, Data, MethodConfig, Model, Recipe, Train, Views
+from sercli.recipe.training import OPTIMISERS_OWN
 from sercli.recipe.values import Section
 
 # What may be another without a run's numbers being others: how fast it goes, how often it is seen,
@@ -41,19 +43,52 @@ FROM_WEIGHTS = frozenset(
 FILLED_IN = FROM_WEIGHTS | {CLS_AFTER, SHA256}
 
 
-def given_way(told: Mapping[str, Any], before: Mapping[str, Any]) -> frozenset[str]:
-    """The keys whose values of before give way where what is told names other weights.
+def given_way(
+    told: Mapping[str, Any],
+    before: Mapping[str, Any],
+    addons: Mapping[str, type[AddonConfig]],
+) -> frozenset[str]:
+    """The keys whose values of before give way to what is told: they were said of something else.
 
-    What was said of the former weights, and, with new ones, whatever these say themselves.
+    - another method or add-on: all settings of the former one;
+    - another setting of the views: its local crops;
+    - a ViT of timm's, or another one behind it: the architecture;
+    - other weights: what was said of the former ones, and, with new ones, what these say;
+    - another optimiser: its rates and decay;
+    - a preset, even the same: what it fills in.
 
     Args:
         told: Dotted key → value, of one file.
         before: Likewise, of those that it extends.
+        addons: Add-on name → its settings.
     """
-    if WEIGHTS not in told or told[WEIGHTS] == before.get(WEIGHTS):
-        return frozenset()
-    of_former = {key for key in before if _is_said_of_weights(key)}
-    return frozenset(of_former) | (FROM_WEIGHTS if told[WEIGHTS] is not None else frozenset())
+    prefixes: list[str] = []
+    keys: set[str] = set()
+    for section in ("method", "addon"):
+        name = f"{section}.name"
+        if name in told and before.get(name) not in (None, told[name]):
+            prefixes.append(f"{section}.")
+    setting = "views.setting"
+    if setting in told and str(before.get(setting, Views().setting)) != str(told[setting]):
+        prefixes.append("views.local")
+    chosen, former = told.get("model.name"), before.get("model.name")
+    if chosen not in (None, former) and is_timms(chosen, former):
+        keys |= {f"model.{key}" for key in ARCHITECTURE}
+    if WEIGHTS in told and told[WEIGHTS] != before.get(WEIGHTS):
+        keys |= {key for key in before if _is_said_of_weights(key)}
+        keys |= FROM_WEIGHTS if told[WEIGHTS] is not None else set()
+    optimiser = "train.optimiser"
+    if optimiser in told and before.get(optimiser, Train().optimiser) != told[optimiser]:
+        keys |= {f"train.{key}" for key in OPTIMISERS_OWN}
+    addon = str(told.get("addon.name", before.get("addon.name")))
+    if "addon.preset" in told and addon in addons:
+        keys |= {f"addon.{key}" for key in ("preset", *addons[addon].presets_fill)}
+    return frozenset(key for key in before if key in keys or key.startswith(tuple(prefixes)))
+
+
+def is_timms(*names: Any) -> bool:
+    """Whether one of them is that of a ViT of timm's."""
+    return any(isinstance(name, str) and name.startswith(TIMM) for name in names)
 
 
 def _is_said_of_weights(key: str) -> bool:

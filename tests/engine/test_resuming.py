@@ -137,6 +137,13 @@ EDITS = {
     "batch": ("batch_size: 12", "batch_size: 8", "train.batch_size was 12, is 8"),
     "seed": ("seed: 0", "seed: 1", "seed was 0, is 1"),
     "decoder": ("decoder: pil", "decoder: fast", 'data.decoder was "pil", is "fast"'),
+    "colours": (
+        "data:\n",
+        "data:\n  mean: [0.5, 0.5, 0.5]\n",
+        "data.mean was [0.485, 0.456, 0.406], is",
+    ),
+    "blocks": ("model:\n", "model:\n  mlp: quick-gelu\n", 'model.mlp was "gelu", is "quick-gelu"'),
+    "norms": ("model:\n", "model:\n  norm_eps: 1.0e-5\n", "model.norm_eps was 1e-06, is 1e-05"),
     "world": ("num_train: 96", "num_train: 84", "data.num_train was 96, is 84"),
 }
 
