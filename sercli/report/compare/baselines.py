@@ -62,9 +62,10 @@ def _training_remarks(entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[s
 def baseline_candidates(entry: Entry, entries: Sequence[Entry]) -> list[Entry]:
     """The entries without add-on that `entry` can be compared with; one is an answer.
 
-    Method, views, data set, the part of it, image size, model and seeds must agree; of several
-    such entries those with equal training settings are preferred. Where [CLS] joins late without
-    an add-on, that is a control: a baseline only where there is no other, and itself compared.
+    Method, views, data set, the part of it, image size, model, the weights that training began
+    from and seeds must agree; of several such entries those with equal training settings are
+    preferred. Where [CLS] joins late without an add-on, that is a control: a baseline only where
+    there is no other, and itself compared.
     """
     return [entries[index] for index in _Rivals(entries).of(entry)]
 
@@ -118,6 +119,7 @@ def _circumstances(entry: Entry) -> Hashable:
         ("data", "classes"),
         ("model", "name"),
         ("model", "patch_size"),
+        ("model", "weights_sha256"),
     )
     told = (str(entry.run.setting(*key)) for key in alike)
     return (*told, entry.run.share_of_images)

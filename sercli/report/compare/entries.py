@@ -302,6 +302,11 @@ def _cls_detail(entry: Entry) -> str:
     return "" if block is None else f"[CLS] after block {block}"
 
 
+def _weights_detail(entry: Entry) -> str:
+    begun = entry.run.setting("model", "weights_sha256")
+    return "" if begun is None else f"from weights {str(begun)[:12]}"
+
+
 def _seed_detail(entry: Entry) -> str:
     # Groups hold several seeds: there the seed tells no row from another.
     return f"seed {entry.run.seed}" if len(entry.runs) == 1 and entry.run.seed is not None else ""
@@ -321,6 +326,7 @@ _DETAILS: tuple[Callable[[Entry], str], ...] = (
     _addon_detail("τ", "temperature"),
     _addon_detail("action", "action"),
     _cls_detail,
+    _weights_detail,
     _seed_detail,
     _recipe_detail,
     _directory_detail,

@@ -122,3 +122,15 @@ def test_a_link_in_a_circle_is_no_run(tmp_path: Path) -> None:
     for paths, options in (([circle], {}), ([run, circle], {}), ([run], {"baseline": circle})):
         with pytest.raises(UserError, match="circle"):
             compare_runs(paths, **options)
+
+
+def test_runs_that_began_from_different_weights_say_from_which(tmp_path: Path) -> None:
+    paths = [
+        run_of(tmp_path / name, "moco", "ser", {"model": {"weights_sha256": sha256}})
+        for name, sha256 in (("a", "1" * 64), ("b", "2" * 64), ("c", None))
+    ]
+    assert [entry.label for entry in single_entries(read_runs(paths))] == [
+        "MoCo-v3 + SER (layer 3, from weights 111111111111)",
+        "MoCo-v3 + SER (layer 3, from weights 222222222222)",
+        "MoCo-v3 + SER (layer 3)",
+    ]
