@@ -343,14 +343,15 @@ def _report(
         failed.append("compare")
         say(f"ser compare: {error}", err=True)
     decided = decide(grid, places.run, foreign=foreign)
-    files = outcome.write_outcome(places, decided)
+    names = outcome.names_in_tables(grid, places, decided, runs)
+    files = outcome.write_outcome(places, decided, names)
     if not children.stopped:
         page = outcome.page_command(grid, places, runs, files[-1] if files else None)
         log = places.out / "logs" / "report.log"
         if children.run(page, log) and not children.stopped:
             failed.append("report")
             say(f"ser report: {last_line(log)}", err=True)
-    say(*outcome.in_words(decided))
+    say(*outcome.in_words(decided, names))
     if not children.stopped:
         said = [*files, places.out / "tables", *([] if failed else [places.out / "report.html"])]
         say(f"wrote {', '.join(map(str, said))}")

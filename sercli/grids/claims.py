@@ -93,6 +93,7 @@ class Decided:
         compared: Its comparisons.
         p_value: Of the claim; None: nothing was tested.
         adjusted_p: After Holm's correction over all claims that were tested.
+        tested: How many these are.
     """
 
     name: str
@@ -101,14 +102,22 @@ class Decided:
     compared: tuple[Compared, ...]
     p_value: float | None = None
     adjusted_p: float | None = None
+    tested: int = 0
+
+    @property
+    def level(self) -> str:
+        """Its p in words: by itself as well, where only the correction leaves the claim open."""
+        if self.p_value is None or self.adjusted_p is None:
+            return "not tested"
+        if self.p_value < LEVEL <= self.adjusted_p:
+            over = counted(self.tested, "claim")
+            return f"p = {self.p_value:.2g} by itself, {self.adjusted_p:.2g} corrected for {over}"
+        return f"corrected p = {self.adjusted_p:.2g}"
 
     @property
     def headline(self) -> str:
         """What became of it."""
-        corrected = (
-            "not tested" if self.adjusted_p is None else f"corrected p = {self.adjusted_p:.2g}"
-        )
-        return f"{self.claim.text}: {self.verdict} ({corrected})"
+        return f"{self.claim.text}: {self.verdict} ({self.level})"
 
     def __str__(self) -> str:
         return f"{self.headline}. {'; '.join(map(str, self.compared))}."
@@ -121,6 +130,7 @@ class Decided:
             "verdict": self.verdict,
             "p_value": self.p_value,
             "adjusted_p": self.adjusted_p,
+            "level": self.level,
             "comparisons": [
                 {
                     "metric": one.comparison.metric,
@@ -160,10 +170,11 @@ def decide(grid: Grid, directory: Directory, *, foreign: Collection[Path] = ()) 
 
 def _decided(one: Decided, corrected: Mapping[str, float]) -> Decided:
     adjusted = corrected.get(one.name)
+    one = replace(one, adjusted_p=adjusted, tested=len(corrected))
     if adjusted is None or adjusted >= LEVEL:
-        return replace(one, adjusted_p=adjusted)
+        return one
     verdict: Verdict = "confirmed" if all(c.as_claimed for c in one.compared) else "refuted"
-    return replace(one, verdict=verdict, adjusted_p=adjusted)
+    return replace(one, verdict=verdict)
 
 
 def _p_value(compared: Sequence[Compared]) -> float | None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sercli.errors import UserError
 from sercli.grids.claims import LEVEL, Decided
 from sercli.grids.jobs import Places
 from sercli.grids.schema import Grid
 from sercli.report.compare.comparison import Options, compare_read
 from sercli.report.compare.differences import PairedTests
+from sercli.report.compare.entries import grouped_entries, single_entries
 from sercli.report.compare.named import NothingToShow
 from sercli.report.compare.papers_tables import ALL, PAPERS_TABLES
-from sercli.report.compare.runs import open_runs
+from sercli.report.compare.runs import SEED, open_runs
 from sercli.report.compare.tables import Table
 from sercli.report.compare.values import OF_RUN
 from sercli.report.formats.tidy import tidy_csv
@@ -98,19 +100,55 @@ def page_command(
     return ("report", *map(str, runs), *grouped, *claims, "--out", page)
 
 
-def in_words(decided: Sequence[Decided]) -> list[str]:
-    """A claim a line, its comparisons below it; and how they were decided."""
+def names_in_tables(
+    grid: Grid, places: Places, decided: Sequence[Decided], runs: Sequence[Path]
+) -> dict[str, str]:
+    """What tables call the runs that claims compare, by their names in the grid.
+
+    Args:
+        grid: With the runs.
+        places: Where they are.
+        decided: The claims.
+        runs: The directories that tables are made of.
+    """
+    read = open_runs(runs)
+    try:
+        grouped = len(grid.all_seeds) > 1
+        entries = grouped_entries(read, [SEED]) if grouped else single_entries(read)
+    except UserError:  # then there are no tables
+        return {}
+    rows = {run.path: entry.name for entry in entries for run in entry.runs}
+    compared = (part.comparison for one in decided for part in one.compared)
+    names = dict.fromkeys(name for one in compared for name in (one.of, one.other))
+    found = {}
+    for name in names:
+        paths = (str(places.run(name, seed)) for seed in grid.seeds_of(name))
+        row = next((rows[path] for path in paths if path in rows), None)
+        if row is not None:
+            found[name] = row
+    return found
+
+
+def in_words(decided: Sequence[Decided], names: Mapping[str, str] | None = None) -> list[str]:
+    """A claim a line, its comparisons below it; and how they were decided.
+
+    Args:
+        decided: The claims.
+        names: As `names_in_tables` has them.
+    """
     lines = [
         line
         for one in decided
         for line in (one.headline, *(f"  {compared}" for compared in one.compared))
     ]
-    return [*lines, _rule(decided)] if lines else []
+    return [*lines, _rule(decided, names)] if lines else []
 
 
-def _rule(decided: Sequence[Decided]) -> str:
+def _rule(decided: Sequence[Decided], names: Mapping[str, str] | None) -> str:
     tested = sum(one.p_value is not None for one in decided)
+    rows = "; ".join(f"{name} is {row}" for name, row in (names or {}).items())
     return (
+        f"{f'In tables {rows}. ' if rows else ''}"
         "Tests: paired t over seeds; where there is one seed, McNemar's over images, or the "
         "jackknife's t for ratios of sums over them, which tell nothing of other seeds. Brackets: "
         "95 % intervals, not corrected. A claim is confirmed, or refuted, where its p, corrected "
@@ -120,17 +158,25 @@ def _rule(decided: Sequence[Decided]) -> str:
     )
 
 
-def write_outcome(places: Places, decided: Sequence[Decided]) -> list[Path]:
+def write_outcome(
+    places: Places, decided: Sequence[Decided], names: Mapping[str, str] | None = None
+) -> list[Path]:
     """Write the outcome, for people and as data.
+
+    Args:
+        places: Where.
+        decided: The claims.
+        names: As `names_in_tables` has them.
 
     Returns:
         The files; none where there are no claims.
     """
     if not decided:
         return []
+    rule = _rule(decided, names)
     page, data = places.out / "outcome.md", places.out / "outcome.json"
     sentences = (f"- {visible(str(one))}" for one in decided)
-    lines = ["# Outcome", "", *sentences, "", _rule(decided), ""]
+    lines = ["# Outcome", "", *sentences, "", visible(rule), ""]
     write_text(page, "\n".join(lines))
-    write_json(data, {"claims": [one.to_json() for one in decided], "rule": _rule(decided)})
+    write_json(data, {"claims": [one.to_json() for one in decided], "rule": rule})
     return [page, data]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from scipy.stats import ttest_rel
 
 from sercli.grids.claims import Decided, decide
 from sercli.grids.jobs import Places
-from sercli.grids.outcome import in_words, runs_there, write_outcome, write_tables
+from sercli.grids.outcome import in_words, names_in_tables, runs_there, write_outcome, write_tables
 from sercli.grids.reading import read_grid
 from sercli.report.compare.papers_tables import PAPERS_TABLES
 from sercli.report.page.claims import claims_of
@@ -86,6 +87,46 @@ def test_p_values_are_those_of_the_paired_t_test_corrected_by_holm(
     interval = ttest_rel(A, B).confidence_interval(0.95)
     assert compared.difference == pytest.approx(np.mean(np.subtract(A, B)))
     assert (compared.interval.low, compared.interval.high) == pytest.approx(tuple(interval))
+
+
+def test_what_only_the_correction_leaves_open_says_so(
+    plant: Plant, claims: Callable[..., list[Decided]], tmp_path: Path
+) -> None:
+    runs = plant({"a": [60.0, 61.0, 62.5], "b": [57.0, 58.7, 59.0], "c": [60.5, 60.2, 63.1]})
+    alone = claims(runs, "a above b")[0]
+    first, *_ = found = claims(runs, "a above b", *["a above c"] * 3)
+    assert alone.verdict == "confirmed"
+    assert (first.verdict, first.tested) == ("open", 4)
+    assert first.p_value is not None
+    words = f"p = {first.p_value:.2g} by itself, {4 * first.p_value:.2g} corrected for 4 claims"
+    assert in_words(found)[0] == f"Claim 0: open ({words})"
+    assert found[1].level == "corrected p = 1"
+    file = write_outcome(Places(tmp_path / "out"), found)[-1]
+    assert [one.level for one in claims_of(file).claims] == [one.level for one in found]
+
+
+def test_runs_are_told_by_the_names_that_tables_have(
+    write: Callable[[str], Path], tmp_path: Path
+) -> None:
+    text = (
+        "seeds: [0, 1]\nruns: {a: x, b: x}\nclaims:\n  one:\n    text: One\n    comparisons:\n"
+        "    - {metric: knn/top1, of: a, above: b}"
+    )
+    grid, places = read_grid(write(text)), Places(tmp_path / "out")
+    settings = {"a": {"name": "ser", "layer": 3}, "b": {"name": "none"}}
+    for name, addon in settings.items():
+        for seed in (0, 1):
+            recipe = {"seed": seed, "method": {"name": "moco"}, "addon": addon}
+            text = json.dumps(recipe)
+            RunDir.create(places.run(name, seed), recipe=text, run={"status": "done"})
+    decided = decide(grid, places.run)
+    names = names_in_tables(grid, places, decided, runs_there(grid, places))
+    assert names == {"a": "MoCo-v3 + SER (layer 3)", "b": "MoCo-v3"}
+    told = "In tables a is MoCo-v3 + SER (layer 3); b is MoCo-v3. Tests: "
+    assert in_words(decided, names)[-1].startswith(told)
+    page, data = write_outcome(places, decided, names)
+    assert told in page.read_text()
+    assert claims_of(data).rule == in_words(decided, names)[-1]
 
 
 def test_of_several_comparisons_all_must_hold(

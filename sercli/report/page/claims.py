@@ -42,19 +42,22 @@ def claims_of(file: Path) -> ClaimsView:
         raise UserError(f"{file} has no claims", "outcome.json of ser reproduce is needed")
     rule = found.get("rule")
     return ClaimsView(
-        clipped(rule if isinstance(rule, str) else "", 1000), [_view(one) for one in claims]
+        clipped(rule if isinstance(rule, str) else "", 10_000), [_view(one) for one in claims]
     )
 
 
 def _view(claim: Mapping[str, Any]) -> ClaimView:
-    adjusted = claim.get("adjusted_p")
-    tested = isinstance(adjusted, int | float)
     return ClaimView(
         text=clipped(claim.get("text", "–")),
         verdict=clipped(claim.get("verdict", "–")),
-        level=f"corrected p = {adjusted:.2g}" if tested else "not tested",
+        level=clipped(claim.get("level") or _level(claim.get("adjusted_p"))),
         numbers=list(_numbers(claim.get("comparisons"))),
     )
+
+
+def _level(adjusted: Any) -> str:
+    """Of an outcome that was written before it had that in words."""
+    return f"corrected p = {adjusted:.2g}" if isinstance(adjusted, int | float) else "not tested"
 
 
 def _numbers(comparisons: Any) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """What lists that are kept share: when they may be, and their bytes."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -45,3 +47,11 @@ def test_parts_that_do_not_add_up_are_none_of_ours():
     for magic, number in ((b"other", 2), (b"magic", 1), (b"magic", 3)):
         with pytest.raises((ValueError, IndexError)):
             kept.unpack(magic, content, number)
+
+
+def test_negative_lengths_are_none_of_ours_though_they_add_up():
+    lengths = np.array([2, -2, 8], "<i8").tobytes()
+    body = lengths + b"{}" + bytes(6)
+    content = b"magic" + hashlib.sha256(body).digest() + body
+    with pytest.raises(ValueError, match="the parts do not add up"):
+        kept.unpack(b"magic", content, 2)

@@ -147,6 +147,21 @@ def page(**told):
     return pages.Page(**usual | told)
 
 
+@pytest.mark.parametrize("rows", [-1, 0, 1, 5, 6])
+def test_a_page_has_some_of_the_rows_that_are_left(rows):
+    signed = 2 * rows if rows >= 0 else -2 * rows - 1
+    header = bytes([0x15, 0, 0x15, 0, 0x15, 0, 0x2C, 0x15, signed, 0x15, 0, 0, 0])
+
+    def found():
+        return pages.find_pages(lambda at, n: (5 * header)[at : at + n], size=65, rows=5)
+
+    if rows in (1, 5):
+        assert [one.rows for one in found().data] == [rows] * (5 // rows)
+    else:
+        with pytest.raises(ValueError, match=f"a page of {rows} rows where 5 are left"):
+            found()
+
+
 def test_a_value_of_a_dictionary_costs_the_dictionary_as_well():
     found = pages.ChunkPages(page(stored=100), (page(stored=10), page(stored=20, encoding=8)))
     assert [found.read_for(one) for one in found.data] == [10, 120]
