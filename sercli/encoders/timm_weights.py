@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from sercli.encoders.files import header_of, require_finite
+from sercli.encoders.files import header_of, load_torch_file, read_safetensors, require_finite
 from sercli.errors import UserError
 from sercli.randomness import seeded
 
@@ -60,6 +60,8 @@ def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
     weights: dict[str, Any] = {"pretrained": not random_init}
     if not random_init and (own := _exported_weights(stem)) is not None:
         weights = {"checkpoint_path": str(own)}
+    elif not random_init and (file := local_file(name)) is not None:
+        weights["pretrained_cfg_overlay"] = {"source": "", "state_dict": _tensors(file)}
     before = huggingface_hub.constants.HF_HUB_OFFLINE
     huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
@@ -76,17 +78,25 @@ def create_timm(name: str, *, random_init: bool, **options: Any) -> Any:
         ) from error
     finally:
         huggingface_hub.constants.HF_HUB_OFFLINE = before
+    if model.pretrained_cfg:
+        model.pretrained_cfg.pop("state_dict", None)
     tensors = model.state_dict()
     if not any(tensor.is_meta for tensor in tensors.values()):  # of which there are only shapes
         require_finite(tensors, name)
     return model
 
 
-def _exported_weights(stem: str) -> Path | None:
-    """The weights of a folder that `ser export` wrote, which are timm's by every name.
+def _tensors(file: Path) -> dict[str, Any]:
+    """What a folder's weights are: read by ours, so that no code in them runs.
 
-    Of a folder, timm 1.0.22 reads torch's files alone, and those without a look at what they run.
+    timm 1.0.22 takes the torch files of a folder first, with whatever they run, and cannot read
+    safetensors.
     """
+    return read_safetensors(file)[1] if file.suffix == ".safetensors" else load_torch_file(file)
+
+
+def _exported_weights(stem: str) -> Path | None:
+    """The weights of a folder that `ser export` wrote, which are timm's by every name."""
     from sercli.encoders.foreign.layouts import EXPORT_LAYOUT  # which asks timm of its models
 
     file = Path(stem.removeprefix(_LOCAL)) / "model.safetensors"

@@ -18,6 +18,7 @@ from sercli.encoders.loading import load_encoder, read_encoder
 from sercli.engine import pretraining
 from sercli.engine import weights as begun_from
 from sercli.engine.beginning import beginning_of
+from sercli.errors import UserError
 from sercli.families import resolve
 from sercli.objective import Objective
 from tests.encoders.foreign import test_families, test_positions
@@ -128,6 +129,31 @@ def test_tokens_and_cls_are_timms_at_its_own_size_and_another(saved, name, form,
         summary = loaded.encoder(images).cls
         expected = theirs[0] if form == "authors" else vit(images)
         torch.testing.assert_close(summary, expected, rtol=0, atol=1e-5)
+
+
+class Runs:
+    """Code in a pickle, which leaves a file when it runs."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_no_code_in_a_folder_of_timms_runs(saved, place, tmp_path):
+    vit, _ = saved("dinov2", True)
+    folder = hub_folder(FAMILIES["dinov2"], vit, tmp_path / "folder")
+    torch.save({"x": Runs(tmp_path / "ran")}, folder / "theirs.pth")
+    whole, theirs = (
+        read_encoder(f"timm:local-dir:{one}").encoder for one in (folder, place / "dinov2-True")
+    )
+    assert equal(whole, theirs)
+    (folder / "model.safetensors").unlink()
+    (folder / "theirs.pth").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="code of a file is never run"):
+        read_encoder(f"timm:local-dir:{folder}")
+    assert not (tmp_path / "ran").exists()
 
 
 # -- begun from, and trained ----------------------------------------------------------------------
