@@ -33,8 +33,8 @@ _BY_SIZE = {
     (32, 1024, 24, 16): "vit_large_patch32_224",
     (14, 1280, 32, 16): "vit_huge_patch14_224",
 }
-# What both classes do where nothing else is said.
-_VIT: Mapping[str, Any] = {
+# What timm's two classes do where nothing else is said: both, and each beside that.
+_BOTH: Mapping[str, Any] = {
     "img_size": 224,
     "patch_size": 16,
     "embed_dim": 768,
@@ -42,6 +42,9 @@ _VIT: Mapping[str, Any] = {
     "num_heads": 12,
     "mlp_ratio": 4.0,
     "qkv_bias": True,
+}
+_VIT: Mapping[str, Any] = {
+    **_BOTH,
     "qk_norm": False,
     "scale_attn_norm": False,
     "scale_mlp_norm": False,
@@ -56,13 +59,7 @@ _VIT: Mapping[str, Any] = {
     "act_layer": None,
 }
 _EVA: Mapping[str, Any] = {
-    "img_size": 224,
-    "patch_size": 16,
-    "embed_dim": 768,
-    "depth": 12,
-    "num_heads": 12,
-    "mlp_ratio": 4.0,
-    "qkv_bias": True,
+    **_BOTH,
     "attn_type": "eva",
     "swiglu_mlp": False,
     "scale_mlp": False,
